@@ -1,0 +1,69 @@
+"""Rank helpers that do nothing on one process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def _initialised() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def rank() -> int:
+    """Return the rank of this process, 0 on one process."""
+    return dist.get_rank() if _initialised() else 0
+
+
+def world_size() -> int:
+    """Return the number of processes."""
+    return dist.get_world_size() if _initialised() else 1
+
+
+def mean_over_ranks(tensor: Tensor) -> Tensor:
+    """Return the mean of a tensor over all ranks, without gradient.
+
+    Args:
+        tensor: any shape, the same on every rank.
+    """
+    if not _initialised():
+        return tensor.detach()
+    total = tensor.detach().clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Return the global batch from the interleaved rows ``[rank::world_size]`` of every rank, without gradient.
+
+    Args:
+        rows: ``(N / world_size, ...)``, the same shape on every rank.
+
+    Returns:
+        ``(N, ...)`` in global order.
+    """
+    if not _initialised():
+        return rows.detach()
+    parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, rows.detach().contiguous())
+    return torch.stack(parts, dim=1).flatten(0, 1)
+
+
+def sync_buffers(modules: Iterable[nn.Module]) -> None:
+    """Make the buffers of modules equal on all ranks: floating point ones are averaged, others come from rank 0.
+
+    Lightning does not broadcast buffers under manual optimisation after the first step.
+
+    Args:
+        modules: the modules, in the same order on every rank.
+    """
+    if not _initialised():
+        return
+    for buffer in (b for module in modules for b in module.buffers()):
+        if buffer.is_floating_point():
+            buffer.copy_(mean_over_ranks(buffer))
+        else:
+            dist.broadcast(buffer, 0)
