@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -27,6 +29,26 @@ def seeded_generator(seed: int, purpose: str, step: int = 0) -> torch.Generator:
     """
     digest = hashlib.blake2b(f"{seed}/{purpose}/{step}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+@contextmanager
+def seeded_initialisation(generator: torch.Generator) -> Iterator[None]:
+    """Let the layers made inside draw their initial values from a generator; the global one is put back afterwards.
+
+    Args:
+        generator: a CPU generator; one number is taken from it.
+
+    Example:
+        >>> def make():
+        ...     with seeded_initialisation(seeded_generator(0, "init")):
+        ...         return torch.nn.Linear(2, 2)
+        >>> torch.equal(make().weight, make().weight)
+        True
+    """
+    seed = int(torch.randint(2**62, (), generator=generator))
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        yield
 
 
 class Draw(NamedTuple):

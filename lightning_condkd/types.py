@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -115,7 +116,7 @@ class Unit(NamedTuple):
         phase: ``synthesise``, ``distil`` or ``idle`` (a distillation unit of a warm-up round).
         first: whether this is the first step of its phase in the block.
         last: whether this is the last step of its phase in the block.
-        index: number of units since the start of the run; seeds the draws.
+        counter: number of units since the start of the run; seeds the draws.
     """
 
     round: int
@@ -124,10 +125,11 @@ class Unit(NamedTuple):
     phase: Phase
     first: bool
     last: bool
-    index: int
+    counter: int
 
 
-class Cadence(NamedTuple):
+@dataclass(frozen=True)
+class Cadence:
     """How a method divides a round between synthesis and distillation.
 
     Args:
@@ -136,6 +138,9 @@ class Cadence(NamedTuple):
         repeats: blocks in a round.
         warmup_rounds: rounds at the start in which the student is not updated.
 
+    Raises:
+        ValueError: if a count is negative or a round would be empty.
+
     Example:
         >>> cadence = Cadence(2, 3, warmup_rounds=1)
         >>> cadence.length
@@ -143,13 +148,17 @@ class Cadence(NamedTuple):
         >>> [cadence.unit(0, i).phase for i in range(5)]
         ['synthesise', 'synthesise', 'idle', 'idle', 'idle']
         >>> cadence.unit(1, 4)
-        Unit(round=1, block=0, step=2, phase='distil', first=False, last=True, index=9)
+        Unit(round=1, block=0, step=2, phase='distil', first=False, last=True, counter=9)
     """
 
     synthesis_steps: int
     distill_steps: int
     repeats: int = 1
     warmup_rounds: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.synthesis_steps, self.distill_steps, self.warmup_rounds) < 0 or self.length <= 0:
+            raise ValueError(f"expected non-negative counts and at least one step in a round, got {self}")
 
     @property
     def length(self) -> int:
@@ -164,9 +173,10 @@ class Cadence(NamedTuple):
             batch_idx: position of the batch in the epoch.
         """
         block, position = divmod(batch_idx, self.synthesis_steps + self.distill_steps)
-        index = epoch * self.length + batch_idx
+        counter = epoch * self.length + batch_idx
         if position < self.synthesis_steps:
-            return Unit(epoch, block, position, "synthesise", position == 0, position == self.synthesis_steps - 1, index)
+            last = position == self.synthesis_steps - 1
+            return Unit(epoch, block, position, "synthesise", position == 0, last, counter)
         step = position - self.synthesis_steps
         phase: Phase = "idle" if epoch < self.warmup_rounds else "distil"
-        return Unit(epoch, block, step, phase, step == 0, step == self.distill_steps - 1, index)
+        return Unit(epoch, block, step, phase, step == 0, step == self.distill_steps - 1, counter)

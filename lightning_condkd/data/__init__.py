@@ -1,0 +1,18 @@
+"""Condensed sets, the memory bank, their mixture, and the real images to measure on."""
+
+from lightning_condkd.data.bank import MemoryBank
+from lightning_condkd.data.condensed import CondensedInfo, CondensedSet
+from lightning_condkd.data.datamodule import CondensedDataModule
+from lightning_condkd.data.steps import StepStream, step_loader
+from lightning_condkd.data.transfer import TransferBatch, TransferSet
+
+__all__ = [
+    "CondensedDataModule",
+    "CondensedInfo",
+    "CondensedSet",
+    "MemoryBank",
+    "StepStream",
+    "TransferBatch",
+    "TransferSet",
+    "step_loader",
+]

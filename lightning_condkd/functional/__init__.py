@@ -1,0 +1,1 @@
+"""Pure tensor functions: every formula of the package, one file per subject."""

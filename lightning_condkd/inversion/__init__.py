@@ -1,0 +1,7 @@
+"""How a teacher is inverted: one file for each method."""
+
+from lightning_condkd.inversion.base import Inversion
+from lightning_condkd.inversion.fast import Fast
+from lightning_condkd.inversion.noise import NoInversion, SmoothNoise
+
+__all__ = ["Fast", "Inversion", "NoInversion", "SmoothNoise"]

@@ -1,0 +1,20 @@
+"""Classifiers, generators and the observer that looks into a network."""
+
+from lightning_condkd.models.convnet import ConvNet
+from lightning_condkd.models.digits import DigitsNet
+from lightning_condkd.models.generators import ConvGenerator
+from lightning_condkd.models.mobilenet import MobileNetV2
+from lightning_condkd.models.observer import Observer
+from lightning_condkd.models.resnet import CifarResNet
+from lightning_condkd.models.weights import load_weights, read_state_dict
+
+__all__ = [
+    "CifarResNet",
+    "ConvGenerator",
+    "ConvNet",
+    "DigitsNet",
+    "MobileNetV2",
+    "Observer",
+    "load_weights",
+    "read_state_dict",
+]

@@ -1,0 +1,5 @@
+"""The LightningModules."""
+
+from lightning_condkd.modules.condkd import CondKD
+
+__all__ = ["CondKD"]

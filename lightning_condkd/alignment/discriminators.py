@@ -1,0 +1,201 @@
+"""Discriminators on embeddings: is it condensed or synthetic, and of which class.
+
+The paper says that its discriminator is conditional and little else; form, sizes and regularisation are our choices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from lightning_condkd.randomness import seeded_initialisation
+
+Layer = TypeVar("Layer", nn.Linear, nn.Embedding)
+
+
+class DiscriminatorOutput(NamedTuple):
+    """What a discriminator says of a batch.
+
+    Args:
+        realness: logits, positive for condensed, ``(N,)``.
+        class_logits: ``(N, K)``; ``None`` without a class head.
+    """
+
+    realness: Tensor
+    class_logits: Tensor | None = None
+
+
+def _bounded(layer: Layer) -> Layer:
+    spectral_norm(layer)
+    return layer
+
+
+class Discriminator(nn.Module):
+    """A multi-layer perceptron with spectral norm on every linear map, LeakyReLU 0.2, and a realness head.
+
+    It has no BatchNorm, by whose statistics the two batches could be told apart. It computes in the precision of its
+    parameters even under autocast, which spectral norm does not survive. A kind of one's own overrides
+    :meth:`build_heads` and :meth:`judge`.
+
+    Args:
+        hidden: widths of the hidden layers (our default).
+
+    Raises:
+        ValueError: if there is no hidden layer or a width is not positive.
+
+    Attributes:
+        class_weight: weight of the class terms beside the realness ones.
+        class_loss_on_synthetic: whether the class head learns from synthetic samples too.
+
+    References:
+        Miyato et al.: "Spectral Normalization for Generative Adversarial Networks", arXiv 1802.05957.
+    """
+
+    class_weight: float = 0.0
+    class_loss_on_synthetic: bool = False
+
+    def __init__(self, hidden: Sequence[int] = (512, 256)) -> None:
+        super().__init__()
+        if not hidden or min(hidden) < 1:
+            raise ValueError(f"hidden: expected at least one positive width, got {list(hidden)}; try [512, 256].")
+        self.hidden = tuple(hidden)
+        self.body = nn.Sequential()
+        self.realness: nn.Linear
+
+    def build(self, embedding_size: int, num_classes: int, generator: torch.Generator) -> None:
+        """Create the layers on the CPU; a second call replaces them.
+
+        Args:
+            embedding_size: width D of the embedding.
+            num_classes: number of classes K.
+            generator: CPU generator that decides the whole initialisation.
+        """
+        with torch.device("cpu"), seeded_initialisation(generator):
+            self.body = nn.Sequential()
+            for width_in, width_out in pairwise((embedding_size, *self.hidden)):
+                self.body.extend([_bounded(nn.Linear(width_in, width_out)), nn.LeakyReLU(0.2)])
+            self.realness = _bounded(nn.Linear(self.hidden[-1], 1))
+            self.build_heads(self.hidden[-1], num_classes)
+
+    def build_heads(self, width: int, num_classes: int) -> None:
+        """Create what the kind has beside the realness head: nothing here.
+
+        Args:
+            width: size of the last hidden layer.
+            num_classes: number of classes K.
+        """
+
+    def forward(self, embedding: Tensor, labels: Tensor) -> DiscriminatorOutput:
+        """Judge a batch.
+
+        Args:
+            embedding: ``(N, D)``.
+            labels: classes the samples claim to be of, ``(N,)`` int64.
+
+        Raises:
+            RuntimeError: before :meth:`build`.
+        """
+        if not len(self.body):
+            raise RuntimeError(
+                f"{type(self).__name__}: expected layers, got none; "
+                "call build(embedding_size, num_classes, generator) before the first use."
+            )
+        with torch.autocast(embedding.device.type, enabled=False):
+            features = self.body(embedding.to(self.realness.bias.dtype))
+            return self.judge(features, self.realness(features).squeeze(1), labels)
+
+    def judge(self, features: Tensor, realness: Tensor, labels: Tensor) -> DiscriminatorOutput:
+        """Return the output from the last hidden layer: the realness as it is here.
+
+        Args:
+            features: last hidden layer, ``(N, H)``.
+            realness: logits of the realness head, ``(N,)``.
+            labels: ``(N,)`` int64.
+        """
+        return DiscriminatorOutput(realness)
+
+
+class UnconditionalDiscriminator(Discriminator):
+    """Realness alone, blind to classes: the ablation.
+
+    Args:
+        hidden: widths of the hidden layers (our default).
+
+    Example:
+        >>> discriminator = UnconditionalDiscriminator(hidden=(8,))
+        >>> discriminator.build(4, 10, torch.Generator().manual_seed(0))
+        >>> discriminator(torch.zeros(3, 4), torch.tensor([0, 1, 2])).realness.shape
+        torch.Size([3])
+    """
+
+
+class ACGANDiscriminator(Discriminator):
+    """Realness blind to classes beside a class head that condensed samples teach and synthetic ones must satisfy.
+
+    Args:
+        hidden: widths of the hidden layers (our default).
+        class_weight: weight of the class terms beside the realness ones (our default).
+        class_loss_on_synthetic: whether the class head learns from synthetic samples too, as in AC-GAN; ours does not
+            by default, because early samples carry labels that mean nothing.
+
+    Example:
+        >>> discriminator = ACGANDiscriminator(hidden=(8,))
+        >>> discriminator.build(4, 10, torch.Generator().manual_seed(0))
+        >>> discriminator(torch.zeros(3, 4), torch.tensor([0, 1, 2])).class_logits.shape
+        torch.Size([3, 10])
+
+    References:
+        Odena et al.: "Conditional Image Synthesis with Auxiliary Classifier GANs", arXiv 1610.09585.
+    """
+
+    def __init__(
+        self, hidden: Sequence[int] = (512, 256), class_weight: float = 1.0, class_loss_on_synthetic: bool = False
+    ) -> None:
+        super().__init__(hidden)
+        self.class_weight = class_weight
+        self.class_loss_on_synthetic = class_loss_on_synthetic
+        self.class_head: nn.Linear
+
+    def build_heads(self, width: int, num_classes: int) -> None:
+        """Create the class head, see :meth:`Discriminator.build_heads`."""
+        self.class_head = _bounded(nn.Linear(width, num_classes))
+
+    def judge(self, features: Tensor, realness: Tensor, labels: Tensor) -> DiscriminatorOutput:
+        """Return the realness and the class logits, see :meth:`Discriminator.judge`."""
+        return DiscriminatorOutput(realness, self.class_head(features))
+
+
+class ProjectionDiscriminator(Discriminator):
+    """Realness of a sample as one of its class: ``v . h + <e_y, h>``, h the last hidden layer, e_y a vector per class.
+
+    Args:
+        hidden: widths of the hidden layers (our default).
+
+    Example:
+        >>> discriminator = ProjectionDiscriminator(hidden=(8,))
+        >>> discriminator.build(4, 10, torch.Generator().manual_seed(0))
+        >>> features = torch.ones(2, 4)
+        >>> as_zero, as_one = discriminator(features, torch.tensor([0, 1])).realness
+        >>> bool(as_zero == as_one)
+        False
+
+    References:
+        Miyato and Koyama: "cGANs with Projection Discriminator", arXiv 1802.05637.
+    """
+
+    def __init__(self, hidden: Sequence[int] = (512, 256)) -> None:
+        super().__init__(hidden)
+        self.label_embedding: nn.Embedding
+
+    def build_heads(self, width: int, num_classes: int) -> None:
+        """Create the embedding of the labels, see :meth:`Discriminator.build_heads`."""
+        self.label_embedding = _bounded(nn.Embedding(num_classes, width))
+
+    def judge(self, features: Tensor, realness: Tensor, labels: Tensor) -> DiscriminatorOutput:
+        """Return the realness given the label, see :meth:`Discriminator.judge`."""
+        return DiscriminatorOutput(realness + (self.label_embedding(labels) * features).sum(1))

@@ -1,0 +1,198 @@
+"""The game that draws synthetic samples towards condensed ones, as the teacher sees both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_condkd.alignment.discriminators import Discriminator, DiscriminatorOutput, ProjectionDiscriminator
+from lightning_condkd.augment import Augment, take
+from lightning_condkd.functional import adversarial
+from lightning_condkd.functional.precision import at_least_float32
+from lightning_condkd.randomness import Draw
+from lightning_condkd.types import LossTerms, Spec
+
+
+def _class_loss(output: DiscriminatorOutput, labels: Tensor) -> Tensor | None:
+    logits = output.class_logits
+    return None if logits is None else F.cross_entropy(at_least_float32(logits), labels)
+
+
+class FeatureAlignment(nn.Module):
+    """A discriminator between teacher embeddings of condensed and of synthetic images, and the losses of both sides.
+
+    Condensed and synthetic batches are class-matched: row i of either is of class ``labels[i]``. Only
+    :meth:`discriminator_loss` advances the power iteration of spectral norm; everything else leaves the module as it
+    was.
+
+    Args:
+        discriminator: the judge; ``None`` is
+            :class:`~lightning_condkd.alignment.discriminators.ProjectionDiscriminator` (our default).
+        weight: factor of the generator's alignment terms; 1 as in the paper, which shows none. With 0 there is no
+            alignment.
+        loss: form of the adversarial loss (our default).
+        learning_rate: of the discriminator's Adam (our default).
+        augment: differentiable augmentation through which the discriminator's images, condensed and synthetic alike,
+            reach the teacher; ``None`` reuses the view of the inversion.
+
+    Raises:
+        ValueError: if the weight is negative or the loss unknown.
+
+    Example:
+        >>> from lightning_condkd.randomness import seeded_generator
+        >>> alignment = FeatureAlignment(weight=2.0)
+        >>> alignment.build(Spec((3, 32, 32), num_classes=10, embedding_size=64), seeded_generator(0, "discriminator"))
+        >>> labels = torch.tensor([3, 7])
+        >>> condensed, synthetic = torch.ones(2, 64), torch.zeros(2, 64)
+        >>> optimizer = alignment.optimizer()
+        >>> alignment.discriminator_loss(condensed, synthetic, labels).total().backward()
+        >>> optimizer.step()
+        >>> alignment.generator_loss(synthetic, labels).weights
+        {'alignment': 2.0}
+
+    References:
+        Binici et al.: "Condensed Data Expansion Using Model Inversion for Knowledge Distillation", arXiv 2408.13850.
+    """
+
+    def __init__(
+        self,
+        discriminator: Discriminator | None = None,
+        *,
+        weight: float = 1.0,
+        loss: adversarial.AdversarialLoss = "bce",
+        learning_rate: float = 1e-3,
+        augment: Augment | None = None,
+    ) -> None:
+        super().__init__()
+        if weight < 0:
+            raise ValueError(f"weight: expected zero (no alignment) or a positive number, got {weight}.")
+        adversarial.check_kind(loss)
+        self.discriminator = ProjectionDiscriminator() if discriminator is None else discriminator
+        self.weight = weight
+        self.loss: adversarial.AdversarialLoss = loss
+        self.learning_rate = learning_rate
+        self.augment = augment
+
+    @property
+    def active(self) -> bool:
+        """Whether alignment takes part in training."""
+        return self.weight != 0
+
+    def build(self, spec: Spec, generator: torch.Generator) -> None:
+        """Create the discriminator's layers on the CPU; a second call replaces them.
+
+        Args:
+            spec: sizes of the task.
+            generator: CPU generator that decides the whole initialisation.
+        """
+        self.discriminator.build(spec.embedding_size, spec.num_classes, generator)
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Return Adam over the discriminator, betas 0.5 and 0.999 (our default); ask after :meth:`build`."""
+        return torch.optim.Adam(self.discriminator.parameters(), lr=self.learning_rate, betas=(0.5, 0.999))
+
+    def view(self, images: Tensor, draw: Draw, side: Literal["condensed", "synthetic"]) -> Tensor:
+        """Return the images as the teacher is to see them for the discriminator: unchanged without an augmentation.
+
+        Args:
+            images: this rank's rows of the global batch, ``(N, C, H, W)``, pixels in the units of [0, 1].
+            draw: randomness of the step.
+            side: which batch it is; the two are augmented independently.
+        """
+        if self.augment is None:
+            return images
+        parameters = self.augment.sample(len(images) * draw.world_size, draw.generator(f"alignment {side}"))
+        view: Tensor = self.augment(images, take(parameters, draw.rows))
+        return view
+
+    def generator_loss(self, embedding: Tensor, labels: Tensor) -> LossTerms:
+        """Return what draws synthetic samples towards condensed ones.
+
+        The gradient reaches the embedding, and the discriminator's parameters unless they are frozen: the trainer
+        freezes them in this step.
+
+        Args:
+            embedding: of synthetic images, with a graph, ``(N, D)``.
+            labels: ``(N,)`` int64.
+
+        Returns:
+            ``alignment``, and ``alignment_class`` for a discriminator with a class head.
+        """
+        with self._settled():
+            output = self.discriminator(embedding, labels)
+        values = {"alignment": adversarial.generator_loss(output.realness, self.loss)}
+        weights = {"alignment": self.weight}
+        if (class_loss := _class_loss(output, labels)) is not None:
+            values["alignment_class"] = class_loss
+            weights["alignment_class"] = self.weight * self.discriminator.class_weight
+        return LossTerms(values, weights)
+
+    def discriminator_loss(self, condensed_embedding: Tensor, synthetic_embedding: Tensor, labels: Tensor) -> LossTerms:
+        """Return what tells condensed from synthetic samples; no gradient reaches the embeddings.
+
+        Args:
+            condensed_embedding: of condensed images, ``(N, D)``.
+            synthetic_embedding: of synthetic images, ``(N, D)``.
+            labels: classes of both, ``(N,)`` int64.
+
+        Returns:
+            ``discriminator``, and ``discriminator_class`` for a discriminator with a class head.
+
+        Raises:
+            ValueError: if the batches do not match.
+        """
+        condensed, synthetic = self._judge_both(condensed_embedding.detach(), synthetic_embedding.detach(), labels)
+        values = {"discriminator": adversarial.discriminator_loss(condensed.realness, synthetic.realness, self.loss)}
+        weights = {"discriminator": 1.0}
+        if (class_loss := _class_loss(condensed, labels)) is not None:
+            on_synthetic = _class_loss(synthetic, labels) if self.discriminator.class_loss_on_synthetic else None
+            values["discriminator_class"] = class_loss if on_synthetic is None else class_loss + on_synthetic
+            weights["discriminator_class"] = self.discriminator.class_weight
+        return LossTerms(values, weights)
+
+    @torch.no_grad()
+    def accuracy(self, condensed_embedding: Tensor, synthetic_embedding: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Return the share of samples whose origin the discriminator recognises.
+
+        Args:
+            condensed_embedding: of condensed images, ``(N, D)``.
+            synthetic_embedding: of synthetic images, ``(N, D)``.
+            labels: classes of both, ``(N,)`` int64.
+
+        Returns:
+            ``discriminator_accuracy_condensed`` and ``discriminator_accuracy_synthetic``, scalars in [0, 1].
+        """
+        with self._settled():
+            condensed, synthetic = self._judge_both(condensed_embedding, synthetic_embedding, labels)
+        return {
+            "discriminator_accuracy_condensed": (condensed.realness > 0).float().mean(),
+            "discriminator_accuracy_synthetic": (synthetic.realness < 0).float().mean(),
+        }
+
+    def _judge_both(
+        self, condensed: Tensor, synthetic: Tensor, labels: Tensor
+    ) -> tuple[DiscriminatorOutput, DiscriminatorOutput]:
+        if not condensed.shape == synthetic.shape == (len(labels), *condensed.shape[1:]):
+            raise ValueError(
+                f"expected one condensed row for each synthetic row and label, got {tuple(condensed.shape)}, "
+                f"{tuple(synthetic.shape)} and {len(labels)} labels; draw condensed rows for the synthetic labels."
+            )
+        # One pass over both, so that both meet the same weights: each training pass is a step of the power iteration.
+        output = self.discriminator(torch.cat([condensed, synthetic]), labels.repeat(2))
+        realness = output.realness.chunk(2)
+        class_logits = (None, None) if output.class_logits is None else output.class_logits.chunk(2)
+        return DiscriminatorOutput(realness[0], class_logits[0]), DiscriminatorOutput(realness[1], class_logits[1])
+
+    @contextmanager
+    def _settled(self) -> Iterator[None]:
+        training = self.discriminator.training
+        self.discriminator.eval()
+        try:
+            yield
+        finally:
+            self.discriminator.train(training)

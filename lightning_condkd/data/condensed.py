@@ -1,0 +1,300 @@
+"""The condensed set: a few images per class that stand for a dataset, and their file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lightning_condkd.assets import resolve_asset
+from lightning_condkd.data.files import pack, plain_json, unpack, write_atomic
+from lightning_condkd.randomness import seeded_generator
+
+LabelKind = Literal["hard", "probabilities", "logits"]
+KIND = "condensed set"
+
+
+def to_pixels(images: Tensor, device: torch.device | None = None) -> Tensor:
+    """Return images as floating point pixels in the units of [0, 1], in the default dtype.
+
+    Args:
+        images: uint8 (0 to 255) or floating point (already in the units of [0, 1]), any shape.
+        device: where the result lives; the bytes are moved before they are widened.
+    """
+    pixels = images.to(device).to(torch.get_default_dtype())
+    return pixels / 255 if images.dtype == torch.uint8 else pixels
+
+
+def soft_label_kind(soft_labels: Tensor) -> LabelKind:
+    """Tell probabilities from logits: rows of probabilities are not negative and sum to 1.
+
+    Args:
+        soft_labels: ``(N, K)``.
+
+    Example:
+        >>> soft_label_kind(torch.tensor([[0.25, 0.75]])), soft_label_kind(torch.tensor([[-1.0, 2.0]]))
+        ('probabilities', 'logits')
+    """
+    values = soft_labels.double()
+    normalised = bool((values >= 0).all()) and bool(((values.sum(1) - 1).abs() < 1e-2).all())
+    return "probabilities" if normalised else "logits"
+
+
+@dataclass(frozen=True)
+class CondensedInfo:
+    """What is known about a condensed set beside its tensors.
+
+    Args:
+        num_classes: number of classes K of the dataset.
+        class_names: their names in the order of the labels.
+        label_kind: what the soft labels are; ``hard`` without any.
+        method: the condensation method.
+        settings: its settings, JSON values only.
+        seed: its seed.
+        source_mean: channel means that an importer undid.
+        source_std: channel standard deviations that an importer undid.
+        provenance: where the set comes from: format, file name, SHA-256.
+    """
+
+    num_classes: int
+    class_names: tuple[str, ...] | None = None
+    label_kind: LabelKind = "hard"
+    method: str = "unknown"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    source_mean: tuple[float, ...] | None = None
+    source_std: tuple[float, ...] | None = None
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("class_names", "source_mean", "source_std"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else tuple(value))
+        for name in ("settings", "provenance"):
+            object.__setattr__(self, name, plain_json(name, getattr(self, name)))
+        if self.class_names is not None and len(self.class_names) != self.num_classes:
+            raise ValueError(f"expected {self.num_classes} class_names, got {len(self.class_names)}: name every class")
+
+
+class CondensedSet:
+    """A few images per class with their labels, on the CPU.
+
+    Args:
+        images: ``(N, C, H, W)``; float32 pixels in the units of [0, 1], never clipped, or uint8 (0 to 255). Copied.
+        labels: classes, ``(N,)`` int64. Copied.
+        soft_labels: probabilities or logits, ``(N, K)`` floating point. Copied.
+        info: what else is known; by default only the number of classes (largest label + 1) and the kind of label.
+
+    Raises:
+        ValueError: shapes, dtypes or values do not fit each other. A class without images is allowed, see
+            :attr:`missing_classes`.
+
+    Example:
+        >>> condensed = CondensedSet(torch.rand(6, 3, 8, 8), torch.tensor([0, 1, 0, 1, 0, 1]))
+        >>> condensed.num_classes, condensed.ipc, condensed.image_shape
+        (2, 3, (3, 8, 8))
+        >>> condensed.subset(1).labels
+        tensor([0, 1])
+    """
+
+    def __init__(
+        self, images: Tensor, labels: Tensor, soft_labels: Tensor | None = None, info: CondensedInfo | None = None
+    ) -> None:
+        _check_tensors(images, labels, soft_labels)
+        self.images = _own(images)
+        self.labels = _own(labels)
+        self.soft_labels = None if soft_labels is None else _own(soft_labels)
+        self.info = info or _default_info(labels, soft_labels)
+        _check_info(self.info, labels, soft_labels)
+        self._by_class = torch.argsort(self.labels, stable=True)
+        self.counts = torch.bincount(self.labels, minlength=self.info.num_classes)
+        self._first = self.counts.cumsum(0) - self.counts
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of the dataset."""
+        return self.info.num_classes
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(C, H, W)`` in pixels."""
+        return self.images.shape[1], self.images.shape[2], self.images.shape[3]
+
+    @property
+    def ipc(self) -> int:
+        """Images per class: the smallest count."""
+        return int(self.counts.min())
+
+    @property
+    def missing_classes(self) -> tuple[int, ...]:
+        """Classes without an image."""
+        return tuple((self.counts == 0).nonzero().flatten().tolist())
+
+    def class_indices(self, label: int) -> Tensor:
+        """Return the rows of one class in the order of the set, ``(n,)`` int64.
+
+        Args:
+            label: the class.
+        """
+        first = int(self._first[label])
+        return self._by_class[first : first + int(self.counts[label])]
+
+    def pixels(self, indices: Tensor | slice, device: torch.device | None = None) -> Tensor:
+        """Return rows as floating point images in the units of [0, 1], in the default dtype.
+
+        Args:
+            indices: rows, ``(n,)`` or a slice.
+            device: where the result lives.
+        """
+        return to_pixels(self.images[indices], device)
+
+    def subset(self, ipc: int, seed: int | None = None) -> CondensedSet:
+        """Return the set with fewer images per class, in the order of this one.
+
+        Args:
+            ipc: images per class.
+            seed: draws them at random; by default the first ones are taken.
+
+        Raises:
+            ValueError: a class has fewer.
+        """
+        if not 1 <= ipc <= self.ipc:
+            raise ValueError(f"ipc={ipc}, but the smallest class has {self.ipc} images: choose 1 to {self.ipc}")
+        rows = [self.class_indices(label) for label in range(self.num_classes)]
+        if seed is not None:
+            generator = seeded_generator(seed, "subset")
+            rows = [row[torch.randperm(len(row), generator=generator)] for row in rows]
+        kept = torch.cat([row[:ipc] for row in rows]).sort().values
+        chosen = f"{'first' if seed is None else f'seed {seed},'} {ipc} per class"
+        info = replace(self.info, provenance={**self.info.provenance, "subset": chosen})
+        soft_labels = None if self.soft_labels is None else self.soft_labels[kept]
+        return CondensedSet(self.images[kept], self.labels[kept], soft_labels, info)
+
+    def describe(self) -> str:
+        """Return a few lines about the set for a person to read."""
+        return "\n".join((*_count_lines(self), *_info_lines(self.info)))
+
+    def save(self, path: str | Path) -> None:
+        """Write the set into one file; equal sets give equal bytes.
+
+        Args:
+            path: target, ending in ``.safetensors``; replaced whole.
+
+        Raises:
+            ValueError: another ending.
+        """
+        path = Path(path)
+        if path.suffix != ".safetensors":
+            raise ValueError(f"a condensed set is saved as .safetensors, got {path.name!r}: change the ending")
+        tensors = {"images": self.images, "labels": self.labels}
+        if self.soft_labels is not None:
+            tensors["soft_labels"] = self.soft_labels
+        write_atomic(path, pack(KIND, tensors, asdict(self.info)))
+
+    @classmethod
+    def load(cls, path: str | Path) -> CondensedSet:
+        """Read a set from a file of ours, or from a file in circulation that an importer recognises.
+
+        Args:
+            path: ``.safetensors`` of :meth:`save`, or ``.pt`` / ``.pth`` of the DC or MTT family, see
+                :func:`~lightning_condkd.data.importers.import_condensed`; ``package:NAME`` is a packaged file.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: the file is not a condensed set.
+        """
+        path = resolve_asset(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"no condensed set at {path}: check the path")
+        if path.suffix in (".pt", ".pth"):
+            from lightning_condkd.data.importers import import_condensed  # it imports this file
+
+            return import_condensed(path)
+        if path.suffix != ".safetensors":
+            raise ValueError(f"expected .safetensors, .pt or .pth, got {path.name!r}: convert it to one of these")
+        return _load_ours(path)
+
+
+def _load_ours(path: Path) -> CondensedSet:
+    tensors, header = unpack(KIND, path)
+    expected = {known.name for known in fields(CondensedInfo)}
+    if absent := sorted({"images", "labels"} - set(tensors)) + sorted(expected - set(header)):
+        raise ValueError(f"{path} lacks {', '.join(absent)}: write it with CondensedSet.save")
+    info = CondensedInfo(**{name: header[name] for name in expected})
+    return CondensedSet(tensors["images"], tensors["labels"], tensors.get("soft_labels"), info)
+
+
+def _count_lines(condensed: CondensedSet) -> tuple[str, ...]:
+    images = condensed.images
+    values = to_pixels(images).double()
+    outside = ((values < 0) | (values > 1)).double().mean()
+    per_class = " to ".join(str(n) for n in sorted({condensed.ipc, int(condensed.counts.max())}))
+    missing = condensed.missing_classes
+    return (
+        f"{len(condensed)} images of {' x '.join(map(str, condensed.image_shape))} ({str(images.dtype)[6:]}), "
+        f"{per_class} per class, {condensed.num_classes} classes",
+        *((f"classes without an image: {', '.join(map(str, missing))}",) if missing else ()),
+        f"pixels {float(values.min()):.3f} to {float(values.max()):.3f} in the units of [0, 1], "
+        f"{100 * float(outside):.1f} % of them outside",
+    )
+
+
+def _info_lines(info: CondensedInfo) -> tuple[str, ...]:
+    seed = "not recorded" if info.seed is None else info.seed
+    undone = f"undone on import: mean {info.source_mean}, std {info.source_std}"
+    return (
+        f"labels: {'hard' if info.label_kind == 'hard' else f'hard and soft ({info.label_kind})'}",
+        *((f"class names: {', '.join(info.class_names)}",) if info.class_names else ()),
+        f"method: {info.method}, seed {seed}",
+        *((f"settings: {json.dumps(info.settings)}",) if info.settings else ()),
+        *((undone,) if info.source_mean else ()),
+        *(f"{name}: {value}" for name, value in info.provenance.items()),
+    )
+
+
+def _own(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True).contiguous()
+
+
+def _default_info(labels: Tensor, soft_labels: Tensor | None) -> CondensedInfo:
+    if soft_labels is None:
+        return CondensedInfo(int(labels.max()) + 1)
+    return CondensedInfo(soft_labels.shape[1], label_kind=soft_label_kind(soft_labels))
+
+
+def _check_tensors(images: Tensor, labels: Tensor, soft_labels: Tensor | None) -> None:
+    if images.dim() != 4 or images.numel() == 0:
+        raise ValueError(f"expected images (N, C, H, W), got {tuple(images.shape)}: reshape them")
+    if images.dtype not in (torch.float32, torch.uint8):
+        raise ValueError(f"expected float32 or uint8 images, got {images.dtype}: convert with .float()")
+    if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
+        raise ValueError(
+            f"expected int64 labels ({len(images)},), got {labels.dtype} {tuple(labels.shape)}: one class per image; "
+            "probabilities or logits go into soft_labels"
+        )
+    for name, tensor in {"images": images, "soft_labels": soft_labels}.items():
+        if tensor is not None and tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ValueError(f"{name} hold NaN or infinity: the set was made by a diverged run, make it again")
+    if soft_labels is not None and (soft_labels.dim() != 2 or len(soft_labels) != len(images)):
+        raise ValueError(f"expected soft_labels ({len(images)}, K), got {tuple(soft_labels.shape)}: one row per image")
+    if soft_labels is not None and not soft_labels.is_floating_point():
+        raise ValueError(f"expected floating point soft_labels, got {soft_labels.dtype}: classes go into labels")
+
+
+def _check_info(info: CondensedInfo, labels: Tensor, soft_labels: Tensor | None) -> None:
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= info.num_classes:
+        raise ValueError(f"expected labels 0 to {info.num_classes - 1}, got {low} to {high}: check info.num_classes")
+    if soft_labels is not None and soft_labels.shape[1] != info.num_classes:
+        raise ValueError(f"soft_labels have {soft_labels.shape[1]} classes, info.num_classes is {info.num_classes}")
+    if (soft_labels is None) != (info.label_kind == "hard"):
+        expected = "'hard'" if soft_labels is None else "'probabilities' or 'logits'"
+        raise ValueError(f"expected info.label_kind {expected}, got {info.label_kind!r}: it tells what soft_labels are")

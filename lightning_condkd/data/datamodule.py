@@ -1,0 +1,119 @@
+"""The DataModule of a distillation without data: a condensed set, a growing memory bank, real images to measure on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.utilities.types import EVAL_DATALOADERS
+from torch.utils.data import DataLoader
+
+from lightning_condkd.data.bank import MemoryBank
+from lightning_condkd.data.condensed import CondensedSet
+from lightning_condkd.data.steps import step_loader
+from lightning_condkd.data.transfer import Mix, TransferSet
+
+
+class CondensedDataModule(L.LightningDataModule):
+    """Merges a condensed set with the memory bank and serves the steps of a round.
+
+    Rows of the bank go to ``bank/`` in the run's folder at every checkpoint; the checkpoint names the files that it
+    needs.
+
+    Args:
+        condensed: a condensed set, or the path of its file, see :meth:`CondensedSet.load`.
+        batch_size: images in a distillation batch, over all ranks (256 in the official code of Fast; 128 is our
+            default).
+        mix: how a batch is mixed, see :class:`~lightning_condkd.data.transfer.TransferSet`.
+        ipc: use only so many images per class of the set; ``None`` for all.
+        bank_capacity: most images in the bank, the oldest go first; ``None`` keeps all.
+        val_data: a datamodule of real images whose val and test loaders are used.
+        val_dataloaders: loaders of ``(images, labels)`` with pixels in [0, 1] (or uint8) in place of ``val_data``.
+
+    Example:
+        >>> import torch
+        >>> condensed = CondensedSet(torch.rand(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2]))
+        >>> CondensedDataModule(condensed, ipc=1).transfer_set.condensed.labels
+        tensor([0, 1, 2])
+    """
+
+    def __init__(
+        self,
+        condensed: CondensedSet | str | Path,
+        *,
+        batch_size: int = 128,
+        mix: Mix | float = "union",
+        ipc: int | None = None,
+        bank_capacity: int | None = None,
+        val_data: L.LightningDataModule | None = None,
+        val_dataloaders: EVAL_DATALOADERS | None = None,
+    ) -> None:
+        super().__init__()
+        if val_data is not None and val_dataloaders is not None:
+            raise ValueError("expected val_data or val_dataloaders, got both: leave one out")
+        loaded = condensed if isinstance(condensed, CondensedSet) else CondensedSet.load(condensed)
+        chosen = loaded if ipc is None else loaded.subset(ipc)
+        self.transfer_set = TransferSet(chosen, MemoryBank(bank_capacity), mix=mix, batch_size=batch_size)
+        self.val_data = val_data
+        self.val_dataloaders = val_dataloaders
+
+    def prepare_data(self) -> None:
+        """Let the real images be prepared."""
+        if self.val_data is not None:
+            self.val_data.prepare_data()
+
+    def setup(self, stage: str) -> None:
+        """Let the real images be set up.
+
+        Args:
+            stage: ``fit``, ``validate`` or ``test``.
+        """
+        if self.val_data is not None:
+            self.val_data.trainer = self.trainer
+            self.val_data.setup(stage)
+
+    def open_bank(self) -> None:
+        """Give the bank its folder, once it is known whether the run is a resumed one."""
+        if self.trainer is None:
+            raise RuntimeError("open_bank needs a trainer: pass the datamodule to Trainer.fit")
+        bank = self.transfer_set.bank
+        bank.run_id = self.trainer.strategy.broadcast(bank.run_id)
+        if self.trainer.checkpoint_callback is not None:
+            folder = self.trainer.log_dir or self.trainer.default_root_dir
+            bank.attach(Path(folder) / "bank", writer=self.trainer.is_global_zero)
+
+    def train_dataloader(self) -> DataLoader[int]:
+        """Return the numbers of the steps in a round of the trained module's method."""
+        module = getattr(self.trainer, "lightning_module", None)
+        cadence = getattr(getattr(module, "inversion", None), "cadence", None)
+        if cadence is None:
+            raise TypeError(
+                f"CondensedDataModule serves the steps of CondKD, got {type(module).__name__}: "
+                "train a plain classifier on an image datamodule instead"
+            )
+        return step_loader(cadence.length)
+
+    def val_dataloader(self) -> EVAL_DATALOADERS:
+        """Return the real images to measure on after every round; none if none were given."""
+        if self.val_data is not None:
+            return self.val_data.val_dataloader()
+        return [] if self.val_dataloaders is None else self.val_dataloaders
+
+    def test_dataloader(self) -> EVAL_DATALOADERS:
+        """Return the real images of the final measurement."""
+        return self.val_data.test_dataloader() if self.val_data is not None else self.val_dataloader()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the bank's state, after writing what is not yet on disk."""
+        return {"bank": self.transfer_set.bank.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the bank; its files are looked for where they were and beside the checkpoint.
+
+        Args:
+            state_dict: what :meth:`state_dict` returned.
+        """
+        checkpoint = getattr(self.trainer, "ckpt_path", None)
+        near = [parent / "bank" for parent in Path(checkpoint).absolute().parents[:2]] if checkpoint else []
+        self.transfer_set.bank.load_state_dict(state_dict["bank"], search=near)

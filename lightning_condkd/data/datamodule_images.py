@@ -1,0 +1,205 @@
+"""DataModules of real images in memory."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from functools import cached_property
+from pathlib import Path
+
+import lightning as L
+from torch.utils.data import DataLoader
+
+from lightning_condkd import distributed
+from lightning_condkd.data.digits import load_digits_split
+from lightning_condkd.data.images import ImageSource, from_folder, from_torchvision
+from lightning_condkd.data.loaders import EvaluationBatches, ImageLoader, ShuffledBatches
+from lightning_condkd.data.steps import step_loader
+
+
+class ImageDataModule(L.LightningDataModule, ABC):
+    """Real images: shuffled for training, in order for validation and test, as uint8.
+
+    A subclass says where they come from by :meth:`load`. Images are read when they are first asked for. Converting them
+    to the units of [0, 1] and augmenting them is the module's part, on its device. A module that draws its own images
+    says so by an attribute ``steps_per_epoch``; it is served step numbers.
+
+    Args:
+        batch_size: images in a training batch, over all ranks; images left over at the end of an epoch are not used in
+            it.
+        eval_batch_size: images in a validation or test batch, over all ranks.
+        seed: seed of the order; ``None`` takes the one of ``seed_everything``, else 0.
+    """
+
+    def __init__(self, batch_size: int = 128, *, eval_batch_size: int = 500, seed: int | None = None) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
+
+    @abstractmethod
+    def load(self, train: bool) -> ImageSource:
+        """Read one part of the data.
+
+        Args:
+            train: the training images, or the held-out ones.
+        """
+
+    @cached_property
+    def train_source(self) -> ImageSource:
+        """The training images."""
+        return self.load(train=True)
+
+    @cached_property
+    def val_source(self) -> ImageSource:
+        """The held-out images, for validation and test alike.
+
+        Raises:
+            ValueError: if their classes or shape are not those of the training images.
+        """
+        held_out, train = self.load(train=False), self.train_source
+        for what in ("class_names", "image_shape"):
+            expected, found = getattr(train, what), getattr(held_out, what)
+            if expected != found:
+                raise ValueError(f"{what}: training images have {expected}, held-out ones {found}; make them the same")
+        return held_out
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K."""
+        return self.train_source.num_classes
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(C, H, W)`` in pixels."""
+        return self.train_source.image_shape
+
+    def train_dataloader(self) -> DataLoader[tuple[object, object]] | DataLoader[int]:
+        """Return an epoch of batches ``(uint8 images, labels)``, or of step numbers."""
+        steps = getattr(getattr(self.trainer, "lightning_module", None), "steps_per_epoch", None)
+        if steps is not None:
+            return step_loader(steps)
+        share = {"rank": distributed.rank(), "world_size": distributed.world_size()}
+        batches = ShuffledBatches(self.train_source, self.batch_size, seed=self.seed, position=self._position, **share)
+        return ImageLoader(batches)
+
+    def val_dataloader(self) -> ImageLoader:
+        """Return all held-out images once, in order."""
+        share = {"rank": distributed.rank(), "world_size": distributed.world_size()}
+        return ImageLoader(EvaluationBatches(self.val_source, self.eval_batch_size, **share))
+
+    def test_dataloader(self) -> ImageLoader:
+        """Return the same as :meth:`val_dataloader`."""
+        return self.val_dataloader()
+
+    def _position(self) -> tuple[int, int]:
+        if self.trainer is None:
+            return 0, 0
+        return self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_idx + 1
+
+
+class DigitsDataModule(ImageDataModule):
+    """The handwritten digits of scikit-learn, 8x8 pixels, see :func:`~lightning_condkd.data.digits.load_digits_split`.
+
+    Args:
+        batch_size: images in a training batch, over all ranks.
+        eval_batch_size: images in a validation or test batch, over all ranks.
+        seed: seed of the order; ``None`` takes the one of ``seed_everything``, else 0.
+
+    Example:
+        >>> data = DigitsDataModule()
+        >>> data.num_classes, data.image_shape, len(data.train_source), len(data.val_source)
+        (10, (1, 8, 8), 1297, 500)
+    """
+
+    def load(self, train: bool) -> ImageSource:
+        """Read one part of the data.
+
+        Args:
+            train: the first 1297 images, or the last 500.
+        """
+        return load_digits_split(train)
+
+
+class ImageFolderDataModule(ImageDataModule):
+    """Image files in one subfolder for each class, decoded once as RGB.
+
+    Args:
+        root: folder that holds the parts.
+        train: name of the folder of training images below it.
+        val: name of the folder of held-out images below it.
+        image_size: resize the shorter side to so many pixels and cut out the central square; ``None`` keeps the size,
+            which all images must share.
+        batch_size: images in a training batch, over all ranks.
+        eval_batch_size: images in a validation or test batch, over all ranks.
+        seed: seed of the order; ``None`` takes the one of ``seed_everything``, else 0.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        train: str = "train",
+        val: str = "test",
+        *,
+        image_size: int | None = None,
+        batch_size: int = 128,
+        eval_batch_size: int = 500,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(batch_size, eval_batch_size=eval_batch_size, seed=seed)
+        self.root, self.folders, self.image_size = Path(root), (val, train), image_size
+
+    def load(self, train: bool) -> ImageSource:
+        """Read one part of the data.
+
+        Args:
+            train: the training images, or the held-out ones.
+        """
+        return from_folder(self.root / self.folders[train], self.image_size)
+
+
+class TorchvisionDataModule(ImageDataModule):
+    """A classification dataset of torchvision with a train and a test part, such as CIFAR10 or SVHN.
+
+    Args:
+        name: its class name in ``torchvision.datasets``.
+        root: folder that holds it.
+        download: whether to download what is missing.
+        image_size: resize the shorter side to so many pixels and cut out the central square; ``None`` keeps the size,
+            which all images must share.
+        batch_size: images in a training batch, over all ranks.
+        eval_batch_size: images in a validation or test batch, over all ranks.
+        seed: seed of the order; ``None`` takes the one of ``seed_everything``, else 0.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        root: str | Path,
+        *,
+        download: bool = False,
+        image_size: int | None = None,
+        batch_size: int = 128,
+        eval_batch_size: int = 500,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(batch_size, eval_batch_size=eval_batch_size, seed=seed)
+        self.name, self.root, self.download, self.image_size = name, root, download, image_size
+
+    def prepare_data(self) -> None:
+        """Download what is missing, in one process only."""
+        if self.download:
+            self._read(train=True, download=True)
+            self._read(train=False, download=True)
+
+    def load(self, train: bool) -> ImageSource:
+        """Read one part of the data.
+
+        Args:
+            train: the training images, or the test images.
+        """
+        # Asked for before a trainer is there (by a link of the command line), the data may not be downloaded yet.
+        return self._read(train, download=self.download and self.trainer is None)
+
+    def _read(self, train: bool, download: bool) -> ImageSource:
+        return from_torchvision(self.name, self.root, train, download, self.image_size)

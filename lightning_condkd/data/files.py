@@ -1,0 +1,257 @@
+"""Files of ours at rest: safetensors with one JSON header, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+HEADER_KEY = "condkd"
+FORMAT_VERSION = 1
+CHUNK_KIND = "memory bank chunk"
+
+
+def sha256(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file.
+
+    Args:
+        path: the file.
+    """
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file so that a reader or a crash never sees half of it.
+
+    Args:
+        path: the target; missing parent folders are made.
+        content: all of its bytes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def pack(kind: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a file of ours; equal arguments give equal bytes.
+
+    The header is one JSON string under one key, because safetensors orders several keys at random.
+
+    Args:
+        kind: what the file is, for example ``condensed set``.
+        tensors: contiguous CPU tensors that share no memory.
+        header: JSON record beside them.
+
+    Example:
+        >>> import torch
+        >>> len({pack("example", {"x": torch.zeros(2)}, {"a": 1, "b": 2}) for _ in range(20)})
+        1
+    """
+    record = {"format_version": FORMAT_VERSION, "kind": kind, **header}
+    return save(dict(tensors), {HEADER_KEY: json.dumps(record, sort_keys=True, allow_nan=False)})
+
+
+def unpack(kind: str, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and the header of a file of ours.
+
+    Args:
+        kind: the kind that the file must have.
+        path: the file.
+
+    Raises:
+        ValueError: the file is of another format, version or kind.
+    """
+    with _opened(path) as stream:
+        header = _checked_header(kind, path, stream.metadata())
+        return {name: stream.get_tensor(name) for name in stream.keys()}, header  # noqa: SIM118 (not a mapping)
+
+
+def read_header(kind: str, path: Path) -> dict[str, Any]:
+    """Return the header of a file of ours without its tensors.
+
+    Args:
+        kind: the kind that the file must have.
+        path: the file.
+
+    Raises:
+        ValueError: the file is of another format, version or kind.
+    """
+    with _opened(path) as stream:
+        return _checked_header(kind, path, stream.metadata())
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as stream:
+            yield stream
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file or is cut off ({error}): copy or make it again") from error
+
+
+def _checked_header(kind: str, path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    if HEADER_KEY not in (metadata or {}):
+        raise ValueError(
+            f"{path} is a safetensors file, but no {kind}: its metadata lacks the key {HEADER_KEY!r}. "
+            "Weights of a network belong to the argument that asks for weights"
+        )
+    header: dict[str, Any] = json.loads((metadata or {})[HEADER_KEY])
+    version, found = header.pop("format_version", None), header.pop("kind", None)
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format_version {version!r}, this release reads {FORMAT_VERSION}: update lightning-condkd"
+        )
+    if found != kind:
+        raise ValueError(f"{path} holds a {found}, expected a {kind}: give the path of a {kind}")
+    return header
+
+
+def plain_json(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record as JSON gives it back: tuples become lists.
+
+    Args:
+        name: what the record is called, for the error.
+        value: the record.
+
+    Raises:
+        ValueError: a value is not JSON.
+    """
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(dict(value), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} must hold JSON values (numbers, strings, lists): {error}; convert it first"
+        ) from error
+    return plain
+
+
+def read_untrusted(path: Path) -> Any:  # noqa: ANN401 (whatever the file holds)
+    """Return what a file of ``torch.save`` holds, without running any code of its.
+
+    Beside tensors, only the NumPy numbers are let through that the DC family writes.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ValueError: the file holds something else, or is no such file.
+    """
+    scalar: Any = np.float64(0).__reduce__()[0]
+    paths = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    try:
+        with torch.serialization.safe_globals([*paths, np.dtype, np.dtypes.Float64DType]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        wanted = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it asks for {wanted[1]}, which no tensor needs" if wanted else "it holds no plain tensors"
+        raise ValueError(
+            f"refused to read {path}: {reason}. Expected a file that torch.load(weights_only=True) reads; "
+            "if you trust it, load it yourself and save its tensors with CondensedSet(images, labels).save(...)"
+        ) from error
+
+
+class Chunk(NamedTuple):
+    """One file with rows of a memory bank.
+
+    Args:
+        path: the file.
+        first: id of its first row, counted since the start of the run.
+        length: number of rows.
+        sha256: hash of the file.
+    """
+
+    path: Path
+    first: int
+    length: int
+    sha256: str
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make a chunk appear in a second folder; a link costs no space.
+
+    Args:
+        source: the file, which is never changed in place.
+        target: its other name.
+    """
+    if target.exists() and target.samefile(source):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        write_atomic(target, source.read_bytes())
+
+
+def refuse_other_runs(directory: Path, run_id: str) -> None:
+    """Check that a folder holds no chunks of another run.
+
+    Args:
+        directory: the folder; it need not exist.
+        run_id: the run that may have chunks there.
+
+    Raises:
+        ValueError: it does.
+    """
+    if others := _runs_in(directory) - {run_id}:
+        raise ValueError(
+            f"{directory} holds the memory bank of another run ({', '.join(sorted(others))}; this is {run_id}): "
+            "choose another folder, remove this one, or resume that run from its checkpoint"
+        )
+
+
+def locate_chunk(record: Mapping[str, Any], folders: Sequence[Path], run_id: str) -> Chunk:
+    """Return the first file that is the chunk of a record, by its hash.
+
+    Args:
+        record: ``name``, ``first``, ``length`` and ``sha256`` of the chunk.
+        folders: where to look.
+        run_id: the run that it belongs to.
+
+    Raises:
+        FileNotFoundError: no folder has it.
+        ValueError: it was altered, or the folders hold the bank of another run.
+    """
+    paths = [folder / record["name"] for folder in folders if (folder / record["name"]).is_file()]
+    for path in paths:
+        if sha256(path) == record["sha256"]:
+            return Chunk(path, record["first"], record["length"], record["sha256"])
+    if paths:
+        raise ValueError(
+            f"chunk {paths[0]} of the memory bank was altered since the checkpoint: restore it from a copy, "
+            "or resume from an older checkpoint"
+        )
+    places = ", ".join(str(folder) for folder in folders)
+    if others := set().union(*map(_runs_in, folders)) - {run_id}:
+        raise ValueError(
+            f"the checkpoint needs the memory bank of run {run_id}, but {places} holds a bank of another run "
+            f"({', '.join(sorted(others))}): give the folder that belongs to the checkpoint"
+        )
+    raise FileNotFoundError(
+        f"chunk {record['name']} of the memory bank is in none of {places}: "
+        "move the folder back, or beside the checkpoint"
+    )
+
+
+def _runs_in(directory: Path) -> set[str]:
+    return {str(read_header(CHUNK_KIND, path)["run_id"]) for path in directory.glob("chunk_*.safetensors")}

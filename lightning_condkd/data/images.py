@@ -1,0 +1,154 @@
+"""Real images in memory: uint8 tensors that a training step turns into pixels on its device."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Sized
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torchvision
+from PIL.Image import Image
+from torch import Tensor
+from torchvision.transforms import functional as transforms
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSource:
+    """A labelled set of images in memory; classes may be uneven.
+
+    Args:
+        images: ``(N, C, H, W)`` uint8.
+        labels: classes, ``(N,)`` int64.
+        class_names: names of the classes in the order of the labels.
+
+    Raises:
+        ValueError: if shapes, dtypes or labels do not fit each other.
+
+    Example:
+        >>> source = ImageSource(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 1]), ("cat", "dog"))
+        >>> source.num_classes, source.image_shape, source.class_rows[1]
+        (2, (1, 8, 8), tensor([1, 2]))
+    """
+
+    images: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.dim() != 4 or not len(self.images):
+            found = f"{self.images.dtype} {tuple(self.images.shape)}"
+            raise ValueError(f"images: expected uint8 (N, C, H, W) with N > 0, got {found}")
+        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
+            found = f"{self.labels.dtype} {tuple(self.labels.shape)}"
+            raise ValueError(f"labels: expected int64 ({len(self.images)},), one for each image, got {found}")
+        low, high = int(self.labels.min()), int(self.labels.max())
+        if low < 0 or high >= self.num_classes:
+            raise ValueError(f"class_names: {self.num_classes} names for labels from {low} to {high}; name every class")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K."""
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(C, H, W)`` in pixels."""
+        return self.images.shape[1], self.images.shape[2], self.images.shape[3]
+
+    @cached_property
+    def class_rows(self) -> tuple[Tensor, ...]:
+        """Rows of each class, int64; empty for a class without images."""
+        return tuple((self.labels == label).nonzero().flatten() for label in range(self.num_classes))
+
+    def channel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return mean and standard deviation of each channel over all pixels, in the units of [0, 1]."""
+        counts = torch.stack([torch.bincount(plane.flatten(), minlength=256) for plane in self.images.unbind(1)])
+        shares, values = counts.double() / counts.sum(1, keepdim=True), torch.arange(256, dtype=torch.float64) / 255
+        mean = shares @ values
+        variance = shares @ values.square() - mean.square()
+        return tuple(mean.tolist()), tuple(variance.sqrt().tolist())
+
+
+def from_folder(root: str | Path, image_size: int | None = None) -> ImageSource:
+    """Decode a folder with one subfolder of image files for each class, as RGB.
+
+    Args:
+        root: the folder; classes are its subfolders in sorted order.
+        image_size: resize the shorter side to so many pixels and cut out the central square; ``None`` keeps the size.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or no image in it.
+        ValueError: if the images have different sizes and ``image_size`` is not given.
+    """
+    if not Path(root).is_dir():
+        raise FileNotFoundError(f"root: expected a folder with one subfolder for each class, found none at {root}")
+    dataset = torchvision.datasets.ImageFolder(str(root), allow_empty=True)
+    if not len(dataset):
+        raise FileNotFoundError(f"root: expected image files in subfolders of {root}, found none")
+    return _decode(dataset, tuple(dataset.classes), image_size)
+
+
+def from_torchvision(
+    name: str, root: str | Path, train: bool = True, download: bool = False, image_size: int | None = None
+) -> ImageSource:
+    """Decode a classification dataset of torchvision, in the colours in which it comes.
+
+    Args:
+        name: class name in ``torchvision.datasets``, such as ``CIFAR10``; it must have an argument ``train`` or ``split``.
+        root: folder that holds the dataset.
+        train: the training images, or the test images.
+        download: whether to download what is missing.
+        image_size: see :func:`from_folder`.
+
+    Raises:
+        ValueError: if there is no such dataset, it has no train and test part, or its images differ in size.
+    """
+    kind = getattr(torchvision.datasets, name, None)
+    arguments = inspect.signature(kind).parameters if inspect.isclass(kind) else {}
+    if "train" in arguments:
+        part: dict[str, Any] = {"train": train}
+    elif "split" in arguments:
+        part = {"split": "train" if train else "test"}
+    else:
+        raise ValueError(
+            f"name: expected a class of torchvision.datasets with a train and a test part, got {name!r}; "
+            "spell it as there (CIFAR10, SVHN), or unpack its images into class folders and use from_folder"
+        )
+    if "download" in arguments:
+        part["download"] = download
+    dataset = cast(Any, kind)(str(root), **part)
+    return _decode(dataset, _class_names(dataset), image_size)
+
+
+def _class_names(dataset: Any) -> tuple[str, ...]:  # noqa: ANN401 - datasets share no type that has classes
+    if hasattr(dataset, "classes"):
+        return tuple(map(str, dataset.classes))
+    labels = dataset.labels if hasattr(dataset, "labels") else [label for _, label in dataset]
+    return tuple(map(str, range(int(max(labels)) + 1)))
+
+
+def _decode(dataset: Iterable[tuple[Image, int]], names: tuple[str, ...], image_size: int | None) -> ImageSource:
+    images, labels = torch.empty(0), []
+    for row, (image, label) in enumerate(dataset):
+        pixels = transforms.pil_to_tensor(image if image_size is None else _square(image, image_size))
+        if not row:
+            images = pixels.new_empty(len(cast(Sized, dataset)), *pixels.shape)
+        if pixels.shape != images.shape[1:]:
+            shapes = f"{tuple(images.shape[1:])} and {tuple(pixels.shape)}"
+            raise ValueError(f"expected images of one size, got {shapes} (image {row}): set image_size to resize them")
+        images[row] = pixels
+        labels.append(int(label))
+        if len(labels) == len(images):  # some datasets have a length but no end
+            break
+    return ImageSource(images, torch.tensor(labels), names)
+
+
+def _square(image: Image, size: int) -> Image:
+    return cast(Image, transforms.center_crop(transforms.resize(image, [size]), [size, size]))

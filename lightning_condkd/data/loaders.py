@@ -1,0 +1,130 @@
+"""Loaders over images in memory: exact after a resume, and the same global batches for any number of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from lightning_condkd.data.images import ImageSource
+from lightning_condkd.randomness import seeded_generator
+
+Batch = tuple[Tensor, Tensor]
+Position = Callable[[], tuple[int, int]]
+
+
+class ShuffledBatches(IterableDataset[Batch]):
+    """One epoch of shuffled batches of equal size; the images left over at its end wait for another epoch.
+
+    The order is a function of seed and epoch alone. Where an epoch starts is asked for when its first batch is fetched:
+    Lightning iterates a plain loader from its start after a resume in mid-epoch, while its count of batches goes on.
+
+    Args:
+        source: the images.
+        batch_size: images in the global batch, over all ranks.
+        seed: seed of the order.
+        position: tells the epoch and the number of its next batch.
+        rank: rank of this process; it yields rows ``[rank::world_size]`` of every global batch.
+        world_size: number of processes.
+
+    Raises:
+        ValueError: if there are fewer images than a batch needs, or a batch does not divide by the world size.
+
+    Example:
+        >>> source = ImageSource(torch.zeros(5, 1, 8, 8, dtype=torch.uint8), torch.arange(5), tuple("abcde"))
+        >>> batches = ShuffledBatches(source, 2, seed=0, position=lambda: (0, 1))
+        >>> len(batches), len(list(batches))
+        (2, 1)
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        batch_size: int,
+        *,
+        seed: int,
+        position: Position,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if not 1 <= batch_size <= len(source):
+            raise ValueError(f"batch_size: expected 1 to {len(source)}, the number of images, got {batch_size}")
+        if batch_size % world_size:
+            raise ValueError(f"batch_size={batch_size} does not divide by {world_size} processes: choose a multiple")
+        self.source, self.batch_size, self.seed = source, batch_size, seed
+        self.position, self.rows = position, slice(rank, None, world_size)
+
+    def __len__(self) -> int:
+        return len(self.source) // self.batch_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch, first = self.position()
+        order = torch.randperm(len(self.source), generator=seeded_generator(self.seed, "shuffle", epoch))
+        for start in range(first * self.batch_size, len(self) * self.batch_size, self.batch_size):
+            ids = order[start : start + self.batch_size][self.rows]
+            yield self.source.images[ids], self.source.labels[ids]
+
+
+class EvaluationBatches(IterableDataset[Batch]):
+    """All images once, in order; every rank yields equally many batches, of which the last may be empty.
+
+    Nothing is repeated to fill a batch, so that metrics over all ranks are exact.
+
+    Args:
+        source: the images.
+        batch_size: images in the global batch, over all ranks.
+        rank: rank of this process; it yields rows ``[rank::world_size]`` of every global batch.
+        world_size: number of processes.
+
+    Raises:
+        ValueError: if the batch size is not positive.
+
+    Example:
+        >>> source = ImageSource(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.arange(3), ("a", "b", "c"))
+        >>> [labels.tolist() for _, labels in EvaluationBatches(source, 2, rank=1, world_size=2)]
+        [[1], []]
+    """
+
+    def __init__(self, source: ImageSource, batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size: expected a positive number of images, got {batch_size}")
+        self.source, self.batch_size, self.rows = source, batch_size, slice(rank, None, world_size)
+
+    def __len__(self) -> int:
+        return -(-len(self.source) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for start in range(0, len(self.source), self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            yield self.source.images[rows][self.rows], self.source.labels[rows][self.rows]
+
+
+class ImageLoader(DataLoader[Batch]):
+    """A loader of whole batches on the training process.
+
+    Args:
+        batches: the batches of an epoch.
+
+    Example:
+        >>> source = ImageSource(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.arange(3), ("a", "b", "c"))
+        >>> [labels.tolist() for _, labels in ImageLoader(EvaluationBatches(source, 2))]
+        [[0, 1], [2]]
+    """
+
+    def __init__(self, batches: ShuffledBatches | EvaluationBatches) -> None:
+        # Its own generator: the default one would take a number from the global stream at every epoch.
+        super().__init__(batches, batch_size=None, num_workers=0, generator=torch.Generator())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: :class:`ShuffledBatches` asks for its position; this tells Lightning that a resume is exact."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Accept what :meth:`state_dict` returned.
+
+        Args:
+            state_dict: the empty state.
+        """

@@ -1,0 +1,196 @@
+"""The transfer set: the mixture of condensed and synthetic images that the student learns from."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_condkd.data.bank import MemoryBank
+from lightning_condkd.data.condensed import CondensedSet, to_pixels
+from lightning_condkd.randomness import Draw
+
+Mix = Literal["union", "two_term"]
+
+
+class TransferBatch(NamedTuple):
+    """The rows of one batch that this rank owns.
+
+    Args:
+        images: ``(n, C, H, W)``, pixels in the units of [0, 1], in the default dtype.
+        labels: ``(n,)`` int64.
+        from_condensed: whether a row comes from the condensed set, ``(n,)`` bool.
+    """
+
+    images: Tensor
+    labels: Tensor
+    from_condensed: Tensor
+
+
+class TransferSet:
+    """Draws batches from a condensed set and a memory bank, the same for any number of ranks.
+
+    Batches are drawn with replacement over both as they are at that moment. Where the number of condensed images is
+    fixed they come first in the batch, so that every rank's rows hold equally many of them. Until the bank holds an
+    image, batches are all condensed.
+
+    Args:
+        condensed: the condensed set.
+        bank: the memory bank; by default an empty one without limit.
+        mix: ``union`` draws uniformly from both together, so the condensed share falls as the bank grows;
+            ``two_term`` makes half of every batch condensed, for two loss means of equal weight; a number is the
+            condensed share of every batch, rounded to whole images: 0 is the bank alone, 1 the condensed set alone.
+        batch_size: images in the global batch, over all ranks.
+
+    Raises:
+        ValueError: the arguments do not make whole batches.
+
+    Example:
+        >>> condensed = CondensedSet(torch.rand(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2]))
+        >>> transfer = TransferSet(condensed, mix=0.25, batch_size=8)
+        >>> transfer.append(torch.rand(32, 3, 8, 8), torch.arange(32) % 3, round=0)
+        >>> transfer.draw(Draw(seed=0, step=0)).from_condensed.sum()
+        tensor(2)
+    """
+
+    def __init__(
+        self,
+        condensed: CondensedSet,
+        bank: MemoryBank | None = None,
+        *,
+        mix: Mix | float = "union",
+        batch_size: int = 128,
+    ) -> None:
+        _check_mix(mix, batch_size)
+        self.condensed = condensed
+        self.bank = MemoryBank() if bank is None else bank
+        self.mix = mix
+        self.batch_size = batch_size
+        self._by_class = torch.cat([condensed.class_indices(label) for label in range(condensed.num_classes)])
+        self._first = condensed.counts.cumsum(0) - condensed.counts
+
+    @property
+    def condensed_per_batch(self) -> int | None:
+        """Condensed images in every batch once the bank holds any; ``None`` where it varies (``union``)."""
+        if isinstance(self.mix, str):
+            return None if self.mix == "union" else self.batch_size // 2
+        return int(self.mix * self.batch_size + 0.5)
+
+    def check_world_size(self, world_size: int) -> None:
+        """Check that every rank gets equally many rows, and equally many condensed ones where their number is fixed.
+
+        Args:
+            world_size: number of processes.
+
+        Raises:
+            ValueError: the batch, or its condensed part, does not divide.
+        """
+        if self.batch_size % world_size:
+            raise ValueError(
+                f"batch_size={self.batch_size} does not divide by {world_size} processes: "
+                f"choose a multiple of {world_size}"
+            )
+        if (self.condensed_per_batch or 0) % world_size:
+            raise ValueError(
+                f"mix={self.mix!r} puts {self.condensed_per_batch} condensed images into a batch, which do not divide "
+                f"by {world_size} processes: choose a batch_size or mix that makes it a multiple of {world_size}"
+            )
+
+    def draw(self, draw: Draw, device: torch.device | None = None) -> TransferBatch:
+        """Return this rank's rows of a random batch.
+
+        Args:
+            draw: randomness of the step.
+            device: where the rows are put; bytes are moved before they are widened.
+
+        Raises:
+            ValueError: the bank is empty and ``mix`` is 0.
+        """
+        rows = self._rows(draw.generator("transfer"))[draw.rows]
+        from_condensed = rows < len(self.condensed)
+        images = torch.empty(len(rows), *self.condensed.image_shape, dtype=torch.get_default_dtype(), device=device)
+        labels = torch.empty_like(rows)
+        images[from_condensed] = self.condensed.pixels(rows[from_condensed], device)
+        labels[from_condensed] = self.condensed.labels[rows[from_condensed]]
+        if not bool(from_condensed.all()):
+            synthetic, targets = self.bank.take(rows[~from_condensed] - len(self.condensed))
+            images[~from_condensed] = to_pixels(synthetic, device)
+            labels[~from_condensed] = targets
+        return TransferBatch(images, labels.to(device), from_condensed.to(device))
+
+    def matching(self, labels: Tensor, draw: Draw, device: torch.device | None = None) -> TransferBatch:
+        """Return for every label of this rank's rows a random condensed image of that class, with replacement.
+
+        Args:
+            labels: classes of the global batch, ``(N,)`` int64.
+            draw: randomness of the step.
+            device: where the rows are put.
+
+        Raises:
+            ValueError: a label is no class of the condensed set, or has no image there.
+        """
+        labels = labels.cpu()
+        self._check_classes(labels)
+        # Integers, so that no rounding reaches into the next class; the bias of the remainder is below count / 2**62.
+        random = torch.randint(2**62, labels.shape, generator=draw.generator("matching"))
+        offsets = random % self.condensed.counts[labels]
+        rows = self._by_class[self._first[labels] + offsets][draw.rows]
+        ones = torch.ones(len(rows), dtype=torch.bool, device=device)
+        return TransferBatch(self.condensed.pixels(rows, device), labels[draw.rows].to(device), ones)
+
+    def append(self, images: Tensor, labels: Tensor, round: int) -> None:
+        """Store synthetic images in the bank.
+
+        Args:
+            images: ``(N, C, H, W)``, pixels in the units of [0, 1], of the condensed images' shape.
+            labels: classes, ``(N,)`` int64.
+            round: the round that made them.
+
+        Raises:
+            ValueError: they do not fit the condensed set or the bank.
+        """
+        if images.shape[1:] != self.condensed.image_shape:
+            raise ValueError(
+                f"condensed images are {self.condensed.image_shape}, synthetic ones {tuple(images.shape[1:])}: "
+                "give the generator the same image size"
+            )
+        low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
+        if low < 0 or high >= self.condensed.num_classes:
+            raise ValueError(
+                f"expected labels 0 to {self.condensed.num_classes - 1}, got {low} to {high}: "
+                "the generator must have as many classes as the condensed set"
+            )
+        self.bank.append(images, labels, round)
+
+    def _rows(self, generator: torch.Generator) -> Tensor:
+        condensed, bank, fixed = len(self.condensed), len(self.bank), self.condensed_per_batch
+        if self.mix == 0 and not bank:
+            raise ValueError("mix=0 draws from the memory bank alone, which is empty: synthesise first, or raise mix")
+        if fixed is None:
+            return torch.randint(condensed + bank, (self.batch_size,), generator=generator)
+        fixed = fixed if bank else self.batch_size
+        first = torch.randint(condensed, (fixed,), generator=generator)
+        if fixed == self.batch_size:
+            return first
+        return torch.cat((first, condensed + torch.randint(bank, (self.batch_size - fixed,), generator=generator)))
+
+    def _check_classes(self, labels: Tensor) -> None:
+        present = set(self.condensed.counts.nonzero().flatten().tolist())
+        if lacking := sorted(set(labels.tolist()) - present):
+            raise ValueError(
+                f"the condensed set has no image of class {', '.join(map(str, lacking))}, so none can be matched: "
+                "add some, or switch off what matches by class"
+            )
+
+
+def _check_mix(mix: Mix | float, batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"expected batch_size of at least 1, got {batch_size}")
+    if isinstance(mix, str):
+        if mix not in ("union", "two_term"):
+            raise ValueError(f"expected mix 'union', 'two_term' or a share from 0 to 1, got {mix!r}")
+        if mix == "two_term" and batch_size % 2:
+            raise ValueError(f"mix='two_term' halves the batch, got batch_size={batch_size}: make it even")
+    elif not 0 <= mix <= 1:
+        raise ValueError(f"expected a mix from 0 (bank alone) to 1 (condensed alone), got {mix}")

@@ -1,0 +1,86 @@
+"""The two sides of the game between a discriminator and a generator, on logits."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_condkd.functional.precision import at_least_float32
+
+AdversarialLoss = Literal["bce", "hinge"]
+
+
+def check_kind(kind: str) -> None:
+    """Raise ``ValueError`` unless the form of the loss is known.
+
+    Args:
+        kind: to be ``bce`` or ``hinge``.
+    """
+    if kind not in ("bce", "hinge"):
+        raise ValueError(f"loss: expected 'bce' or 'hinge', got {kind!r}.")
+
+
+def discriminator_loss(real: Tensor, synthetic: Tensor, kind: AdversarialLoss = "bce") -> Tensor:
+    """Return what a discriminator minimises: real above zero, synthetic below.
+
+    ``bce`` is the cross entropy of real against 1 plus that of synthetic against 0; ``hinge`` asks each for a margin of
+    1. Both are sums of two batch means.
+
+    Args:
+        real: realness logits of real samples, ``(N,)``.
+        synthetic: realness logits of synthetic samples, ``(M,)``.
+        kind: form of the loss.
+
+    Returns:
+        A scalar in float32 at least.
+
+    Raises:
+        ValueError: if the form is unknown.
+
+    Example:
+        >>> discriminator_loss(torch.zeros(2), torch.zeros(3))
+        tensor(1.3863)
+        >>> discriminator_loss(torch.tensor([2.0]), torch.tensor([-0.5]), "hinge")
+        tensor(0.5000)
+
+    References:
+        Goodfellow et al.: "Generative Adversarial Nets", arXiv 1406.2661.
+        Lim and Ye: "Geometric GAN", arXiv 1705.02894.
+    """
+    check_kind(kind)
+    real, synthetic = at_least_float32(real), at_least_float32(synthetic)
+    if kind == "hinge":
+        return F.relu(1 - real).mean() + F.relu(1 + synthetic).mean()
+    on_real = F.binary_cross_entropy_with_logits(real, torch.ones_like(real))
+    return on_real + F.binary_cross_entropy_with_logits(synthetic, torch.zeros_like(synthetic))
+
+
+def generator_loss(synthetic: Tensor, kind: AdversarialLoss = "bce") -> Tensor:
+    """Return what a generator minimises: synthetic samples that pass as real.
+
+    ``bce`` is the non-saturating form, the cross entropy against 1; ``hinge`` is the negative mean of the logits.
+
+    Args:
+        synthetic: realness logits of synthetic samples, ``(N,)``.
+        kind: form of the loss.
+
+    Returns:
+        A scalar in float32 at least.
+
+    Raises:
+        ValueError: if the form is unknown.
+
+    Example:
+        >>> generator_loss(torch.zeros(2))
+        tensor(0.6931)
+        >>> generator_loss(torch.tensor([1.0, 3.0]), "hinge")
+        tensor(-2.)
+    """
+    check_kind(kind)
+    synthetic = at_least_float32(synthetic)
+    if kind == "hinge":
+        return -synthetic.mean()
+    return F.binary_cross_entropy_with_logits(synthetic, torch.ones_like(synthetic))

@@ -1,0 +1,159 @@
+"""What every inversion method offers to a training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lightning_condkd.augment import Augment, take
+from lightning_condkd.distributed import gather_rows, mean_over_ranks
+from lightning_condkd.randomness import Draw
+from lightning_condkd.types import Cadence, LossTerms, NetworkOutput, Spec, Synthetic, Unit
+
+Selection = Literal["total_loss", "inversion_loss", "last"]
+
+
+class Observe(Protocol):
+    """A network that can be looked into, such as :class:`lightning_condkd.models.Observer`."""
+
+    def __call__(
+        self, images: Tensor, *, embedding: bool = False, bn: bool = False, maps: Sequence[str] = ()
+    ) -> NetworkOutput:
+        """Return logits and what else was asked for."""
+        ...
+
+
+class Inversion(nn.Module):
+    """Base of the methods that turn a frozen teacher into images.
+
+    A method is plain PyTorch: it knows no trainer, no data and no other stage. All that it must remember is a
+    registered parameter or buffer of the *global* synthesis batch, so ``state_dict`` holds a round in mid-flight and a
+    run resumes on any number of ranks. The loop calls, in this order::
+
+        build -> optimizers -> (start -> (render -> loss -> [backward, step] -> after_step) x synthesis_steps -> finish)
+        x rounds
+
+    Args:
+        cadence: how a round is divided between synthesis and distillation.
+        batch_size: images synthesised in a block, over all ranks.
+        augment: the main view in which the teacher sees synthetic images; ``None`` for the images as they are.
+        selection: which images of a block are kept: those of the step with the lowest total loss, with the lowest loss
+            without the alignment term, or the last ones. Losses are averaged over ranks before they are compared.
+    """
+
+    kept_images: Tensor
+    kept_labels: Tensor
+    kept_loss: Tensor
+
+    def __init__(
+        self, cadence: Cadence, batch_size: int, augment: Augment | None = None, selection: Selection = "total_loss"
+    ) -> None:
+        super().__init__()
+        if batch_size <= 0:
+            raise ValueError(f"expected a positive batch_size of the synthesis batch, got {batch_size}")
+        self.cadence = cadence
+        self.batch_size = batch_size
+        self.augment = augment
+        self.selection: Selection = selection
+
+    def build(self, spec: Spec, generator: torch.Generator) -> None:
+        """Make parameters and buffers.
+
+        Args:
+            spec: shapes of the task.
+            generator: source of the initial values.
+        """
+        self.register_buffer("kept_images", torch.zeros(self.batch_size, *spec.image_shape))
+        self.register_buffer("kept_labels", torch.zeros(self.batch_size, dtype=torch.long))
+        self.register_buffer("kept_loss", torch.tensor(torch.inf))
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """Return the optimizers by name; ``synthesis`` is stepped on the loss of :meth:`loss`."""
+        return {}
+
+    def per_round(self) -> list[nn.Parameter]:
+        """Return the parameters whose optimizer state is forgotten at :meth:`start`."""
+        return []
+
+    def start(self, unit: Unit, draw: Draw) -> None:
+        """Begin a block: refill what is optimised anew.
+
+        Args:
+            unit: the first synthesis unit of the block.
+            draw: randomness of the unit.
+        """
+        self.kept_loss.fill_(torch.inf)
+
+    def render(self, rows: slice) -> Synthetic:
+        """Return images with their graph.
+
+        Args:
+            rows: rows of the global synthesis batch that this rank owns.
+        """
+        raise NotImplementedError
+
+    def loss(
+        self, synthetic: Synthetic, observe: Observe, student: Observe, unit: Unit, draw: Draw
+    ) -> tuple[LossTerms, NetworkOutput]:
+        """Return the named terms and the teacher's output on the main view.
+
+        Args:
+            synthetic: what :meth:`render` returned.
+            observe: the frozen teacher.
+            student: the student, in eval mode.
+            unit: the current unit.
+            draw: randomness of the unit.
+        """
+        raise NotImplementedError
+
+    def view(self, images: Tensor, draw: Draw, purpose: str = "view") -> Tensor:
+        """Return the main view of the local rows of a global synthesis batch.
+
+        Args:
+            images: local rows, ``(N / world_size, C, H, W)``, pixels in the units of [0, 1].
+            draw: randomness of the unit.
+            purpose: name of the stream of augmentation parameters.
+        """
+        if self.augment is None:
+            return images
+        parameters = self.augment.sample(self.batch_size, draw.generator(purpose))
+        return self.augment(images, take(parameters, draw.rows))  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def after_step(
+        self, synthetic: Synthetic, output: NetworkOutput, inversion_loss: Tensor, total_loss: Tensor, unit: Unit
+    ) -> None:
+        """Look at a finished step; gradients of the step are still in place.
+
+        Args:
+            synthetic: the images that the loss was computed on, with labels.
+            output: the teacher's output on their main view.
+            inversion_loss: the method's own loss, scalar.
+            total_loss: the loss that was minimised, alignment included, scalar.
+            unit: the current unit.
+        """
+        loss = mean_over_ranks(inversion_loss if self.selection == "inversion_loss" else total_loss)
+        better = torch.ones_like(loss, dtype=torch.bool) if self.selection == "last" else loss < self.kept_loss
+        labels = output.logits.argmax(1) if synthetic.labels is None else synthetic.labels
+        self.kept_images.copy_(torch.where(better, gather_rows(synthetic.images), self.kept_images))
+        self.kept_labels.copy_(torch.where(better, gather_rows(labels), self.kept_labels))
+        self.kept_loss.copy_(torch.where(better, loss, self.kept_loss))
+
+    def finish(self, unit: Unit) -> Sequence[str]:
+        """End a block.
+
+        Args:
+            unit: the last synthesis unit of the block.
+
+        Returns:
+            Names of the optimizers whose gradient was written by hand and that are to be stepped now.
+        """
+        return ()
+
+    def collect(self) -> Synthetic:
+        """Return the images that the block keeps, for the whole global batch."""
+        return Synthetic(self.kept_images, self.kept_labels)

@@ -1,0 +1,217 @@
+"""Fast data-free inversion: a meta-learned generator that needs a few steps per batch of images."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from lightning_condkd.augment import Augment, CropFlip
+from lightning_condkd.distributed import mean_over_ranks
+from lightning_condkd.functional.inversion import (
+    adversarial_divergence,
+    blend_statistics,
+    bn_distance,
+    class_loss,
+)
+from lightning_condkd.inversion.base import Inversion, Observe, Selection
+from lightning_condkd.models.generators import ConvGenerator
+from lightning_condkd.randomness import Draw, seeded_initialisation
+from lightning_condkd.types import BatchNormStatistics, Cadence, LossTerms, NetworkOutput, Spec, Synthetic, Unit
+
+BETAS = (0.5, 0.999)
+
+
+class Fast(Inversion):
+    """Fast inversion with a meta-generator, learned latents and BN-statistics momentum.
+
+    Every block copies the meta-generator, optimises the copy together with a batch of latents, keeps the images of the
+    step with the lowest loss and moves the meta-generator once. Defaults are those of the official code for CIFAR with
+    five steps and the pair ResNet-34 to ResNet-18 unless a line says otherwise.
+
+    Args:
+        cadence: 5 synthesis steps, 400 student steps, 20 warm-up rounds without student.
+        batch_size: images of a block.
+        generator: network from latents ``(N, latent_size)`` to images ``(N, C, H, W)`` in [0, 1]; ``None`` builds
+            :class:`~lightning_condkd.models.ConvGenerator` of ``generator_width``.
+        generator_width: base width of the built generator.
+        latent_size: length of a latent.
+        generator_lr: learning rate of the copy; the meta-generator uses ``generator_lr * synthesis_steps``.
+        latent_lr: learning rate of the latents.
+        class_weight: weight of the cross-entropy to the sampled labels.
+        bn_weight: weight of the distance to the teacher's BatchNorm statistics.
+        adversarial_weight: weight of the student-teacher disagreement, used after the warm-up rounds.
+        bn_momentum: share of the moving average in the statistics that are compared, 0 for the plain distance. Under
+            several ranks the distance is of each rank's own batch; the moving average is of the mean over ranks.
+        meta_update: ``fomaml`` sums the gradients of the inner steps, ``reptile`` uses the displacement of the copy.
+        reset_round: round after warm-up at which the meta-generator's first layers are refilled; ``None`` for never.
+        augment: the view that the teacher sees; ``None`` for random crop (pad 4) and flip.
+        selection: which images are kept, see :class:`~lightning_condkd.inversion.base.Inversion`.
+
+    Raises:
+        ValueError: in :meth:`build`, if ``bn_weight`` is not 0 and the teacher has no BatchNorm layer, or
+            ``reset_round`` is set for a generator without ``reset_first_layers``.
+
+    References:
+        Fang et al., "Up to 100x Faster Data-Free Knowledge Distillation", AAAI 2022.
+    """
+
+    inner: nn.Module
+    meta: nn.Module
+    labels: Tensor
+    mean_ema: Tensor
+    variance_ema: Tensor
+    blocks_done: Tensor
+
+    def __init__(
+        self,
+        *,
+        cadence: Cadence = Cadence(synthesis_steps=5, distill_steps=400, warmup_rounds=20),  # noqa: B008 - frozen
+        batch_size: int = 256,
+        generator: nn.Module | None = None,
+        generator_width: int = 64,
+        latent_size: int = 256,
+        generator_lr: float = 3e-3,
+        latent_lr: float = 0.01,
+        class_weight: float = 0.5,
+        bn_weight: float = 10.0,
+        adversarial_weight: float = 1.33,
+        bn_momentum: float = 0.9,
+        meta_update: Literal["fomaml", "reptile"] = "fomaml",
+        reset_round: int | None = 120,
+        augment: Augment | None = None,
+        selection: Selection = "total_loss",
+    ) -> None:
+        super().__init__(cadence, batch_size, CropFlip() if augment is None else augment, selection)
+        if not 0 <= bn_momentum < 1:
+            raise ValueError(f"expected bn_momentum in [0, 1), got {bn_momentum}")
+        self.given_generator = [generator]  # in a list: not a submodule before it is copied in build
+        self.generator_width, self.latent_size = generator_width, latent_size
+        self.generator_lr, self.latent_lr = generator_lr, latent_lr
+        self.class_weight, self.bn_weight, self.adversarial_weight = class_weight, bn_weight, adversarial_weight
+        self.bn_momentum = bn_momentum
+        self.meta_update: Literal["fomaml", "reptile"] = meta_update
+        self.reset_round = reset_round
+
+    def build(self, spec: Spec, generator: torch.Generator) -> None:
+        """Make the two generators, the latents and the moving statistics."""
+        super().build(spec, generator)
+        self._check(spec)
+        with seeded_initialisation(generator):
+            self.meta = copy.deepcopy(self.given_generator[0]) or ConvGenerator(
+                spec.image_shape, latent_size=self.latent_size, width=self.generator_width
+            )
+        self.inner = copy.deepcopy(self.meta)
+        self.latent = nn.Parameter(torch.zeros(self.batch_size, self.latent_size))
+        self.register_buffer("labels", torch.zeros(self.batch_size, dtype=torch.long))
+        self.num_classes, self.bn_channels = spec.num_classes, spec.bn_channels
+        self.register_buffer("mean_ema", torch.zeros(sum(spec.bn_channels)))
+        self.register_buffer("variance_ema", torch.zeros(sum(spec.bn_channels)))
+        self.register_buffer("blocks_done", torch.zeros((), dtype=torch.long))
+        for index, parameter in enumerate(self.meta.parameters()):
+            self.register_buffer(f"meta_gradient_{index}", torch.zeros_like(parameter, requires_grad=False))
+
+    def _check(self, spec: Spec) -> None:
+        if self.bn_weight and not spec.bn_channels:
+            raise ValueError(
+                f"bn_weight is {self.bn_weight}, but the teacher has no BatchNorm layer with running statistics: "
+                "set bn_weight to 0 (the method then runs without its BN term) or use a teacher with BatchNorm"
+            )
+        given = self.given_generator[0]
+        if self.reset_round is not None and given is not None and not hasattr(given, "reset_first_layers"):
+            raise ValueError(
+                f"reset_round is {self.reset_round}, but {type(given).__name__} has no method "
+                "reset_first_layers(generator): add it or set reset_round to None"
+            )
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """Return ``synthesis`` (the copy and the latents) and ``meta``, both Adam with betas (0.5, 0.999)."""
+        groups = [
+            {"params": list(self.inner.parameters()), "lr": self.generator_lr},
+            {"params": [self.latent], "lr": self.latent_lr},
+        ]
+        meta_lr = self.generator_lr * self.cadence.synthesis_steps
+        return {"synthesis": Adam(groups, betas=BETAS), "meta": Adam(self.meta.parameters(), lr=meta_lr, betas=BETAS)}
+
+    def per_round(self) -> list[nn.Parameter]:
+        """Return the copy's parameters and the latents: the official code makes a new Adam for every batch."""
+        return [*self.inner.parameters(), self.latent]
+
+    @torch.no_grad()
+    def start(self, unit: Unit, draw: Draw) -> None:
+        """Copy the meta-generator and draw latents and labels."""
+        super().start(unit, draw)
+        if self._resets(unit):
+            self.meta.reset_first_layers(draw.generator("reset"))  # type: ignore[operator]
+        self.inner.load_state_dict(self.meta.state_dict())
+        self.latent.copy_(torch.randn(self.latent.shape, generator=draw.generator("latent")))
+        self.labels.copy_(torch.randint(self.num_classes, self.labels.shape, generator=draw.generator("labels")))
+        for gradient in self._meta_gradients():
+            gradient.zero_()
+
+    def _resets(self, unit: Unit) -> bool:
+        due = None if self.reset_round is None else self.reset_round + self.cadence.warmup_rounds
+        return unit.block == 0 and unit.round == due
+
+    def render(self, rows: slice) -> Synthetic:
+        """Return the copy's images of the latents."""
+        return Synthetic(self.inner(self.latent[rows]), self.labels[rows])
+
+    def loss(
+        self, synthetic: Synthetic, observe: Observe, student: Observe, unit: Unit, draw: Draw
+    ) -> tuple[LossTerms, NetworkOutput]:
+        """Return class, BN-statistics and adversarial terms; a term of weight 0 is left out."""
+        view = self.view(synthetic.images, draw)
+        output = observe(view, bn=self.bn_weight != 0)
+        values: dict[str, Tensor] = {}
+        if self.class_weight and synthetic.labels is not None:
+            values["class"] = class_loss(output.logits, synthetic.labels)
+        if self.bn_weight:
+            values["bn"] = bn_distance(self._blended(output.bn))
+        if self.adversarial_weight and unit.round >= self.cadence.warmup_rounds:
+            values["adversarial"] = adversarial_divergence(output.logits, student(view).logits)
+        weights = {"class": self.class_weight, "bn": self.bn_weight, "adversarial": self.adversarial_weight}
+        return LossTerms(values, {name: weights[name] for name in values}), output
+
+    @torch.no_grad()
+    def after_step(
+        self, synthetic: Synthetic, output: NetworkOutput, inversion_loss: Tensor, total_loss: Tensor, unit: Unit
+    ) -> None:
+        """Keep the best images, add up the gradients for the meta-generator, remember the last step's statistics."""
+        super().after_step(synthetic, output, inversion_loss, total_loss, unit)
+        if self.meta_update == "fomaml":
+            for gradient, parameter in zip(self._meta_gradients(), self.inner.parameters(), strict=True):
+                if parameter.grad is not None:
+                    gradient.add_(parameter.grad)
+        if unit.last and output.bn:
+            self._update_moving_statistics(output.bn)
+
+    @torch.no_grad()
+    def finish(self, unit: Unit) -> Sequence[str]:
+        """Write the meta-generator's gradient: the sum over inner steps (FOMAML) or the displacement (Reptile)."""
+        self.blocks_done += 1
+        displacement = (m - i for m, i in zip(self.meta.parameters(), self.inner.parameters(), strict=True))
+        gradients = self._meta_gradients() if self.meta_update == "fomaml" else displacement
+        for parameter, gradient in zip(self.meta.parameters(), gradients, strict=True):
+            parameter.grad = gradient.clone()
+        return ("meta",)
+
+    def _meta_gradients(self) -> Iterator[Tensor]:
+        return (self.get_buffer(f"meta_gradient_{index}") for index, _ in enumerate(self.meta.parameters()))
+
+    def _blended(self, statistics: Sequence[BatchNormStatistics]) -> Sequence[BatchNormStatistics]:
+        if self.bn_momentum == 0 or int(self.blocks_done) == 0:
+            return statistics
+        means, variances = (torch.split(ema, self.bn_channels) for ema in (self.mean_ema, self.variance_ema))
+        return blend_statistics(statistics, means, variances, self.bn_momentum)
+
+    def _update_moving_statistics(self, statistics: Sequence[BatchNormStatistics]) -> None:
+        mean = mean_over_ranks(torch.cat([s.mean for s in statistics]).to(self.mean_ema.dtype))
+        variance = mean_over_ranks(torch.cat([s.variance for s in statistics]).to(self.variance_ema.dtype))
+        keep = self.bn_momentum if int(self.blocks_done) else 0.0
+        self.mean_ema.lerp_(mean, 1 - keep)
+        self.variance_ema.lerp_(variance, 1 - keep)

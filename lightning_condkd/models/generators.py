@@ -1,0 +1,110 @@
+"""The convolutional generator that maps latents to images."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from lightning_condkd.models.norms import Norm, make_norm
+
+
+class ConvGenerator(nn.Module):
+    """Linear layer to a small map, stages of nearest upsampling and 3x3 convolution, then a sigmoid.
+
+    At 32 px it is the generator of CMI and Fast: an 8x8 map, two stages. Other sizes (ours) take as many stages, two at
+    least, as bring a map of at most 8x8 to the image; the last stage has ``width`` channels, all before it twice as
+    many. A size that the stages do not hit is reached by one more upsampling before the last convolution. Use it in
+    train mode, as these methods do.
+
+    Args:
+        image_shape: ``(C, H, W)`` in pixels, 4 px at least.
+        latent_size: width of a latent.
+        width: channels of the last stage.
+        norm: ``batch``, ``layer`` (over channels and pixels) or ``none``.
+
+    Raises:
+        ValueError: if an image is too small for the stages.
+
+    Example:
+        >>> generator = ConvGenerator((1, 8, 8), latent_size=16, width=8)
+        >>> generator(torch.randn(2, 16)).shape
+        torch.Size([2, 1, 8, 8])
+
+    References:
+        Fang et al., Contrastive Model Inversion for Data-Free Knowledge Distillation, https://arxiv.org/abs/2105.08584
+        Fang et al., Up to 100x Faster Data-free Knowledge Distillation, https://arxiv.org/abs/2112.06253
+    """
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], *, latent_size: int = 256, width: int = 64, norm: Norm = "batch"
+    ) -> None:
+        super().__init__()
+        channels, height, breadth = image_shape
+        stages = max(2, (max(height, breadth) - 1).bit_length() - 3)
+        start = (height >> stages, breadth >> stages)
+        if min(start) < 1:
+            raise ValueError(
+                f"expected image_shape of at least {1 << stages} px in height and width, got {image_shape}"
+            )
+        self.image_shape = (channels, height, breadth)
+        self.latent_size = latent_size
+        self.project = nn.Linear(latent_size, 2 * width * start[0] * start[1])
+        self.unflatten = nn.Unflatten(1, (2 * width, *start))
+        self.norm = make_norm(norm, 2 * width)
+        widths = [2 * width] * stages + [width]
+        blocks = [layer for pair in pairwise(widths) for layer in _stage(*pair, norm)]
+        if (start[0] << stages, start[1] << stages) != (height, breadth):
+            blocks.append(nn.Upsample((height, breadth)))
+        self.stages = nn.Sequential(*blocks)
+        self.to_image = nn.Conv2d(width, channels, 3, padding=1)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Return images ``(N, C, H, W)``, pixels in the units of [0, 1].
+
+        Args:
+            latents: ``(N, latent_size)``, standard normal.
+        """
+        maps = self.norm(self.unflatten(self.project(latents)))
+        return torch.sigmoid(self.to_image(self.stages(maps)))
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Refill every layer: weights N(0, 0.02), scales of norms N(1, 0.02), biases 0, running statistics at rest.
+
+        The numbers are those with which CMI starts its generator anew at every synthesis.
+
+        Args:
+            generator: source of the numbers; on the CPU, they do not depend on the device of the parameters.
+        """
+        for module in self.modules():
+            _refill(module, generator)
+
+    def reset_first_layers(self, generator: torch.Generator) -> None:
+        """Refill the linear layer and the first norm as :meth:`initialise` does: the scheduled reset of Fast.
+
+        The official reset draws the norm's scale around 0, which nearly silences the generator; here it is around 1.
+
+        Args:
+            generator: source of the numbers.
+        """
+        _refill(self.project, generator)
+        _refill(self.norm, generator)
+
+
+def _stage(in_channels: int, channels: int, norm: Norm) -> tuple[nn.Module, ...]:
+    conv = nn.Conv2d(in_channels, channels, 3, padding=1, bias=norm == "none")
+    return nn.Upsample(scale_factor=2), conv, make_norm(norm, channels), nn.LeakyReLU(0.2)
+
+
+@torch.no_grad()
+def _refill(module: nn.Module, generator: torch.Generator) -> None:
+    if not isinstance(module, nn.Linear | nn.Conv2d | nn.BatchNorm2d | nn.GroupNorm):
+        return
+    centre = 0.0 if isinstance(module, nn.Linear | nn.Conv2d) else 1.0
+    noise = torch.randn(module.weight.shape, generator=generator, device=generator.device, dtype=module.weight.dtype)
+    module.weight.copy_(centre + 0.02 * noise)
+    if module.bias is not None:
+        module.bias.zero_()
+    if isinstance(module, nn.BatchNorm2d):
+        module.reset_running_stats()

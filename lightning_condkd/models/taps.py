@@ -1,0 +1,112 @@
+"""Hooks that record what passes through a network, for the duration of one call."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_condkd.types import BatchNormStatistics
+
+BatchNorm = nn.modules.batchnorm._BatchNorm
+
+
+def batch_norm_layers(network: nn.Module) -> list[BatchNorm]:
+    """Return the BatchNorm layers that keep running statistics, in the order of registration.
+
+    Args:
+        network: any module; ``SyncBatchNorm`` counts too.
+
+    Example:
+        >>> len(batch_norm_layers(nn.Sequential(nn.BatchNorm2d(4), nn.BatchNorm2d(4, track_running_stats=False))))
+        1
+    """
+    return [m for m in network.modules() if isinstance(m, BatchNorm) and m.running_mean is not None]
+
+
+def batch_norm_statistics(layer: BatchNorm, inputs: Tensor) -> BatchNormStatistics:
+    """Return the batch statistics of a layer's input beside a snapshot of the running ones.
+
+    Half types are summed in float32, float64 stays.
+
+    Args:
+        layer: a BatchNorm layer with running statistics.
+        inputs: what enters the layer, ``(N, C, ...)``.
+
+    Raises:
+        ValueError: if the layer keeps no running statistics.
+
+    Example:
+        >>> batch_norm_statistics(nn.BatchNorm1d(1), torch.tensor([[1.0], [3.0]])).variance
+        tensor([1.])
+    """
+    if layer.running_mean is None or layer.running_var is None:
+        raise ValueError(
+            f"expected a layer with running statistics, got {layer}; build it with track_running_stats=True"
+        )
+    values = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
+    dims = [0, *range(2, values.dim())]
+    mean = values.mean(dims)
+    # Shifting by a constant leaves the value and the derivatives of every order as they are, and costs 0.4 to 0.7 of
+    # the time of torch.var_mean on a CPU, forward and backward together.
+    shift = mean.detach()
+    centred = values - shift.view(-1, *[1] * (values.dim() - 2))
+    variance = centred.square().mean(dims) - (mean - shift).square()
+    running = (
+        buffer.detach().to(values.dtype, copy=layer.training) for buffer in (layer.running_mean, layer.running_var)
+    )
+    return BatchNormStatistics(mean, variance, *running)
+
+
+def tap_input(hooks: ExitStack, layer: nn.Module) -> list[Tensor]:
+    """Record the first input of a layer; the list is empty until the layer runs and then holds its last input.
+
+    Args:
+        hooks: removes the hook when it closes.
+        layer: the module to listen to.
+    """
+    seen: list[Tensor] = []
+
+    def record(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen[:] = [next(iter((*args, *kwargs.values())))]
+
+    hooks.callback(layer.register_forward_pre_hook(record, with_kwargs=True).remove)
+    return seen
+
+
+def tap_output(hooks: ExitStack, layer: nn.Module) -> list[Tensor]:
+    """Record the output of a layer; the list is empty until the layer runs and then holds its last output.
+
+    Args:
+        hooks: removes the hook when it closes.
+        layer: the module to listen to.
+    """
+    seen: list[Tensor] = []
+
+    def record(module: nn.Module, _: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401
+        if not isinstance(output, Tensor):
+            raise TypeError(f"maps: expected a tensor from {type(module).__name__}, got {type(output).__name__}")
+        seen[:] = [output.clone()]  # a following in-place ReLU would overwrite the output itself
+
+    hooks.callback(layer.register_forward_hook(record).remove)
+    return seen
+
+
+def tap_batch_norm(hooks: ExitStack, network: nn.Module) -> dict[BatchNorm, BatchNormStatistics]:
+    """Record the statistics of every BatchNorm layer in the order of execution; a layer that runs twice keeps its last.
+
+    Args:
+        hooks: removes the hooks when it closes.
+        network: the module whose layers are listened to.
+    """
+    seen: dict[BatchNorm, BatchNormStatistics] = {}
+
+    def record(layer: BatchNorm, _: nn.Module, args: tuple[Any, ...]) -> None:
+        seen[layer] = batch_norm_statistics(layer, args[0])
+
+    for layer in batch_norm_layers(network):
+        hooks.callback(layer.register_forward_pre_hook(partial(record, layer)).remove)
+    return seen

@@ -1,0 +1,120 @@
+"""What must fit together before a run starts; every message names the cure."""
+
+from __future__ import annotations
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor, nn
+
+from lightning_condkd.data.condensed import CondensedSet
+from lightning_condkd.models import Observer
+from lightning_condkd.types import NetworkOutput, Spec
+
+
+def check_separate(teacher: nn.Module, student: nn.Module) -> None:
+    """Check that training the student cannot change the teacher.
+
+    Args:
+        teacher: the frozen network.
+        student: the trained network.
+
+    Raises:
+        ValueError: if they share a parameter or buffer.
+    """
+    owned = {tensor.untyped_storage().data_ptr(): name for name, tensor in _tensors(teacher)}
+    for name, tensor in _tensors(student):
+        if tensor.numel() and (other := owned.get(tensor.untyped_storage().data_ptr())):
+            raise ValueError(
+                f"student and teacher share memory: {name!r} of the student is {other!r} of the teacher; "
+                "build the student anew or pass copy.deepcopy(student)"
+            )
+
+
+def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*module.named_parameters(), *module.named_buffers()]
+
+
+def check_strategy(trainer: L.Trainer) -> None:
+    """Check that DDP accepts backward passes that use a part of the parameters.
+
+    Args:
+        trainer: the trainer that runs the module.
+
+    Raises:
+        ValueError: if DDP does not search for unused parameters, or a static graph is asked for.
+    """
+    strategy = trainer.strategy
+    if not isinstance(strategy, DDPStrategy):
+        return
+    if not strategy._ddp_kwargs.get("find_unused_parameters") or strategy._ddp_kwargs.get("static_graph"):
+        raise ValueError(
+            "CondKD updates its networks in turn, so every backward pass leaves parameters unused; "
+            "expected --trainer.strategy ddp_find_unused_parameters_true without static_graph, got plain ddp"
+        )
+
+
+def check_batch(name: str, size: int, world_size: int) -> None:
+    """Check that a global batch divides by the number of processes.
+
+    Args:
+        name: the argument that sets it.
+        size: images in the global batch.
+        world_size: number of processes.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    if size % world_size:
+        raise ValueError(f"{name}={size} does not divide by {world_size} processes: choose a multiple of {world_size}")
+
+
+def check_condensed(condensed: CondensedSet, teacher: Observer, student: Observer, embedding: bool) -> Spec:
+    """Check a condensed set against both networks by one small forward pass each.
+
+    Args:
+        condensed: the condensed set.
+        teacher: the frozen teacher.
+        student: the student.
+        embedding: whether the teacher's embedding will be asked for.
+
+    Returns:
+        The shapes of the task.
+
+    Raises:
+        ValueError: if classes, channels or resolution disagree, or a class is missing.
+    """
+    if condensed.missing_classes:
+        missing = ", ".join(map(str, condensed.missing_classes))
+        raise ValueError(
+            f"the condensed set has no image of class {missing}: add at least one, or set info.num_classes to the "
+            "classes that it has"
+        )
+    output = _probe("teacher", teacher, condensed, embedding)
+    _probe("student", student, condensed, False)
+    size = output.embedding.shape[1] if output.embedding is not None else 0
+    widths = tuple(len(statistics.mean) for statistics in output.bn)
+    return Spec(condensed.image_shape, condensed.num_classes, size, widths)
+
+
+@torch.no_grad()
+def _probe(name: str, network: Observer, condensed: CondensedSet, embedding: bool) -> NetworkOutput:
+    parameter = next(network.parameters(), torch.empty(0))
+    images = condensed.pixels(slice(0, 2)).to(parameter)
+    training = {module: module.training for module in network.modules()}
+    try:
+        output = network.eval()(images, embedding=embedding, bn=True)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"the {name} cannot read the condensed set's images of shape {condensed.image_shape} (channels, height, "
+            f"width); use a set and a {name} of the same channels and resolution. The {name} said: {error}"
+        ) from error
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+    if output.logits.shape[1:] != (condensed.num_classes,):
+        raise ValueError(
+            f"the condensed set has {condensed.num_classes} classes, but the {name} returns logits of shape "
+            f"{tuple(output.logits.shape)}: use a {name} of {condensed.num_classes} classes"
+        )
+    return output  # type: ignore[no-any-return]

@@ -1,0 +1,344 @@
+"""CondKD: generator, discriminator and student in turn, under manual optimisation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, cast
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
+
+from lightning_condkd.alignment import FeatureAlignment
+from lightning_condkd.augment import Augment, CropFlip
+from lightning_condkd.data.steps import StepStream
+from lightning_condkd.data.transfer import TransferSet
+from lightning_condkd.distillation import DistillationLoss, KLDistillation
+from lightning_condkd.distributed import gather_rows, sync_buffers
+from lightning_condkd.inversion import Inversion
+from lightning_condkd.models import Observer
+from lightning_condkd.modules.checks import check_batch, check_condensed, check_strategy
+from lightning_condkd.modules.distil import DistillationStep, random_view
+from lightning_condkd.modules.meters import Meters, Stopwatch
+from lightning_condkd.modules.teacher_student import STATE_KEY, TeacherStudent
+from lightning_condkd.modules.ticks import tick_once
+from lightning_condkd.randomness import Draw, seeded_generator
+from lightning_condkd.types import LossTerms, NetworkOutput, Spec, Synthetic, Unit
+
+
+class CondKD(TeacherStudent):
+    r"""Distil a student from a frozen teacher, a condensed set and images that inversion of the teacher adds to it.
+
+    One epoch is one round: an inversion method synthesises a batch, alignment pulls it towards the condensed images in
+    the teacher's feature space, the batch joins the memory bank, and the student takes its steps on the mixture. One
+    ``training_step`` is one update of one phase, and ``global_step`` counts these units. The student object that is
+    passed is trained in place; the teacher is frozen, stays as it is to the bit and is left out of checkpoints.
+
+    The rows of the paper's tables: *condensed only* is ``NoInversion()``; *X* is a method with ``mix=0.0``; *X +
+    condensed* is a method with ``mix="union"``; *X\** adds an ``alignment``.
+
+    Args:
+        teacher: the trained network with its normalisation. It is frozen.
+        student: the network to train; one that is no :class:`Observer` gets the teacher's normalisation.
+        inversion: the method that synthesises images.
+        alignment: the discriminator game towards the condensed images; ``None`` for plain inversion.
+        distillation: what the student minimises; ``None`` for :class:`KLDistillation` at temperature 20.
+        augment: view of the distillation images, the same for teacher and student; ``None`` for crop (pad 4) and flip.
+        student_optimizer: ``None`` for SGD, lr 0.2, momentum 0.9, weight decay 1e-4 (official code of Fast).
+        student_scheduler: stepped once a round after warm-up; ``None`` for a cosine to a thousandth of the learning
+            rate over the student's rounds (official code of Fast).
+        transfer_set: what the student learns from; ``None`` takes the datamodule's.
+        seed: seed of all draws; ``None`` takes the one of ``seed_everything``, else 0. A resumed run keeps its own.
+
+    Raises:
+        ValueError: at setup, if teacher, student, condensed set and trainer do not fit each other.
+
+    Example:
+        >>> from lightning_condkd.inversion import Fast
+        >>> from lightning_condkd.models import DigitsNet
+        >>> teacher = Observer(DigitsNet(width=8), mean=(0.3,), std=(0.4,))
+        >>> model = CondKD(teacher, DigitsNet(width=4), inversion=Fast(), alignment=FeatureAlignment())
+        >>> [name for name, _ in model.named_children()][:3]
+        ['teacher', 'student', 'inversion']
+
+    References:
+        Binici et al.: "Condensed Data Expansion Using Model Inversion for Knowledge Distillation", arXiv 2408.13850.
+    """
+
+    def __init__(
+        self,
+        teacher: Observer,
+        student: nn.Module,
+        inversion: Inversion,
+        alignment: FeatureAlignment | None = None,
+        *,
+        distillation: DistillationLoss | None = None,
+        augment: Augment | None = None,
+        student_optimizer: OptimizerCallable | None = None,
+        student_scheduler: LRSchedulerCallable | None = None,
+        transfer_set: TransferSet | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(teacher, student)
+        self.automatic_optimization = False
+        self.inversion = inversion
+        self.alignment = alignment
+        self.distillation = KLDistillation() if distillation is None else distillation
+        self.augment = CropFlip() if augment is None else augment
+        self.student_optimizer = student_optimizer
+        self.student_scheduler = student_scheduler
+        self.transfer_set = transfer_set
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
+        self.spec: Spec | None = None
+        self.meters, self.stopwatch = Meters(), Stopwatch()
+
+    # --- before the first step -------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Check what can be checked before any training, and find the transfer set.
+
+        Args:
+            stage: ``fit``, ``validate`` or ``test``.
+        """
+        if stage != "fit":
+            return
+        datamodule = getattr(self.trainer, "datamodule", None)
+        transfer_set = self.transfer_set or getattr(datamodule, "transfer_set", None)
+        if transfer_set is None:
+            raise ValueError("CondKD found no transfer set: fit with CondensedDataModule, or pass transfer_set=...")
+        self.transfer_set = transfer_set
+        check_strategy(self.trainer)
+        transfer_set.check_world_size(self.trainer.world_size)
+        if self.inversion.cadence.synthesis_steps:
+            check_batch("inversion.batch_size", self.inversion.batch_size, self.trainer.world_size)
+
+    def configure_model(self) -> None:
+        """Build what depends on the task's shapes."""
+        if self.spec is None and self.transfer_set is not None:
+            wants_embedding = self._aligning or self.distillation.needs_embedding
+            self._build(check_condensed(self.transfer_set.condensed, self.teacher, self.student, wants_embedding))
+
+    def _build(self, spec: Spec) -> None:
+        self.spec = spec
+        self.inversion.build(spec, seeded_generator(self.seed, "inversion"))
+        if self.alignment is not None and self._aligning:
+            self.alignment.build(spec, seeded_generator(self.seed, "alignment"))
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Return the student's optimizer with its schedule, then those of the method and of the discriminator."""
+        student = self._make_student_optimizer()
+        optimizers: dict[str, Optimizer] = {"student": student, **self.inversion.optimizers()}
+        if self.alignment is not None and self._aligning:
+            optimizers["discriminator"] = self.alignment.optimizer()
+        self._optimizer_names = list(optimizers)
+        return list(optimizers.values()), [self._make_student_scheduler(student)]
+
+    def _make_student_optimizer(self) -> Optimizer:
+        if self.student_optimizer is not None:
+            return self.student_optimizer(self.student.parameters())
+        return SGD(self.student.parameters(), lr=0.2, momentum=0.9, weight_decay=1e-4)
+
+    def _make_student_scheduler(self, optimizer: Optimizer) -> LRScheduler:
+        if self.student_scheduler is not None:
+            return self.student_scheduler(optimizer)
+        rounds = (self.trainer.max_epochs or 0) - self.inversion.cadence.warmup_rounds
+        return CosineAnnealingLR(optimizer, T_max=max(1, rounds), eta_min=1e-3 * optimizer.param_groups[0]["lr"])
+
+    def on_fit_start(self) -> None:
+        """Give the bank its folder."""
+        open_bank = getattr(getattr(self.trainer, "datamodule", None), "open_bank", None)
+        if open_bank is not None:
+            open_bank()
+
+    def on_train_start(self) -> None:
+        """Check that the loader yields the steps of a round."""
+        loader = self.trainer.train_dataloader
+        stream, length = getattr(loader, "dataset", None), self.inversion.cadence.length
+        if not isinstance(stream, StepStream) or len(stream) != length or self.trainer.num_training_batches != length:
+            raise ValueError(
+                f"CondKD draws its own images and needs a loader of the {length} steps of a round, got {loader!r} with "
+                f"{self.trainer.num_training_batches} batches: fit with CondensedDataModule, or pass "
+                "step_loader(inversion.cadence.length), and leave limit_train_batches and overfit_batches unset"
+            )
+
+    # --- one unit of a round ---------------------------------------------------------------------------------------
+
+    def training_step(self, batch: int, batch_idx: int) -> None:
+        """Take one unit of one phase.
+
+        Args:
+            batch: not used: a loader restarts at 0 when a run resumes within a round.
+            batch_idx: position in the round.
+        """
+        unit = self.inversion.cadence.unit(self.current_epoch, batch_idx)
+        tick_once(self)
+        self._set_student_mode(unit)
+        with self.stopwatch.running(unit.phase):
+            match unit.phase:
+                case "synthesise":
+                    self._synthesise(unit)
+                case "distil":
+                    self._distil(unit)
+        if batch_idx == self.inversion.cadence.length - 1:
+            self._end_round(unit)
+
+    def _set_student_mode(self, unit: Unit) -> None:
+        training = unit.phase == "distil"
+        if self.student.training != training:
+            sync_buffers([self.student])
+            self.student.train(training)
+
+    def _draw(self, unit: Unit) -> Draw:
+        return Draw(self.seed, unit.counter, self.global_rank, self.trainer.world_size)
+
+    def _synthesise(self, unit: Unit) -> None:
+        draw = self._draw(unit)
+        if unit.first:
+            self._forget("synthesis", self.inversion.per_round())
+            self.inversion.start(unit, draw)
+        synthetic, embedding = self._generator_step(unit, draw)
+        if self.alignment is not None and self._aligning:
+            self._discriminator_step(self.alignment, embedding, synthetic, draw)
+        if unit.last:
+            for name in self.inversion.finish(unit):
+                # Written by hand from unscaled gradients: the precision plugin's scaler must not touch it.
+                self._optimizer(name).optimizer.step()
+            images, labels = self.inversion.collect()
+            self._transfer.append(images, cast(Tensor, labels), unit.round)
+
+    def _generator_step(self, unit: Unit, draw: Draw) -> tuple[Synthetic, Tensor | None]:
+        shared = self._aligning and cast(FeatureAlignment, self.alignment).augment is None
+        observe = partial(self.teacher, embedding=shared)
+        with self._updating("synthesis") as step:
+            images, labels = self.inversion.render(draw.rows)
+            terms, output = self.inversion.loss(Synthetic(images, labels), observe, self.student, unit, draw)
+            synthetic = Synthetic(images, output.logits.argmax(1) if labels is None else labels)
+            aligned, embedding = self._alignment_terms(synthetic, output, draw)
+            total = terms.merge(aligned)
+            loss = total.total() if total.values else images.new_zeros(())
+            if total.values:
+                step(loss)
+        self.meters.add(total.values, "synthesis/")
+        own = terms.total() if terms.values else loss
+        self.inversion.after_step(synthetic, output, own.detach(), loss.detach(), unit)
+        return synthetic, embedding
+
+    def _alignment_terms(
+        self, synthetic: Synthetic, output: NetworkOutput, draw: Draw
+    ) -> tuple[LossTerms, Tensor | None]:
+        if self.alignment is None or not self._aligning:
+            return LossTerms({}, {}), None
+        embedding = output.embedding
+        if self.alignment.augment is not None:
+            view = random_view(self.alignment.augment, synthetic.images, draw, "alignment-view")
+            embedding = self.teacher(view, embedding=True).embedding
+        return self.alignment.generator_loss(cast(Tensor, embedding), cast(Tensor, synthetic.labels)), embedding
+
+    def _discriminator_step(
+        self, alignment: FeatureAlignment, embedding: Tensor | None, synthetic: Synthetic, draw: Draw
+    ) -> None:
+        real = self._transfer.matching(gather_rows(cast(Tensor, synthetic.labels)), draw, self.device)
+        view = alignment.augment or self.inversion.augment
+        images = real.images if view is None else random_view(view, real.images, draw, "condensed-view")
+        with torch.no_grad():
+            condensed = cast(Tensor, self.teacher(images, embedding=True).embedding)
+        fake = cast(Tensor, embedding).detach()
+        self.meters.add(alignment.accuracy(condensed, fake, real.labels), "alignment/")
+        with self._updating("discriminator") as step:
+            terms = alignment.discriminator_loss(condensed, fake, real.labels)
+            step(terms.total())
+        self.meters.add(terms.values, "alignment/")
+
+    def _distil(self, unit: Unit) -> None:
+        with self._updating("student") as step:
+            loss, observed = self.distillation_step(self._draw(unit), self.device)
+            step(loss)
+        self.meters.add(observed, "distillation/")
+
+    @property
+    def distillation_step(self) -> DistillationStep:
+        """The student's forward pass with the parts of this module."""
+        return DistillationStep(self.teacher, self.student, self.distillation, self.augment, self._transfer)
+
+    @contextmanager
+    def _updating(self, name: str) -> Iterator[Callable[[Tensor], None]]:
+        """Yield the update of one optimizer; its forward pass belongs inside, where other networks are frozen."""
+        if name not in self._optimizer_names:
+            with torch.no_grad():
+                yield lambda loss: None
+            return
+        optimizer = self._optimizer(name)
+
+        def step(loss: Tensor) -> None:
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+
+        with self.toggled_optimizer(optimizer):
+            yield step
+
+    def _optimizer(self, name: str) -> LightningOptimizer:
+        optimizers = self.optimizers()
+        listed = optimizers if isinstance(optimizers, list) else [optimizers]
+        return listed[self._optimizer_names.index(name)]
+
+    def _forget(self, name: str, parameters: list[nn.Parameter]) -> None:
+        for parameter in parameters:
+            self._optimizer(name).state.pop(parameter, None)
+
+    def _end_round(self, unit: Unit) -> None:
+        if unit.phase != "idle":
+            scheduler = cast(LRScheduler, self.lr_schedulers())
+            scheduler.step()
+        values = self.meters.pop() | self._describe_bank()
+        self.log_dict(values, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+
+    def _describe_bank(self) -> dict[str, Tensor]:
+        bank = self._transfer.bank
+        values = {"images": float(bank.images_seen), "clamped_share": bank.clamped_share}
+        if len(bank):
+            share = bank.label_counts(self._transfer.condensed.num_classes).float() / len(bank)
+            values |= {"label_share_min": float(share.min()), "label_share_max": float(share.max())}
+        return {f"bank/{name}": torch.tensor(value, device=self.device) for name, value in values.items()}
+
+    # --- checkpoints -----------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add shapes, seed and times to what the checkpoint holds.
+
+        Args:
+            checkpoint: what Lightning is about to write; its tensors share memory with the module's.
+        """
+        super().on_save_checkpoint(checkpoint)
+        sync_buffers([self.inversion])
+        checkpoint[STATE_KEY] |= {
+            "spec": None if self.spec is None else list(self.spec),
+            "seed": self.seed,
+            "seconds": dict(self.stopwatch.seconds),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take seed and times from a checkpoint, and build the method if no fit has done so.
+
+        Args:
+            state: what :meth:`on_save_checkpoint` stored.
+        """
+        self.seed, self.stopwatch.seconds = state["seed"], dict(state["seconds"])
+        if self.spec is None and state["spec"] is not None:
+            shape, classes, size, widths = state["spec"]
+            self._build(Spec(tuple(shape), classes, size, tuple(widths)))
+
+    @property
+    def _aligning(self) -> bool:
+        return self.alignment is not None and self.alignment.active and self.inversion.cadence.synthesis_steps > 0
+
+    @property
+    def _transfer(self) -> TransferSet:
+        return cast(TransferSet, self.transfer_set)

@@ -1,0 +1,66 @@
+"""Running means that stay on the device until somebody asks."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from torch import Tensor
+
+
+class Meters:
+    """Means of detached scalars by name; reading them empties them.
+
+    Example:
+        >>> import torch
+        >>> meters = Meters()
+        >>> meters.add({"loss": torch.tensor(1.0)})
+        >>> meters.add({"loss": torch.tensor(3.0)})
+        >>> meters.pop()
+        {'loss': tensor(2.)}
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = defaultdict(int)
+
+    def add(self, values: Mapping[str, Tensor], prefix: str = "") -> None:
+        """Add one observation of each value.
+
+        Args:
+            values: scalars.
+            prefix: put in front of every name.
+        """
+        for name, value in values.items():
+            key = prefix + name
+            self._sums[key] = self._sums[key] + value.detach() if key in self._sums else value.detach().clone()
+            self._counts[key] += 1
+
+    def pop(self) -> dict[str, Tensor]:
+        """Return the means since the last call."""
+        means = {name: total / self._counts[name] for name, total in self._sums.items()}
+        self._sums.clear()
+        self._counts.clear()
+        return means
+
+
+class Stopwatch:
+    """Seconds of wall clock by phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def running(self, phase: str) -> Iterator[None]:
+        """Add the time spent inside to a phase.
+
+        Args:
+            phase: name of the phase.
+        """
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start

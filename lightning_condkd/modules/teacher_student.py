@@ -1,0 +1,150 @@
+"""A frozen teacher and a student in training: measured on real images, saved without the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import lightning as L
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from lightning_condkd.distributed import sync_buffers
+from lightning_condkd.models import Observer
+from lightning_condkd.modules.batches import real_batch
+from lightning_condkd.modules.checks import check_separate
+
+STATE_KEY = "condkd"
+
+
+class TeacherStudent(L.LightningModule):
+    """What every module that trains a student beside a frozen teacher shares.
+
+    Validation and test measure top-1 accuracy (micro average) of the student on real images, and of the teacher: once
+    in a fit, always in a test. Checkpoints leave the teacher out and hold its fingerprint instead.
+
+    Args:
+        teacher: the trained network with its normalisation. It is frozen.
+        student: the network to train; one that is no :class:`Observer` gets the teacher's normalisation.
+
+    Raises:
+        ValueError: if teacher and student share memory.
+    """
+
+    def __init__(self, teacher: Observer, student: nn.Module) -> None:
+        super().__init__()
+        self.strict_loading = False  # the teacher is not in the checkpoint; on_load_checkpoint checks the other keys
+        self.register_state_dict_post_hook(_without_teacher)  # type: ignore[no-untyped-call]
+        check_separate(teacher, student)
+        self.teacher = teacher.freeze()
+        self.student = student if isinstance(student, Observer) else _observed_like(teacher, student)
+        names = ("val_student", "val_teacher", "test_student", "test_teacher")
+        self.accuracies = nn.ModuleDict({n: MulticlassAccuracy(teacher.num_classes, average="micro") for n in names})
+        self.teacher_accuracy: float | None = None
+
+    def on_validation_start(self) -> None:
+        """Make the student the same on all ranks."""
+        sync_buffers([self.student])
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Measure the student, and the teacher the first time.
+
+        Args:
+            batch: real images ``(N, C, H, W)``, in [0, 1] or uint8, and labels ``(N,)``.
+            batch_idx: position in the loader.
+        """
+        self._measure("val", batch, teacher=self.teacher_accuracy is None)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Measure student and teacher.
+
+        Args:
+            batch: real images ``(N, C, H, W)``, in [0, 1] or uint8, and labels ``(N,)``.
+            batch_idx: position in the loader.
+        """
+        self._measure("test", batch, teacher=True)
+
+    def _measure(self, stage: str, batch: tuple[Tensor, Tensor], teacher: bool) -> None:
+        images, labels = real_batch(batch)
+        if not len(labels):
+            return
+        cast(MulticlassAccuracy, self.accuracies[f"{stage}_student"]).update(self.student(images).logits, labels)
+        if teacher:
+            cast(MulticlassAccuracy, self.accuracies[f"{stage}_teacher"]).update(self.teacher(images).logits, labels)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the accuracies."""
+        values = self._read("val")
+        if "val/teacher_accuracy" in values and not self.trainer.sanity_checking:
+            self.teacher_accuracy = float(values["val/teacher_accuracy"])
+
+    def on_test_epoch_end(self) -> None:
+        """Log the accuracies."""
+        self._read("test")
+
+    def _read(self, stage: str) -> dict[str, Tensor]:
+        values = {}
+        for name in ("student", "teacher"):
+            metric = cast(MulticlassAccuracy, self.accuracies[f"{stage}_{name}"])
+            if metric.update_called:
+                values[f"{stage}/{name}_accuracy"] = metric.compute()
+                metric.reset()
+        self.log_dict(values)
+        return values
+
+    # --- checkpoints -----------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the checkpoint needs to be checked and resumed.
+
+        Args:
+            checkpoint: what Lightning is about to write; its tensors share memory with the module's.
+        """
+        sync_buffers([self.student])
+        checkpoint[STATE_KEY] = {"teacher": self.teacher.fingerprint(), "teacher_accuracy": self.teacher_accuracy}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that the checkpoint belongs to this teacher and these networks.
+
+        Args:
+            checkpoint: what Lightning has read.
+
+        Raises:
+            ValueError: if the teacher is another one, or keys do not match.
+        """
+        state = checkpoint.get(STATE_KEY)
+        if state is None:
+            raise ValueError(
+                "expected a checkpoint of a teacher-student run, got one without its state: check --ckpt_path"
+            )
+        if state["teacher"] != self.teacher.fingerprint():
+            raise ValueError("the checkpoint was made with another teacher: load the weights that the run began with")
+        self.teacher_accuracy = state["teacher_accuracy"]
+        self.restore(state)
+        _check_keys(set(self.state_dict()), checkpoint["state_dict"])
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take from a checkpoint what must be known before its tensors are loaded.
+
+        Args:
+            state: what :meth:`on_save_checkpoint` stored.
+        """
+
+
+def _without_teacher(module: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:
+    for name in [name for name in state if name.startswith(f"{prefix}teacher.")]:
+        del state[name]
+
+
+def _observed_like(teacher: Observer, network: nn.Module) -> Observer:
+    mean, std = (None if value is None else value.tolist() for value in (teacher.mean, teacher.std))
+    return Observer(network, mean, std)
+
+
+def _check_keys(expected: set[str], state: Mapping[str, Any]) -> None:
+    if expected != set(state):
+        missing, unexpected = sorted(expected - set(state)), sorted(set(state) - expected)
+        raise ValueError(
+            f"the checkpoint does not fit the module: missing {missing}, unexpected {unexpected}; "
+            "use the same student, method and alignment as the run"
+        )
