@@ -47,7 +47,7 @@ def seeded_initialisation(generator: torch.Generator) -> Iterator[None]:
     """
     seed = int(torch.randint(2**62, (), generator=generator))
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         yield
 
 

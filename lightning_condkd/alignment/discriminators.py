@@ -38,9 +38,9 @@ def _bounded(layer: Layer) -> Layer:
 class Discriminator(nn.Module):
     """A multi-layer perceptron with spectral norm on every linear map, LeakyReLU 0.2, and a realness head.
 
-    It has no BatchNorm, by whose statistics the two batches could be told apart. It computes in the precision of its
-    parameters even under autocast, which spectral norm does not survive. A kind of one's own overrides
-    :meth:`build_heads` and :meth:`judge`.
+    It has no BatchNorm, by whose statistics the two batches could be told apart. Autocast is off inside: it is small,
+    and neither its norms nor its logits are to be rounded. A kind of one's own overrides :meth:`build_heads` and
+    :meth:`judge`.
 
     Args:
         hidden: widths of the hidden layers (our default).

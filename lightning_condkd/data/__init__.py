@@ -3,6 +3,12 @@
 from lightning_condkd.data.bank import MemoryBank
 from lightning_condkd.data.condensed import CondensedInfo, CondensedSet
 from lightning_condkd.data.datamodule import CondensedDataModule
+from lightning_condkd.data.datamodule_images import (
+    DigitsDataModule,
+    ImageDataModule,
+    ImageFolderDataModule,
+    TorchvisionDataModule,
+)
 from lightning_condkd.data.steps import StepStream, step_loader
 from lightning_condkd.data.transfer import TransferBatch, TransferSet
 
@@ -10,8 +16,12 @@ __all__ = [
     "CondensedDataModule",
     "CondensedInfo",
     "CondensedSet",
+    "DigitsDataModule",
+    "ImageDataModule",
+    "ImageFolderDataModule",
     "MemoryBank",
     "StepStream",
+    "TorchvisionDataModule",
     "TransferBatch",
     "TransferSet",
     "step_loader",

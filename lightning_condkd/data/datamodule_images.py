@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from lightning_condkd import distributed
 from lightning_condkd.data.digits import load_digits_split
-from lightning_condkd.data.images import ImageSource, from_folder, from_torchvision
+from lightning_condkd.data.images import ImageSource, from_folder, from_torchvision, open_torchvision
 from lightning_condkd.data.loaders import EvaluationBatches, ImageLoader, ShuffledBatches
 from lightning_condkd.data.steps import step_loader
 
@@ -184,13 +184,13 @@ class TorchvisionDataModule(ImageDataModule):
         seed: int | None = None,
     ) -> None:
         super().__init__(batch_size, eval_batch_size=eval_batch_size, seed=seed)
-        self.name, self.root, self.download, self.image_size = name, root, download, image_size
+        self.dataset, self.root, self.download, self.image_size = name, root, download, image_size
 
     def prepare_data(self) -> None:
         """Download what is missing, in one process only."""
         if self.download:
-            self._read(train=True, download=True)
-            self._read(train=False, download=True)
+            for train in (True, False):
+                open_torchvision(self.dataset, self.root, train, download=True)
 
     def load(self, train: bool) -> ImageSource:
         """Read one part of the data.
@@ -199,7 +199,5 @@ class TorchvisionDataModule(ImageDataModule):
             train: the training images, or the test images.
         """
         # Asked for before a trainer is there (by a link of the command line), the data may not be downloaded yet.
-        return self._read(train, download=self.download and self.trainer is None)
-
-    def _read(self, train: bool, download: bool) -> ImageSource:
-        return from_torchvision(self.name, self.root, train, download, self.image_size)
+        download = self.download and self.trainer is None
+        return from_torchvision(self.dataset, self.root, train, download, self.image_size)

@@ -127,7 +127,7 @@ def _checked_header(kind: str, path: Path, metadata: Mapping[str, str] | None) -
 
 
 def plain_json(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record as JSON gives it back: tuples become lists.
+    """Return a record as JSON gives it back: tuples become lists, keys are sorted.
 
     Args:
         name: what the record is called, for the error.
@@ -137,7 +137,7 @@ def plain_json(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: a value is not JSON.
     """
     try:
-        plain: dict[str, Any] = json.loads(json.dumps(dict(value), allow_nan=False))
+        plain: dict[str, Any] = json.loads(json.dumps(dict(value), sort_keys=True, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{name} must hold JSON values (numbers, strings, lists): {error}; convert it first"

@@ -89,7 +89,7 @@ def from_folder(root: str | Path, image_size: int | None = None) -> ImageSource:
     """
     if not Path(root).is_dir():
         raise FileNotFoundError(f"root: expected a folder with one subfolder for each class, found none at {root}")
-    dataset = torchvision.datasets.ImageFolder(str(root), allow_empty=True)
+    dataset: Any = torchvision.datasets.ImageFolder(str(root), allow_empty=True)
     if not len(dataset):
         raise FileNotFoundError(f"root: expected image files in subfolders of {root}, found none")
     return _decode(dataset, tuple(dataset.classes), image_size)
@@ -101,7 +101,7 @@ def from_torchvision(
     """Decode a classification dataset of torchvision, in the colours in which it comes.
 
     Args:
-        name: class name in ``torchvision.datasets``, such as ``CIFAR10``; it must have an argument ``train`` or ``split``.
+        name: class name in ``torchvision.datasets``, such as ``CIFAR10``; it must take ``train`` or ``split``.
         root: folder that holds the dataset.
         train: the training images, or the test images.
         download: whether to download what is missing.
@@ -109,6 +109,22 @@ def from_torchvision(
 
     Raises:
         ValueError: if there is no such dataset, it has no train and test part, or its images differ in size.
+    """
+    dataset = open_torchvision(name, root, train, download)
+    return _decode(dataset, _class_names(dataset), image_size)
+
+
+def open_torchvision(name: str, root: str | Path, train: bool = True, download: bool = False) -> Any:  # noqa: ANN401
+    """Return a dataset of torchvision, not yet decoded.
+
+    Args:
+        name: see :func:`from_torchvision`, as are the others.
+        root: folder that holds the dataset.
+        train: the training images, or the test images.
+        download: whether to download what is missing.
+
+    Raises:
+        ValueError: if there is no such dataset, or it has no train and test part.
     """
     kind = getattr(torchvision.datasets, name, None)
     arguments = inspect.signature(kind).parameters if inspect.isclass(kind) else {}
@@ -123,8 +139,7 @@ def from_torchvision(
         )
     if "download" in arguments:
         part["download"] = download
-    dataset = cast(Any, kind)(str(root), **part)
-    return _decode(dataset, _class_names(dataset), image_size)
+    return cast(Any, kind)(str(root), **part)
 
 
 def _class_names(dataset: Any) -> tuple[str, ...]:  # noqa: ANN401 - datasets share no type that has classes
@@ -151,4 +166,5 @@ def _decode(dataset: Iterable[tuple[Image, int]], names: tuple[str, ...], image_
 
 
 def _square(image: Image, size: int) -> Image:
-    return cast(Image, transforms.center_crop(transforms.resize(image, [size]), [size, size]))
+    resized: Any = transforms.resize(cast(Any, image), [size])  # annotated for tensors, made for both
+    return cast(Image, transforms.center_crop(resized, [size, size]))

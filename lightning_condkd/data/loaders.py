@@ -119,7 +119,7 @@ class ImageLoader(DataLoader[Batch]):
         super().__init__(batches, batch_size=None, num_workers=0, generator=torch.Generator())
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: :class:`ShuffledBatches` asks for its position; this tells Lightning that a resume is exact."""
+        """Return nothing; it is there to tell Lightning that a resume is exact: :class:`ShuffledBatches` asks where."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -206,7 +206,7 @@ class Fast(Inversion):
     def _blended(self, statistics: Sequence[BatchNormStatistics]) -> Sequence[BatchNormStatistics]:
         if self.bn_momentum == 0 or int(self.blocks_done) == 0:
             return statistics
-        means, variances = (torch.split(ema, self.bn_channels) for ema in (self.mean_ema, self.variance_ema))
+        means, variances = (torch.split(ema, list(self.bn_channels)) for ema in (self.mean_ema, self.variance_ema))
         return blend_statistics(statistics, means, variances, self.bn_momentum)
 
     def _update_moving_statistics(self, statistics: Sequence[BatchNormStatistics]) -> None:

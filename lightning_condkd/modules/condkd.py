@@ -64,9 +64,10 @@ class CondKD(TeacherStudent):
         >>> from lightning_condkd.inversion import Fast
         >>> from lightning_condkd.models import DigitsNet
         >>> teacher = Observer(DigitsNet(width=8), mean=(0.3,), std=(0.4,))
-        >>> model = CondKD(teacher, DigitsNet(width=4), inversion=Fast(), alignment=FeatureAlignment())
-        >>> [name for name, _ in model.named_children()][:3]
-        ['teacher', 'student', 'inversion']
+        >>> student = DigitsNet(width=4)
+        >>> model = CondKD(teacher, student, inversion=Fast(), alignment=FeatureAlignment())
+        >>> model.student.network is student
+        True
 
     References:
         Binici et al.: "Condensed Data Expansion Using Model Inversion for Knowledge Distillation", arXiv 2408.13850.
@@ -97,6 +98,7 @@ class CondKD(TeacherStudent):
         self.transfer_set = transfer_set
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.spec: Spec | None = None
+        self.unit: Unit | None = None
         self.meters, self.stopwatch = Meters(), Stopwatch()
 
     # --- before the first step -------------------------------------------------------------------------------------
@@ -133,19 +135,29 @@ class CondKD(TeacherStudent):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the student's optimizer with its schedule, then those of the method and of the discriminator."""
-        student = self._make_student_optimizer()
+        student = self.make_student_optimizer(self.student)
         optimizers: dict[str, Optimizer] = {"student": student, **self.inversion.optimizers()}
         if self.alignment is not None and self._aligning:
             optimizers["discriminator"] = self.alignment.optimizer()
         self._optimizer_names = list(optimizers)
-        return list(optimizers.values()), [self._make_student_scheduler(student)]
+        return list(optimizers.values()), [self.make_student_scheduler(student)]
 
-    def _make_student_optimizer(self) -> Optimizer:
+    def make_student_optimizer(self, student: nn.Module) -> Optimizer:
+        """Return a fresh optimizer of the student's kind.
+
+        Args:
+            student: the network to train.
+        """
         if self.student_optimizer is not None:
-            return self.student_optimizer(self.student.parameters())
-        return SGD(self.student.parameters(), lr=0.2, momentum=0.9, weight_decay=1e-4)
+            return self.student_optimizer(student.parameters())
+        return SGD(student.parameters(), lr=0.2, momentum=0.9, weight_decay=1e-4)
 
-    def _make_student_scheduler(self, optimizer: Optimizer) -> LRScheduler:
+    def make_student_scheduler(self, optimizer: Optimizer) -> LRScheduler:
+        """Return a fresh schedule, to be stepped once a round after warm-up.
+
+        Args:
+            optimizer: of :meth:`make_student_optimizer`.
+        """
         if self.student_scheduler is not None:
             return self.student_scheduler(optimizer)
         rounds = (self.trainer.max_epochs or 0) - self.inversion.cadence.warmup_rounds
@@ -177,7 +189,7 @@ class CondKD(TeacherStudent):
             batch: not used: a loader restarts at 0 when a run resumes within a round.
             batch_idx: position in the round.
         """
-        unit = self.inversion.cadence.unit(self.current_epoch, batch_idx)
+        unit = self.unit = self.inversion.cadence.unit(self.current_epoch, batch_idx)
         tick_once(self)
         self._set_student_mode(unit)
         with self.stopwatch.running(unit.phase):

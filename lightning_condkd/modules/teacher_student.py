@@ -101,7 +101,11 @@ class TeacherStudent(L.LightningModule):
             checkpoint: what Lightning is about to write; its tensors share memory with the module's.
         """
         sync_buffers([self.student])
-        checkpoint[STATE_KEY] = {"teacher": self.teacher.fingerprint(), "teacher_accuracy": self.teacher_accuracy}
+        checkpoint[STATE_KEY] = {
+            "teacher": self.teacher.fingerprint(),
+            "teacher_accuracy": self.teacher_accuracy,
+            "normalisation": _normalisation(self.student),
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint belongs to this teacher and these networks.
@@ -137,8 +141,13 @@ def _without_teacher(module: nn.Module, state: dict[str, Any], prefix: str, meta
 
 
 def _observed_like(teacher: Observer, network: nn.Module) -> Observer:
-    mean, std = (None if value is None else value.tolist() for value in (teacher.mean, teacher.std))
-    return Observer(network, mean, std)
+    normalisation = _normalisation(teacher)
+    return Observer(network, normalisation["mean"], normalisation["std"])
+
+
+def _normalisation(network: Observer) -> dict[str, list[float] | None]:
+    values = {"mean": network.mean, "std": network.std}
+    return {name: None if value is None else value.tolist() for name, value in values.items()}
 
 
 def _check_keys(expected: set[str], state: Mapping[str, Any]) -> None:

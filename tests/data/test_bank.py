@@ -225,6 +225,7 @@ def test_a_resumed_run_in_another_folder_is_complete_there(tmp_path: Path) -> No
     state = filled([4, 4], directory=old).state_dict()
     bank = restored(state)
     bank.attach(new)
+    assert [path.stat().st_ino for path in new.iterdir()] == [path.stat().st_ino for path in old.iterdir()]
     bank.append(*batch(5, 2), round=2)
     later = bank.state_dict()
     for path in old.iterdir():
@@ -287,7 +288,7 @@ def test_an_altered_chunk_is_refused_unless_a_good_copy_is_found(tmp_path: Path)
 def test_the_bank_of_another_run_is_refused(tmp_path: Path) -> None:
     state = filled([4], directory=tmp_path / "one").state_dict()
     filled([4], directory=tmp_path / "two").state_dict()
-    with pytest.raises(ValueError, match="another run .*choose another folder.*resume"):
+    with pytest.raises(ValueError, match=r"another run .*choose another folder.*resume"):
         MemoryBank().attach(tmp_path / "one")
     with pytest.raises(ValueError, match="another run"):
         restored(state).attach(tmp_path / "two")
@@ -348,6 +349,16 @@ def test_rows_evicted_before_the_checkpoint_are_not_written(tmp_path: Path) -> N
 def test_a_smaller_capacity_drops_the_oldest_on_loading(tmp_path: Path, on_disk: bool) -> None:
     bank = restored(filled([4, 4], directory=tmp_path if on_disk else None).state_dict(), capacity=3)
     assert_same_rows(bank, filled([4, 4], capacity=3))
+
+
+def test_a_larger_capacity_brings_no_evicted_row_back(tmp_path: Path) -> None:
+    bank = MemoryBank(capacity=6)
+    bank.attach(tmp_path)
+    for step in range(3):
+        bank.append(*batch(4, step), round=step)
+        state = bank.state_dict()
+    assert [chunk["first"] for chunk in state["chunks"]] == [4, 8]
+    assert_same_rows(restored(state), bank)
 
 
 def test_an_exported_bank_is_a_condensed_set(tmp_path: Path) -> None:

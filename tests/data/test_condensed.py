@@ -65,6 +65,11 @@ def test_equal_sets_give_equal_bytes(tmp_path: Path) -> None:
     assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
 
 
+def test_the_order_of_a_header_does_not_matter() -> None:
+    tensors = {"x": torch.zeros(2)}
+    assert files.pack("example", tensors, {"a": 1, "b": 2}) == files.pack("example", tensors, {"b": 2, "a": 1})
+
+
 def test_a_failed_save_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "set.safetensors"
     CondensedSet(float_images(), LABELS).save(path)

@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_condkd.data.bank import MemoryBank
 from lightning_condkd.data.condensed import CondensedInfo, CondensedSet
 from lightning_condkd.data.transfer import Mix, TransferBatch, TransferSet
-from lightning_condkd.randomness import Draw
+from lightning_condkd.randomness import Draw, seeded_generator
 
 CLASSES = 4
 SHARES: list[Mix | float] = ["union", "two_term", 0.0, 0.25, 0.5, 1.0]
@@ -65,23 +65,23 @@ def test_the_share_is_the_same_in_every_batch(mix: Mix | float, expected: int) -
 def test_the_union_is_uniform_over_both() -> None:
     # 99 degrees of freedom: a uniform draw exceeds 148 once in a thousand.
     assert transfer_set("union").condensed_per_batch is None
-    assert chi_square(numbers(drawn(transfer_set("union"), steps=2000).images), 100) < 148
+    assert chi_square(numbers(drawn(transfer_set("union", batch_size=640), steps=50).images), 100) < 148
 
 
 @pytest.mark.parametrize("mix", ["two_term", 0.25])
 def test_each_part_of_a_fixed_share_is_uniform(mix: Mix | float) -> None:
-    images, _, from_condensed = drawn(transfer_set(mix), steps=2000)
+    images, _, from_condensed = drawn(transfer_set(mix, batch_size=640), steps=50)
     number = numbers(images)
     assert chi_square(number[from_condensed], 20) < 44
     assert chi_square(number[~from_condensed] - 20, 80) < 124
 
 
 def test_the_condensed_share_of_the_union_falls_as_the_bank_grows() -> None:
-    transfer = transfer_set("union", bank=0)
+    transfer = transfer_set("union", bank=0, batch_size=400)
     for size in (0, 20, 60, 300):
         if size:
             transfer.append(encoded(0, size), torch.zeros(size, dtype=torch.int64), round=0)
-        share = float(drawn(transfer, steps=500).from_condensed.double().mean())
+        share = float(drawn(transfer, steps=20).from_condensed.double().mean())
         assert share == pytest.approx(20 / (20 + len(transfer.bank)), abs=0.02)
 
 
@@ -116,7 +116,7 @@ def test_a_world_size_that_does_not_divide_is_refused() -> None:
 
 @pytest.mark.parametrize("mix", ["union", "two_term", 0.01, 0.5, 1.0])
 def test_an_empty_bank_leaves_the_condensed_images(mix: Mix | float) -> None:
-    batch = drawn(transfer_set(mix, bank=0), steps=500)
+    batch = drawn(transfer_set(mix, bank=0, batch_size=400), steps=20)
     assert bool(batch.from_condensed.all())
     assert len(batch.labels) == 8000
     assert chi_square(numbers(batch.images), 20) < 44
@@ -196,6 +196,13 @@ def test_matching_is_uniform_within_classes_of_unequal_size() -> None:
         places = torch.searchsorted(members, rows)
         assert torch.equal(members[places], rows)
         assert chi_square(places, len(members)) < limit
+
+
+def test_matching_has_a_stream_of_its_own() -> None:
+    transfer = TransferSet(CondensedSet(encoded(0, 7), torch.zeros(7, dtype=torch.int64)))
+    rows = numbers(transfer.matching(torch.zeros(50, dtype=torch.int64), Draw(seed=2, step=9)).images)
+    random = torch.randint(2**62, (50,), generator=seeded_generator(2, "matching", 9))
+    assert torch.equal(rows, random % 7)
 
 
 @pytest.mark.parametrize("label", [2, -1, 4])

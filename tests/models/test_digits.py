@@ -14,6 +14,12 @@ def test_parameter_count_and_widths() -> None:
     assert Observer(network).embedding_size == 64
 
 
+def test_the_embedding_is_the_mean_of_the_last_map() -> None:
+    output = Observer(DigitsNet())(torch.rand(2, 1, 8, 8), embedding=True, maps=["features"])
+    assert output.maps[0].shape == (2, 64, 4, 4)
+    torch.testing.assert_close(output.embedding, output.maps[0].mean((2, 3)))
+
+
 @pytest.mark.parametrize(("norm", "layers"), [("batch", 3), ("layer", 0), ("none", 0)])
 def test_only_batch_norm_keeps_running_statistics(norm: str, layers: int) -> None:
     assert len(Observer(DigitsNet(norm=norm)).bn_channels) == layers

@@ -183,6 +183,15 @@ def test_layers_without_running_statistics_do_not_count(images: Tensor) -> None:
     assert len(observer(images, bn=True).bn) == 1
 
 
+def test_statistics_of_layers_that_did_not_run_are_missed(images: Tensor) -> None:
+    class Skipping(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return self[1](x.mean((2, 3)))
+
+    with pytest.raises(RuntimeError, match="the BatchNorm layer was not executed"):
+        Observer(Skipping(nn.BatchNorm2d(3), nn.Linear(3, 2)))(images, bn=True)
+
+
 def test_layers_are_found_after_they_were_replaced(network: CifarResNet, images: Tensor) -> None:
     observer = Observer(network).freeze()
     expected = observer(images, bn=True)

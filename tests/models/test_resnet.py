@@ -80,3 +80,10 @@ def test_other_depths_are_refused(depth: int) -> None:
 def test_unknown_shortcut_is_refused() -> None:
     with pytest.raises(ValueError, match="expected shortcut='pad' or 'conv', got 'b'"):
         CifarResNet(8, shortcut="b")
+
+
+def test_weights_start_by_the_rule_of_he() -> None:
+    for module in CifarResNet(8).modules():
+        if isinstance(module, nn.Conv2d):
+            expected = (2 / module.weight[0].numel()) ** 0.5
+            assert module.weight.detach().std().item() == pytest.approx(expected, rel=4 / module.weight.numel() ** 0.5)

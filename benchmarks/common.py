@@ -1,0 +1,41 @@
+"""What every result file says about where it comes from."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def environment() -> dict[str, Any]:
+    """Return commit, versions and class of the machine."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    packages = ("torch", "torchvision", "lightning", "kornia", "torchmetrics")
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
+    return {
+        "commit": commit.stdout.strip(),
+        "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
+        "machine": f"{device}, {platform.machine()}",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def write(name: str, content: dict[str, Any]) -> Path:
+    """Write a result file.
+
+    Args:
+        name: its name without ending.
+        content: what was measured.
+    """
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({**content, "environment": environment()}, indent=1) + "\n")
+    return path

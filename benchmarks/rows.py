@@ -1,0 +1,119 @@
+"""Rows of the paper's tables at one equal budget, over seeds, through the command line."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import common
+
+PLAIN = ["--model.init_args.alignment=null"]
+DISCRIMINATOR = "--model.init_args.alignment.init_args.discriminator"
+WEIGHT = "--model.init_args.alignment.init_args.weight"
+INVERSION = "--model.init_args.inversion"
+MIX = "--data.init_args.mix"
+
+
+def baseline(name: str, cadence: dict[str, int], synthesis_steps: int) -> list[str]:
+    """Return the flags that put another source of images in the place of Fast, with as many student steps."""
+    given = {"class_path": name, "init_args": {"cadence": cadence | {"synthesis_steps": synthesis_steps}}}
+    if synthesis_steps:
+        given["init_args"]["batch_size"] = cadence["batch_size"]
+    given["init_args"]["cadence"] = {k: v for k, v in given["init_args"]["cadence"].items() if k != "batch_size"}
+    return [f"{INVERSION}={json.dumps(given)}", *PLAIN]
+
+
+def rows(cadence: dict[str, int]) -> dict[str, list[str]]:
+    """Return the flags of every row."""
+    table = {
+        "condensed only": baseline("NoInversion", cadence, 0),
+        "noise": [*baseline("SmoothNoise", cadence, 1), f"{MIX}=0.0"],
+        "Fast": [*PLAIN, f"{MIX}=0.0"],
+        "Fast + condensed": PLAIN,
+    }
+    for name in ("ACGANDiscriminator", "ProjectionDiscriminator", "UnconditionalDiscriminator"):
+        for weight in (1, 5):
+            table[f"Fast* {name.removesuffix('Discriminator').lower()} {weight}"] = [
+                f"{DISCRIMINATOR}={name}",
+                f"{WEIGHT}={weight}",
+            ]
+    return table
+
+
+DIGITS = {"batch_size": 128, "distill_steps": 40, "warmup_rounds": 1}
+CIFAR = {"batch_size": 200, "distill_steps": 60, "warmup_rounds": 2}
+SUITES: dict[str, tuple[list[str], dict[str, list[str]]]] = {
+    "digits": (["--config=configs/quickstart.yaml", "--trainer.callbacks=[]"], rows(DIGITS)),
+    "cifar10": (["--config=configs/cifar10/fast.yaml"], rows(CIFAR)),
+}
+
+
+def run(arguments: list[str], threads: int) -> dict[str, Any]:
+    """Fit once; return the summary and the accuracy after every validation."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "lightning_condkd", "fit", *arguments]
+        command += [f"--trainer.default_root_dir={folder}", "--trainer.enable_progress_bar=false"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(done.stderr[-3000:])
+        summary = json.loads(next(Path(folder).rglob("summary.json")).read_text())
+        with next(Path(folder).rglob("metrics.csv")).open() as table:
+            curve = [float(row["val/student_accuracy"]) for row in csv.DictReader(table) if row["val/student_accuracy"]]
+    return summary | {"curve": [round(value, 4) for value in curve]}
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Return mean and sample standard deviation in percent."""
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return {"mean": round(100 * statistics.mean(values), 2), "std": round(100 * deviation, 2)}
+
+
+def main() -> None:
+    """Run a suite and write its result file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("suite", choices=SUITES)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", nargs="+", help="names of rows")
+    parser.add_argument("--name", help="name of the result file")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side, one thread each if more than one")
+    parser.add_argument("--extra", nargs="*", default=[], help="flags for every row, without the leading --")
+    options = parser.parse_args()
+    base, table = SUITES[options.suite]
+    base = [*base, *(f"--{flag}" for flag in options.extra)]
+    chosen = {name: flags for name, flags in table.items() if not options.only or name in options.only}
+    tasks = [(name, seed) for seed in options.seeds for name in chosen]
+    threads = 1 if options.jobs > 1 else os.cpu_count() or 1
+    results: dict[str, dict[str, Any]] = {name: {"flags": flags, "runs": {}} for name, flags in chosen.items()}
+
+    def job(task: tuple[str, int]) -> None:
+        name, seed = task
+        summary = run([*base, *chosen[name], f"--seed_everything={seed}"], threads)
+        results[name]["runs"][str(seed)] = summary
+        print(f"{name:32} seed {seed}: last {summary['student_accuracy_last']:.4f}", flush=True)
+        _write(options, base, results)
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(job, tasks))
+
+
+def _write(options: argparse.Namespace, base: list[str], results: dict[str, dict[str, Any]]) -> None:
+    for row in results.values():
+        for what in ("last", "best"):
+            values = [summary[f"student_accuracy_{what}"] for summary in list(row["runs"].values())]
+            if values:
+                row[what] = spread(values)
+    common.write(options.name or options.suite, {"command": sys.argv[1:], "base": base, "rows": results})
+
+
+if __name__ == "__main__":
+    main()

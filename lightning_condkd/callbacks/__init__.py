@@ -1,0 +1,15 @@
+"""What people look at: a progress line, pictures, a baseline, a closing table and files."""
+
+from lightning_condkd.callbacks.baseline import CondensedOnlyBaseline
+from lightning_condkd.callbacks.pictures import SyntheticImages, class_grid
+from lightning_condkd.callbacks.progress import PhaseProgressBar
+from lightning_condkd.callbacks.summary import RunSummary, closing_table
+
+__all__ = [
+    "CondensedOnlyBaseline",
+    "PhaseProgressBar",
+    "RunSummary",
+    "SyntheticImages",
+    "class_grid",
+    "closing_table",
+]

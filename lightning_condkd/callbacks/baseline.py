@@ -1,0 +1,103 @@
+"""The student without expansion, at equal cost."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_info
+from torchmetrics.classification import MulticlassAccuracy
+
+from lightning_condkd.data.transfer import TransferSet
+from lightning_condkd.models import Observer
+from lightning_condkd.modules.batches import real_batch
+from lightning_condkd.modules.condkd import CondKD
+from lightning_condkd.randomness import Draw
+from lightning_condkd.types import Unit
+
+
+class CondensedOnlyBaseline(Callback):
+    """Before the run, the same student steps on the condensed images alone, from the same initial weights.
+
+    Optimizer, schedule, augmentation, batch size and number of steps are those of the run. On several ranks every rank
+    takes the whole batch. The result appears in the summary as ``condensed_only_accuracy``.
+    """
+
+    def __init__(self) -> None:
+        self.accuracy: float | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Train and measure the baseline, unless a resumed run has done so.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the trained module.
+
+        Raises:
+            ValueError: if there is nothing to measure on.
+        """
+        if self.accuracy is not None or not isinstance(pl_module, CondKD):
+            return
+        if not trainer.max_epochs or trainer.max_epochs < 0:
+            raise ValueError("CondensedOnlyBaseline takes as many steps as the run: set trainer.max_epochs")
+        trainer.fit_loop.epoch_loop.val_loop.setup_data()
+        if not trainer.val_dataloaders:
+            raise ValueError("CondensedOnlyBaseline measures on the validation data: give the datamodule val_data")
+        rank_zero_info("condensed-only baseline: the same student steps on the condensed images alone ...")
+        with pl_module.stopwatch.running("condensed_only"), trainer.precision_plugin.forward_context():
+            student = _train_on_condensed(pl_module, trainer.max_epochs)
+            self.accuracy = _accuracy(student, trainer, pl_module)
+        rank_zero_info(f"condensed-only baseline: {100 * self.accuracy:.2f} %")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the result."""
+        return {"accuracy": self.accuracy}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the result.
+
+        Args:
+            state_dict: what :meth:`state_dict` returned.
+        """
+        self.accuracy = state_dict["accuracy"]
+
+
+def _train_on_condensed(module: CondKD, rounds: int) -> Observer:
+    transfer, cadence = module.distillation_step.transfer_set, module.inversion.cadence
+    student = copy.deepcopy(module.student).train()
+    alone = TransferSet(transfer.condensed, mix=1.0, batch_size=transfer.batch_size)
+    forward = module.distillation_step._replace(student=student, transfer_set=alone)
+    optimizer = module.make_student_optimizer(student)
+    scheduler = module.make_student_scheduler(optimizer)
+    for unit in (cadence.unit(round, index) for round in range(rounds) for index in range(cadence.length)):
+        if unit.phase == "distil":
+            loss, _ = forward(Draw(module.seed, unit.counter), module.device)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            if _ends_round(unit, cadence.length):
+                scheduler.step()
+    return student.eval()
+
+
+def _ends_round(unit: Unit, length: int) -> bool:
+    return unit.counter % length == length - 1
+
+
+@torch.no_grad()
+def _accuracy(student: Observer, trainer: L.Trainer, module: CondKD) -> float:
+    metric = MulticlassAccuracy(student.num_classes, average="micro").to(module.device)
+    for batch in _batches(trainer.val_dataloaders):
+        images, labels = real_batch(trainer.strategy.batch_to_device(batch, module.device))
+        if len(labels):
+            metric.update(student(images).logits, labels)
+    return float(metric.compute())
+
+
+def _batches(loaders: Any) -> Iterator[Any]:  # noqa: ANN401 - one loader or several
+    for loader in loaders if isinstance(loaders, (list, tuple)) else [loaders]:
+        yield from loader

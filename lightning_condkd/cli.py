@@ -1,0 +1,53 @@
+"""The command line: everything is a ``fit`` of some module, plus two commands about files."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning as L
+from jsonargparse import auto_cli
+from lightning.pytorch.cli import LightningCLI
+
+from lightning_condkd.callbacks import PhaseProgressBar, RunSummary, SyntheticImages
+from lightning_condkd.data.importers import convert
+from lightning_condkd.modules.export import export
+
+COMMANDS: dict[str, Callable[..., Any]] = {"convert": convert, "export": export}
+EPILOGUE = (
+    "files: 'convert SOURCE OUTPUT' turns a condensed set into ours, 'export CHECKPOINT OUTPUT' writes the student"
+)
+
+
+class CondKDCLI(LightningCLI):
+    """LightningCLI in subclass mode with the package's names in reach and its callbacks in place."""
+
+    def __init__(self, args: Sequence[str] | None = None) -> None:
+        super().__init__(
+            L.LightningModule,
+            L.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            trainer_defaults={"callbacks": [PhaseProgressBar(), SyntheticImages(), RunSummary()]},
+            parser_kwargs={"description": __doc__, "epilog": EPILOGUE},
+            args=list(args) if args is not None else None,
+        )
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        args: the arguments; ``None`` for those of the process.
+    """
+    given = list(sys.argv[1:] if args is None else args)
+    if given and given[0] in COMMANDS:
+        result = auto_cli(COMMANDS[given[0]], args=given[1:], prog=f"lightning-condkd {given[0]}")
+        if result is not None:
+            print(result)
+        return
+    CondKDCLI(given)

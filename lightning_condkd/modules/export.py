@@ -1,0 +1,64 @@
+"""The student leaves: plain weights out of a checkpoint."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from lightning_condkd.data.files import write_atomic
+from lightning_condkd.modules.teacher_student import STATE_KEY
+
+PREFIX = "student.network."
+
+
+def student_state(checkpoint: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return a student's weights under its own names, and its normalisation.
+
+    Args:
+        checkpoint: a checkpoint of :class:`~lightning_condkd.CondKD`.
+
+    Returns:
+        The state dict, and ``mean`` and ``std`` of the pixels in [0, 1] that the network expects to be normalised with.
+
+    Raises:
+        ValueError: if the file is no such checkpoint.
+    """
+    content = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    if not isinstance(content, dict) or STATE_KEY not in content:
+        raise ValueError(f"expected a checkpoint of CondKD, got {checkpoint}: check the path")
+    state = content["state_dict"]
+    weights = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
+    return weights, content[STATE_KEY]["normalisation"]
+
+
+def export(checkpoint: str, output: str) -> None:
+    """Write the student of a checkpoint as plain weights that load without this package.
+
+    Args:
+        checkpoint: a checkpoint of a CondKD run.
+        output: target, ending in .safetensors (with mean and std in the metadata) or .pt (a plain state dict).
+
+    Raises:
+        ValueError: if the ending is another one or the checkpoint is not of CondKD.
+    """
+    target = Path(output)
+    if target.suffix not in (".safetensors", ".pt"):
+        raise ValueError(f"expected an output ending in .safetensors or .pt, got {output!r}: change the ending")
+    weights, normalisation = student_state(checkpoint)
+    write_atomic(target, _serialise(target.suffix, weights, normalisation))
+    print(f"wrote {len(weights)} tensors to {target}; the network expects pixels normalised with {normalisation}")
+
+
+def _serialise(suffix: str, weights: dict[str, Tensor], normalisation: dict[str, Any]) -> bytes:
+    if suffix == ".pt":
+        buffer = io.BytesIO()
+        torch.save(weights, buffer)
+        return buffer.getvalue()
+    contiguous = {name: value.contiguous() for name, value in weights.items()}
+    return save(contiguous, metadata={"normalisation": json.dumps(normalisation)})

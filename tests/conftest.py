@@ -1,0 +1,19 @@
+"""Shared fixtures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder with the CIFAR-10 files that are never committed."""
+    folder = Path(os.environ.get("CONDKD_DATA", ROOT.parent / "shared" / "data"))
+    if not (folder / "resnet20-cifar10.safetensors").is_file():
+        pytest.skip("needs the CIFAR-10 files: set CONDKD_DATA")
+    return folder

@@ -1,0 +1,129 @@
+"""The command line, in process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from torch import nn
+
+from lightning_condkd.cli import main
+from tests.conftest import ROOT
+
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+QUICK = ["fit", "--config", str(ROOT / "configs" / "quickstart.yaml")]
+SMALL = [
+    "--trainer.max_epochs=2",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+    "--model.init_args.inversion.init_args.cadence.distill_steps=4",
+    "--model.init_args.inversion.init_args.batch_size=32",
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small quickstart run."""
+    root = tmp_path_factory.mktemp("run")
+    main([*QUICK, *SMALL, f"--trainer.default_root_dir={root}"])
+    return root / "lightning_logs" / "version_0"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_shipped_config_prints_and_parses_back(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["fit", "--config", str(path), "--print_config"])
+    assert end.value.code == 0
+    first = capsys.readouterr().out
+    again = tmp_path / "again.yaml"
+    again.write_text(first)
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", str(again), "--print_config"])
+    assert yaml.safe_load(capsys.readouterr().out) == yaml.safe_load(first)
+
+
+def test_a_run_leaves_summary_curve_config_pictures_and_checkpoint(run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["teacher_accuracy"] >= 0.985
+    assert {"condensed_only_accuracy", "student_accuracy_last", "student_accuracy_best"} <= set(summary)
+    assert summary["images_synthesised"] == 64
+    assert summary["seconds"]["total"] >= summary["seconds"]["synthesise"] > 0
+    assert len((run / "metrics.csv").read_text().splitlines()) == 3
+    assert "CondKD" in (run / "config.yaml").read_text()
+    assert list((run / "checkpoints").glob("*.ckpt"))
+    assert list((run / "bank").glob("chunk_*.safetensors"))
+    events = b"".join(file.read_bytes() for file in run.glob("events*"))
+    assert b"condensed | synthetic" in events
+    assert b"discriminator_accuracy_condensed" in events
+
+
+def test_the_closing_table_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([*QUICK, *SMALL, f"--trainer.default_root_dir={tmp_path}"])
+    out = capsys.readouterr().out
+    for title in ("teacher", "condensed images only", "student, last", "student, best", "images synthesised", "seconds"):
+        assert title in out
+
+
+def test_the_saved_config_repeats_the_run(run: Path, tmp_path: Path) -> None:
+    main(["fit", "--config", str(run / "config.yaml"), f"--trainer.default_root_dir={tmp_path}"])
+    again = json.loads(next(tmp_path.rglob("summary.json")).read_text())
+    first = json.loads((run / "summary.json").read_text())
+    assert again["student_accuracy_last"] == first["student_accuracy_last"]
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pt"])
+def test_export_leaves_weights_that_a_plain_script_loads(run: Path, tmp_path: Path, ending: str) -> None:
+    target = tmp_path / f"student{ending}"
+    main(["export", str(next((run / "checkpoints").glob("*.ckpt"))), str(target)])
+    state = load_file(target) if ending == ".safetensors" else torch.load(target, weights_only=True)
+    # Not our DigitsNet: the layers written out, as someone without the package would.
+    from lightning_condkd.models import DigitsNet
+
+    network: nn.Module = DigitsNet(width=16)
+    network.load_state_dict(state, strict=True)
+    assert not any(name.startswith(("student", "network", "teacher")) for name in state)
+
+
+def test_test_measures_student_and_teacher(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = next((run / "checkpoints").glob("*.ckpt"))
+    main(["test", "--config", str(run / "config.yaml"), "--ckpt_path", str(checkpoint)])
+    out = capsys.readouterr().out
+    assert "test/student_accuracy" in out
+    assert "test/teacher_accuracy" in out
+
+
+def test_an_unknown_key_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = yaml.safe_load((ROOT / "configs" / "quickstart.yaml").read_text())
+    config["model"]["init_args"]["inversion"]["init_args"]["bn_wieght"] = 1.0
+    broken = tmp_path / "broken.yaml"
+    broken.write_text(yaml.safe_dump(config))
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", str(broken)])
+    assert "bn_wieght" in capsys.readouterr().err
+
+
+def test_convert_reports_what_it_found(
+    real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "set.safetensors"
+    teacher = {
+        "class_path": "Observer",
+        "init_args": {
+            "network": {"class_path": "CifarResNet", "init_args": {"depth": 20}},
+            "mean": [0.485, 0.456, 0.406],
+            "std": [0.229, 0.224, 0.225],
+            "weights": str(real_data / "resnet20-cifar10.safetensors"),
+        },
+    }
+    source = str(real_data / "res_DM_CIFAR10_ConvNet_10ipc.pt")
+    main(["convert", source, str(target), f"--teacher={json.dumps(teacher)}"])
+    out = capsys.readouterr().out
+    assert "100 images" in out
+    assert "66" in out
+    assert target.is_file()
