@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_condkd.functional import augmentation as operators
+from lightning_condkd.randomness import Draw
 
 AugmentParameters = Mapping[str, Tensor]
 DiffAugmentOperator = Literal["color", "translation", "cutout", "flip"]
@@ -71,6 +72,17 @@ class Augment(nn.Module, ABC):
             raise ValueError(f"parameters: {expected}; slice them with take(parameters, rows)")
         return self.transform(images, parameters)
 
+    def view(self, images: Tensor, draw: Draw, purpose: str) -> Tensor:
+        """Return a random view of this rank's rows of a global batch.
+
+        Args:
+            images: local rows, ``(N / world_size, C, H, W)``, pixels in the units of [0, 1].
+            draw: randomness of the step.
+            purpose: name of the stream of parameters.
+        """
+        parameters = self.sample(len(images) * draw.world_size, draw.generator(purpose))
+        return self.forward(images, take(parameters, draw.rows))
+
 
 class CropFlip(Augment):
     """Random shift by whole pixels with zero fill, and random horizontal flip: the usual crop after padding.
@@ -96,6 +108,10 @@ class CropFlip(Augment):
         if not 0 <= flip_probability <= 1:
             raise ValueError(f"flip_probability: expected a share in [0, 1], got {flip_probability}")
         self.padding, self.flip_probability = padding, flip_probability
+
+    def extra_repr(self) -> str:
+        """Return the arguments."""
+        return f"padding={self.padding}, flip_probability={self.flip_probability}"
 
     def sample(self, n: int, generator: torch.Generator) -> AugmentParameters:
         """Draw ``shift`` (rows, columns; ``(n, 2)`` pixels) and ``flip`` (``(n,)``, boolean)."""
@@ -157,6 +173,10 @@ class DifferentiableAugment(Augment):
         self.policy = _checked(policy, ("color", "translation", "cutout", "flip"))
         self.strength = _Strength(brightness, saturation, contrast, translation, cutout, fill)
 
+    def extra_repr(self) -> str:
+        """Return the arguments."""
+        return _describe(self.policy, self.strength)
+
     def sample(self, n: int, generator: torch.Generator) -> AugmentParameters:
         """Draw the parameters of all operators, whichever the policy names."""
         return _sample(n, generator, self.strength)
@@ -216,6 +236,10 @@ class SiameseAugment(Augment):
         self.policy = _checked(policy.split("_"), ("color", "crop", "cutout", "flip", "scale", "rotate"))
         self.strength = _Strength(brightness, saturation, contrast, translation, cutout, fill, scale, rotation)
 
+    def extra_repr(self) -> str:
+        """Return the arguments."""
+        return _describe(self.policy, self.strength)
+
     def sample(self, n: int, generator: torch.Generator) -> AugmentParameters:
         """Draw ``operator`` (one index into the policy in all rows) and the parameters of all operators."""
         operator = torch.randint(len(self.policy), (1,), generator=generator).expand(n)
@@ -232,6 +256,10 @@ def _checked(policy: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
     if not policy or not set(policy) <= set(known):
         raise ValueError(f"policy: expected one or more of {', '.join(known)}, got {', '.join(policy) or 'none'}")
     return tuple(policy)
+
+
+def _describe(policy: Sequence[str], strength: _Strength) -> str:
+    return ", ".join([f"policy={'_'.join(policy)}", *(f"{name}={value}" for name, value in strength._asdict().items())])
 
 
 def _sample(n: int, generator: torch.Generator, strength: _Strength) -> dict[str, Tensor]:

@@ -8,10 +8,11 @@ from typing import Any
 
 import lightning as L
 from jsonargparse import auto_cli
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningCLI
 
 from lightning_condkd.callbacks import PhaseProgressBar, RunSummary, SyntheticImages
-from lightning_condkd.data.importers import convert
+from lightning_condkd.data.convert import convert
 from lightning_condkd.modules.export import export
 
 COMMANDS: dict[str, Callable[..., Any]] = {"convert": convert, "export": export}
@@ -32,10 +33,18 @@ class CondKDCLI(LightningCLI):
             save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
             auto_configure_optimizers=False,
-            trainer_defaults={"callbacks": [PhaseProgressBar(), SyntheticImages(), RunSummary()]},
+            trainer_defaults={"callbacks": [SyntheticImages(), RunSummary()]},
             parser_kwargs={"description": __doc__, "epilog": EPILOGUE},
             args=list(args) if args is not None else None,
         )
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:  # noqa: ANN401 - LightningCLI's own signature
+        """Return the trainer, with our progress line unless another or none is asked for."""
+        given = self._get(self.config_init, "trainer")
+        bars = [callback for callback in given.callbacks or [] if isinstance(callback, ProgressBar)]
+        if given.enable_progress_bar is not False and not bars:
+            self.trainer_defaults["callbacks"].append(PhaseProgressBar())
+        return super().instantiate_trainer(**kwargs)
 
 
 def main(args: Sequence[str] | None = None) -> None:

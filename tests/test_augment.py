@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lightning_condkd.augment import Augment, CropFlip, DifferentiableAugment, SiameseAugment, take
+from lightning_condkd.randomness import Draw, seeded_generator
 
 AUGMENTS: list[Callable[[], Augment]] = [
     CropFlip,
@@ -127,3 +128,16 @@ def test_integer_pixels_and_wrong_rows_are_refused() -> None:
         augment(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), parameters)
     with pytest.raises(ValueError, match=r"expected 1 or 4 rows, got \[3\]"):
         augment(torch.zeros(4, 1, 8, 8), parameters)
+
+
+def test_a_view_is_alike_on_any_number_of_ranks_and_independent_for_every_purpose_and_step() -> None:
+    augment = DifferentiableAugment()
+    images = torch.rand(6, 3, 8, 8, generator=seeded_generator(0, "images")).requires_grad_()
+    whole = augment.view(images, Draw(0, 5), "synthetic")
+    assert not torch.equal(whole, augment.view(images, Draw(0, 5), "condensed"))
+    assert not torch.equal(whole, augment.view(images, Draw(0, 6), "synthetic"))
+    for rank in range(2):
+        draw = Draw(0, 5, rank, world_size=2)
+        assert torch.equal(augment.view(images[draw.rows], draw, "synthetic"), whole[draw.rows])
+    (gradient,) = torch.autograd.grad(whole.sum(), images)
+    assert gradient.abs().sum() > 0

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_condkd.alignment.discriminators import Discriminator, DiscriminatorOutput, ProjectionDiscriminator
-from lightning_condkd.augment import Augment, take
+from lightning_condkd.augment import Augment
 from lightning_condkd.functional import adversarial
 from lightning_condkd.functional.precision import at_least_float32
-from lightning_condkd.randomness import Draw
 from lightning_condkd.types import LossTerms, Spec
 
 
@@ -95,20 +93,6 @@ class FeatureAlignment(nn.Module):
     def optimizer(self) -> torch.optim.Optimizer:
         """Return Adam over the discriminator, betas 0.5 and 0.999 (our default); ask after :meth:`build`."""
         return torch.optim.Adam(self.discriminator.parameters(), lr=self.learning_rate, betas=(0.5, 0.999))
-
-    def view(self, images: Tensor, draw: Draw, side: Literal["condensed", "synthetic"]) -> Tensor:
-        """Return the images as the teacher is to see them for the discriminator: unchanged without an augmentation.
-
-        Args:
-            images: this rank's rows of the global batch, ``(N, C, H, W)``, pixels in the units of [0, 1].
-            draw: randomness of the step.
-            side: which batch it is; the two are augmented independently.
-        """
-        if self.augment is None:
-            return images
-        parameters = self.augment.sample(len(images) * draw.world_size, draw.generator(f"alignment {side}"))
-        view: Tensor = self.augment(images, take(parameters, draw.rows))
-        return view
 
     def generator_loss(self, embedding: Tensor, labels: Tensor) -> LossTerms:
         """Return what draws synthetic samples towards condensed ones.

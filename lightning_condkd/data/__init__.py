@@ -9,6 +9,7 @@ from lightning_condkd.data.datamodule_images import (
     ImageFolderDataModule,
     TorchvisionDataModule,
 )
+from lightning_condkd.data.importers import import_condensed, import_dc, import_mtt
 from lightning_condkd.data.steps import StepStream, step_loader
 from lightning_condkd.data.transfer import TransferBatch, TransferSet
 
@@ -24,5 +25,8 @@ __all__ = [
     "TorchvisionDataModule",
     "TransferBatch",
     "TransferSet",
+    "import_condensed",
+    "import_dc",
+    "import_mtt",
     "step_loader",
 ]

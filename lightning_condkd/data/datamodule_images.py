@@ -36,6 +36,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
+        self._only_held_out = False
 
     @abstractmethod
     def load(self, train: bool) -> ImageSource:
@@ -52,33 +53,49 @@ class ImageDataModule(L.LightningDataModule, ABC):
 
     @cached_property
     def val_source(self) -> ImageSource:
-        """The held-out images, for validation and test alike.
+        """The held-out images, for validation and test alike; they need no training images beside them."""
+        return self.load(train=False)
 
-        Raises:
-            ValueError: if their classes or shape are not those of the training images.
-        """
-        held_out, train = self.load(train=False), self.train_source
-        for what in ("class_names", "image_shape"):
-            expected, found = getattr(train, what), getattr(held_out, what)
-            if expected != found:
-                raise ValueError(f"{what}: training images have {expected}, held-out ones {found}; make them the same")
-        return held_out
+    @property
+    def _known(self) -> ImageSource:
+        # Where only held-out images are there, as where the training data is gone, they tell classes and shape.
+        return self.val_source if self._only_held_out else self.train_source
 
     @property
     def num_classes(self) -> int:
         """Number of classes K."""
-        return self.train_source.num_classes
+        return self._known.num_classes
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """``(C, H, W)`` in pixels."""
-        return self.train_source.image_shape
+        return self._known.image_shape
+
+    def setup(self, stage: str) -> None:
+        """Note which part of the data the stage needs.
+
+        Args:
+            stage: ``fit``, ``validate`` or ``test``.
+        """
+        self._only_held_out = stage in ("validate", "test")
+
+    def check_parts(self) -> None:
+        """Check that training and held-out images have the same classes and shape.
+
+        Raises:
+            ValueError: if they have not.
+        """
+        for what in ("class_names", "image_shape"):
+            expected, found = getattr(self.train_source, what), getattr(self.val_source, what)
+            if expected != found:
+                raise ValueError(f"{what}: training images have {expected}, held-out ones {found}; make them the same")
 
     def train_dataloader(self) -> DataLoader[tuple[object, object]] | DataLoader[int]:
         """Return an epoch of batches ``(uint8 images, labels)``, or of step numbers."""
         steps = getattr(getattr(self.trainer, "lightning_module", None), "steps_per_epoch", None)
         if steps is not None:
             return step_loader(steps)
+        self.check_parts()
         share = {"rank": distributed.rank(), "world_size": distributed.world_size()}
         batches = ShuffledBatches(self.train_source, self.batch_size, seed=self.seed, position=self._position, **share)
         return ImageLoader(batches)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_condkd.augment import Augment, take
+from lightning_condkd.augment import Augment
 from lightning_condkd.distributed import gather_rows, mean_over_ranks
 from lightning_condkd.randomness import Draw
 from lightning_condkd.types import Cadence, LossTerms, NetworkOutput, Spec, Synthetic, Unit
@@ -111,17 +111,14 @@ class Inversion(nn.Module):
         raise NotImplementedError
 
     def view(self, images: Tensor, draw: Draw, purpose: str = "view") -> Tensor:
-        """Return the main view of the local rows of a global synthesis batch.
+        """Return the main view of local rows of a global batch.
 
         Args:
-            images: local rows, ``(N / world_size, C, H, W)``, pixels in the units of [0, 1].
+            images: ``(N / world_size, C, H, W)``, pixels in the units of [0, 1].
             draw: randomness of the unit.
             purpose: name of the stream of augmentation parameters.
         """
-        if self.augment is None:
-            return images
-        parameters = self.augment.sample(self.batch_size, draw.generator(purpose))
-        return self.augment(images, take(parameters, draw.rows))  # type: ignore[no-any-return]
+        return images if self.augment is None else self.augment.view(images, draw, purpose)
 
     @torch.no_grad()
     def after_step(

@@ -1,5 +1,7 @@
 """The LightningModules."""
 
+from lightning_condkd.modules.classification import Classification
+from lightning_condkd.modules.condensation import Condensation
 from lightning_condkd.modules.condkd import CondKD
 
-__all__ = ["CondKD"]
+__all__ = ["Classification", "Condensation", "CondKD"]

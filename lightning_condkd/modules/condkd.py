@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -21,16 +20,17 @@ from lightning_condkd.augment import Augment, CropFlip
 from lightning_condkd.data.steps import StepStream
 from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.distillation import DistillationLoss, KLDistillation
-from lightning_condkd.distributed import gather_rows, sync_buffers
+from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.inversion import Inversion
 from lightning_condkd.models import Observer
 from lightning_condkd.modules.checks import check_batch, check_condensed, check_strategy
-from lightning_condkd.modules.distil import DistillationStep, random_view
+from lightning_condkd.modules.distil import DistillationStep
 from lightning_condkd.modules.meters import Meters, Stopwatch
+from lightning_condkd.modules.synthesise import Synthesised, SynthesisStep
 from lightning_condkd.modules.teacher_student import STATE_KEY, TeacherStudent
 from lightning_condkd.modules.ticks import tick_once
 from lightning_condkd.randomness import Draw, seeded_generator
-from lightning_condkd.types import LossTerms, NetworkOutput, Spec, Synthetic, Unit
+from lightning_condkd.types import Spec, Unit
 
 
 class CondKD(TeacherStudent):
@@ -124,21 +124,21 @@ class CondKD(TeacherStudent):
     def configure_model(self) -> None:
         """Build what depends on the task's shapes."""
         if self.spec is None and self.transfer_set is not None:
-            wants_embedding = self._aligning or self.distillation.needs_embedding
+            wants_embedding = self._aligning is not None or self.distillation.needs_embedding
             self._build(check_condensed(self.transfer_set.condensed, self.teacher, self.student, wants_embedding))
 
     def _build(self, spec: Spec) -> None:
         self.spec = spec
         self.inversion.build(spec, seeded_generator(self.seed, "inversion"))
-        if self.alignment is not None and self._aligning:
-            self.alignment.build(spec, seeded_generator(self.seed, "alignment"))
+        if self._aligning is not None:
+            self._aligning.build(spec, seeded_generator(self.seed, "alignment"))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the student's optimizer with its schedule, then those of the method and of the discriminator."""
         student = self.make_student_optimizer(self.student)
         optimizers: dict[str, Optimizer] = {"student": student, **self.inversion.optimizers()}
-        if self.alignment is not None and self._aligning:
-            optimizers["discriminator"] = self.alignment.optimizer()
+        if self._aligning is not None:
+            optimizers["discriminator"] = self._aligning.optimizer()
         self._optimizer_names = list(optimizers)
         return list(optimizers.values()), [self.make_student_scheduler(student)]
 
@@ -215,9 +215,9 @@ class CondKD(TeacherStudent):
         if unit.first:
             self._forget("synthesis", self.inversion.per_round())
             self.inversion.start(unit, draw)
-        synthetic, embedding = self._generator_step(unit, draw)
-        if self.alignment is not None and self._aligning:
-            self._discriminator_step(self.alignment, embedding, synthetic, draw)
+        synthesised = self._generator_step(unit, draw)
+        if self._aligning is not None:
+            self._discriminator_step(self._aligning, synthesised, draw)
         if unit.last:
             for name in self.inversion.finish(unit):
                 # Written by hand from unscaled gradients: the precision plugin's scaler must not touch it.
@@ -225,46 +225,21 @@ class CondKD(TeacherStudent):
             images, labels = self.inversion.collect()
             self._transfer.append(images, cast(Tensor, labels), unit.round)
 
-    def _generator_step(self, unit: Unit, draw: Draw) -> tuple[Synthetic, Tensor | None]:
-        shared = self._aligning and cast(FeatureAlignment, self.alignment).augment is None
-        observe = partial(self.teacher, embedding=shared)
+    def _generator_step(self, unit: Unit, draw: Draw) -> Synthesised:
         with self._updating("synthesis") as step:
-            images, labels = self.inversion.render(draw.rows)
-            terms, output = self.inversion.loss(Synthetic(images, labels), observe, self.student, unit, draw)
-            synthetic = Synthetic(images, output.logits.argmax(1) if labels is None else labels)
-            aligned, embedding = self._alignment_terms(synthetic, output, draw)
-            total = terms.merge(aligned)
-            loss = total.total() if total.values else images.new_zeros(())
-            if total.values:
-                step(loss)
-        self.meters.add(total.values, "synthesis/")
-        own = terms.total() if terms.values else loss
-        self.inversion.after_step(synthetic, output, own.detach(), loss.detach(), unit)
-        return synthetic, embedding
+            synthesised = self.synthesis_step.generator(unit, draw)
+            if synthesised.total.values:
+                step(synthesised.total.total())
+        self.meters.add(synthesised.total.values, "synthesis/")
+        self.inversion.after_step(synthesised.synthetic, synthesised.output, *synthesised.losses(), unit)
+        return synthesised
 
-    def _alignment_terms(
-        self, synthetic: Synthetic, output: NetworkOutput, draw: Draw
-    ) -> tuple[LossTerms, Tensor | None]:
-        if self.alignment is None or not self._aligning:
-            return LossTerms({}, {}), None
-        embedding = output.embedding
-        if self.alignment.augment is not None:
-            view = random_view(self.alignment.augment, synthetic.images, draw, "alignment-view")
-            embedding = self.teacher(view, embedding=True).embedding
-        return self.alignment.generator_loss(cast(Tensor, embedding), cast(Tensor, synthetic.labels)), embedding
-
-    def _discriminator_step(
-        self, alignment: FeatureAlignment, embedding: Tensor | None, synthetic: Synthetic, draw: Draw
-    ) -> None:
-        real = self._transfer.matching(gather_rows(cast(Tensor, synthetic.labels)), draw, self.device)
-        view = alignment.augment or self.inversion.augment
-        images = real.images if view is None else random_view(view, real.images, draw, "condensed-view")
-        with torch.no_grad():
-            condensed = cast(Tensor, self.teacher(images, embedding=True).embedding)
-        fake = cast(Tensor, embedding).detach()
-        self.meters.add(alignment.accuracy(condensed, fake, real.labels), "alignment/")
+    def _discriminator_step(self, alignment: FeatureAlignment, synthesised: Synthesised, draw: Draw) -> None:
+        labels, fake = cast(Tensor, synthesised.synthetic.labels), cast(Tensor, synthesised.embedding).detach()
+        condensed = self.synthesis_step.condensed_embedding(labels, draw)
+        self.meters.add(alignment.accuracy(condensed, fake, labels), "alignment/")
         with self._updating("discriminator") as step:
-            terms = alignment.discriminator_loss(condensed, fake, real.labels)
+            terms = alignment.discriminator_loss(condensed, fake, labels)
             step(terms.total())
         self.meters.add(terms.values, "alignment/")
 
@@ -273,6 +248,11 @@ class CondKD(TeacherStudent):
             loss, observed = self.distillation_step(self._draw(unit), self.device)
             step(loss)
         self.meters.add(observed, "distillation/")
+
+    @property
+    def synthesis_step(self) -> SynthesisStep:
+        """The forward passes of synthesis with the parts of this module."""
+        return SynthesisStep(self.teacher, self.student, self.inversion, self._aligning, self._transfer)
 
     @property
     def distillation_step(self) -> DistillationStep:
@@ -348,8 +328,10 @@ class CondKD(TeacherStudent):
             self._build(Spec(tuple(shape), classes, size, tuple(widths)))
 
     @property
-    def _aligning(self) -> bool:
-        return self.alignment is not None and self.alignment.active and self.inversion.cadence.synthesis_steps > 0
+    def _aligning(self) -> FeatureAlignment | None:
+        """The alignment where it takes part: with weight 0 nothing of it is built, drawn or run."""
+        active = self.alignment is not None and self.alignment.active and self.inversion.cadence.synthesis_steps > 0
+        return self.alignment if active else None
 
     @property
     def _transfer(self) -> TransferSet:

@@ -7,26 +7,13 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from lightning_condkd.augment import Augment, take
+from lightning_condkd.augment import Augment
 from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.distillation import DistillationLoss
 from lightning_condkd.functional.kd import agreement
 from lightning_condkd.models import Observer
 from lightning_condkd.randomness import Draw
 from lightning_condkd.types import NetworkOutput
-
-
-def random_view(augment: Augment, images: Tensor, draw: Draw, purpose: str) -> Tensor:
-    """Return augmented local rows of a global batch.
-
-    Args:
-        augment: the policy.
-        images: local rows, ``(N / world_size, C, H, W)``, pixels in the units of [0, 1].
-        draw: randomness of the step.
-        purpose: name of the stream of parameters.
-    """
-    parameters = augment.sample(len(images) * draw.world_size, draw.generator(purpose))
-    return cast(Tensor, augment(images, take(parameters, draw.rows)))
 
 
 class DistillationStep(NamedTuple):
@@ -54,7 +41,7 @@ class DistillationStep(NamedTuple):
             device: where the networks are.
         """
         batch = self.transfer_set.draw(draw, device)
-        images = random_view(self.augment, batch.images, draw, "distillation-view")
+        images = self.augment.view(batch.images, draw, "distillation view")
         wants = self.distillation.needs_embedding
         with torch.no_grad():
             teacher = self.teacher(images, embedding=wants)

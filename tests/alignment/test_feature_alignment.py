@@ -14,9 +14,8 @@ from lightning_condkd.alignment import (
     ProjectionDiscriminator,
     UnconditionalDiscriminator,
 )
-from lightning_condkd.augment import DifferentiableAugment
 from lightning_condkd.functional.adversarial import AdversarialLoss
-from lightning_condkd.randomness import Draw, seeded_generator
+from lightning_condkd.randomness import seeded_generator
 from lightning_condkd.types import Spec
 from tests.reference import adversarial as reference
 
@@ -174,24 +173,6 @@ def test_defaults() -> None:
     group = alignment.optimizer().param_groups[0]
     assert (group["lr"], group["betas"]) == (1e-3, (0.5, 0.999))
     assert len(group["params"]) == len(list(alignment.parameters()))
-
-
-def test_view_without_augmentation_is_the_image_itself() -> None:
-    images = torch.rand(4, 3, 8, 8)
-    assert FeatureAlignment().view(images, Draw(0, 0), "condensed") is images
-
-
-def test_view_augments_both_sides_independently_and_alike_on_any_number_of_ranks() -> None:
-    alignment = FeatureAlignment(augment=DifferentiableAugment())
-    images = torch.rand(6, 3, 8, 8, generator=seeded_generator(0, "images")).requires_grad_()
-    whole = alignment.view(images, Draw(0, 5), "synthetic")
-    assert not torch.equal(whole, alignment.view(images, Draw(0, 5), "condensed"))
-    assert not torch.equal(whole, alignment.view(images, Draw(0, 6), "synthetic"))
-    for rank in range(2):
-        draw = Draw(0, 5, rank, world_size=2)
-        assert torch.equal(alignment.view(images[draw.rows], draw, "synthetic"), whole[draw.rows])
-    (gradient,) = torch.autograd.grad(whole.sum(), images)
-    assert gradient.abs().sum() > 0
 
 
 @pytest.mark.parametrize("loss", ["discriminator_loss", "accuracy"])

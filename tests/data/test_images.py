@@ -9,7 +9,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 
-from lightning_condkd.data.datamodule_images import DigitsDataModule, ImageFolderDataModule, TorchvisionDataModule
+from lightning_condkd.data.datamodule_images import (
+    DigitsDataModule,
+    ImageDataModule,
+    ImageFolderDataModule,
+    TorchvisionDataModule,
+)
 from lightning_condkd.data.images import ImageSource, from_folder, from_torchvision
 from lightning_condkd.data.loaders import Batch, EvaluationBatches, ImageLoader, ShuffledBatches
 
@@ -230,3 +235,28 @@ def test_parts_with_other_classes_are_refused(tmp_path: Path) -> None:
     assert len(data.train_source) == 2
     with pytest.raises(ValueError, match="class_names"):
         data.val_dataloader()
+
+
+class _Parts(ImageDataModule):
+    """Two parts that disagree, and a record of what was read."""
+
+    def __init__(self) -> None:
+        super().__init__(batch_size=1)
+        self.read: list[bool] = []
+
+    def load(self, train: bool) -> ImageSource:
+        self.read.append(train)
+        return ImageSource(torch.zeros(2, 1, 8, 8 if train else 9, dtype=torch.uint8), torch.tensor([0, 1]), ("a", "b"))
+
+
+def test_measuring_needs_no_training_images() -> None:
+    data = _Parts()
+    data.setup("test")
+    assert len(data.test_dataloader().dataset) == 1
+    assert data.image_shape == (1, 8, 9)
+    assert data.read == [False]
+
+
+def test_parts_of_different_shape_are_refused_before_training() -> None:
+    with pytest.raises(ValueError, match="image_shape"):
+        _Parts().train_dataloader()

@@ -13,14 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from lightning_condkd.data.condensed import CondensedSet
+from lightning_condkd.data.convert import convert, teacher_accuracy
 from lightning_condkd.data.importers import (
     DC_CONSTANTS,
     MTT_CONSTANTS,
-    convert,
     import_condensed,
     import_dc,
     import_mtt,
-    teacher_accuracy,
 )
 from lightning_condkd.models.observer import Observer
 from lightning_condkd.randomness import seeded_generator
@@ -84,6 +83,8 @@ def test_the_last_run_is_taken_unless_another_is_asked_for(tmp_path: Path) -> No
         condensed = import_dc(path, run=run)
         torch.testing.assert_close(condensed.images, pixels(seed=expected), rtol=0, atol=1e-6)
         assert condensed.info.provenance["run"] == f"{expected + 1} of 3"
+    for default in (import_dc(path), import_condensed(path), CondensedSet.load(path)):
+        assert torch.equal(default.images, import_dc(path, run=2).images)
     for run in (3, -4):
         with pytest.raises(ValueError, match="holds 3 runs: choose 0 to 2, or -1"):
             import_dc(path, run=run)

@@ -18,13 +18,13 @@ from lightning_condkd.modules import CondKD
 from lightning_condkd.randomness import seeded_generator, seeded_initialisation
 from lightning_condkd.types import Cadence, Spec
 
-CLASSES, SHAPE, LATENT = 3, (1, 8, 8), 6
-CADENCE = Cadence(synthesis_steps=3, distill_steps=4, warmup_rounds=1)
-CROP = CropFlip(padding=1)
+CLASSES, SHAPE, LATENT, SEED = 3, (1, 8, 8), 6, 5
+CADENCE = Cadence(synthesis_steps=4, distill_steps=4, warmup_rounds=1)
+CROP = CropFlip(padding=3)
 
 
 def network(name: str, **arguments: Any) -> DigitsNet:
-    """A classifier whose weights are a function of its name; its BatchNorm statistics are not those of a new layer."""
+    """A classifier that is a function of its name; it predicts every class and its BatchNorm statistics are not at rest."""
     generator = seeded_generator(0, name)
     with seeded_initialisation(generator):
         classifier = DigitsNet(**{"num_classes": CLASSES, "width": 4, **arguments})
@@ -34,9 +34,11 @@ def network(name: str, **arguments: Any) -> DigitsNet:
             assert layer.running_var is not None
             layer.running_mean.copy_(0.3 * torch.randn(layer.num_features, generator=generator))
             layer.running_var.copy_(0.2 + torch.rand(layer.num_features, generator=generator))
+    images = torch.randn(64, classifier.features[0].in_channels, 8, 8, generator=generator)
     with torch.no_grad():
-        classifier.linear.weight.mul_(8)  # so that the predictions are not all alike
-    return classifier
+        classifier.linear.weight.mul_(8)
+        classifier.linear.bias.sub_(classifier.eval()(images).mean(0))
+    return classifier.train()
 
 
 def observed(classifier: nn.Module) -> Observer:
@@ -55,7 +57,7 @@ def condensed_set(name: str = "condensed", per_class: int = 2, shape: tuple[int,
 
 def fast(**arguments: Any) -> Fast:
     defaults = {"cadence": CADENCE, "batch_size": 12, "generator": small_generator(), "latent_size": LATENT}
-    rates = {"generator_lr": 0.02, "latent_lr": 0.3, "reset_round": None, "augment": CROP}
+    rates = {"generator_lr": 0.05, "latent_lr": 1.0, "bn_weight": 2.0, "reset_round": None, "augment": CROP}
     return Fast(**{**defaults, **rates, **arguments})
 
 
@@ -83,8 +85,8 @@ class Run(NamedTuple):
 
 
 def condkd(inversion: Inversion | None = None, alignment: FeatureAlignment | None = None, **arguments: Any) -> CondKD:
-    arguments = {"teacher": observed(network("teacher")), "student": network("student"), "augment": CROP, **arguments}
-    return CondKD(inversion=fast() if inversion is None else inversion, alignment=alignment, seed=5, **arguments)
+    arguments = {"teacher": observed(network("teacher")), "student": network("student 1"), "augment": CROP, **arguments}
+    return CondKD(inversion=fast() if inversion is None else inversion, alignment=alignment, seed=SEED, **arguments)
 
 
 def fit(

@@ -87,7 +87,7 @@ def refill(meta: nn.Module, generator: torch.Generator) -> None:
     """The scheduled reset: first linear layer N(0, 0.02), first norm N(1, 0.02), biases 0."""
     with torch.no_grad():
         for layer, centre in ((meta.project, 0.0), (meta.norm, 1.0)):
-            layer.weight.copy_(centre + 0.02 * torch.randn(layer.weight.shape, generator=generator, dtype=torch.float64))
+            layer.weight.copy_(centre + 0.02 * torch.randn(layer.weight.shape, generator=generator))
             layer.bias.zero_()
 
 
@@ -111,7 +111,7 @@ def distil(
     condensed, stored, _ = pool
     rows = torch.randint(len(condensed) + len(stored), (recipe.distill_batch,), generator=generators[0]).tolist()
     batch = torch.stack(
-        [condensed[r] if r < len(condensed) else stored[r - len(condensed)].to(torch.float64) / 255 for r in rows]
+        [condensed[r] if r < len(condensed) else stored[r - len(condensed)].double() / 255 for r in rows]
     )
     view = normalise(crop_and_flip(batch, shifts(recipe.distill_batch, generators[1]), recipe.padding))
     loss = kd.kd_divergence(student(view), teacher(view).detach(), recipe.temperature)
@@ -133,7 +133,7 @@ def run(
     stream: Stream,
     shifts: Shifts,
 ) -> Outcome:
-    """Train ``student`` in place; all networks and ``condensed`` are in float64, the teacher is in eval mode."""
+    """Train ``student`` in place; the default dtype and all that is passed are float64, the teacher is in eval mode."""
     meta = copy.deepcopy(generator)
     meta_rate = recipe.generator_rate * recipe.synthesis_steps
     meta_adam = torch.optim.Adam(meta.parameters(), lr=meta_rate, betas=(0.5, 0.999))
@@ -209,7 +209,7 @@ def run(
         student.train()
         pool = (condensed, torch.cat(outcome.images), torch.cat(outcome.labels))
         for _ in range(recipe.distill_steps):
-            generators = stream("transfer", step), stream("distillation-view", step)
+            generators = stream("transfer", step), stream("distillation view", step)
             distil(recipe, teacher, student, momenta, pool, rate, generators, shifts, normalise)
             step += 1
     return outcome

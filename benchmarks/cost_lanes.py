@@ -1,0 +1,122 @@
+"""Steps that take turns: of trainers, each in a thread of its own, and of plain functions."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+
+from lightning_condkd.modules import CondKD
+from lightning_condkd.types import Phase, Unit
+
+Lane = Callable[[], None]
+
+
+class Finished(Exception):
+    """Ends a fit whose steps are no longer wanted."""
+
+
+class TrainerLane(L.Callback):
+    """A fit that advances by one ``training_step`` whenever it is called, with all that the Trainer does between two.
+
+    It rests inside ``on_train_batch_start``, so one call covers the step and the whole loop around it: fetching of the
+    next batch, hooks, counters, logging, and at the end of a round what the Trainer does there.
+    """
+
+    def __init__(self, model: CondKD, datamodule: L.LightningDataModule, **trainer: Any) -> None:  # noqa: ANN401
+        self.model = model
+        self.unit: Unit | None = None
+        self.trainer = L.Trainer(callbacks=[self], **trainer)
+        self._error: BaseException | None = None
+        self._stopped = False
+        self._turn, self._back = threading.Semaphore(0), threading.Semaphore(0)
+        self._thread = threading.Thread(target=self._fit, args=(datamodule,), daemon=True)
+        self._thread.start()
+        self._wait()
+
+    def __call__(self) -> None:
+        self._turn.release()
+        self._wait()
+
+    def close(self) -> None:
+        """End the fit."""
+        self._stopped = True
+        self._turn.release()
+        self._thread.join()
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: Any, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
+        """Rest until the next call."""
+        self.unit = self.model.inversion.cadence.unit(trainer.current_epoch, batch_idx)
+        self._back.release()
+        self._turn.acquire()
+        if self._stopped:
+            raise Finished
+
+    def _wait(self) -> None:
+        self._back.acquire()
+        if self._error is not None:
+            raise self._error
+
+    def _fit(self, datamodule: L.LightningDataModule) -> None:
+        try:
+            self.trainer.fit(self.model, datamodule)
+        except Finished:
+            return
+        except BaseException as error:
+            self._error = error
+        self._back.release()
+
+
+class Turn(NamedTuple):
+    """Seconds of every lane in one turn, and which unit the trainers took."""
+
+    unit: Unit
+    ends_round: bool
+    seconds: Mapping[str, float]
+
+
+def _seconds(lane: Lane) -> float:
+    start = time.perf_counter()
+    lane()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def take_turns(trainers: Mapping[str, TrainerLane], bare: Mapping[Phase, Mapping[str, Lane]], turns: int) -> list[Turn]:
+    """Let trainers of one cadence and the bare loops of the phase step in turn, in reversed order every second time."""
+    taken = []
+    leader = next(iter(trainers.values()))
+    length = leader.model.inversion.cadence.length
+    for turn in range(turns):
+        unit = leader.unit
+        if unit is None:
+            raise RuntimeError("a trainer has not begun its first step")
+        lanes: list[tuple[str, Lane]] = [*trainers.items(), *bare.get(unit.phase, {}).items()]
+        seconds = {name: _seconds(lane) for name, lane in (lanes[::-1] if turn % 2 else lanes)}
+        taken.append(Turn(unit, (unit.counter + 1) % length == 0, seconds))
+    return taken
+
+
+def spread(values: Sequence[float], digits: int = 3) -> dict[str, float]:
+    """Return median and quartiles."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return {"median": round(middle, digits), "q1": round(low, digits), "q3": round(high, digits)}
+
+
+def compare(rows: Sequence[Mapping[str, float]], pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Return milliseconds of every lane and the ratios of the named pairs: of medians, and median of paired ratios."""
+    milliseconds = {name: spread([1e3 * row[name] for row in rows], 2) for name in rows[0]}
+    ratios = {
+        f"{name} / {reference}": {
+            "paired": spread([row[name] / row[reference] for row in rows]),
+            "of_medians": round(milliseconds[name]["median"] / milliseconds[reference]["median"], 3),
+        }
+        for name, reference in pairs
+    }
+    return {"turns": len(rows), "milliseconds": milliseconds, "ratios": ratios}

@@ -1,0 +1,210 @@
+"""What a user takes home: the trained object, the checkpoint, and exact counts of units."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_condkd.alignment import FeatureAlignment
+from lightning_condkd.data import CondensedDataModule
+from lightning_condkd.models import Observer
+from lightning_condkd.modules import CondKD
+from lightning_condkd.types import Cadence
+from tests.inversion import toy
+
+
+class Saved(NamedTuple):
+    run: toy.Run
+    student: nn.Module
+    path: Path
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    folder = tmp_path_factory.mktemp("run")
+    student = toy.network("student 1")
+    model = toy.condkd(alignment=FeatureAlignment(), student=student)
+    saving = ModelCheckpoint(folder, filename="run")
+    run = toy.fit(model, callbacks=[saving], enable_checkpointing=True, default_root_dir=folder)
+    return Saved(run, student, folder / "run.ckpt")
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_given_student_is_trained_in_place(wrapped: bool) -> None:
+    network = toy.network("student 1")
+    before = copy.deepcopy(network.state_dict())
+    student = Observer(network, mean=(0.5,), std=(1.0,)) if wrapped else network
+    run = toy.fit(toy.condkd(student=student))
+    observer = run.model.student
+    assert observer.network is network
+    assert (observer is student) is wrapped
+    assert observer.mean is not None
+    assert observer.mean.item() == (0.5 if wrapped else 0.25)  # its own normalisation, or the teacher's
+    assert not toy.same(before, dict(network.state_dict()))
+    statistics = [name for name in before if name.endswith("running_mean")]
+    assert not any(torch.equal(before[name], network.state_dict()[name]) for name in statistics)
+
+
+def test_a_student_without_batch_norm_and_of_another_kind_is_trained() -> None:
+    student = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, toy.CLASSES))
+    before = copy.deepcopy(student.state_dict())
+    toy.fit(toy.condkd(student=student, alignment=FeatureAlignment()))
+    assert all(not torch.equal(before[name], value) for name, value in student.state_dict().items())
+
+
+def test_a_checkpoint_gives_the_student_back(saved: Saved) -> None:
+    fresh = toy.network("student 1")
+    loaded = CondKD.load_from_checkpoint(
+        saved.path,
+        teacher=toy.observed(toy.network("teacher")),
+        student=fresh,
+        inversion=toy.fast(),
+        alignment=FeatureAlignment(),
+    )
+    assert toy.same(dict(fresh.state_dict()), dict(saved.student.state_dict()))
+    assert toy.same(dict(loaded.state_dict()), dict(saved.run.model.state_dict()))
+    assert loaded.seed == toy.SEED
+    assert not loaded.teacher.training
+    images = torch.rand(4, *toy.SHAPE)
+    assert torch.equal(loaded.eval().student(images).logits, saved.run.model.eval().student(images).logits)
+
+
+def test_a_loaded_module_measures_as_the_trained_one(saved: Saved) -> None:
+    labels = torch.arange(24) % toy.CLASSES
+    loader = DataLoader(TensorDataset(torch.rand(24, *toy.SHAPE), labels), batch_size=10)
+    loaded = CondKD.load_from_checkpoint(
+        saved.path,
+        teacher=toy.observed(toy.network("teacher")),
+        student=toy.network("student 2"),
+        inversion=toy.fast(),
+        alignment=FeatureAlignment(),
+    )
+    measured = [toy.silent_trainer().test(model, loader, verbose=False)[0] for model in (loaded, saved.run.model)]
+    assert measured[0] == measured[1]
+    assert set(measured[0]) == {"test/student_accuracy", "test/teacher_accuracy"}
+    with torch.no_grad():
+        images, _ = loader.dataset.tensors  # type: ignore[attr-defined]
+        hits = (saved.run.model.eval().student(images).logits.argmax(1) == labels).float().mean()
+    assert measured[0]["test/student_accuracy"] == pytest.approx(float(hits))
+
+
+def test_a_checkpoint_loads_without_unpickling_and_without_the_teacher(saved: Saved) -> None:
+    content = torch.load(saved.path, weights_only=True)
+    parts = {name.split(".")[0] for name in content["state_dict"]}
+    assert parts == {"student", "inversion", "alignment"}
+    assert content["condkd"]["teacher"] == saved.run.model.teacher.fingerprint()
+    assert content["global_step"] == 3 * toy.CADENCE.length
+
+
+def test_the_module_refuses_to_load_another_teachers_checkpoint(saved: Saved) -> None:
+    teacher = toy.observed(toy.network("another"))
+    with pytest.raises(ValueError, match="another teacher"):
+        CondKD.load_from_checkpoint(
+            saved.path,
+            teacher=teacher,
+            student=toy.network("student 1"),
+            inversion=toy.fast(),
+            alignment=FeatureAlignment(),
+        )
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+def test_other_precisions_run(precision: str) -> None:
+    run = toy.fit(toy.condkd(alignment=FeatureAlignment()), precision=precision)
+    dtype = torch.float64 if precision == "64-true" else torch.float32
+    assert {value.dtype for value in run.model.state_dict().values() if value.is_floating_point()} == {dtype}
+    assert all(map(math.isfinite, run.metrics.values()))
+    assert not torch.equal(run.bank.images, toy.fit(toy.condkd(alignment=FeatureAlignment())).bank.images)
+
+
+class Counter(L.Callback):
+    """Global step after every unit."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+        self.steps.append(trainer.global_step)
+
+
+@pytest.mark.parametrize("alignment", [None, FeatureAlignment()], ids=["plain", "aligned"])
+def test_a_step_is_a_unit(alignment: FeatureAlignment | None) -> None:
+    """Whatever the number of optimizers that it steps, and in idle units too."""
+    counter = Counter()
+    run = toy.fit(toy.condkd(alignment=copy.deepcopy(alignment)), callbacks=[counter])
+    assert counter.steps == list(range(1, 3 * toy.CADENCE.length + 1))
+    assert run.trainer.global_step == 3 * toy.CADENCE.length
+
+
+def test_max_steps_stops_exactly() -> None:
+    run = toy.fit(toy.condkd(alignment=FeatureAlignment()), max_epochs=-1, max_steps=11)
+    assert run.trainer.global_step == 11
+    assert len(run.bank) == 12  # the second block was cut short
+
+
+def test_checkpoints_by_steps_are_exact(tmp_path: Path) -> None:
+    saving = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=3, save_top_k=-1)
+    toy.fit(
+        toy.condkd(alignment=FeatureAlignment()),
+        max_epochs=2,
+        callbacks=[saving],
+        enable_checkpointing=True,
+        default_root_dir=tmp_path,
+    )
+    assert {path.stem for path in tmp_path.glob("*.ckpt")} == {f"step={step}" for step in (3, 6, 9, 12, 15)}
+
+
+def _resumed(path: Path, folder: Path, precision: str) -> dict[str, Tensor]:
+    data = CondensedDataModule(toy.condensed_set(), batch_size=8)
+    model = toy.condkd(alignment=FeatureAlignment())
+    trainer = toy.silent_trainer(max_epochs=3, precision=precision, default_root_dir=folder)
+    trainer.fit(model, data, ckpt_path=path)
+    return toy.Run(model, data.transfer_set.bank, trainer).state()
+
+
+@pytest.mark.parametrize(("precision", "step"), [("32-true", 11), ("32-true", 14), ("64-true", 11)])
+def test_a_run_killed_in_mid_round_resumes_to_the_bit(precision: str, step: int, tmp_path: Path) -> None:
+    """Unit 11 is in the middle of a synthesis block, 14 of a distillation block."""
+    whole = toy.fit(toy.condkd(alignment=FeatureAlignment()), precision=precision).state()
+    toy.fit(
+        toy.condkd(alignment=FeatureAlignment()),
+        max_steps=step,
+        callbacks=[ModelCheckpoint(tmp_path, filename="cut", every_n_train_steps=step)],
+        enable_checkpointing=True,
+        default_root_dir=tmp_path,
+        precision=precision,
+    )
+    assert toy.same(whole, _resumed(tmp_path / "cut.ckpt", tmp_path, precision))
+
+
+@pytest.mark.parametrize(
+    "bounds", [{"max_epochs": 3}, {"max_epochs": -1, "max_steps": 24}], ids=["rounds", "steps"]
+)
+def test_the_learning_rate_falls_along_the_rounds_of_the_student(bounds: dict[str, int]) -> None:
+    """Half a cosine from 0.2 to 0.0002 over two rounds after one of warm-up, however the end is given."""
+
+    class Rates(L.Callback):
+        rates: list[float]
+
+        def on_train_epoch_end(self, trainer: L.Trainer, *_: object) -> None:
+            self.rates = [*getattr(self, "rates", []), trainer.optimizers[0].param_groups[0]["lr"]]
+
+    rates = Rates()
+    toy.fit(toy.condkd(), callbacks=[rates], **bounds)
+    assert rates.rates == pytest.approx([0.2, 0.1001, 0.0002])
+
+
+def test_blocks_repeat_within_a_round() -> None:
+    run = toy.fit(toy.condkd(toy.fast(cadence=Cadence(2, 2, repeats=3))), max_epochs=2)
+    assert run.trainer.global_step == 24
+    assert run.bank.rounds.tolist() == [0] * 36 + [1] * 36
+    assert int(run.model.inversion.blocks_done) == 6
