@@ -53,7 +53,7 @@ class Bare:
         return step
 
     def synthesis(self, batch_size: int) -> Callable[[], None]:
-        """Return the generator's step of Fast: no selection, no meta-gradient, no moving average, no bank, no meters."""
+        """Return the generator's step of Fast without selection, meta-gradient, moving average, bank and meters."""
         teacher, student = copy.deepcopy(self.teacher), copy.deepcopy(self.student).eval().requires_grad_(False)
         distances = _listen(teacher)
         network = ConvGenerator((3, 32, 32)).to(self.device)

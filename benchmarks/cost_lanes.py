@@ -17,7 +17,7 @@ from lightning_condkd.types import Phase, Unit
 Lane = Callable[[], None]
 
 
-class Finished(Exception):
+class FitOverError(Exception):
     """Ends a fit whose steps are no longer wanted."""
 
 
@@ -55,7 +55,7 @@ class TrainerLane(L.Callback):
         self._back.release()
         self._turn.acquire()
         if self._stopped:
-            raise Finished
+            raise FitOverError
 
     def _wait(self) -> None:
         self._back.acquire()
@@ -65,7 +65,7 @@ class TrainerLane(L.Callback):
     def _fit(self, datamodule: L.LightningDataModule) -> None:
         try:
             self.trainer.fit(self.model, datamodule)
-        except Finished:
+        except FitOverError:
             return
         except BaseException as error:
             self._error = error

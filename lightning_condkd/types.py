@@ -70,7 +70,9 @@ class LossTerms(NamedTuple):
     weights: Mapping[str, float]
 
     def total(self) -> Tensor:
-        """Return the weighted sum of the terms."""
+        """Return the weighted sum of the terms, 0 without any."""
+        if not self.values:
+            return torch.zeros(())
         return torch.stack([self.weights[name] * value for name, value in self.values.items()]).sum()
 
     def merge(self, other: LossTerms) -> LossTerms:

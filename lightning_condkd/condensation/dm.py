@@ -110,9 +110,8 @@ class DistributionMatching(CondensationMethod):
         images = self._view(real.images.to(next(observer.parameters()).dtype), real.labels, draw)
         size = len(images) if observer.bn_channels else self.chunk or max(1, _CHUNK_PIXELS // images[0, 0].numel())
         embeddings = torch.cat([self._embed(observer, chunk) for chunk in torch.split(images, size)])
-        labels = real.labels.to(embeddings.device)
-        counts = torch.bincount(labels, minlength=num_classes).to(embeddings)[:, None]
-        means = class_means(embeddings, labels, num_classes)
+        counts = torch.bincount(real.labels, minlength=num_classes).to(embeddings)[:, None]
+        means = class_means(embeddings, real.labels.to(embeddings.device), num_classes)
         # A small class may have no image on this rank; sums and counts are what can be averaged over ranks.
         sums = torch.where(counts > 0, means * counts, 0)
         return mean_over_ranks(sums) / mean_over_ranks(counts)

@@ -6,6 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from torch.utils.data import DataLoader
@@ -28,7 +29,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
         batch_size: images in a training batch, over all ranks; images left over at the end of an epoch are not used in
             it.
         eval_batch_size: images in a validation or test batch, over all ranks.
-        seed: seed of the order; ``None`` takes the one of ``seed_everything``, else 0.
+        seed: seed of the order; ``None`` takes the one of ``seed_everything``, else 0. A resumed run keeps its own.
     """
 
     def __init__(self, batch_size: int = 128, *, eval_batch_size: int = 500, seed: int | None = None) -> None:
@@ -108,6 +109,18 @@ class ImageDataModule(L.LightningDataModule, ABC):
     def test_dataloader(self) -> ImageLoader:
         """Return the same as :meth:`val_dataloader`."""
         return self.val_dataloader()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the seed of the order."""
+        return {"seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the order of the run that is resumed.
+
+        Args:
+            state_dict: what :meth:`state_dict` returned.
+        """
+        self.seed = state_dict["seed"]
 
     def _position(self) -> tuple[int, int]:
         if self.trainer is None:

@@ -22,8 +22,8 @@ def flip(images: Tensor, mirrored: Tensor) -> Tensor:
     return torch.where(mirrored.to(images.device)[:, None, None, None], images.flip(-1), images)
 
 
-def shift(images: Tensor, offset: Tensor, limit: int, fill: float = 0.0) -> Tensor:
-    """Move the window over images by whole pixels, exactly.
+def shift(images: Tensor, offset: Tensor, limit: int, fill: float = 0.0, mirrored: Tensor | None = None) -> Tensor:
+    """Move the window over images by whole pixels, exactly, and then mirror what it shows.
 
     An index gather does it: Kornia's ``warp_affine(mode="nearest")`` is as exact but took 2.7 times as long.
 
@@ -32,6 +32,7 @@ def shift(images: Tensor, offset: Tensor, limit: int, fill: float = 0.0) -> Tens
         offset: rows and columns, ``(N or 1, 2)`` int64 in pixels.
         limit: largest absolute offset, in pixels.
         fill: value of the pixels that come in from outside.
+        mirrored: which images to :func:`flip` at no further cost, ``(N or 1,)`` boolean.
 
     Example:
         >>> shift(torch.tensor([[[[1.0, 2.0, 3.0]]]]), torch.tensor([[0, 1]]), limit=1)
@@ -40,7 +41,10 @@ def shift(images: Tensor, offset: Tensor, limit: int, fill: float = 0.0) -> Tens
     batch, channels, height, width = images.shape
     offset = offset.to(images.device) + limit
     rows = torch.arange(height, device=images.device) + offset[:, :1]
-    columns = torch.arange(width, device=images.device) + offset[:, 1:]
+    columns = torch.arange(width, device=images.device)
+    if mirrored is not None:
+        columns = torch.where(mirrored.to(images.device)[:, None], columns.flip(0), columns)
+    columns = columns + offset[:, 1:]
     index = (rows[:, :, None] * (width + 2 * limit) + columns[:, None, :]).view(-1, 1, height * width)
     padded = F.pad(images, (limit, limit, limit, limit), value=fill).flatten(2)
     return padded.gather(2, index.expand(batch, channels, -1)).view_as(images)

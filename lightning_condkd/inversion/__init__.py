@@ -1,7 +1,8 @@
 """How a teacher is inverted: one file for each method."""
 
+from lightning_condkd.inversion.bare import synthesise
 from lightning_condkd.inversion.base import Inversion
 from lightning_condkd.inversion.fast import Fast
 from lightning_condkd.inversion.noise import NoInversion, SmoothNoise
 
-__all__ = ["Fast", "Inversion", "NoInversion", "SmoothNoise"]
+__all__ = ["Fast", "Inversion", "NoInversion", "SmoothNoise", "synthesise"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,8 @@ class Inversion(nn.Module):
         super().__init__()
         if batch_size <= 0:
             raise ValueError(f"expected a positive batch_size of the synthesis batch, got {batch_size}")
+        if selection not in get_args(Selection):
+            raise ValueError(f"expected selection 'total_loss', 'inversion_loss' or 'last', got {selection!r}")
         self.cadence = cadence
         self.batch_size = batch_size
         self.augment = augment
@@ -152,5 +154,14 @@ class Inversion(nn.Module):
         return ()
 
     def collect(self) -> Synthetic:
-        """Return the images that the block keeps, for the whole global batch."""
+        """Return the images that the block keeps, for the whole global batch.
+
+        Raises:
+            ValueError: if no kept step had a finite loss.
+        """
+        if not bool(self.kept_loss.isfinite()):
+            raise ValueError(
+                f"the loss of every kept step is {float(self.kept_loss)}, so no image of the block is of use: lower "
+                "the learning rate or the weights of the synthesis"
+            )
         return Synthetic(self.kept_images, self.kept_labels)

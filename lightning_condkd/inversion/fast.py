@@ -53,8 +53,9 @@ class Fast(Inversion):
         selection: which images are kept, see :class:`~lightning_condkd.inversion.base.Inversion`.
 
     Raises:
-        ValueError: in :meth:`build`, if ``bn_weight`` is not 0 and the teacher has no BatchNorm layer, or
-            ``reset_round`` is set for a generator without ``reset_first_layers``.
+        ValueError: if an argument is out of its range; in :meth:`build`, if ``bn_weight`` is not 0 and the teacher has
+            no BatchNorm layer, ``reset_round`` is set for a generator without ``reset_first_layers``, or the
+            generator's latents or images are of another shape.
 
     References:
         Fang et al., "Up to 100x Faster Data-Free Knowledge Distillation", AAAI 2022.
@@ -89,6 +90,8 @@ class Fast(Inversion):
         super().__init__(cadence, batch_size, CropFlip() if augment is None else augment, selection)
         if not 0 <= bn_momentum < 1:
             raise ValueError(f"expected bn_momentum in [0, 1), got {bn_momentum}")
+        if meta_update not in ("fomaml", "reptile"):
+            raise ValueError(f"expected meta_update 'fomaml' or 'reptile', got {meta_update!r}")
         self.given_generator = [generator]  # in a list: not a submodule before it is copied in build
         self.generator_width, self.latent_size = generator_width, latent_size
         self.generator_lr, self.latent_lr = generator_lr, latent_lr
@@ -106,6 +109,7 @@ class Fast(Inversion):
                 spec.image_shape, latent_size=self.latent_size, width=self.generator_width
             )
         self.inner = copy.deepcopy(self.meta)
+        _check_images(copy.deepcopy(self.meta), self.latent_size, spec.image_shape)
         self.latent = nn.Parameter(torch.zeros(self.batch_size, self.latent_size))
         self.register_buffer("labels", torch.zeros(self.batch_size, dtype=torch.long))
         self.num_classes, self.bn_channels = spec.num_classes, spec.bn_channels
@@ -215,3 +219,19 @@ class Fast(Inversion):
         keep = self.bn_momentum if int(self.blocks_done) else 0.0
         self.mean_ema.lerp_(mean, 1 - keep)
         self.variance_ema.lerp_(variance, 1 - keep)
+
+
+@torch.no_grad()
+def _check_images(generator: nn.Module, latent_size: int, image_shape: tuple[int, int, int]) -> None:
+    latents = torch.zeros(2, latent_size).to(next(generator.parameters(), torch.empty(0)))
+    try:
+        shape = tuple(generator.eval()(latents).shape[1:])
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"the generator cannot read latents of latent_size={latent_size}: set latent_size to its own. "
+            f"{type(generator).__name__} said: {error}"
+        ) from error
+    if shape != image_shape:
+        raise ValueError(
+            f"expected a generator of images of shape {image_shape}, got {shape}: build it for the condensed images"
+        )

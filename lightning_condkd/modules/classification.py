@@ -25,6 +25,8 @@ from lightning_condkd.models import Observer
 from lightning_condkd.modules.batches import real_batch
 from lightning_condkd.randomness import Draw
 
+STATE_KEY = "classification"
+
 
 class Classification(L.LightningModule):
     """Train a classifier on labelled images by cross-entropy, and measure its top-1 accuracy (micro average).
@@ -36,7 +38,8 @@ class Classification(L.LightningModule):
         scheduler: stepped once an epoch; ``None`` for a cosine to 0 over the steps of the run (our default).
         label_smoothing: share of the target that is spread evenly over all classes.
         output: file to which the network's weights are written when training ends, see :meth:`export`.
-        seed: seed of the augmentation; ``None`` takes the one of ``seed_everything``, else 0.
+        seed: seed of the augmentation; ``None`` takes the one of ``seed_everything``, else 0. A resumed run keeps its
+            own.
 
     Raises:
         ValueError: at setup, if the network has another number of classes than the data.
@@ -161,12 +164,21 @@ class Classification(L.LightningModule):
         sync_buffers([self.network])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make the network's statistics the same on all ranks before rank 0 writes them.
+        """Make the network's statistics the same on all ranks before rank 0 writes them, and add the seed.
 
         Args:
             checkpoint: what Lightning is about to write; its tensors share memory with the module's.
         """
         sync_buffers([self.network])
+        checkpoint[STATE_KEY] = {"seed": self.seed}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the seed of the run that is resumed.
+
+        Args:
+            checkpoint: what Lightning has read.
+        """
+        self.seed = checkpoint[STATE_KEY]["seed"]
 
     def on_train_end(self) -> None:
         """Write the weights if an output file is set."""

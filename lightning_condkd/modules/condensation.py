@@ -19,7 +19,7 @@ from lightning_condkd.distributed import mean_over_ranks
 from lightning_condkd.modules.batches import real_batch
 from lightning_condkd.randomness import Draw, seeded_generator
 
-STATE_KEY = "condkd"
+STATE_KEY = "condensation"
 
 
 class Condensation(L.LightningModule):
@@ -75,9 +75,9 @@ class Condensation(L.LightningModule):
         self.steps_per_epoch = steps_per_epoch
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.pixels: nn.Parameter | None = None
-        self.iterations = 0
         self._source: ImageSource | None = None
         self._last_good: Tensor | None = None
+        self._undone = 0
 
     def configure_model(self) -> None:
         """Make the pixels from the datamodule's training images."""
@@ -117,25 +117,16 @@ class Condensation(L.LightningModule):
             self._last_good = self._pixels.detach().clone()
             return
         self._restore()
+        self.write()
         raise FloatingPointError(
-            f"the loss of iteration {self.global_step} is {float(loss)}; the last good set is in {self.output}. "
+            f"the loss of iteration {self.global_step} is {float(loss)}; {self.output} holds the last good set. "
             "Lower learning_rate"
         )
 
     def _restore(self) -> None:
         if self._last_good is not None:
             self._pixels.data.copy_(self._last_good)
-        self.write()
-
-    def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
-        """Count the iterations that went into the pixels.
-
-        Args:
-            outputs: not used.
-            batch: not used.
-            batch_idx: position in the epoch.
-        """
-        self.iterations = self.global_step
+            self._undone = 1
 
     def configure_optimizers(self) -> Optimizer:
         """Return SGD on the pixels."""
@@ -145,7 +136,7 @@ class Condensation(L.LightningModule):
         """Return the set as it is now."""
         settings = {
             "ipc": self.ipc,
-            "iterations": self.iterations,
+            "iterations": self.global_step - self._undone,
             "learning_rate": self.learning_rate,
             "momentum": self.momentum,
             "init": self.init,
@@ -156,7 +147,9 @@ class Condensation(L.LightningModule):
         return CondensedSet(self._pixels.detach().cpu().float(), self.labels, info=info)
 
     def write(self) -> None:
-        """Write the set to its file, on rank 0."""
+        """Write the set to its file, on rank 0; if the last step broke the pixels, as it was before that step."""
+        if not bool(self._pixels.isfinite().all()):
+            self._restore()
         if self.trainer.is_global_zero:
             self.condensed().save(self.output)
 
@@ -170,7 +163,7 @@ class Condensation(L.LightningModule):
         Args:
             checkpoint: what Lightning is about to write.
         """
-        checkpoint[STATE_KEY] = {"seed": self.seed, "iterations": self.iterations}
+        checkpoint[STATE_KEY] = {"seed": self.seed}
         self.write()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -179,7 +172,7 @@ class Condensation(L.LightningModule):
         Args:
             checkpoint: what Lightning has read.
         """
-        self.seed, self.iterations = checkpoint[STATE_KEY]["seed"], checkpoint[STATE_KEY]["iterations"]
+        self.seed = checkpoint[STATE_KEY]["seed"]
 
     @property
     def _pixels(self) -> nn.Parameter:

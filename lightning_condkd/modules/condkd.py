@@ -95,9 +95,10 @@ class CondKD(TeacherStudent):
         self.augment = CropFlip() if augment is None else augment
         self.student_optimizer = student_optimizer
         self.student_scheduler = student_scheduler
-        self.transfer_set = transfer_set
+        self.transfer_set = self._given_transfer_set = transfer_set
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.spec: Spec | None = None
+        self._fingerprint: str | None = None
         self.unit: Unit | None = None
         self.meters, self.stopwatch = Meters(), Stopwatch()
 
@@ -111,8 +112,10 @@ class CondKD(TeacherStudent):
         """
         if stage != "fit":
             return
+        # Before a true half or double precision converts the teacher: a resumed run compares before it, too.
+        self._fingerprint = self._fingerprint or self.teacher.fingerprint()
         datamodule = getattr(self.trainer, "datamodule", None)
-        transfer_set = self.transfer_set or getattr(datamodule, "transfer_set", None)
+        transfer_set = self._given_transfer_set or getattr(datamodule, "transfer_set", None)
         if transfer_set is None:
             raise ValueError("CondKD found no transfer set: fit with CondensedDataModule, or pass transfer_set=...")
         self.transfer_set = transfer_set
@@ -122,10 +125,15 @@ class CondKD(TeacherStudent):
             check_batch("inversion.batch_size", self.inversion.batch_size, self.trainer.world_size)
 
     def configure_model(self) -> None:
-        """Build what depends on the task's shapes."""
-        if self.spec is None and self.transfer_set is not None:
-            wants_embedding = self._aligning is not None or self.distillation.needs_embedding
-            self._build(check_condensed(self.transfer_set.condensed, self.teacher, self.student, wants_embedding))
+        """Build what depends on the task's shapes; a second run must have the same ones."""
+        if self.transfer_set is None:
+            return
+        wants_embedding = self._aligning is not None or self.distillation.needs_embedding
+        spec = check_condensed(self.transfer_set.condensed, self.teacher, self.student, wants_embedding)
+        if self.spec is None:
+            self._build(spec)
+        elif spec != self.spec:
+            raise ValueError(f"the module was built for {self.spec}, got a task of {spec}: make a new module for it")
 
     def _build(self, spec: Spec) -> None:
         self.spec = spec
@@ -160,8 +168,16 @@ class CondKD(TeacherStudent):
         """
         if self.student_scheduler is not None:
             return self.student_scheduler(optimizer)
-        rounds = (self.trainer.max_epochs or 0) - self.inversion.cadence.warmup_rounds
+        rounds = self._planned_rounds() - self.inversion.cadence.warmup_rounds
         return CosineAnnealingLR(optimizer, T_max=max(1, rounds), eta_min=1e-3 * optimizer.param_groups[0]["lr"])
+
+    def _planned_rounds(self) -> int:
+        epochs, steps = self.trainer.max_epochs or 0, self.trainer.max_steps
+        if epochs <= 0 and steps <= 0:
+            raise ValueError(
+                "the default schedule ends with the run: set max_epochs or max_steps, or student_scheduler"
+            )
+        return epochs if epochs > 0 else -(-steps // self.inversion.cadence.length)
 
     def on_fit_start(self) -> None:
         """Give the bank its folder."""
@@ -179,6 +195,10 @@ class CondKD(TeacherStudent):
                 f"{self.trainer.num_training_batches} batches: fit with CondensedDataModule, or pass "
                 "step_loader(inversion.cadence.length), and leave limit_train_batches and overfit_batches unset"
             )
+
+    def on_train_end(self) -> None:
+        """Make the student the same on all ranks, whether or not a validation or a checkpoint came last."""
+        sync_buffers([self.student])
 
     # --- one unit of a round ---------------------------------------------------------------------------------------
 
@@ -311,6 +331,7 @@ class CondKD(TeacherStudent):
         super().on_save_checkpoint(checkpoint)
         sync_buffers([self.inversion])
         checkpoint[STATE_KEY] |= {
+            "teacher": self._fingerprint or self.teacher.fingerprint(),
             "spec": None if self.spec is None else list(self.spec),
             "seed": self.seed,
             "seconds": dict(self.stopwatch.seconds),

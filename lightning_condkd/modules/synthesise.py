@@ -35,9 +35,8 @@ class Synthesised(NamedTuple):
     total: LossTerms
 
     def losses(self) -> tuple[Tensor, Tensor]:
-        """Return the method's own loss and the total, without graph; 0 for a method without terms."""
-        own, total = (t.total().detach() if t.values else torch.zeros(()) for t in (self.inversion, self.total))
-        return own, total
+        """Return the method's own loss and the total, without graph."""
+        return self.inversion.total().detach(), self.total.total().detach()
 
 
 class SynthesisStep(NamedTuple):

@@ -89,7 +89,7 @@ class TeacherStudent(L.LightningModule):
             if metric.update_called:
                 values[f"{stage}/{name}_accuracy"] = metric.compute()
                 metric.reset()
-        self.log_dict(values)
+        self.log_dict(values, sync_dist=True)  # equal on all ranks already; without it Lightning warns
         return values
 
     # --- checkpoints -----------------------------------------------------------------------------------------------

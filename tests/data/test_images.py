@@ -234,7 +234,7 @@ def test_parts_with_other_classes_are_refused(tmp_path: Path) -> None:
     data = ImageFolderDataModule(tmp_path)
     assert len(data.train_source) == 2
     with pytest.raises(ValueError, match="class_names"):
-        data.val_dataloader()
+        data.train_dataloader()
 
 
 class _Parts(ImageDataModule):

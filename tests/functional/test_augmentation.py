@@ -26,6 +26,9 @@ def test_shift_moves_pixels_exactly(shape: tuple[int, ...], dtype: torch.dtype, 
     offset = torch.randint(-4, 5, (shape[0], 2), generator=torch.Generator().manual_seed(1))
     expected = torch.stack([sliced(x, int(d), int(r), fill) for x, (d, r) in zip(images, offset, strict=True)])
     assert torch.equal(operators.shift(images, offset, 4, fill), expected)
+    mirrored = torch.arange(shape[0]) % 2 == 0
+    both = operators.shift(images, offset, 4, fill, mirrored)
+    assert torch.equal(both, operators.flip(expected, mirrored))
 
 
 def test_flip_mirrors_only_the_chosen_images() -> None:

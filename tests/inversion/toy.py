@@ -24,7 +24,7 @@ CROP = CropFlip(padding=3)
 
 
 def network(name: str, **arguments: Any) -> DigitsNet:
-    """A classifier that is a function of its name; it predicts every class and its BatchNorm statistics are not at rest."""
+    """A function of its name: a classifier of several predictions whose BatchNorm statistics are not at rest."""
     generator = seeded_generator(0, name)
     with seeded_initialisation(generator):
         classifier = DigitsNet(**{"num_classes": CLASSES, "width": 4, **arguments})
@@ -47,7 +47,7 @@ def observed(classifier: nn.Module) -> Observer:
 
 def small_generator(**arguments: Any) -> ConvGenerator:
     with seeded_initialisation(seeded_generator(0, "generator")):
-        return ConvGenerator(SHAPE, **{"latent_size": LATENT, "width": 2, **arguments})
+        return ConvGenerator(**{"image_shape": SHAPE, "latent_size": LATENT, "width": 2, **arguments})
 
 
 def condensed_set(name: str = "condensed", per_class: int = 2, shape: tuple[int, int, int] = SHAPE) -> CondensedSet:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_condkd.alignment import FeatureAlignment
@@ -163,32 +164,53 @@ def test_checkpoints_by_steps_are_exact(tmp_path: Path) -> None:
     assert {path.stem for path in tmp_path.glob("*.ckpt")} == {f"step={step}" for step in (3, 6, 9, 12, 15)}
 
 
-def _resumed(path: Path, folder: Path, precision: str) -> dict[str, Tensor]:
-    data = CondensedDataModule(toy.condensed_set(), batch_size=8)
-    model = toy.condkd(alignment=FeatureAlignment())
-    trainer = toy.silent_trainer(max_epochs=3, precision=precision, default_root_dir=folder)
-    trainer.fit(model, data, ckpt_path=path)
-    return toy.Run(model, data.transfer_set.bank, trainer).state()
-
-
-@pytest.mark.parametrize(("precision", "step"), [("32-true", 11), ("32-true", 14), ("64-true", 11)])
-def test_a_run_killed_in_mid_round_resumes_to_the_bit(precision: str, step: int, tmp_path: Path) -> None:
-    """Unit 11 is in the middle of a synthesis block, 14 of a distillation block."""
-    whole = toy.fit(toy.condkd(alignment=FeatureAlignment()), precision=precision).state()
+def _cut_and_resumed(model: Callable[[], CondKD], precision: str, step: int, folder: Path) -> toy.Run:
+    """Stop after a unit, and go on with new objects from the checkpoint."""
     toy.fit(
-        toy.condkd(alignment=FeatureAlignment()),
+        model(),
         max_steps=step,
-        callbacks=[ModelCheckpoint(tmp_path, filename="cut", every_n_train_steps=step)],
+        callbacks=[ModelCheckpoint(folder, filename="cut", every_n_train_steps=step)],
         enable_checkpointing=True,
-        default_root_dir=tmp_path,
+        default_root_dir=folder,
         precision=precision,
     )
-    assert toy.same(whole, _resumed(tmp_path / "cut.ckpt", tmp_path, precision))
+    data = CondensedDataModule(toy.condensed_set(), batch_size=8)
+    resumed, trainer = model(), toy.silent_trainer(max_epochs=3, precision=precision, default_root_dir=folder)
+    trainer.fit(resumed, data, ckpt_path=folder / "cut.ckpt")
+    return toy.Run(resumed, data.transfer_set.bank, trainer)
+
+
+def _aligned() -> CondKD:
+    return toy.condkd(alignment=FeatureAlignment())
+
+
+def _aligned_in_double() -> CondKD:
+    networks = {"teacher": toy.observed(toy.network("teacher").double()), "student": toy.network("student 1").double()}
+    inversion = toy.fast(generator=toy.small_generator().double())
+    return toy.condkd(inversion, FeatureAlignment(), **networks)
 
 
 @pytest.mark.parametrize(
-    "bounds", [{"max_epochs": 3}, {"max_epochs": -1, "max_steps": 24}], ids=["rounds", "steps"]
+    ("model", "precision", "step"),
+    [(_aligned, "32-true", 11), (_aligned, "32-true", 14), (_aligned_in_double, "64-true", 11)],
 )
+def test_a_run_stopped_in_mid_round_resumes_to_the_bit(
+    model: Callable[[], CondKD], precision: str, step: int, tmp_path: Path
+) -> None:
+    """Unit 11 is in the middle of a synthesis block, 14 of a distillation block."""
+    whole = toy.fit(model(), precision=precision)
+    assert toy.same(whole.state(), _cut_and_resumed(model, precision, step, tmp_path).state())
+
+
+def test_a_teacher_that_the_precision_converted_is_known_again(tmp_path: Path) -> None:
+    """Lightning loads a checkpoint before it converts the networks, so the weights are rounded once on the way."""
+    whole, resumed = toy.fit(_aligned(), precision="64-true"), _cut_and_resumed(_aligned, "64-true", 11, tmp_path)
+    assert resumed.trainer.global_step == 24
+    states = [toy.student_of(run) for run in (whole, resumed)]
+    assert all(torch.allclose(states[0][name].double(), states[1][name].double(), atol=1e-3) for name in states[0])
+
+
+@pytest.mark.parametrize("bounds", [{"max_epochs": 3}, {"max_epochs": -1, "max_steps": 24}], ids=["rounds", "steps"])
 def test_the_learning_rate_falls_along_the_rounds_of_the_student(bounds: dict[str, int]) -> None:
     """Half a cosine from 0.2 to 0.0002 over two rounds after one of warm-up, however the end is given."""
 
@@ -208,3 +230,30 @@ def test_blocks_repeat_within_a_round() -> None:
     assert run.trainer.global_step == 24
     assert run.bank.rounds.tolist() == [0] * 36 + [1] * 36
     assert int(run.model.inversion.blocks_done) == 6
+
+
+def test_a_run_without_end_needs_a_schedule_of_its_own() -> None:
+    with pytest.raises(ValueError, match="set max_epochs or max_steps, or student_scheduler"):
+        toy.fit(toy.condkd(), max_epochs=-1)
+
+
+def test_a_second_fit_takes_its_own_transfer_set() -> None:
+    model = toy.condkd()
+    first, second = toy.fit(model), toy.fit(model, condensed=toy.condensed_set("others"), max_epochs=1)
+    assert len(first.bank) == 36
+    assert len(second.bank) == 12
+    assert model.transfer_set is not None
+    assert torch.equal(model.transfer_set.condensed.images, toy.condensed_set("others").images)
+
+
+def test_a_loaded_module_is_held_to_its_task(saved: Saved) -> None:
+    loaded = CondKD.load_from_checkpoint(
+        saved.path,
+        teacher=toy.observed(toy.network("teacher")),
+        student=toy.network("student 1"),
+        inversion=toy.fast(),
+        alignment=FeatureAlignment(),
+    )
+    with pytest.raises(ValueError, match=r"the module was built for Spec.*make a new module"):
+        toy.fit(loaded, condensed=toy.condensed_set(shape=(1, 16, 16)))
+    assert toy.fit(loaded, max_epochs=1).trainer.global_step == toy.CADENCE.length

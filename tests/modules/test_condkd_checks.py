@@ -107,7 +107,7 @@ def test_bn_term_needs_batch_norm_in_the_teacher() -> None:
 
 def test_a_network_without_linear_layer_is_no_teacher() -> None:
     network = nn.Sequential(nn.Conv2d(1, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    with pytest.raises(ValueError, match="found no nn.Linear in Sequential.*pass embedding="):
+    with pytest.raises(ValueError, match=r"found no nn.Linear in Sequential.*pass embedding="):
         Observer(network)
 
 
@@ -131,18 +131,20 @@ def test_student_and_teacher_share_nothing() -> None:
     network = toy.network("teacher")
     teacher = toy.observed(network)
     for student in (network, toy.observed(network), nn.Sequential(network.features, nn.Flatten(), nn.Linear(128, 3))):
-        with pytest.raises(ValueError, match="share memory.*copy.deepcopy"):
+        with pytest.raises(ValueError, match=r"share memory.*copy.deepcopy"):
             CondKD(teacher, student, toy.fast())
     CondKD(teacher, copy.deepcopy(network), toy.fast())
 
 
 def test_batches_must_divide_by_the_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="inversion.batch_size=9 does not divide by 2 processes: choose a multiple of 2"):
+    with pytest.raises(
+        ValueError, match=r"inversion.batch_size=9 does not divide by 2 processes: choose a multiple of 2"
+    ):
         check_batch("inversion.batch_size", 9, 2)
     check_batch("inversion.batch_size", 9, 3)
     with pytest.raises(ValueError, match="batch_size=9 does not divide by 2 processes"):
         TransferSet(toy.condensed_set(), batch_size=9).check_world_size(2)
-    with pytest.raises(ValueError, match="mix=0.25 puts 3 condensed images into a batch"):
+    with pytest.raises(ValueError, match=r"mix=0.25 puts 3 condensed images into a batch"):
         TransferSet(toy.condensed_set(), mix=0.25, batch_size=12).check_world_size(2)
     monkeypatch.setattr(L.Trainer, "world_size", property(lambda self: 2))
     _refused("inversion.batch_size=9 does not divide by 2", toy.condkd(toy.fast(batch_size=9)), _data())
@@ -166,17 +168,16 @@ def test_ddp_must_search_for_unused_parameters(strategy: Callable[[], Any], acce
     if accepted:
         check_strategy(trainer)
         return
-    with pytest.raises(ValueError, match="expected --trainer.strategy ddp_find_unused_parameters_true"):
+    with pytest.raises(ValueError, match=r"expected --trainer.strategy ddp_find_unused_parameters_true"):
         check_strategy(trainer)
 
 
 def test_plain_ddp_is_refused_by_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """The strategy is put in after construction, so that no process group is made."""
-    model = toy.condkd()
+    model = toy.condkd(transfer_set=_data().transfer_set)
     trainer = toy.silent_trainer(max_epochs=1)
     monkeypatch.setattr(type(trainer), "strategy", property(lambda self: DDPStrategy()))
     model._trainer = trainer
-    model.transfer_set = _data().transfer_set
     with pytest.raises(ValueError, match="ddp_find_unused_parameters_true"):
         model.setup("fit")
 
@@ -186,7 +187,9 @@ def _foreign_loader() -> DataLoader[Any]:
 
 
 @pytest.mark.parametrize(
-    "loader", [_foreign_loader, lambda: step_loader(STEPS - 1), lambda: step_loader(2 * STEPS)], ids=["images", "few", "many"]
+    "loader",
+    [_foreign_loader, lambda: step_loader(STEPS - 1), lambda: step_loader(2 * STEPS)],
+    ids=["images", "few", "many"],
 )
 def test_the_loader_yields_the_steps_of_a_round(loader: Callable[[], Any]) -> None:
     match = f"needs a loader of the {STEPS} steps of a round.*CondensedDataModule.*step_loader"
@@ -250,7 +253,7 @@ def test_reset_needs_a_generator_that_can() -> None:
     assert len(run.bank) == 36
 
 
-# --- checkpoints -------------------------------------------------------------------------------------------------------
+# --- checkpoints ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Without alignment the module is Fast: a run through the trainer against a bare loop that shares only its random numbers."""
+"""Without alignment the module is Fast: a run through the trainer against a bare loop with the same random numbers."""
 
 from __future__ import annotations
 

@@ -1,0 +1,119 @@
+"""Runs that end too early and go on elsewhere, against the run that was left alone."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.distributed import jobs
+from tests.distributed.conftest import Launch, Run, largest_difference, same
+from tests.distributed.jobs import Recipe
+from tests.distributed.test_two_ranks import BATCH, LAYER, TOLERANCE
+
+pytestmark = pytest.mark.ddp
+EVERYTHING = ["module", "optimizers", "bank"]
+PLAIN = Recipe()  # BatchNorm, float32, one rank
+# Units 7, 8, 9 of a round of seven are the second round's synthesis; checkpoints come after every second unit.
+KILLS = [("synthesis", 8), ("meta-step", 16), ("distillation", 13), ("checkpoint", 9)]
+MID_SYNTHESIS, MID_DISTILLATION = 9, 12
+Whole = Callable[..., Run]
+
+
+def kill(launch: Launch, place: str, unit: int) -> Path:
+    """Return the folder of a run that SIGKILL ended in the middle of a unit."""
+    folder = launch.folder / f"killed-{launch.count}"
+    arguments = {"recipe": PLAIN, "folder": folder, "keep": "last", "interrupt": (place, unit)}
+    launch(jobs.fit, dies=signal.SIGKILL, **arguments)
+    return folder
+
+
+def last(folder: Path) -> Path:
+    return folder / "checkpoints" / "last.ckpt"
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(torch.load(checkpoint, weights_only=True)["global_step"])
+
+
+@pytest.mark.parametrize(("place", "unit"), KILLS, ids=[place for place, _ in KILLS])
+def test_a_killed_run_resumes_to_the_bit(place: str, unit: int, launch: Launch, whole: Whole) -> None:
+    killed, elsewhere = kill(launch, place, unit), launch.folder / f"resumed-{launch.count}"
+    assert step_of(last(killed)) == unit // 2 * 2
+    resumed = launch(jobs.fit, recipe=PLAIN, folder=elsewhere, resume=last(killed), keep="last")[0]
+    assert same(resumed, whole(PLAIN, keep="last", validate=False).ranks[0], EVERYTHING)
+    assert resumed["global_step"] == 21
+    assert_complete(launch, killed, elsewhere)
+
+
+def assert_complete(launch: Launch, killed: Path, elsewhere: Path) -> None:
+    """The new folder holds the chunks that its checkpoint names and no others, and needs the old one no more."""
+    chunks = torch.load(last(elsewhere), weights_only=True)["CondensedDataModule"]["bank"]["chunks"]
+    assert {chunk["name"] for chunk in chunks} == {path.name for path in (elsewhere / "bank").iterdir()}
+    shutil.rmtree(killed)
+    again = launch(jobs.fit, recipe=PLAIN, folder=elsewhere, resume=last(elsewhere), keep="last")[0]
+    assert len(again["bank"]["images"]) == 36
+
+
+def test_a_killed_run_resumes_in_its_own_folder(launch: Launch, whole: Whole) -> None:
+    """The chunk that the lost checkpoint would have named lies there already."""
+    killed = kill(launch, "checkpoint", 9)
+    assert len(list((killed / "bank").iterdir())) == 2
+    resumed = launch(jobs.fit, recipe=PLAIN, folder=killed, resume=last(killed), keep="last")[0]
+    assert same(resumed, whole(PLAIN, keep="last", validate=False).ranks[0], EVERYTHING)
+
+
+def test_a_moved_folder_resumes_with_its_own_seed(launch: Launch, whole: Whole) -> None:
+    killed = kill(launch, "distillation", 13)
+    moved = Path(shutil.move(killed, killed.with_name(f"moved-{launch.count}")))
+    folder, other = launch.folder / f"resumed-{launch.count}", replace(PLAIN, seed=99)
+    resumed = launch(jobs.fit, recipe=other, folder=folder, resume=last(moved), keep="last")[0]
+    assert same(resumed, whole(PLAIN, keep="last", validate=False).ranks[0], EVERYTHING)
+    assert resumed["seed"] == PLAIN.seed
+
+
+@pytest.mark.parametrize("unit", [8, 11], ids=["synthesis", "distillation"])
+def test_a_run_that_saves_on_an_exception_resumes_to_the_bit(unit: int, launch: Launch, whole: Whole) -> None:
+    folder = launch.folder / f"failed-{launch.count}"
+    launch(jobs.fit, recipe=PLAIN, folder=folder, keep="last", interrupt=("exception", unit))
+    assert step_of(last(folder)) == unit
+    resumed = launch(jobs.fit, recipe=PLAIN, folder=folder, resume=last(folder), keep="last")[0]
+    assert same(resumed, whole(PLAIN, keep="last", validate=False).ranks[0], EVERYTHING)
+
+
+@pytest.mark.parametrize("step", [MID_SYNTHESIS, MID_DISTILLATION], ids=["synthesis", "distillation"])
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+def test_the_number_of_ranks_may_change(before: int, after: int, step: int, launch: Launch, whole: Whole) -> None:
+    run, folder = whole(LAYER, before), launch.folder / f"resumed-{launch.count}"
+    assert step_of(run.checkpoint(step)) == step
+    arguments = {"recipe": LAYER, "folder": folder, "resume": run.checkpoint(step), "validate": True}
+    for rank in launch(jobs.fit, world_size=after, **arguments):
+        for part in ("module", "optimizers"):
+            assert largest_difference(rank[part], run.ranks[0][part]) < TOLERANCE
+        assert largest_difference(rank["bank"], run.ranks[0]["bank"]) <= 1
+
+
+@pytest.mark.parametrize("step", [MID_SYNTHESIS, MID_DISTILLATION], ids=["synthesis", "distillation"])
+def test_two_ranks_with_batch_norm_resume_to_the_bit(step: int, launch: Launch, whole: Whole) -> None:
+    run, folder = whole(BATCH, 2), launch.folder / f"resumed-{launch.count}"
+    arguments = {"recipe": BATCH, "folder": folder, "resume": run.checkpoint(step), "keep": "all", "validate": True}
+    for rank in launch(jobs.fit, world_size=2, **arguments):
+        assert same(rank, run.ranks[0], EVERYTHING)
+
+
+def test_a_fresh_run_refuses_the_bank_of_another(launch: Launch, whole: Whole) -> None:
+    """``logger=False`` puts both into the same folder."""
+    first, second = whole(PLAIN, keep="last", validate=False), whole(LAYER)
+    before = sorted(path.name for path in (first.folder / "bank").iterdir())
+    for world_size in (1, 2):
+        for why in launch(jobs.refused, world_size=world_size, recipe=PLAIN, folder=first.folder):
+            assert "holds the memory bank of another run" in why
+            assert "choose another folder, remove this one, or resume that run from its checkpoint" in why
+    why = launch(jobs.refused, recipe=LAYER, folder=first.folder, resume=second.checkpoint(12))[0]
+    assert "holds the memory bank of another run" in why
+    assert sorted(path.name for path in (first.folder / "bank").iterdir()) == before

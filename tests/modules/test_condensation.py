@@ -1,0 +1,195 @@
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_condkd.condensation import CondensationMethod, DistributionMatching, RealBatch
+from lightning_condkd.data.condensed import CondensedSet
+from lightning_condkd.data.datamodule_images import ImageDataModule
+from lightning_condkd.data.images import ImageSource
+from lightning_condkd.models import ConvNet
+from lightning_condkd.modules.condensation import Condensation
+from lightning_condkd.randomness import Draw
+from lightning_condkd.types import LossTerms
+
+
+class Uneven(ImageDataModule):
+    """Classes of 30, 6 and 2 random images of 3x8x8."""
+
+    def load(self, train: bool) -> ImageSource:
+        labels = torch.tensor([0] * 30 + [1] * 6 + [2] * 2)
+        images = torch.randint(256, (38, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        return ImageSource(images, labels, ("many", "some", "few"))
+
+
+class Explosive(CondensationMethod):
+    """Its loss is ten times the sum of pixels, and NaN from a chosen iteration on."""
+
+    name = "explosive"
+
+    def __init__(self, until: int) -> None:
+        super().__init__(real_batch=1)
+        self.until = until
+
+    def loss(self, images: Tensor, labels: Tensor, real: RealBatch, draw: Draw) -> LossTerms:
+        value = images.sum() * (10.0 if draw.step < self.until else float("nan"))
+        return LossTerms({"sum": value}, {"sum": 1.0})
+
+    def settings(self) -> dict[str, Any]:
+        return {"until": self.until}
+
+
+class SaveAt(L.Callback):
+    """Writes a checkpoint after so many steps."""
+
+    def __init__(self, step: int, path: Path) -> None:
+        self.step, self.path = step, path
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+
+
+class StopAfterFirst(L.Callback):
+    """Ends the run after its first step."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+        trainer.should_stop = True
+
+
+def matching() -> DistributionMatching:
+    network = partial(ConvNet, 3, image_size=8, depth=1, width=4)
+    return DistributionMatching(network, (0.5, 0.5, 0.5), (0.3, 0.3, 0.3), real_batch=8)
+
+
+def fit(module: Condensation, *callbacks: L.Callback, data: L.LightningDataModule | None = None, **more: Any) -> None:
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=2,
+        callbacks=list(callbacks),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=module.output.parent,
+    )
+    trainer.fit(module, Uneven() if data is None else data, **more)
+
+
+def condensation(folder: Path, method: CondensationMethod | None = None, **arguments: Any) -> Condensation:
+    output = folder / "set.safetensors"
+    return Condensation(method or matching(), **{"output": output, "steps_per_epoch": 3, "seed": 1, **arguments})
+
+
+def test_a_set_of_uneven_classes_is_learned_and_written(tmp_path: Path) -> None:
+    module = condensation(tmp_path, ipc=2)
+    fit(module)
+    condensed = CondensedSet.load(module.output)
+    assert condensed.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert condensed.image_shape == (3, 8, 8)
+    assert (condensed.info.method, condensed.info.seed) == ("DM", 1)
+    assert condensed.info.class_names == ("many", "some", "few")
+    assert condensed.info.settings["iterations"] == 6
+    assert condensed.info.settings["real_batch"] == 8
+    assert module.pixels is not None
+    assert torch.equal(condensed.images, module.pixels.detach())
+
+
+def test_learning_lowers_the_matching_loss(tmp_path: Path) -> None:
+    def distance(module: Condensation) -> float:
+        source = Uneven().train_source
+        real = RealBatch(source.images / 255, source.labels)
+        images = CondensedSet.load(module.output).images
+        draws = [Draw(seed=99, step=step) for step in range(10)]
+        return sum(float(matching().loss(images, module.labels, real, draw).total()) for draw in draws)
+
+    start, end = (condensation(tmp_path, learning_rate=lr, steps_per_epoch=20) for lr in (0.0, 0.09))
+    fit(start)
+    before = distance(start)
+    fit(end)
+    assert distance(end) < 0.6 * before
+
+
+@pytest.mark.parametrize("step", [2, 3, 4])
+def test_a_resumed_run_equals_an_uninterrupted_one(step: int, tmp_path: Path) -> None:
+    path = tmp_path / "middle.ckpt"
+    whole, resumed = condensation(tmp_path / "whole"), condensation(tmp_path / "resumed", seed=2)
+    fit(whole, SaveAt(step, path))
+    assert set(torch.load(path, weights_only=True)["state_dict"]) == {"pixels"}
+    fit(resumed, ckpt_path=path)
+    assert whole.output.read_bytes() == resumed.output.read_bytes()
+
+
+def test_every_checkpoint_writes_the_set(tmp_path: Path) -> None:
+    iterations = []
+
+    class Read(SaveAt):
+        def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+            super().on_train_batch_end(trainer)
+            if trainer.global_step == self.step:
+                iterations.append(CondensedSet.load(module.output).info.settings["iterations"])
+
+    module = condensation(tmp_path)
+    fit(module, Read(2, tmp_path / "a.ckpt"), Read(4, tmp_path / "b.ckpt"))
+    assert iterations == [2, 4]
+
+
+def test_real_start_takes_images_of_the_right_class_and_the_seed_chooses(tmp_path: Path) -> None:
+    source = Uneven().train_source
+    chosen = []
+    for seed in (1, 1, 2):
+        module = condensation(tmp_path, ipc=2, seed=seed, learning_rate=0.0)
+        fit(module)
+        images = CondensedSet.load(module.output).images
+        for image, label in zip(images, module.labels, strict=True):
+            same = (source.images[source.class_rows[int(label)]].float() / 255 == image).flatten(1).all(1)
+            assert same.sum() == 1
+        chosen.append(images)
+    assert torch.equal(chosen[0], chosen[1])
+    assert not torch.equal(chosen[0], chosen[2])
+
+
+def test_noise_has_the_statistics_of_the_data(tmp_path: Path) -> None:
+    module = condensation(tmp_path, ipc=20, init="noise", learning_rate=0.0)
+    fit(module)
+    images, (mean, std) = CondensedSet.load(module.output).images, Uneven().train_source.channel_statistics()
+    assert torch.allclose(images.mean((0, 2, 3)), torch.tensor(mean), atol=0.02)
+    assert torch.allclose(images.std((0, 2, 3)), torch.tensor(std), atol=0.02)
+
+
+@pytest.mark.parametrize("until", [0, 1, 4])
+def test_a_loss_that_is_not_finite_stops_with_the_last_good_set(until: int, tmp_path: Path) -> None:
+    module = condensation(tmp_path, Explosive(until), learning_rate=0.001, momentum=0.0)
+    with pytest.raises(FloatingPointError, match="Lower learning_rate"):
+        fit(module)
+    good = condensation(tmp_path / "good", Explosive(99), learning_rate=0.001, momentum=0.0, steps_per_epoch=1)
+    fit(good)  # two steps
+    condensed, reference = CondensedSet.load(module.output), CondensedSet.load(good.output)
+    steps = max(0, until - 1)
+    assert condensed.info.settings["iterations"] == steps
+    assert torch.allclose(condensed.images, reference.images + 0.01 * (2 - steps), atol=1e-6)
+
+
+def test_a_last_step_that_breaks_the_pixels_is_undone(tmp_path: Path) -> None:
+    module = condensation(tmp_path, Explosive(99), learning_rate=1e38)
+    start = condensation(tmp_path / "start", Explosive(99), learning_rate=0.0)
+    fit(start)
+    fit(module, StopAfterFirst())
+    condensed = CondensedSet.load(module.output)
+    assert condensed.info.settings["iterations"] == 0
+    assert torch.equal(condensed.images, CondensedSet.load(start.output).images)
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="class 'few' has 2 training images"):
+        fit(condensation(tmp_path, ipc=3))
+    with pytest.raises(TypeError, match="ImageDataModule"):
+        fit(condensation(tmp_path), data=L.LightningDataModule())
+    with pytest.raises(ValueError, match="ipc"):
+        condensation(tmp_path, ipc=0)
+    with pytest.raises(ValueError, match="safetensors"):
+        condensation(tmp_path, output="set.pt")

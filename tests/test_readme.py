@@ -1,0 +1,76 @@
+"""The README's Python runs as written."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_condkd import CondensedDataModule, CondensedSet, CondKD, FeatureAlignment, Observer
+from lightning_condkd.data import DigitsDataModule
+from lightning_condkd.inversion import Fast
+from lightning_condkd.models import CifarResNet, DigitsNet
+from lightning_condkd.types import Cadence
+from tests.conftest import ROOT
+
+FIRST, PLAIN = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+
+
+def write_condensed_file(path: Path) -> None:
+    """Write a file as the DC family does: normalised floats, labels, and accuracies as NumPy scalars."""
+    images, labels = torch.randn(100, 3, 32, 32), torch.arange(100)
+    torch.save({"data": [[images, labels]], "accs_all_exps": {"ConvNet": [np.float64(0.3)]}}, path)
+
+
+def test_first_screen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_condensed_file(tmp_path / "res_DM_CIFAR100_ConvNet_10ipc.pt")
+    student = CifarResNet(8, num_classes=100, width=4)
+    before = student.linear.weight.clone()
+
+    def quick_fast() -> Fast:
+        return Fast(cadence=Cadence(synthesis_steps=1, distill_steps=2), batch_size=8, generator_width=4)
+
+    def quick_trainer(**given: Any) -> L.Trainer:
+        assert given.pop("max_epochs") == 220
+        return L.Trainer(max_epochs=1, accelerator="cpu", devices=1, enable_progress_bar=False, logger=False, **given)
+
+    names = {
+        "torch": torch,
+        "my_resnet34": CifarResNet(8, num_classes=100, width=4),
+        "my_mobilenet": student,
+        "MEAN": (0.5071, 0.4867, 0.4408),
+        "STD": (0.2675, 0.2565, 0.2761),
+        "my_val_loader": DataLoader(TensorDataset(torch.rand(4, 3, 32, 32), torch.arange(4)), batch_size=4),
+        "Observer": Observer,
+        "CondensedDataModule": CondensedDataModule,
+        "CondensedSet": CondensedSet,
+        "CondKD": CondKD,
+        "FeatureAlignment": FeatureAlignment,
+        "Fast": quick_fast,
+        "Trainer": quick_trainer,
+    }
+    exec(FIRST, names)
+    torch.distributed.destroy_process_group()
+    saved = torch.load(tmp_path / "student.pt", weights_only=True)
+    assert not torch.equal(saved["linear.weight"], before)
+
+
+def test_parts_alone_expand_and_distil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sum(bool(line.strip()) for line in PLAIN.splitlines()) <= 30
+    assert "lightning as" not in PLAIN
+    assert "Trainer" not in PLAIN
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    exec(PLAIN, {})
+    student = Observer(DigitsNet(width=16), mean=[0.3059], std=[0.3754], weights="student.pt").eval()
+    held_out = DigitsDataModule().val_source
+    accuracy = (student(held_out.images / 255).logits.argmax(1) == held_out.labels).float().mean()
+    # The same student on the ten condensed images alone stays near 27 %.
+    assert accuracy > 0.6
