@@ -153,7 +153,11 @@ def work(options: argparse.Namespace, suite: str) -> dict[str, Any]:
         result = SUITES[suite](lanes)
         for lane in lanes.made:
             lane.close()
-    return {"threads": torch.get_num_threads(), "load_before": round(load, 2), **result}
+    return {
+        "threads": torch.get_num_threads(),
+        "load": [round(value, 2) for value in (load, os.getloadavg()[0])],
+        **result,
+    }
 
 
 def run(suite: str, threads: int) -> dict[str, Any]:

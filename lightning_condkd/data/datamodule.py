@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.utilities.types import EVAL_DATALOADERS
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, SequentialSampler
 
+from lightning_condkd import distributed
 from lightning_condkd.data.bank import MemoryBank
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.steps import step_loader
@@ -30,6 +32,7 @@ class CondensedDataModule(L.LightningDataModule):
         bank_capacity: most images in the bank, the oldest go first; ``None`` keeps all.
         val_data: a datamodule of real images whose val and test loaders are used.
         val_dataloaders: loaders of ``(images, labels)`` with pixels in [0, 1] (or uint8) in place of ``val_data``.
+            Under several ranks each reads all batches and keeps its rows, so that every image counts once.
 
     Example:
         >>> import torch
@@ -97,12 +100,14 @@ class CondensedDataModule(L.LightningDataModule):
     def val_dataloader(self) -> EVAL_DATALOADERS:
         """Return the real images to measure on after every round; none if none were given."""
         if self.val_data is not None:
-            return self.val_data.val_dataloader()
-        return [] if self.val_dataloaders is None else self.val_dataloaders
+            return _rows_of_this_rank(self.val_data.val_dataloader())
+        return [] if self.val_dataloaders is None else _rows_of_this_rank(self.val_dataloaders)
 
     def test_dataloader(self) -> EVAL_DATALOADERS:
         """Return the real images of the final measurement."""
-        return self.val_data.test_dataloader() if self.val_data is not None else self.val_dataloader()
+        if self.val_data is not None:
+            return _rows_of_this_rank(self.val_data.test_dataloader())
+        return self.val_dataloader()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the bank's state, after writing what is not yet on disk."""
@@ -117,3 +122,28 @@ class CondensedDataModule(L.LightningDataModule):
         checkpoint = getattr(self.trainer, "ckpt_path", None)
         near = [parent / "bank" for parent in Path(checkpoint).absolute().parents[:2]] if checkpoint else []
         self.transfer_set.bank.load_state_dict(state_dict["bank"], search=near)
+
+
+class _RowsOfThisRank:
+    """A loader's batches, of which this rank keeps rows ``[rank::world_size]``; they may be none of the last batch.
+
+    Lightning's own sampler repeats images until every rank has equally many, which changes an accuracy.
+    """
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        rows = slice(distributed.rank(), None, distributed.world_size())
+        for batch in self.loader:
+            yield tuple(part[rows] for part in batch) if isinstance(batch, (tuple, list)) else batch
+
+
+def _rows_of_this_rank(loaders: EVAL_DATALOADERS) -> EVAL_DATALOADERS:
+    if isinstance(loaders, (tuple, list)):
+        return [_rows_of_this_rank(loader) for loader in loaders]
+    in_order = isinstance(loaders, DataLoader) and isinstance(loaders.sampler, SequentialSampler)
+    return _RowsOfThisRank(loaders) if in_order and distributed.world_size() > 1 else loaders

@@ -347,6 +347,9 @@ class CondKD(TeacherStudent):
         if self.spec is None and state["spec"] is not None:
             shape, classes, size, widths = state["spec"]
             self._build(Spec(tuple(shape), classes, size, tuple(widths)))
+        if self._trainer is not None:
+            # Lightning converts after it has loaded, which would round what a run in float64 had stored.
+            self._trainer.precision_plugin.convert_module(self)
 
     @property
     def _aligning(self) -> FeatureAlignment | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
+import importlib.util
 import json
 import os
 import subprocess
@@ -20,6 +20,8 @@ from tests.distributed import jobs
 
 ROOT = Path(__file__).parents[2]
 JOBS = jobs.__name__
+# Lightning imports the second one when it saves a checkpoint, if it is there.
+PRELOADED = [name for name in (JOBS, "omegaconf") if importlib.util.find_spec(name)]
 
 
 class Launch:
@@ -29,7 +31,7 @@ class Launch:
         self.folder, self.count = folder, 0
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "CUDA_VISIBLE_DEVICES": ""}
         self.driver = subprocess.Popen(
-            [sys.executable, "-m", "tests.distributed.driver", JOBS],
+            [sys.executable, "-m", "tests.distributed.driver", *PRELOADED],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.PIPE,
@@ -94,11 +96,17 @@ def _plain(value: Any) -> Any:
 def whole(launch: Launch) -> Callable[..., Run]:
     """Uninterrupted runs, each made once."""
 
-    @functools.cache
-    def run(recipe: jobs.Recipe, world_size: int = 1, keep: str = "all", validate: bool = True) -> Run:
-        folder = launch.folder / f"whole-{launch.count}"
-        arguments = {"recipe": recipe, "folder": folder, "keep": keep, "validate": validate}
-        return Run(folder, launch(jobs.fit, world_size=world_size, **arguments))
+    done: dict[Any, Run] = {}
+
+    def run(
+        recipe: jobs.Recipe, world_size: int = 1, keep: jobs.Keep = "all", validate: jobs.Validate | None = None
+    ) -> Run:
+        key = (recipe, world_size, keep, validate)
+        if key not in done:
+            folder = launch.folder / f"whole-{launch.count}"
+            arguments = {"recipe": recipe, "folder": folder, "keep": keep, "validate": validate}
+            done[key] = Run(folder, launch(jobs.fit, world_size=world_size, **arguments))
+        return done[key]
 
     return run
 

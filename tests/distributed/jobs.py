@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.alignment.discriminators import ACGANDiscriminator, Discriminator, ProjectionDiscriminator
@@ -33,6 +34,8 @@ from tests.distributed import virtual
 from tests.inversion import toy
 
 State = dict[str, Tensor]
+Keep = Literal["none", "last", "all"]
+Validate = Literal["ours", "torch"]
 Place = Literal["synthesis", "meta-step", "distillation", "checkpoint"]
 CADENCE = Cadence(synthesis_steps=3, distill_steps=4, warmup_rounds=1)
 BANK = ("images", "labels", "rounds")
@@ -108,13 +111,13 @@ def fit(
     folder: str,
     *,
     resume: str | None = None,
-    keep: Literal["none", "last", "all"] = "none",
-    validate: bool = False,
+    keep: Keep = "none",
+    validate: Validate | None = None,
     interrupt: tuple[Place | Literal["exception"], int] | None = None,
 ) -> dict[str, Any]:
     """Run a recipe to its end on the ranks that there are, and return all that it made.
 
-    ``keep`` asks for a checkpoint every second unit, of which only the last stays, or for one after every unit.
+    ``keep`` asks for a checkpoint every second unit, of which only the last stays, or every third, which all stay.
     """
     chosen = Recipe(**recipe)
     module = model(chosen)
@@ -149,21 +152,21 @@ def make_trainer(recipe: Recipe, folder: str, callbacks: list[Callback]) -> L.Tr
     )
 
 
-def real_images(wanted: bool) -> ImageLoader | None:
-    """Thirteen images in batches of five: neither divides by two ranks."""
-    if not wanted:
-        return None
-    images = torch.randint(256, (13, *toy.SHAPE), generator=seeded_generator(0, "real"), dtype=torch.uint8)
-    labels = torch.arange(13) % toy.CLASSES
-    source = ImageSource(images, labels, tuple("abc"))
-    return ImageLoader(EvaluationBatches(source, 5, rank=rank(), world_size=world_size()))
+def real_images(kind: Validate | None) -> DataLoader[Any] | None:
+    """Eleven images in batches of five: neither divides by two ranks, and the last batch has one image."""
+    images = torch.randint(256, (11, *toy.SHAPE), generator=seeded_generator(0, "real"), dtype=torch.uint8)
+    labels = torch.arange(11) % toy.CLASSES
+    if kind == "ours":
+        source = ImageSource(images, labels, tuple("abc"))
+        return ImageLoader(EvaluationBatches(source, 5, rank=rank(), world_size=world_size()))
+    return DataLoader(TensorDataset(images, labels), batch_size=5) if kind == "torch" else None
 
 
-def checkpoints(folder: str, keep: str) -> list[Callback]:
+def checkpoints(folder: str, keep: Keep) -> list[Callback]:
     if keep == "none":
         return []
     last = keep == "last"
-    every, top = (2, 1) if last else (1, -1)
+    every, top = (2, 0) if last else (3, -1)
     return [
         ModelCheckpoint(
             Path(folder, "checkpoints"),

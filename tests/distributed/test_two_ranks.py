@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -15,12 +16,14 @@ TOLERANCE = 1e-9
 LAYER = Recipe("layer", precision="64-true")
 PLAIN = Recipe("none", "acgan", "two_term", "64-true", own_view=True)
 BATCH = Recipe("batch", precision="64-true")
+BOTH = [(LAYER, "torch"), (PLAIN, "ours")]  # each with one kind of loader of real images
 Whole = Callable[..., Run]
+State = dict[str, Any]
 
 
-@pytest.mark.parametrize("recipe", [LAYER, PLAIN], ids=["projection", "acgan"])
-def test_two_ranks_equal_one_on_the_joint_batch(recipe: Recipe, whole: Whole) -> None:
-    (one,), two = whole(recipe).ranks, whole(recipe, 2).ranks
+@pytest.mark.parametrize(("recipe", "validate"), BOTH, ids=["projection", "acgan"])
+def test_two_ranks_equal_one_on_the_joint_batch(recipe: Recipe, validate: str, whole: Whole) -> None:
+    (one,), two = (whole(recipe, n, validate=validate).ranks for n in (1, 2))
     for part in ("module", "optimizers"):
         assert largest_difference(one[part], two[0][part]) < TOLERANCE
         assert largest_difference(two[0][part], two[1][part]) == 0
@@ -32,20 +35,22 @@ def test_two_ranks_equal_one_on_the_joint_batch(recipe: Recipe, whole: Whole) ->
     assert one["global_step"] == two[0]["global_step"] == 21
 
 
-@pytest.mark.parametrize("recipe", [LAYER, PLAIN], ids=["projection", "acgan"])
-def test_metrics_are_those_of_the_joint_batch(recipe: Recipe, whole: Whole) -> None:
-    """Images to validate on do not divide by the ranks; the terms show that every part of the method was at work."""
-    one, two = whole(recipe).ranks[0]["metrics"], whole(recipe, 2).ranks
-    assert {"synthesis/adversarial", "synthesis/alignment", "distillation/loss", "val/teacher_accuracy"} <= set(one)
+@pytest.mark.parametrize(("recipe", "validate"), BOTH, ids=["projection", "acgan"])
+def test_metrics_are_those_of_the_joint_batch(recipe: Recipe, validate: str, whole: Whole) -> None:
+    """The images to validate on do not divide by the ranks; the names show that all of the method was at work."""
+    (one,), two = (whole(recipe, n, validate=validate).ranks for n in (1, 2))
+    assert {"synthesis/adversarial", "synthesis/alignment", "distillation/loss", "val/teacher_accuracy"} <= set(
+        one["metrics"]
+    )
     for rank in two:
-        assert rank["metrics"] == pytest.approx(one, abs=1e-6)
-        assert rank["metrics"]["val/student_accuracy"] == one["val/student_accuracy"]
-        assert rank["metrics"]["val/teacher_accuracy"] == one["val/teacher_accuracy"]
+        assert rank["metrics"] == pytest.approx(one["metrics"], abs=1e-6)
+        assert rank["metrics"]["val/student_accuracy"] == one["metrics"]["val/student_accuracy"]
+        assert rank["metrics"]["val/teacher_accuracy"] == one["metrics"]["val/teacher_accuracy"]
 
 
 def test_with_batch_norm_the_ranks_end_equal_to_the_bit(whole: Whole) -> None:
     """No checkpoint and no validation, so nothing but the end of the run makes the running statistics equal."""
-    ranks = whole(BATCH, 2, keep="none", validate=False).ranks
+    ranks = whole(BATCH, 2, keep="none").ranks
     assert same(*ranks, ["optimizers", "bank"])
     moving = "inversion.inner."  # the copy is thrown away, and its running statistics are never used
     states = [{n: v for n, v in r["module"].items() if not n.startswith(moving)} for r in ranks]
@@ -53,19 +58,23 @@ def test_with_batch_norm_the_ranks_end_equal_to_the_bit(whole: Whole) -> None:
     assert any(name.startswith("student.") and "running_var" in name for name in states[0])
 
 
-@pytest.mark.parametrize("kept", [{"keep": "none", "validate": False}, {}], ids=["no checkpoint", "checkpoints"])
-def test_with_batch_norm_two_ranks_equal_a_process_that_plays_both(kept: dict, whole: Whole, launch: Launch) -> None:
-    played = launch(jobs.play_two_ranks, recipe=BATCH)[0]
+@pytest.fixture(scope="module")
+def played(launch: Launch) -> State:
+    return launch(jobs.play_two_ranks, recipe=BATCH)[0]
+
+
+@pytest.mark.parametrize("kept", [{"keep": "none"}, {}], ids=["no checkpoint", "checkpoints"])
+def test_with_batch_norm_two_ranks_equal_a_process_that_plays_both(kept: State, whole: Whole, played: State) -> None:
     for rank in whole(BATCH, 2, **kept).ranks:
         ours = {name: rank["module"][name] for name in played["module"]}
         assert largest_difference(ours, played["module"]) < TOLERANCE
         assert same({"bank": {name: rank["bank"][name] for name in played["bank"]}}, played, ["bank"])
 
 
-def test_the_comparison_sees_running_statistics_that_drift_apart(launch: Launch) -> None:
-    played, apart = (launch(jobs.play_two_ranks, recipe=BATCH, synchronise=s)[0]["module"] for s in (True, False))
-    assert largest_difference(_part(played, "student."), _part(apart, "student.")) > 1e-3
-    assert largest_difference(_part(played, "inversion.meta."), _part(apart, "inversion.meta.")) > 1e3 * TOLERANCE
+def test_the_comparison_sees_running_statistics_that_drift_apart(launch: Launch, played: State) -> None:
+    together, apart = played["module"], launch(jobs.play_two_ranks, recipe=BATCH, synchronise=False)[0]["module"]
+    assert largest_difference(_part(together, "student."), _part(apart, "student.")) > 1e-3
+    assert largest_difference(_part(together, "inversion.meta."), _part(apart, "inversion.meta.")) > 1e3 * TOLERANCE
 
 
 def test_with_batch_norm_ranks_do_not_equal_the_joint_batch(whole: Whole) -> None:
@@ -74,5 +83,5 @@ def test_with_batch_norm_ranks_do_not_equal_the_joint_batch(whole: Whole) -> Non
     assert largest_difference(_part(one, "student."), _part(two, "student.")) > 1e-3
 
 
-def _part(state: dict, prefix: str) -> dict:
+def _part(state: State, prefix: str) -> State:
     return {name: value for name, value in state.items() if name.startswith(prefix)}

@@ -1,6 +1,7 @@
 """One process that plays two ranks, in bare PyTorch: each has its own copy of every network, with its own statistics.
 
-Gradients are averaged before every update, as are the students' running statistics whenever one leaves train mode. Random numbers come from the same streams as the module's, everything else is written anew.
+Gradients are averaged before every update, the students' running statistics whenever they leave train mode. Random
+numbers come from the same streams as the module's, everything else is written anew.
 """
 
 from __future__ import annotations

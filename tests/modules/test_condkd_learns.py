@@ -19,7 +19,7 @@ from tests.inversion import toy
 
 CROP = CropFlip(padding=1, flip_probability=0.0)
 ROUNDS, DISTILL_STEPS = 8, 40
-BOUND = 0.55  # measured: XX
+BOUND = 0.5  # measured over seeds: 0.60 to 0.72 with inversion, 0.22 to 0.30 without
 
 
 def _accuracies(inversion: Inversion, alignment: FeatureAlignment | None, rounds: int, seed: int) -> dict[str, float]:
@@ -56,4 +56,4 @@ def test_from_condensed_images_alone_it_does_not() -> None:
     """The control: as many student steps on the ten condensed images."""
     measured = _accuracies(NoInversion(cadence=Cadence(0, DISTILL_STEPS)), None, ROUNDS - 1, seed=0)
     assert measured["test/teacher_accuracy"] > 0.95
-    assert measured["test/student_accuracy"] < BOUND - 0.15
+    assert measured["test/student_accuracy"] < BOUND - 0.1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Literal
 
 import pytest
@@ -28,6 +29,7 @@ def _finite(run: toy.Run) -> bool:
     return all(map(math.isfinite, run.metrics.values())) and all(bool(v.isfinite().all()) for v in run.state().values())
 
 
+@cache
 def _aligned(kind: type[Discriminator], loss: Literal["bce", "hinge"]) -> toy.Run:
     return toy.fit(toy.condkd(alignment=FeatureAlignment(kind(hidden=(16,)), loss=loss)))
 

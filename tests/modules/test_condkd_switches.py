@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from lightning_condkd.alignment import FeatureAlignment
+from lightning_condkd.augment import DifferentiableAugment
+from lightning_condkd.randomness import seeded_generator
 from tests.inversion import toy
 
 
@@ -100,3 +102,19 @@ def test_with_alignment_the_condensed_images_matter_though_they_are_not_mixed_in
         for name in ("condensed", "others")
     ]
     assert _differs(*runs, 0)
+
+
+def test_no_two_draws_share_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every purpose opens its own stream once a step: condensed and synthetic images get independent views."""
+    opened: list[tuple[str, int]] = []
+
+    def open_stream(seed: int, purpose: str, step: int = 0) -> torch.Generator:
+        opened.append((purpose, step))
+        return seeded_generator(seed, purpose, step)
+
+    model = toy.condkd(toy.fast(reset_round=0), FeatureAlignment(augment=DifferentiableAugment(("cutout",))))
+    monkeypatch.setattr("lightning_condkd.randomness.seeded_generator", open_stream)
+    toy.fit(model)
+    assert len(opened) == len(set(opened))
+    in_synthesis = {purpose for purpose, step in opened if step == toy.CADENCE.length}
+    assert len(in_synthesis) == 7  # latents, labels, reset, three views, matching
