@@ -120,7 +120,7 @@ class CropFlip(Augment):
 
     def transform(self, images: Tensor, parameters: AugmentParameters) -> Tensor:
         """Move the pixels, then mirror them."""
-        return operators.shift(images, parameters["shift"], self.padding, mirrored=parameters["flip"])
+        return operators.shift(images, parameters["shift"], mirrored=parameters["flip"])
 
 
 class _Strength(NamedTuple):

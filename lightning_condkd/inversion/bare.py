@@ -32,8 +32,8 @@ def synthesise(
         seed: seed of the run.
 
     Returns:
-        The kept images ``(N, C, H, W)``, pixels in the units of [0, 1], and labels ``(N,)``. They are overwritten by the
-        next call.
+        The kept images ``(N, C, H, W)``, pixels in the units of [0, 1], and labels ``(N,)``. They are overwritten by
+        the next call.
     """
     for step in range(inversion.cadence.synthesis_steps):
         unit = inversion.cadence.unit(round, step)

@@ -36,7 +36,8 @@ class Synthesised(NamedTuple):
 
     def losses(self) -> tuple[Tensor, Tensor]:
         """Return the method's own loss and the total, without graph."""
-        return self.inversion.total().detach(), self.total.total().detach()
+        own, total = (terms.total().detach().to(self.output.logits.device) for terms in (self.inversion, self.total))
+        return own, total
 
 
 class SynthesisStep(NamedTuple):

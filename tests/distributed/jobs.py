@@ -228,10 +228,8 @@ def outcome(module: CondKD, data: CondensedDataModule, trainer: L.Trainer) -> di
         "module": {name: value.detach().clone() for name, value in module.state_dict().items()},
         "optimizers": optimizer_states(trainer),
         "bank": {name: getattr(bank, name).clone() for name in BANK},
-        "teacher": module.teacher.fingerprint(),
         "seed": module.seed,
         "global_step": trainer.global_step,
-        "rates": [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups],
         "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
     }
 

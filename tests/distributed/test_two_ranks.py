@@ -14,9 +14,9 @@ from tests.distributed.jobs import Recipe
 pytestmark = pytest.mark.ddp
 TOLERANCE = 1e-9
 LAYER = Recipe("layer", precision="64-true")
-PLAIN = Recipe("none", "acgan", "two_term", "64-true", own_view=True)
+ACGAN = Recipe("none", "acgan", "two_term", "64-true", own_view=True)
 BATCH = Recipe("batch", precision="64-true")
-BOTH = [(LAYER, "torch"), (PLAIN, "ours")]  # each with one kind of loader of real images
+BOTH = [(LAYER, "torch"), (ACGAN, "ours")]  # each with one kind of loader of real images
 Whole = Callable[..., Run]
 State = dict[str, Any]
 
