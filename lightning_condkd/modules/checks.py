@@ -8,6 +8,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from lightning_condkd.data.condensed import CondensedSet
+from lightning_condkd.data.steps import StepStream
 from lightning_condkd.models import Observer
 from lightning_condkd.types import NetworkOutput, Spec
 
@@ -51,6 +52,26 @@ def check_strategy(trainer: L.Trainer) -> None:
         raise ValueError(
             "CondKD updates its networks in turn, so every backward pass leaves parameters unused; "
             "expected --trainer.strategy ddp_find_unused_parameters_true without static_graph, got plain ddp"
+        )
+
+
+def check_loader(trainer: L.Trainer, length: int) -> None:
+    """Check that the training loader yields the steps of a round, all of them.
+
+    Args:
+        trainer: the trainer, its loaders in place.
+        length: steps in a round.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    loader, batches = trainer.train_dataloader, trainer.num_training_batches
+    stream = getattr(loader, "dataset", None)
+    if not isinstance(stream, StepStream) or len(stream) != length or batches != length:
+        raise ValueError(
+            f"CondKD draws its own images and needs a loader of the {length} steps of a round, got {loader!r} with "
+            f"{batches} batches: fit with CondensedDataModule, or pass step_loader(inversion.cadence.length), and "
+            "leave limit_train_batches and overfit_batches unset"
         )
 
 

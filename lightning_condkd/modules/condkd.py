@@ -12,20 +12,20 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.augment import Augment, CropFlip
-from lightning_condkd.data.steps import StepStream
 from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.distillation import DistillationLoss, KLDistillation
 from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.inversion import Inversion
 from lightning_condkd.models import Observer
-from lightning_condkd.modules.checks import check_batch, check_condensed, check_strategy
+from lightning_condkd.modules.checks import check_batch, check_condensed, check_loader, check_strategy
 from lightning_condkd.modules.distil import DistillationStep
-from lightning_condkd.modules.meters import Meters, Stopwatch
+from lightning_condkd.modules.meters import Meters, Stopwatch, bank_figures
+from lightning_condkd.modules.schedule import default_student_optimizer, default_student_schedule
 from lightning_condkd.modules.synthesise import Synthesised, SynthesisStep
 from lightning_condkd.modules.teacher_student import STATE_KEY, TeacherStudent
 from lightning_condkd.modules.ticks import tick_once
@@ -98,7 +98,6 @@ class CondKD(TeacherStudent):
         self.transfer_set = self._given_transfer_set = transfer_set
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.spec: Spec | None = None
-        self._fingerprint: str | None = None
         self.unit: Unit | None = None
         self.meters, self.stopwatch = Meters(), Stopwatch()
 
@@ -110,10 +109,9 @@ class CondKD(TeacherStudent):
         Args:
             stage: ``fit``, ``validate`` or ``test``.
         """
+        super().setup(stage)
         if stage != "fit":
             return
-        # Before a true half or double precision converts the teacher: a resumed run compares before it, too.
-        self._fingerprint = self._fingerprint or self.teacher.fingerprint()
         datamodule = getattr(self.trainer, "datamodule", None)
         transfer_set = self._given_transfer_set or getattr(datamodule, "transfer_set", None)
         if transfer_set is None:
@@ -158,7 +156,7 @@ class CondKD(TeacherStudent):
         """
         if self.student_optimizer is not None:
             return self.student_optimizer(student.parameters())
-        return SGD(student.parameters(), lr=0.2, momentum=0.9, weight_decay=1e-4)
+        return default_student_optimizer(student)
 
     def make_student_scheduler(self, optimizer: Optimizer) -> LRScheduler:
         """Return a fresh schedule, to be stepped once a round after warm-up.
@@ -168,16 +166,7 @@ class CondKD(TeacherStudent):
         """
         if self.student_scheduler is not None:
             return self.student_scheduler(optimizer)
-        rounds = self._planned_rounds() - self.inversion.cadence.warmup_rounds
-        return CosineAnnealingLR(optimizer, T_max=max(1, rounds), eta_min=1e-3 * optimizer.param_groups[0]["lr"])
-
-    def _planned_rounds(self) -> int:
-        epochs, steps = self.trainer.max_epochs or 0, self.trainer.max_steps
-        if epochs <= 0 and steps <= 0:
-            raise ValueError(
-                "the default schedule ends with the run: set max_epochs or max_steps, or student_scheduler"
-            )
-        return epochs if epochs > 0 else -(-steps // self.inversion.cadence.length)
+        return default_student_schedule(optimizer, self.trainer, self.inversion.cadence)
 
     def on_fit_start(self) -> None:
         """Give the bank its folder."""
@@ -187,14 +176,7 @@ class CondKD(TeacherStudent):
 
     def on_train_start(self) -> None:
         """Check that the loader yields the steps of a round."""
-        loader = self.trainer.train_dataloader
-        stream, length = getattr(loader, "dataset", None), self.inversion.cadence.length
-        if not isinstance(stream, StepStream) or len(stream) != length or self.trainer.num_training_batches != length:
-            raise ValueError(
-                f"CondKD draws its own images and needs a loader of the {length} steps of a round, got {loader!r} with "
-                f"{self.trainer.num_training_batches} batches: fit with CondensedDataModule, or pass "
-                "step_loader(inversion.cadence.length), and leave limit_train_batches and overfit_batches unset"
-            )
+        check_loader(self.trainer, self.inversion.cadence.length)
 
     def on_train_end(self) -> None:
         """Make the student the same on all ranks, whether or not a validation or a checkpoint came last."""
@@ -309,16 +291,9 @@ class CondKD(TeacherStudent):
         if unit.phase != "idle":
             scheduler = cast(LRScheduler, self.lr_schedulers())
             scheduler.step()
-        values = self.meters.pop() | self._describe_bank()
-        self.log_dict(values, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
-
-    def _describe_bank(self) -> dict[str, Tensor]:
-        bank = self._transfer.bank
-        values = {"images": float(bank.images_seen), "clamped_share": bank.clamped_share}
-        if len(bank):
-            share = bank.label_counts(self._transfer.condensed.num_classes).float() / len(bank)
-            values |= {"label_share_min": float(share.min()), "label_share_max": float(share.max())}
-        return {f"bank/{name}": torch.tensor(value, device=self.device) for name, value in values.items()}
+        figures = bank_figures(self._transfer.bank, self._transfer.condensed.num_classes)
+        self.log_dict({f"bank/{name}": v for name, v in figures.items()}, on_step=False, on_epoch=True, batch_size=1)
+        self.log_dict(self.meters.pop(), on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 
     # --- checkpoints -----------------------------------------------------------------------------------------------
 
@@ -331,7 +306,6 @@ class CondKD(TeacherStudent):
         super().on_save_checkpoint(checkpoint)
         sync_buffers([self.inversion])
         checkpoint[STATE_KEY] |= {
-            "teacher": self._fingerprint or self.teacher.fingerprint(),
             "spec": None if self.spec is None else list(self.spec),
             "seed": self.seed,
             "seconds": dict(self.stopwatch.seconds),

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
+from lightning_condkd.data.bank import MemoryBank
+
 
 class Meters:
     """Means of detached scalars by name; reading them empties them.
@@ -44,6 +46,24 @@ class Meters:
         self._sums.clear()
         self._counts.clear()
         return means
+
+
+def bank_figures(bank: MemoryBank, num_classes: int) -> dict[str, float]:
+    """Return size, clamped share and label balance of a bank.
+
+    Args:
+        bank: the memory bank.
+        num_classes: number of classes K.
+
+    Example:
+        >>> bank_figures(MemoryBank(), num_classes=10)
+        {'images': 0.0, 'clamped_share': 0.0}
+    """
+    figures = {"images": float(bank.images_seen), "clamped_share": bank.clamped_share}
+    if not len(bank):
+        return figures
+    share = bank.label_counts(num_classes).float() / len(bank)
+    return figures | {"label_share_min": float(share.min()), "label_share_max": float(share.max())}
 
 
 class Stopwatch:

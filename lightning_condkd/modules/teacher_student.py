@@ -41,6 +41,15 @@ class TeacherStudent(L.LightningModule):
         names = ("val_student", "val_teacher", "test_student", "test_teacher")
         self.accuracies = nn.ModuleDict({n: MulticlassAccuracy(teacher.num_classes, average="micro") for n in names})
         self.teacher_accuracy: float | None = None
+        self._fingerprint: str | None = None
+
+    def setup(self, stage: str) -> None:
+        """Take the teacher's fingerprint before a true half or double precision converts it.
+
+        Args:
+            stage: ``fit``, ``validate`` or ``test``.
+        """
+        self._fingerprint = self._fingerprint or self.teacher.fingerprint()
 
     def on_validation_start(self) -> None:
         """Make the student the same on all ranks."""
@@ -102,7 +111,7 @@ class TeacherStudent(L.LightningModule):
         """
         sync_buffers([self.student])
         checkpoint[STATE_KEY] = {
-            "teacher": self.teacher.fingerprint(),
+            "teacher": self._fingerprint or self.teacher.fingerprint(),
             "teacher_accuracy": self.teacher_accuracy,
             "normalisation": _normalisation(self.student),
         }
@@ -121,7 +130,7 @@ class TeacherStudent(L.LightningModule):
             raise ValueError(
                 "expected a checkpoint of a teacher-student run, got one without its state: check --ckpt_path"
             )
-        if state["teacher"] != self.teacher.fingerprint():
+        if state["teacher"] != (self._fingerprint or self.teacher.fingerprint()):
             raise ValueError("the checkpoint was made with another teacher: load the weights that the run began with")
         self.teacher_accuracy = state["teacher_accuracy"]
         self.restore(state)
