@@ -10,14 +10,14 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import common
 import torch
 from cost_bare import MEAN, STD, Bare
-from cost_lanes import TrainerLane, Turn, compare, spread, take_turns
+from cost_lanes import TrainerLane, compare, in_blocks, spread, take_turns
 
 from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.augment import DifferentiableAugment
@@ -75,14 +75,14 @@ def steps(lanes: Lanes) -> dict[str, Any]:
         },
         turns=cadence.length * (1 + options.rounds),
     )[cadence.length :]
-    inner = [turn.seconds for turn in turns if turn.unit.phase == "distil" and not turn.ends_round]
+    inner = [turn for turn in turns if turn.unit.phase == "distil" and not turn.ends_round]
     synthesis = [turn for turn in turns if turn.unit.phase == "synthesise"]
-    ends = [turn.seconds["trainer"] - turn.seconds["bare"] for turn in turns if turn.ends_round]
+    ends = [turn.wall["trainer"] - turn.wall["bare"] for turn in turns if turn.ends_round]
     pairs = [("trainer", "bare")]
     return {
         "distillation": compare(inner, [*pairs, ("trainer", "bare with crop and flip")]),
-        "synthesis": compare([turn.seconds for turn in synthesis], pairs),
-        "synthesis_block": compare(_blocks(synthesis), pairs),
+        "synthesis": compare(synthesis, pairs),
+        "synthesis_block": compare(in_blocks(synthesis, SYNTHESIS_STEPS), pairs),
         "end_of_round_milliseconds": spread([1e3 * surplus for surplus in ends], 2),
     }
 
@@ -97,7 +97,7 @@ def alignment(lanes: Lanes) -> dict[str, Any]:
     }
     turns = take_turns(trainers, {}, SYNTHESIS_STEPS * (1 + lanes.options.rounds))[SYNTHESIS_STEPS:]
     pairs = [(name, "Fast") for name in trainers if name != "Fast"]
-    return {"step": compare([turn.seconds for turn in turns], pairs), "block": compare(_blocks(turns), pairs)}
+    return {"step": compare(turns, pairs), "block": compare(in_blocks(turns, SYNTHESIS_STEPS), pairs)}
 
 
 def bank(lanes: Lanes) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def bank(lanes: Lanes) -> dict[str, Any]:
     first, *others = trainers
     pairs = [(name, first) for name in others] + [(name, "bare") for name in trainers]
     storage = {name: _storage(lane, lanes) for name, lane in trainers.items()}
-    return {"distillation": compare([turn.seconds for turn in turns], pairs), "milliseconds_of": storage}
+    return {"distillation": compare(turns, pairs), "milliseconds_of": storage}
 
 
 def _storage(lane: TrainerLane, lanes: Lanes) -> dict[str, Any]:
@@ -134,11 +134,6 @@ def _milliseconds(action: Callable[[], object]) -> float:
     start = time.perf_counter()
     action()
     return 1e3 * (time.perf_counter() - start)
-
-
-def _blocks(turns: Sequence[Turn]) -> list[dict[str, float]]:
-    grouped = [turns[i : i + SYNTHESIS_STEPS] for i in range(0, len(turns), SYNTHESIS_STEPS)]
-    return [{name: sum(turn.seconds[name] for turn in block) for name in block[0].seconds} for block in grouped]
 
 
 SUITES: dict[str, Callable[[Lanes], dict[str, Any]]] = {"steps": steps, "alignment": alignment, "bank": bank}
@@ -178,9 +173,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="one run with each number")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
-    parser.add_argument("--rounds", type=int, default=6, help="measured rounds, after one of warm-up")
+    parser.add_argument("--rounds", type=int, default=4, help="measured rounds, after one of warm-up")
     parser.add_argument("--batch-size", type=int, default=128, help="of distillation")
-    parser.add_argument("--synthesis-batch-size", type=int, default=200)
+    parser.add_argument("--synthesis-batch-size", type=int, default=128)
     parser.add_argument("--bank-sizes", type=int, nargs="+", default=[1_000, 10_000, 50_000])
     parser.add_argument("--name", default="cost", help="name of the result file")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)

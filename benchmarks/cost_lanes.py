@@ -73,19 +73,20 @@ class TrainerLane(L.Callback):
 
 
 class Turn(NamedTuple):
-    """Seconds of every lane in one turn, and which unit the trainers took."""
+    """Seconds of every lane in one turn, on the wall and of this process's CPU, and which unit the trainers took."""
 
     unit: Unit
     ends_round: bool
-    seconds: Mapping[str, float]
+    wall: Mapping[str, float]
+    cpu: Mapping[str, float]
 
 
-def _seconds(lane: Lane) -> float:
-    start = time.perf_counter()
+def _seconds(lane: Lane) -> tuple[float, float]:
+    start = time.perf_counter(), time.process_time()
     lane()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return time.perf_counter() - start[0], time.process_time() - start[1]
 
 
 def take_turns(trainers: Mapping[str, TrainerLane], bare: Mapping[Phase, Mapping[str, Lane]], turns: int) -> list[Turn]:
@@ -99,8 +100,22 @@ def take_turns(trainers: Mapping[str, TrainerLane], bare: Mapping[Phase, Mapping
             raise RuntimeError("a trainer has not begun its first step")
         lanes: list[tuple[str, Lane]] = [*trainers.items(), *bare.get(unit.phase, {}).items()]
         seconds = {name: _seconds(lane) for name, lane in (lanes[::-1] if turn % 2 else lanes)}
-        taken.append(Turn(unit, (unit.counter + 1) % length == 0, seconds))
+        wall, cpu = ({name: both[i] for name, both in seconds.items()} for i in range(2))
+        taken.append(Turn(unit, (unit.counter + 1) % length == 0, wall, cpu))
     return taken
+
+
+def in_blocks(turns: Sequence[Turn], length: int) -> list[Turn]:
+    """Return the sums over consecutive turns."""
+    blocks = []
+    for first in range(0, len(turns), length):
+        block = turns[first : first + length]
+        wall, cpu = (
+            {name: sum(clock[name] for clock in clocks) for name in clocks[0]}
+            for clocks in ([turn.wall for turn in block], [turn.cpu for turn in block])
+        )
+        blocks.append(block[-1]._replace(wall=wall, cpu=cpu))
+    return blocks
 
 
 def spread(values: Sequence[float], digits: int = 3) -> dict[str, float]:
@@ -109,9 +124,18 @@ def spread(values: Sequence[float], digits: int = 3) -> dict[str, float]:
     return {"median": round(middle, digits), "q1": round(low, digits), "q3": round(high, digits)}
 
 
-def compare(rows: Sequence[Mapping[str, float]], pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """Return milliseconds of every lane and the ratios of the named pairs: of medians, and median of paired ratios."""
-    milliseconds = {name: spread([1e3 * row[name] for row in rows], 2) for name in rows[0]}
+def compare(turns: Sequence[Turn], pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Return milliseconds of every lane and the ratios of the named pairs, by both clocks.
+
+    On a machine that others use as well, CPU time is the steadier clock with one thread; with more it holds waiting.
+    """
+    clocks = {"wall": [turn.wall for turn in turns], "cpu": [turn.cpu for turn in turns]}
+    return {"turns": len(turns)} | {clock: _compare(rows, pairs) for clock, rows in clocks.items()}
+
+
+def _compare(rows: Sequence[Mapping[str, float]], pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Return ratios both ways: of the medians, and the median of the paired ratios."""
+    milliseconds = {name: spread([1e3 * row[name] for row in rows], 2) for name in sorted(rows[0])}
     ratios = {
         f"{name} / {reference}": {
             "paired": spread([row[name] / row[reference] for row in rows]),
@@ -119,4 +143,4 @@ def compare(rows: Sequence[Mapping[str, float]], pairs: Sequence[tuple[str, str]
         }
         for name, reference in pairs
     }
-    return {"turns": len(rows), "milliseconds": milliseconds, "ratios": ratios}
+    return {"milliseconds": milliseconds, "ratios": ratios}
