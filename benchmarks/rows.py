@@ -49,7 +49,7 @@ def rows(cadence: dict[str, int]) -> dict[str, list[str]]:
     return table
 
 
-DIGITS = {"batch_size": 128, "distill_steps": 40, "warmup_rounds": 1}
+DIGITS = {"batch_size": 128, "distill_steps": 60, "warmup_rounds": 1}
 CIFAR = {"batch_size": 200, "distill_steps": 60, "warmup_rounds": 2}
 SUITES: dict[str, tuple[list[str], dict[str, list[str]]]] = {
     "digits": (["--config=configs/quickstart.yaml", "--trainer.callbacks=[]"], rows(DIGITS)),
