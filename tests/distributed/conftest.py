@@ -25,7 +25,7 @@ PRELOADED = [name for name in (JOBS, "omegaconf") if importlib.util.find_spec(na
 
 
 class Launch:
-    """Run functions of the jobs module in processes of their own, one for each rank."""
+    """Run functions in processes of their own, one for each rank."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.count = folder, 0
@@ -45,7 +45,11 @@ class Launch:
         """Return what each rank returned; ``dies`` is the signal that must end rank 0 instead."""
         self.count += 1
         folder = self.folder / f"{self.count:02d}-{function.__name__}"
-        job = {"function": f"{JOBS}:{function.__name__}", "folder": str(folder), "world_size": world_size}
+        job = {
+            "function": f"{function.__module__}:{function.__name__}",
+            "folder": str(folder),
+            "world_size": world_size,
+        }
         job |= {"timeout": timeout, "arguments": arguments}
         assert self.driver.stdin is not None
         assert self.driver.stdout is not None

@@ -23,7 +23,7 @@ from lightning_condkd.augment import CropFlip
 from lightning_condkd.data import CondensedDataModule
 from lightning_condkd.data.images import ImageSource
 from lightning_condkd.data.loaders import EvaluationBatches, ImageLoader
-from lightning_condkd.distributed import gather_rows, mean_over_ranks, rank, sync_buffers, world_size
+from lightning_condkd.distributed import rank, world_size
 from lightning_condkd.inversion import Fast
 from lightning_condkd.models import Observer
 from lightning_condkd.models.norms import Norm
@@ -228,6 +228,7 @@ def outcome(module: CondKD, data: CondensedDataModule, trainer: L.Trainer) -> di
         "module": {name: value.detach().clone() for name, value in module.state_dict().items()},
         "optimizers": optimizer_states(trainer),
         "bank": {name: getattr(bank, name).clone() for name in BANK},
+        "run_id": bank.run_id,
         "seed": module.seed,
         "global_step": trainer.global_step,
         "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
@@ -274,29 +275,3 @@ def refused(recipe: Mapping[str, Any], folder: str, *, resume: str | None = None
     except ValueError as error:
         return str(error)
     return "it ran"
-
-
-def rank_helpers() -> State:
-    """Each helper on this rank's share of known numbers."""
-    everything = torch.arange(24.0).view(4, 3, 2).transpose(1, 2).requires_grad_()  # not contiguous
-    share, layer = everything[rank() :: world_size()], torch.nn.BatchNorm1d(2)
-    with torch.no_grad():
-        layer.running_mean = torch.tensor([1.0, 5.0]) + rank()
-        layer.num_batches_tracked.fill_(7 + rank())
-        layer.weight.fill_(rank())
-    own = torch.tensor([2.0, 4.0], requires_grad=True) * (1 + rank())
-    results = {
-        "rank": torch.tensor(rank()),
-        "world_size": torch.tensor(world_size()),
-        "rows": gather_rows(share),
-        "labels": gather_rows(torch.arange(4)[rank() :: world_size()]),
-        "mean": mean_over_ranks(own),
-        "own": own.detach(),
-    }
-    gradients = any(value.requires_grad for value in results.values())
-    sync_buffers([layer])
-    return results | {
-        "gradients": torch.tensor(gradients),
-        "everything": everything.detach(),
-        **{f"layer.{name}": value.detach() for name, value in layer.state_dict().items()},
-    }

@@ -33,6 +33,7 @@ def test_two_ranks_equal_one_on_the_joint_batch(recipe: Recipe, validate: str, w
     assert same(two[0], two[1], ["bank"])
     assert one["bank"]["labels"].tolist() == two[0]["bank"]["labels"].tolist()
     assert one["global_step"] == two[0]["global_step"] == 21
+    assert two[0]["run_id"] == two[1]["run_id"]
 
 
 @pytest.mark.parametrize(("recipe", "validate"), BOTH, ids=["projection", "acgan"])
