@@ -1,4 +1,7 @@
-"""Rows of the paper's tables at one equal budget, over seeds, through the command line."""
+"""Rows of the paper's tables at one equal budget, over seeds, through the command line.
+
+A run that its result file already holds is not repeated: a sweep that stops is started again with the same command.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import common
@@ -37,7 +41,7 @@ def rows() -> dict[str, list[str]]:
         "Fast + condensed": PLAIN,
     }
     for name in ("ACGANDiscriminator", "ProjectionDiscriminator", "UnconditionalDiscriminator"):
-        for weight in (1, 5):
+        for weight in (1, 5, 20):
             table[f"Fast* {name.removesuffix('Discriminator').lower()} {weight}"] = [
                 f"{DISCRIMINATOR}={name}",
                 f"{WEIGHT}={weight}",
@@ -83,29 +87,45 @@ def main() -> None:
     parser.add_argument("--extra", nargs="*", default=[], help="flags for every row, without the leading --")
     options = parser.parse_args()
     base = [*SUITES[options.suite], *(f"--{flag}" for flag in options.extra)]
-    chosen = {name: flags for name, flags in rows().items() if not options.only or name in options.only}
-    tasks = [(name, seed) for seed in options.seeds for name in chosen]
+    name = options.name or options.suite
+    chosen = {row: flags for row, flags in rows().items() if not options.only or row in options.only}
+    tasks = [(row, seed) for seed in options.seeds for row in chosen if not _done(name, base, row, chosen[row], seed)]
     threads = 1 if options.jobs > 1 else os.cpu_count() or 1
-    results: dict[str, dict[str, Any]] = {name: {"flags": flags, "runs": {}} for name, flags in chosen.items()}
+    writing = Lock()
 
     def job(task: tuple[str, int]) -> None:
-        name, seed = task
-        summary = run([*base, *chosen[name], f"--seed_everything={seed}"], threads)
-        results[name]["runs"][str(seed)] = summary
-        print(f"{name:32} seed {seed}: last {summary['student_accuracy_last']:.4f}", flush=True)
-        _write(options, base, results)
+        row, seed = task
+        summary = run([*base, *chosen[row], f"--seed_everything={seed}"], threads)
+        print(f"{row:32} seed {seed}: last {summary['student_accuracy_last']:.4f}", flush=True)
+        with writing:
+            _add(name, base, row, chosen[row], summary)
 
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(job, tasks))
 
 
-def _write(options: argparse.Namespace, base: list[str], results: dict[str, dict[str, Any]]) -> None:
-    for row in results.values():
-        for what in ("last", "best"):
-            values = [summary[f"student_accuracy_{what}"] for summary in list(row["runs"].values())]
-            if values:
-                row[what] = spread(values)
-    common.write(options.name or options.suite, {"command": sys.argv[1:], "base": base, "rows": results})
+def _load(name: str, base: list[str]) -> dict[str, Any]:
+    path = common.RESULTS / f"{name}.json"
+    content = json.loads(path.read_text()) if path.exists() else {"base": base, "rows": {}}
+    if content["base"] != base:
+        raise SystemExit(f"{path} holds runs of {content['base']}, this sweep is of {base}: give it another --name")
+    return {"base": base, "rows": content["rows"]}
+
+
+def _done(name: str, base: list[str], row: str, flags: list[str], seed: int) -> bool:
+    found = _load(name, base)["rows"].get(row, {"flags": flags, "runs": {}})
+    if found["flags"] != flags:
+        raise SystemExit(f"the row {row!r} of {name}.json has flags {found['flags']}, not {flags}: give another --name")
+    return str(seed) in found["runs"]
+
+
+def _add(name: str, base: list[str], row: str, flags: list[str], summary: dict[str, Any]) -> None:
+    content = _load(name, base)
+    entry = content["rows"].setdefault(row, {"flags": flags, "runs": {}})
+    entry["runs"][str(summary["seed"])] = summary
+    for what in ("last", "best"):
+        entry[what] = spread([one[f"student_accuracy_{what}"] for one in entry["runs"].values()])
+    common.write(name, content)
 
 
 if __name__ == "__main__":
