@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from torch.optim import Adam, Optimizer
 
 from lightning_condkd.augment import Augment, CropFlip
@@ -188,9 +189,7 @@ class Fast(Inversion):
         """Keep the best images, add up the gradients for the meta-generator, remember the last step's statistics."""
         super().after_step(synthetic, output, inversion_loss, total_loss, unit)
         if self.meta_update == "fomaml":
-            for gradient, parameter in zip(self._meta_gradients(), self.inner.parameters(), strict=True):
-                if parameter.grad is not None:
-                    gradient.add_(parameter.grad)
+            self._add_up_gradients()
         if unit.last and output.bn:
             self._update_moving_statistics(output.bn)
 
@@ -206,6 +205,14 @@ class Fast(Inversion):
 
     def _meta_gradients(self) -> Iterator[Tensor]:
         return (self.get_buffer(f"meta_gradient_{index}") for index, _ in enumerate(self.meta.parameters()))
+
+    def _add_up_gradients(self) -> None:
+        pairs = zip(self._meta_gradients(), self.inner.parameters(), strict=True)
+        reached = [(total, parameter.grad) for total, parameter in pairs if parameter.grad is not None]
+        # A gradient scaler skips the copy's step where half precision overflows; the meta-generator must skip it too.
+        finite = get_total_norm([gradient for _, gradient in reached]).isfinite()
+        for total, gradient in reached:
+            total.add_(torch.where(finite, gradient, 0.0))
 
     def _blended(self, statistics: Sequence[BatchNormStatistics]) -> Sequence[BatchNormStatistics]:
         if self.bn_momentum == 0 or int(self.blocks_done) == 0:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, cast
 
-import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -29,6 +26,7 @@ from lightning_condkd.modules.schedule import default_student_optimizer, default
 from lightning_condkd.modules.synthesise import Synthesised, SynthesisStep
 from lightning_condkd.modules.teacher_student import STATE_KEY, TeacherStudent
 from lightning_condkd.modules.ticks import tick_once
+from lightning_condkd.modules.turns import OptimizerTurns
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.types import Spec, Unit
 
@@ -145,7 +143,7 @@ class CondKD(TeacherStudent):
         optimizers: dict[str, Optimizer] = {"student": student, **self.inversion.optimizers()}
         if self._aligning is not None:
             optimizers["discriminator"] = self._aligning.optimizer()
-        self._optimizer_names = list(optimizers)
+        self._turns = OptimizerTurns(optimizers)
         return list(optimizers.values()), [self.make_student_scheduler(student)]
 
     def make_student_optimizer(self, student: nn.Module) -> Optimizer:
@@ -215,7 +213,7 @@ class CondKD(TeacherStudent):
     def _synthesise(self, unit: Unit) -> None:
         draw = self._draw(unit)
         if unit.first:
-            self._forget("synthesis", self.inversion.per_round())
+            self._turns.forget(self, "synthesis", self.inversion.per_round())
             self.inversion.start(unit, draw)
         synthesised = self._generator_step(unit, draw)
         if self._aligning is not None:
@@ -223,12 +221,12 @@ class CondKD(TeacherStudent):
         if unit.last:
             for name in self.inversion.finish(unit):
                 # Written by hand from unscaled gradients: the precision plugin's scaler must not touch it.
-                self._optimizer(name).optimizer.step()
+                self._turns.get(self, name).optimizer.step()
             images, labels = self.inversion.collect()
             self._transfer.append(images, cast(Tensor, labels), unit.round)
 
     def _generator_step(self, unit: Unit, draw: Draw) -> Synthesised:
-        with self._updating("synthesis") as step:
+        with self._turns.turn(self, "synthesis") as step:
             synthesised = self.synthesis_step.generator(unit, draw)
             if synthesised.total.values:
                 step(synthesised.total.total())
@@ -240,13 +238,13 @@ class CondKD(TeacherStudent):
         labels, fake = cast(Tensor, synthesised.synthetic.labels), cast(Tensor, synthesised.embedding).detach()
         condensed = self.synthesis_step.condensed_embedding(labels, draw)
         self.meters.add(alignment.accuracy(condensed, fake, labels), "alignment/")
-        with self._updating("discriminator") as step:
+        with self._turns.turn(self, "discriminator") as step:
             terms = alignment.discriminator_loss(condensed, fake, labels)
             step(terms.total())
         self.meters.add(terms.values, "alignment/")
 
     def _distil(self, unit: Unit) -> None:
-        with self._updating("student") as step:
+        with self._turns.turn(self, "student") as step:
             loss, observed = self.distillation_step(self._draw(unit), self.device)
             step(loss)
         self.meters.add(observed, "distillation/")
@@ -260,32 +258,6 @@ class CondKD(TeacherStudent):
     def distillation_step(self) -> DistillationStep:
         """The student's forward pass with the parts of this module."""
         return DistillationStep(self.teacher, self.student, self.distillation, self.augment, self._transfer)
-
-    @contextmanager
-    def _updating(self, name: str) -> Iterator[Callable[[Tensor], None]]:
-        """Yield the update of one optimizer; its forward pass belongs inside, where other networks are frozen."""
-        if name not in self._optimizer_names:
-            with torch.no_grad():
-                yield lambda loss: None
-            return
-        optimizer = self._optimizer(name)
-
-        def step(loss: Tensor) -> None:
-            optimizer.zero_grad()
-            self.manual_backward(loss)
-            optimizer.step()
-
-        with self.toggled_optimizer(optimizer):
-            yield step
-
-    def _optimizer(self, name: str) -> LightningOptimizer:
-        optimizers = self.optimizers()
-        listed = optimizers if isinstance(optimizers, list) else [optimizers]
-        return listed[self._optimizer_names.index(name)]
-
-    def _forget(self, name: str, parameters: list[nn.Parameter]) -> None:
-        for parameter in parameters:
-            self._optimizer(name).state.pop(parameter, None)
 
     def _end_round(self, unit: Unit) -> None:
         if unit.phase != "idle":

@@ -55,7 +55,7 @@ class Recipe:
 
     @property
     def numbers(self) -> virtual.Numbers:
-        """All sizes and rates."""
+        """All sizes and rates; with these the last step of a block is not always the best."""
         return virtual.Numbers(
             rounds=self.rounds,
             warmup_rounds=CADENCE.warmup_rounds,
@@ -64,8 +64,8 @@ class Recipe:
             synthesis_batch=12,
             distill_batch=8,
             latent_size=toy.LATENT,
-            generator_rate=0.02,
-            latent_rate=0.3,
+            generator_rate=0.1,
+            latent_rate=1.0,
             class_weight=0.5,
             bn_weight=2.0 if self.norm == "batch" else 0.0,
             adversarial_weight=1.33,

@@ -7,8 +7,10 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 
+from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.augment import CropFlip
 from lightning_condkd.inversion import Fast
 from lightning_condkd.models import Observer
@@ -201,6 +203,16 @@ def test_the_meta_gradient(teacher: Observer, student: Observer, update: Literal
     for parameter, expected in zip(method.meta.parameters(), sums if update == "fomaml" else moved, strict=True):
         assert parameter.grad is not None
         assert torch.equal(parameter.grad, expected)
+
+
+def test_steps_that_overflow_in_half_precision_are_skipped() -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, backoff_factor=2.0**-13, growth_interval=10_000)
+    plugin = MixedPrecision("16-mixed", "cpu", scaler)  # type: ignore[arg-type]
+    run = toy.fit(toy.condkd(toy.fast(bn_momentum=0.0), FeatureAlignment()), plugins=[plugin])
+    assert scaler.get_scale() < 2.0**40
+    assert all(value.isfinite().all() for value in run.state().values())
+    before = toy.network("student 1").state_dict()
+    assert not torch.equal(run.model.student.network.state_dict()["linear.weight"], before["linear.weight"])
 
 
 def test_the_first_layers_are_reset_at_one_block_only() -> None:

@@ -1,0 +1,67 @@
+"""Several optimizers under manual optimisation, by name and one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import lightning as L
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+class OptimizerTurns:
+    """The optimizers of a module, each of which takes its turn while the others' parameters are frozen.
+
+    Args:
+        optimizers: name to optimizer, in the order in which ``configure_optimizers`` returns them.
+    """
+
+    def __init__(self, optimizers: Mapping[str, Optimizer]) -> None:
+        self.names = list(optimizers)
+
+    def get(self, module: L.LightningModule, name: str) -> LightningOptimizer:
+        """Return an optimizer as Lightning wraps it.
+
+        Args:
+            module: the module that configured it.
+            name: its name.
+        """
+        optimizers = module.optimizers()
+        listed = optimizers if isinstance(optimizers, list) else [optimizers]
+        return listed[self.names.index(name)]
+
+    def forget(self, module: L.LightningModule, name: str, parameters: Sequence[nn.Parameter]) -> None:
+        """Drop what an optimizer remembers of some parameters.
+
+        Args:
+            module: the module that configured it.
+            name: its name.
+            parameters: those to start anew.
+        """
+        for parameter in parameters:
+            self.get(module, name).state.pop(parameter, None)
+
+    @contextmanager
+    def turn(self, module: L.LightningModule, name: str) -> Iterator[Callable[[Tensor], None]]:
+        """Yield the update of one optimizer from a loss; its forward pass belongs inside.
+
+        Args:
+            module: the module that configured it.
+            name: its name; where there is none, the forward pass runs without a graph and the update does nothing.
+        """
+        if name not in self.names:
+            with torch.no_grad():
+                yield lambda loss: None
+            return
+        optimizer = self.get(module, name)
+
+        def step(loss: Tensor) -> None:
+            optimizer.zero_grad()
+            module.manual_backward(loss)
+            optimizer.step()
+
+        with module.toggled_optimizer(optimizer):
+            yield step
