@@ -194,7 +194,7 @@ class Recorder(L.LightningModule):
 
 
 def fit(module: Recorder, root: Path, checkpoint: Path | None = None) -> None:
-    saving = L.pytorch.callbacks.ModelCheckpoint(root, save_last=True, save_on_exception=True)
+    saving = L.pytorch.callbacks.OnExceptionCheckpoint(root)
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=3,
@@ -215,7 +215,7 @@ def test_a_resumed_run_sees_the_batches_of_an_uninterrupted_one(fail_at: int, tm
     fit(whole, tmp_path / "whole")
     with pytest.raises(KeyError):
         fit(first, tmp_path / "cut")
-    fit(second, tmp_path / "resumed", tmp_path / "cut" / "last.ckpt")
+    fit(second, tmp_path / "resumed", tmp_path / "cut" / "on_exception.ckpt")
     assert len(whole.seen) == 9
     assert first.seen + second.seen == whole.seen
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, OnExceptionCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
@@ -127,7 +127,7 @@ def fit(
         mix=chosen.mix,
         val_dataloaders=real_images(validate),
     )
-    trainer = make_trainer(chosen, folder, [*checkpoints(folder, keep), *interruption(module, interrupt)])
+    trainer = make_trainer(chosen, folder, [*checkpoints(folder, keep), *interruption(module, folder, interrupt)])
     try:
         trainer.fit(module, data, ckpt_path=resume)
     except InterruptionError:
@@ -167,16 +167,8 @@ def checkpoints(folder: str, keep: Keep) -> list[Callback]:
         return []
     last = keep == "last"
     every, top = (2, 0) if last else (3, -1)
-    return [
-        ModelCheckpoint(
-            Path(folder, "checkpoints"),
-            filename="{step}",
-            every_n_train_steps=every,
-            save_top_k=top,
-            save_last=last,
-            save_on_exception=True,
-        )
-    ]
+    there = Path(folder, "checkpoints")
+    return [ModelCheckpoint(there, "{step}", every_n_train_steps=every, save_top_k=top, save_last=last)]
 
 
 class InterruptionError(Exception):
@@ -196,13 +188,13 @@ class Raise(Callback):
             raise InterruptionError
 
 
-def interruption(module: CondKD, at: tuple[str, int] | None) -> list[Callback]:
+def interruption(module: CondKD, folder: str, at: tuple[str, int] | None) -> list[Callback]:
     """Arrange an exception before a unit, or a kill in the middle of one."""
     if at is None:
         return []
     place, unit = at
     if place == "exception":
-        return [Raise(unit)]
+        return [Raise(unit), OnExceptionCheckpoint(Path(folder, "checkpoints"))]
     owner, method = {
         "synthesis": (module.inversion, "after_step"),  # the copy has moved, the discriminator not yet
         "meta-step": (module.inversion, "collect"),  # the meta-generator has moved, the bank is without the batch

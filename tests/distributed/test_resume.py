@@ -37,6 +37,10 @@ def last(folder: Path) -> Path:
     return folder / "checkpoints" / "last.ckpt"
 
 
+def on_exception(folder: Path) -> Path:
+    return folder / "checkpoints" / "on_exception.ckpt"
+
+
 def step_of(checkpoint: Path) -> int:
     return int(torch.load(checkpoint, weights_only=True)["global_step"])
 
@@ -58,7 +62,7 @@ def test_a_resumed_run_needs_the_old_folder_no_more(launch: Launch, whole: Whole
     launch(jobs.fit, recipe=PLAIN, folder=elsewhere, resume=last(killed), keep="last", interrupt=("exception", 11))
     shutil.rmtree(killed)
     folder = launch.folder / f"resumed-{launch.count}"
-    resumed = launch(jobs.fit, recipe=PLAIN, folder=folder, resume=last(elsewhere), keep="last")[0]
+    resumed = launch(jobs.fit, recipe=PLAIN, folder=folder, resume=on_exception(elsewhere), keep="last")[0]
     assert same(resumed, whole(PLAIN, keep="last").ranks[0], EVERYTHING)
 
 
@@ -83,8 +87,8 @@ def test_a_moved_folder_resumes_with_its_own_seed(launch: Launch, whole: Whole) 
 def test_a_run_that_saves_on_an_exception_resumes_to_the_bit(unit: int, launch: Launch, whole: Whole) -> None:
     folder = launch.folder / f"failed-{launch.count}"
     launch(jobs.fit, recipe=PLAIN, folder=folder, keep="last", interrupt=("exception", unit))
-    assert step_of(last(folder)) == unit
-    resumed = launch(jobs.fit, recipe=PLAIN, folder=folder, resume=last(folder), keep="last")[0]
+    assert step_of(on_exception(folder)) == unit
+    resumed = launch(jobs.fit, recipe=PLAIN, folder=folder, resume=on_exception(folder), keep="last")[0]
     assert same(resumed, whole(PLAIN, keep="last").ranks[0], EVERYTHING)
 
 
