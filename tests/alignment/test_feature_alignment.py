@@ -167,7 +167,8 @@ def test_a_resumed_game_is_the_uninterrupted_one_bit_for_bit() -> None:
 def test_defaults() -> None:
     alignment = FeatureAlignment()
     alignment.build(SPEC, seeded_generator(0, "discriminator"))
-    assert isinstance(alignment.discriminator, ProjectionDiscriminator)
+    assert isinstance(alignment.discriminator, ACGANDiscriminator)
+    assert alignment.weight == 5
     assert alignment.active
     assert not FeatureAlignment(weight=0.0).active
     group = alignment.optimizer().param_groups[0]
