@@ -37,6 +37,7 @@ State = dict[str, Tensor]
 Keep = Literal["none", "last", "all"]
 Validate = Literal["ours", "torch"]
 Place = Literal["synthesis", "meta-step", "distillation", "checkpoint"]
+ALIGNMENT_WEIGHT = 1.0  # virtual.py has none
 CADENCE = Cadence(synthesis_steps=3, distill_steps=4, warmup_rounds=1)
 BANK = ("images", "labels", "rounds")
 
@@ -100,7 +101,7 @@ def model(recipe: Recipe) -> CondKD:
         Observer(toy.network("teacher", norm=recipe.norm), (virtual.MEAN,), (virtual.STD,)),
         toy.network("student", norm=recipe.norm),
         inversion,
-        FeatureAlignment(judge, augment=CropFlip(2) if recipe.own_view else None),
+        FeatureAlignment(judge, weight=ALIGNMENT_WEIGHT, augment=CropFlip(2) if recipe.own_view else None),
         augment=CropFlip(numbers.padding),
         seed=recipe.seed,
     )

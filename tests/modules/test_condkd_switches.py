@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_condkd.alignment import FeatureAlignment
+from lightning_condkd.alignment import FeatureAlignment, ProjectionDiscriminator
 from lightning_condkd.augment import DifferentiableAugment
 from lightning_condkd.randomness import seeded_generator
 from tests.inversion import toy
@@ -59,8 +59,11 @@ def test_selection_decides_what_is_kept_and_not_how_the_generator_learns() -> No
 
 
 def test_selection_by_inversion_loss_ignores_the_alignment_term() -> None:
+    judge = ProjectionDiscriminator()
     runs = {
-        selection: toy.fit(toy.condkd(toy.fast(selection=selection), FeatureAlignment(weight=300.0)), max_epochs=1)
+        selection: toy.fit(
+            toy.condkd(toy.fast(selection=selection), FeatureAlignment(judge, weight=300.0)), max_epochs=1
+        )
         for selection in ("total_loss", "inversion_loss")
     }
     assert _differs(*runs.values(), 0)
