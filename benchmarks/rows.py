@@ -41,7 +41,7 @@ def rows() -> dict[str, list[str]]:
         "Fast + condensed": PLAIN,
     }
     for name in ("ACGANDiscriminator", "ProjectionDiscriminator", "UnconditionalDiscriminator"):
-        for weight in (1, 5, 20):
+        for weight in (1, 5, 20, 60):
             table[f"Fast* {name.removesuffix('Discriminator').lower()} {weight}"] = [
                 f"{DISCRIMINATOR}={name}",
                 f"{WEIGHT}={weight}",
