@@ -78,9 +78,9 @@ def main() -> None:
     """Run every kind of discriminator and write the result file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--distill-steps", type=int, default=60)
-    parser.add_argument("--weights", type=float, nargs="+", default=[1.0, 5.0])
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--distill-steps", type=int, default=20)
+    parser.add_argument("--weights", type=float, nargs="+", default=[1.0])
     options = parser.parse_args()
     pulls = {f"{kind.__name__} {w:g}": fit(kind, w, options) for kind in KINDS for w in options.weights}
     common.write("gradients", {"command": sys.argv[1:], "norm of the gradient by an image, unweighted": pulls})
