@@ -1,0 +1,32 @@
+"""Write a set of random training images: the upper control for a condensed set, which no user without the data has."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from lightning_condkd.data import CondensedSet
+from lightning_condkd.data.images import from_folder
+
+
+def real_set(folder: Path, ipc: int, seed: int) -> CondensedSet:
+    """Return ``ipc`` images of every class, drawn by the seed alone."""
+    source, generator = from_folder(folder), torch.Generator().manual_seed(seed)
+    rows = torch.cat([rows[torch.randperm(len(rows), generator=generator)[:ipc]] for rows in source.class_rows])
+    return CondensedSet(source.images[rows].float() / 255, source.labels[rows])
+
+
+def main() -> None:
+    """Write ``real.safetensors`` beside the folder of images."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--ipc", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    real_set(options.data / "cifar10/train", options.ipc, options.seed).save(options.data / "real.safetensors")
+
+
+if __name__ == "__main__":
+    main()
