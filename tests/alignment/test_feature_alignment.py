@@ -168,7 +168,7 @@ def test_defaults() -> None:
     alignment = FeatureAlignment()
     alignment.build(SPEC, seeded_generator(0, "discriminator"))
     assert isinstance(alignment.discriminator, ACGANDiscriminator)
-    assert alignment.weight == 20
+    assert alignment.weight == 5
     assert alignment.active
     assert not FeatureAlignment(weight=0.0).active
     group = alignment.optimizer().param_groups[0]
