@@ -17,7 +17,7 @@ from typing import Any
 import common
 import torch
 from cost_bare import MEAN, STD, Bare
-from cost_lanes import TrainerLane, compare, in_blocks, spread, take_turns
+from cost_lanes import ThreadLane, TrainerLane, compare, in_blocks, spread, take_turns
 
 from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.augment import DifferentiableAugment
@@ -35,8 +35,16 @@ class Lanes:
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self.options, self.folder = options, folder
-        self.bare = Bare(options.device, options.precision == "bf16-mixed")
+        self._bare = Bare(options.device, options.precision == "bf16-mixed")
         self.made: list[TrainerLane] = []
+
+    def distillation(self, augment: bool) -> ThreadLane:
+        """Return the bare distillation step."""
+        return ThreadLane(self._bare.distillation(self.options.batch_size, augment))
+
+    def synthesis(self) -> ThreadLane:
+        """Return the bare synthesis step."""
+        return ThreadLane(self._bare.synthesis(self.options.synthesis_batch_size))
 
     def trainer(self, cadence: Cadence, bank: int, alignment: FeatureAlignment | None = None) -> TrainerLane:
         """Return a fit of ResNet-20 to its half-width sibling with a filled bank."""
@@ -66,11 +74,11 @@ class Lanes:
 def steps(lanes: Lanes) -> dict[str, Any]:
     """Compare a step through the Trainer with its bare loop, for both phases of rounds of Fast."""
     options, cadence = lanes.options, Cadence(SYNTHESIS_STEPS, DISTILL_STEPS)
-    plain = {augment: lanes.bare.distillation(options.batch_size, augment) for augment in (False, True)}
+    plain = {augment: lanes.distillation(augment) for augment in (False, True)}
     turns = take_turns(
         {"trainer": lanes.trainer(cadence, bank=10_000)},
         {
-            "synthesise": {"bare": lanes.bare.synthesis(options.synthesis_batch_size)},
+            "synthesise": {"bare": lanes.synthesis()},
             "distil": {"bare": plain[False], "bare with crop and flip": plain[True]},
         },
         turns=cadence.length * (1 + options.rounds),
@@ -105,7 +113,7 @@ def bank(lanes: Lanes) -> dict[str, Any]:
     sizes, cadence = lanes.options.bank_sizes, Cadence(0, 100_000)
     trainers = {f"{size} images": lanes.trainer(cadence, size) for size in sizes}
     warmup = DISTILL_STEPS // 2
-    bare = {"bare": lanes.bare.distillation(lanes.options.batch_size, augment=False)}
+    bare = {"bare": lanes.distillation(augment=False)}
     turns = take_turns(trainers, {"distil": bare}, warmup + DISTILL_STEPS * lanes.options.rounds)[warmup:]
     first, *others = trainers
     pairs = [(name, first) for name in others] + [(name, "bare") for name in trainers]

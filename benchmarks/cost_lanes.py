@@ -6,6 +6,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -70,6 +71,20 @@ class TrainerLane(L.Callback):
         except BaseException as error:
             self._error = error
         self._back.release()
+
+
+class ThreadLane:
+    """A plain function that is called in a thread of its own, as a trainer's steps are.
+
+    Threads other than the main one pay more for the memory that they take and give back.
+    """
+
+    def __init__(self, lane: Lane) -> None:
+        self._pool = ThreadPoolExecutor(1)
+        self._lane = lane
+
+    def __call__(self) -> None:
+        self._pool.submit(self._lane).result()
 
 
 class Turn(NamedTuple):
