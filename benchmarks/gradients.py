@@ -41,8 +41,7 @@ class Pulls(CondKD):
         self.norms: dict[str, list[float]] = defaultdict(list)
 
     def _generator_step(self, unit: Unit, draw: Draw) -> Synthesised:
-        with torch.random.fork_rng():
-            probe = self.synthesis_step.generator(unit, draw)
+        probe = self.synthesis_step.generator(unit, draw)
         for name, value in probe.total.values.items():
             (gradient,) = torch.autograd.grad(value, probe.synthetic.images, retain_graph=True)
             self.norms[name].append(float(gradient.flatten(1).norm(dim=1).mean()) * len(gradient))

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from lightning_condkd.data import CondensedSet
+from lightning_condkd.data.condensed import to_pixels
 from lightning_condkd.data.images import from_folder
 
 
@@ -15,7 +16,7 @@ def real_set(folder: Path, ipc: int, seed: int) -> CondensedSet:
     """Return ``ipc`` images of every class, drawn by the seed alone."""
     source, generator = from_folder(folder), torch.Generator().manual_seed(seed)
     rows = torch.cat([rows[torch.randperm(len(rows), generator=generator)[:ipc]] for rows in source.class_rows])
-    return CondensedSet(source.images[rows].float() / 255, source.labels[rows])
+    return CondensedSet(to_pixels(source.images[rows]), source.labels[rows])
 
 
 def main() -> None:
