@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
-
 from lightning_condkd.data import CondensedSet
 from lightning_condkd.data.condensed import to_pixels
 from lightning_condkd.data.images import from_folder
@@ -14,9 +12,8 @@ from lightning_condkd.data.images import from_folder
 
 def real_set(folder: Path, ipc: int, seed: int) -> CondensedSet:
     """Return ``ipc`` images of every class, drawn by the seed alone."""
-    source, generator = from_folder(folder), torch.Generator().manual_seed(seed)
-    rows = torch.cat([rows[torch.randperm(len(rows), generator=generator)[:ipc]] for rows in source.class_rows])
-    return CondensedSet(to_pixels(source.images[rows]), source.labels[rows])
+    source = from_folder(folder)
+    return CondensedSet(to_pixels(source.images), source.labels).subset(ipc, seed)
 
 
 def main() -> None:
