@@ -100,12 +100,16 @@ class Spec(NamedTuple):
         num_classes: number of classes K.
         embedding_size: width D of the teacher's penultimate embedding.
         bn_channels: widths of the teacher's BatchNorm layers in the order of execution; empty without any.
+        mean: what the teacher subtracts from each channel, in the units of [0, 1]; empty for nothing.
+        std: what the teacher divides each channel by; empty for nothing.
     """
 
     image_shape: tuple[int, int, int]
     num_classes: int
     embedding_size: int
     bn_channels: tuple[int, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
 
 class Unit(NamedTuple):

@@ -75,7 +75,7 @@ def _train_on_condensed(module: CondKD, rounds: int) -> Observer:
     scheduler = module.make_student_scheduler(optimizer)
     for unit in (cadence.unit(round, index) for round in range(rounds) for index in range(cadence.length)):
         if unit.phase == "distil":
-            loss, _ = forward(Draw(module.seed, unit.counter), module.device)
+            loss = forward(unit, Draw(module.seed, unit.counter), module.device).loss
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -10,10 +12,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from lightning_condkd.data.bank import MemoryBank
 from lightning_condkd.data.condensed import CondensedSet, to_pixels
 from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.modules.condkd import CondKD
+from lightning_condkd.types import Synthetic
 
 
 class SyntheticImages(Callback):
@@ -40,18 +42,20 @@ class SyntheticImages(Callback):
         if not due or not isinstance(pl_module, CondKD) or not isinstance(pl_module.transfer_set, TransferSet):
             return
         transfer = pl_module.transfer_set
-        picture = class_grid(transfer.condensed, transfer.bank, self.per_class, self.max_classes)
+        stored = Synthetic(transfer.bank.images, transfer.bank.labels)
+        synthetic = stored if pl_module.inversion.source == "bank" else pl_module.inversion.collect()
+        picture = class_grid(transfer.condensed, synthetic, self.per_class, self.max_classes)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image("condensed | synthetic", picture, trainer.global_step)
 
 
-def class_grid(condensed: CondensedSet, bank: MemoryBank, per_class: int, max_classes: int) -> Tensor:
+def class_grid(condensed: CondensedSet, synthetic: Synthetic, per_class: int, max_classes: int) -> Tensor:
     """Return a picture with one row for each class: condensed images, then the latest synthetic ones.
 
     Args:
         condensed: the condensed set.
-        bank: the memory bank.
+        synthetic: labelled images, uint8 or pixels in the units of [0, 1]; the last ones of each class are shown.
         per_class: images of each kind in a row.
         max_classes: rows of the picture.
 
@@ -60,13 +64,15 @@ def class_grid(condensed: CondensedSet, bank: MemoryBank, per_class: int, max_cl
 
     Example:
         >>> condensed = CondensedSet(torch.rand(2, 1, 8, 8), torch.tensor([0, 1]))
-        >>> class_grid(condensed, MemoryBank(), per_class=2, max_classes=10).shape
+        >>> synthetic = Synthetic(torch.rand(3, 1, 8, 8), torch.tensor([1, 1, 1]))
+        >>> class_grid(condensed, synthetic, per_class=2, max_classes=10).shape
         torch.Size([3, 19, 37])
     """
+    images, labels = synthetic.images.cpu(), cast(Tensor, synthetic.labels).cpu()
     rows = []
     for label in range(min(condensed.num_classes, max_classes)):
         rows += [condensed.pixels(condensed.class_indices(label)[:per_class])]
-        rows += [to_pixels(bank.images[(bank.labels == label).nonzero().flatten()[-per_class:]])]
+        rows += [to_pixels(images[(labels == label).nonzero().flatten()[-per_class:]])]
     shape = (per_class, *condensed.image_shape)
     filled = [torch.cat([row.view(-1, *shape[1:]), torch.full(shape, 0.5)])[:per_class] for row in rows]
     return make_grid(torch.cat(filled).clamp(0, 1), nrow=2 * per_class, padding=1, pad_value=0.5)

@@ -87,7 +87,7 @@ class RunSummary(Callback):
         }
         return {
             **{name: value for name, value in figures.items() if value is not None},
-            "images_synthesised": module.distillation_step.transfer_set.bank.images_seen,
+            "images_synthesised": module.images_synthesised,
             "rounds": trainer.current_epoch,
             "seed": module.seed,
             "seconds": {**seconds, "total": round(sum(seconds.values()), 2)},

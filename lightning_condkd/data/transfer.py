@@ -19,7 +19,7 @@ class TransferBatch(NamedTuple):
 
     Args:
         images: ``(n, C, H, W)``, pixels in the units of [0, 1], in the default dtype.
-        labels: ``(n,)`` int64.
+        labels: ``(n,)`` int64; -1 where a synthetic image has none.
         from_condensed: whether a row comes from the condensed set, ``(n,)`` bool.
     """
 
@@ -77,6 +77,17 @@ class TransferSet:
             return None if self.mix == "union" else self.batch_size // 2
         return int(self.mix * self.batch_size + 0.5)
 
+    @property
+    def synthetic_per_batch(self) -> int:
+        """Synthetic images in every batch of a method that stores none.
+
+        Raises:
+            ValueError: if their number is not fixed (``union``).
+        """
+        if self.condensed_per_batch is None:
+            raise ValueError("mix='union' draws from the bank: set mix to the share of condensed images in a batch")
+        return self.batch_size - self.condensed_per_batch
+
     def check_world_size(self, world_size: int) -> None:
         """Check that every rank gets equally many rows, and equally many condensed ones where their number is fixed.
 
@@ -118,6 +129,30 @@ class TransferSet:
             images[~from_condensed] = to_pixels(synthetic, device)
             labels[~from_condensed] = targets
         return TransferBatch(images, labels.to(device), from_condensed.to(device))
+
+    def blend(self, images: Tensor, labels: Tensor | None, draw: Draw) -> TransferBatch:
+        """Put this rank's condensed rows in front of synthetic images that the bank does not hold.
+
+        Args:
+            images: this rank's rows of the :attr:`synthetic_per_batch` images, ``(n, C, H, W)``, pixels in the units of
+                [0, 1].
+            labels: their classes, ``(n,)`` int64; ``None`` where they have none.
+            draw: randomness of the step.
+
+        Example:
+            >>> condensed = CondensedSet(torch.rand(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2]))
+            >>> transfer = TransferSet(condensed, mix=0.25, batch_size=4)
+            >>> transfer.blend(torch.rand(3, 3, 8, 8), None, Draw(seed=0, step=0)).from_condensed
+            tensor([ True, False, False, False])
+        """
+        count = self.batch_size - self.synthetic_per_batch
+        rows = torch.randint(len(self.condensed), (count,), generator=draw.generator("transfer"))[draw.rows]
+        targets = torch.full((len(images),), -1) if labels is None else labels
+        return TransferBatch(
+            torch.cat([self.condensed.pixels(rows, images.device).to(images), images]),
+            torch.cat([self.condensed.labels[rows].to(images.device), targets.to(images.device)]),
+            torch.arange(len(rows) + len(images), device=images.device) < len(rows),
+        )
 
     def matching(self, labels: Tensor, draw: Draw, device: torch.device | None = None) -> TransferBatch:
         """Return for every label of this rank's rows a random condensed image of that class, with replacement.

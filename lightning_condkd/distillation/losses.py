@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from lightning_condkd.functional.kd import kd_divergence, logits_l1
@@ -15,6 +17,8 @@ class DistillationLoss(nn.Module):
 
     Attributes:
         needs_embedding: whether both outputs must carry the penultimate embedding.
+        teacher_maps: names of the teacher's modules whose outputs its record must carry.
+        student_maps: likewise of the student.
 
     Example:
         >>> import torch
@@ -26,6 +30,8 @@ class DistillationLoss(nn.Module):
     """
 
     needs_embedding: bool = False
+    teacher_maps: Sequence[str] = ()
+    student_maps: Sequence[str] = ()
 
     def forward(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor | None = None) -> Tensor:
         """Return the loss of a batch.

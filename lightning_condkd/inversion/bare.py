@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
-from lightning_condkd.inversion.base import Inversion, Observe
+from lightning_condkd.inversion.base import Inversion, Observe, scale_learning_rates
 from lightning_condkd.randomness import Draw
 from lightning_condkd.types import Synthetic
 
@@ -42,12 +43,17 @@ def synthesise(
             for parameter in inversion.per_round():
                 optimizers["synthesis"].state.pop(parameter, None)
             inversion.start(unit, draw)
-        synthetic = inversion.render(draw.rows)
+        if "synthesis" in optimizers:
+            scale_learning_rates(optimizers["synthesis"], inversion.lr_factor(unit))
+        synthetic = inversion.render(unit, draw)
         terms, output = inversion.loss(synthetic, teacher, student, unit, draw)
         loss = terms.total()
         if loss.requires_grad:
             optimizers["synthesis"].zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
+            if inversion.gradient_clip is not None:
+                groups = optimizers["synthesis"].param_groups
+                clip_grad_norm_([p for group in groups for p in group["params"]], inversion.gradient_clip)
             optimizers["synthesis"].step()
         inversion.after_step(synthetic, output, loss.detach(), loss.detach(), unit)
         if unit.last:

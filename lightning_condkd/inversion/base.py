@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Literal, Protocol, get_args
 
@@ -15,6 +16,7 @@ from lightning_condkd.randomness import Draw
 from lightning_condkd.types import Cadence, LossTerms, NetworkOutput, Spec, Synthetic, Unit
 
 Selection = Literal["total_loss", "inversion_loss", "last"]
+Source = Literal["bank", "live"]
 
 
 class Observe(Protocol):
@@ -25,6 +27,17 @@ class Observe(Protocol):
     ) -> NetworkOutput:
         """Return logits and what else was asked for."""
         ...
+
+
+def scale_learning_rates(optimizer: Optimizer, factor: float) -> None:
+    """Set the learning rates of an optimizer to a multiple of what they were at the first call.
+
+    Args:
+        optimizer: the optimizer; each group remembers its own rate as ``initial_lr``.
+        factor: the multiple.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
 
 class Inversion(nn.Module):
@@ -43,8 +56,20 @@ class Inversion(nn.Module):
         augment: the main view in which the teacher sees synthetic images; ``None`` for the images as they are.
         selection: which images of a block are kept: those of the step with the lowest total loss, with the lowest loss
             without the alignment term, or the last ones. Losses are averaged over ranks before they are compared.
+
+    Attributes:
+        source: where the student's synthetic images come from: a block's kept images are stored in the ``bank``, or
+            :meth:`sample` renders ``live`` ones for every student step and none is stored.
+        needs_embedding: whether :meth:`loss` asks the teacher for its embedding.
+        balanced_labels: whether a block has equally many labels of every class, up to one.
+        gradient_clip: largest norm of the gradient in a synthesis step; ``None`` for no limit.
     """
 
+    source: Source = "bank"
+    needs_embedding: bool = False
+    balanced_labels: bool = False
+    gradient_clip: float | None = None
+    images_sampled: Tensor
     kept_images: Tensor
     kept_labels: Tensor
     kept_loss: Tensor
@@ -72,6 +97,7 @@ class Inversion(nn.Module):
         self.register_buffer("kept_images", torch.zeros(self.batch_size, *spec.image_shape))
         self.register_buffer("kept_labels", torch.zeros(self.batch_size, dtype=torch.long))
         self.register_buffer("kept_loss", torch.tensor(torch.inf))
+        self.register_buffer("images_sampled", torch.zeros((), dtype=torch.long))
 
     def optimizers(self) -> dict[str, Optimizer]:
         """Return the optimizers by name; ``synthesis`` is stepped on the loss of :meth:`loss`."""
@@ -80,6 +106,14 @@ class Inversion(nn.Module):
     def per_round(self) -> list[nn.Parameter]:
         """Return the parameters whose optimizer state is forgotten at :meth:`start`."""
         return []
+
+    def lr_factor(self, unit: Unit) -> float:
+        """Return the factor of the learning rates of ``synthesis`` at a unit.
+
+        Args:
+            unit: the current unit.
+        """
+        return 1.0
 
     def start(self, unit: Unit, draw: Draw) -> None:
         """Begin a block: refill what is optimised anew.
@@ -90,11 +124,12 @@ class Inversion(nn.Module):
         """
         self.kept_loss.fill_(torch.inf)
 
-    def render(self, rows: slice) -> Synthetic:
-        """Return images with their graph.
+    def render(self, unit: Unit, draw: Draw) -> Synthetic:
+        """Return this rank's rows of the global synthesis batch, with their graph.
 
         Args:
-            rows: rows of the global synthesis batch that this rank owns.
+            unit: the current unit.
+            draw: randomness of the unit; ``draw.rows`` are this rank's.
         """
         raise NotImplementedError
 
@@ -112,11 +147,12 @@ class Inversion(nn.Module):
         """
         raise NotImplementedError
 
-    def view(self, images: Tensor, draw: Draw, purpose: str = "view") -> Tensor:
+    def view(self, images: Tensor, unit: Unit, draw: Draw, purpose: str = "view") -> Tensor:
         """Return the main view of local rows of a global batch.
 
         Args:
             images: ``(N / world_size, C, H, W)``, pixels in the units of [0, 1].
+            unit: the current unit.
             draw: randomness of the unit.
             purpose: name of the stream of augmentation parameters.
         """
@@ -165,3 +201,53 @@ class Inversion(nn.Module):
                 "the learning rate or the weights of the synthesis"
             )
         return Synthetic(self.kept_images, self.kept_labels)
+
+    # --- methods whose images are rendered for every student step ----------------------------------------------------
+
+    def sample(self, count: int, observe: Observe, unit: Unit, draw: Draw) -> Synthetic:
+        """Return this rank's rows of the synthetic images of a student step, without graph; for ``live`` methods.
+
+        Args:
+            count: synthetic images in the global batch.
+            observe: the frozen teacher.
+            unit: the current distillation unit.
+            draw: randomness of the unit.
+        """
+        raise NotImplementedError(f"{type(self).__name__} stores its images in the bank and samples none")
+
+    def replay_loss(self, synthetic: Synthetic, observe: Observe, unit: Unit, draw: Draw) -> LossTerms | None:
+        """Return the loss of the optimizer ``replay`` after a student step; ``None`` where there is nothing to learn.
+
+        Args:
+            synthetic: what :meth:`sample` returned for the student step.
+            observe: the frozen teacher.
+            unit: the current distillation unit.
+            draw: randomness of the unit.
+        """
+        return None
+
+
+@torch.no_grad()
+def check_generator(generator: nn.Module, latent_size: int, image_shape: tuple[int, int, int]) -> None:
+    """Check that a generator reads the latents and makes images of the task.
+
+    Args:
+        generator: the network; a copy of it is run.
+        latent_size: length of a latent.
+        image_shape: ``(C, H, W)`` in pixels.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    latents = torch.zeros(2, latent_size).to(next(generator.parameters(), torch.empty(0)))
+    try:
+        shape = tuple(copy.deepcopy(generator).eval()(latents).shape[1:])
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"the generator cannot read latents of latent_size={latent_size}: set latent_size to its own. "
+            f"{type(generator).__name__} said: {error}"
+        ) from error
+    if shape != image_shape:
+        raise ValueError(
+            f"expected a generator of images of shape {image_shape}, got {shape}: build it for the condensed images"
+        )

@@ -19,7 +19,7 @@ from lightning_condkd.functional.inversion import (
     bn_distance,
     class_loss,
 )
-from lightning_condkd.inversion.base import Inversion, Observe, Selection
+from lightning_condkd.inversion.base import Inversion, Observe, Selection, check_generator
 from lightning_condkd.models.generators import ConvGenerator
 from lightning_condkd.randomness import Draw, seeded_initialisation
 from lightning_condkd.types import BatchNormStatistics, Cadence, LossTerms, NetworkOutput, Spec, Synthetic, Unit
@@ -110,7 +110,7 @@ class Fast(Inversion):
                 spec.image_shape, latent_size=self.latent_size, width=self.generator_width
             )
         self.inner = copy.deepcopy(self.meta)
-        _check_images(copy.deepcopy(self.meta), self.latent_size, spec.image_shape)
+        check_generator(self.meta, self.latent_size, spec.image_shape)
         self.latent = nn.Parameter(torch.zeros(self.batch_size, self.latent_size))
         self.register_buffer("labels", torch.zeros(self.batch_size, dtype=torch.long))
         self.num_classes, self.bn_channels = spec.num_classes, spec.bn_channels
@@ -162,15 +162,15 @@ class Fast(Inversion):
         due = None if self.reset_round is None else self.reset_round + self.cadence.warmup_rounds
         return unit.block == 0 and unit.round == due
 
-    def render(self, rows: slice) -> Synthetic:
+    def render(self, unit: Unit, draw: Draw) -> Synthetic:
         """Return the copy's images of the latents."""
-        return Synthetic(self.inner(self.latent[rows]), self.labels[rows])
+        return Synthetic(self.inner(self.latent[draw.rows]), self.labels[draw.rows])
 
     def loss(
         self, synthetic: Synthetic, observe: Observe, student: Observe, unit: Unit, draw: Draw
     ) -> tuple[LossTerms, NetworkOutput]:
         """Return class, BN-statistics and adversarial terms; a term of weight 0 is left out."""
-        view = self.view(synthetic.images, draw)
+        view = self.view(synthetic.images, unit, draw)
         output = observe(view, bn=self.bn_weight != 0)
         values: dict[str, Tensor] = {}
         if self.class_weight and synthetic.labels is not None:
@@ -226,19 +226,3 @@ class Fast(Inversion):
         keep = self.bn_momentum if int(self.blocks_done) else 0.0
         self.mean_ema.lerp_(mean, 1 - keep)
         self.variance_ema.lerp_(variance, 1 - keep)
-
-
-@torch.no_grad()
-def _check_images(generator: nn.Module, latent_size: int, image_shape: tuple[int, int, int]) -> None:
-    latents = torch.zeros(2, latent_size).to(next(generator.parameters(), torch.empty(0)))
-    try:
-        shape = tuple(generator.eval()(latents).shape[1:])
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"the generator cannot read latents of latent_size={latent_size}: set latent_size to its own. "
-            f"{type(generator).__name__} said: {error}"
-        ) from error
-    if shape != image_shape:
-        raise ValueError(
-            f"expected a generator of images of shape {image_shape}, got {shape}: build it for the condensed images"
-        )

@@ -52,9 +52,9 @@ class SmoothNoise(Inversion):
         smooth = F.interpolate(coarse, size=tuple(size), mode="bilinear", align_corners=False)
         self.noise.copy_(torch.sigmoid(self.contrast * smooth))
 
-    def render(self, rows: slice) -> Synthetic:
+    def render(self, unit: Unit, draw: Draw) -> Synthetic:
         """Return the images without labels."""
-        return Synthetic(self.noise[rows], None)
+        return Synthetic(self.noise[draw.rows], None)
 
     def loss(
         self, synthetic: Synthetic, observe: Observe, student: Observe, unit: Unit, draw: Draw

@@ -4,6 +4,7 @@ from lightning_condkd.models.convnet import ConvNet
 from lightning_condkd.models.digits import DigitsNet
 from lightning_condkd.models.generators import ConvGenerator
 from lightning_condkd.models.mobilenet import MobileNetV2
+from lightning_condkd.models.normalised_generator import NormalisedGenerator
 from lightning_condkd.models.observer import Observer
 from lightning_condkd.models.resnet import CifarResNet
 from lightning_condkd.models.weights import load_weights, read_state_dict
@@ -14,6 +15,7 @@ __all__ = [
     "ConvNet",
     "DigitsNet",
     "MobileNetV2",
+    "NormalisedGenerator",
     "Observer",
     "load_weights",
     "read_state_dict",

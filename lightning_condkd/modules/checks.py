@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.steps import StepStream
+from lightning_condkd.data.transfer import TransferSet
+from lightning_condkd.inversion import Inversion
 from lightning_condkd.models import Observer
 from lightning_condkd.types import NetworkOutput, Spec
 
@@ -115,7 +117,12 @@ def check_condensed(condensed: CondensedSet, teacher: Observer, student: Observe
     _probe("student", student, condensed, False)
     size = output.embedding.shape[1] if output.embedding is not None else 0
     widths = tuple(len(statistics.mean) for statistics in output.bn)
-    return Spec(condensed.image_shape, condensed.num_classes, size, widths)
+    return Spec(condensed.image_shape, condensed.num_classes, size, widths, *_normalisation(teacher))
+
+
+def _normalisation(network: Observer) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    mean, std = (() if value is None else tuple(value.tolist()) for value in (network.mean, network.std))
+    return mean, std
 
 
 @torch.no_grad()
@@ -139,3 +146,20 @@ def _probe(name: str, network: Observer, condensed: CondensedSet, embedding: boo
             f"{tuple(output.logits.shape)}: use a {name} of {condensed.num_classes} classes"
         )
     return output  # type: ignore[no-any-return]
+
+
+def check_source(inversion: Inversion, transfer_set: TransferSet) -> None:
+    """Check that a method whose images are not stored has a share of every batch.
+
+    Args:
+        inversion: the method.
+        transfer_set: says how batches are mixed.
+
+    Raises:
+        ValueError: if batches are drawn from the bank, which stays empty.
+    """
+    if inversion.source == "live" and transfer_set.condensed_per_batch is None:
+        raise ValueError(
+            f"{type(inversion).__name__} renders images for every student step and stores none, so mix='union' has no "
+            "bank to draw from: set data.mix to the share of condensed images in a batch (0.0 for none) or to 'two_term'"
+        )

@@ -19,7 +19,7 @@ from lightning_condkd.distillation import DistillationLoss, KLDistillation
 from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.inversion import Inversion
 from lightning_condkd.models import Observer
-from lightning_condkd.modules.checks import check_batch, check_condensed, check_loader, check_strategy
+from lightning_condkd.modules.checks import check_batch, check_condensed, check_loader, check_source, check_strategy
 from lightning_condkd.modules.distil import DistillationStep
 from lightning_condkd.modules.meters import Meters, Stopwatch, bank_figures
 from lightning_condkd.modules.schedule import default_student_optimizer, default_student_schedule
@@ -28,7 +28,7 @@ from lightning_condkd.modules.teacher_student import STATE_KEY, TeacherStudent
 from lightning_condkd.modules.ticks import tick_once
 from lightning_condkd.modules.turns import OptimizerTurns
 from lightning_condkd.randomness import Draw, seeded_generator
-from lightning_condkd.types import Spec, Unit
+from lightning_condkd.types import Spec, Synthetic, Unit
 
 
 class CondKD(TeacherStudent):
@@ -47,11 +47,14 @@ class CondKD(TeacherStudent):
         student: the network to train; one that is no :class:`Observer` gets the teacher's normalisation.
         inversion: the method that synthesises images.
         alignment: the discriminator game towards the condensed images; ``None`` for plain inversion.
-        distillation: what the student minimises; ``None`` for :class:`KLDistillation` at temperature 20.
-        augment: view of the distillation images, the same for teacher and student; ``None`` for crop (pad 4) and flip.
+        distillation: what the student minimises; ``None`` for :class:`KLDistillation`, at temperature 20 for methods
+            that store images and at 1 for those that render them for the step (official codes).
+        augment: view of the distillation images, the same for teacher and student; ``None`` for crop (pad 4) and flip
+            of stored images, and for none of images rendered for the step, as in the official codes.
         student_optimizer: ``None`` for SGD, lr 0.2, momentum 0.9, weight decay 1e-4 (official code of Fast).
         student_scheduler: stepped once a round after warm-up; ``None`` for a cosine to a thousandth of the learning
             rate over the student's rounds (official code of Fast).
+        student_gradient_clip: largest norm of the student's gradient; ``None`` for no limit.
         transfer_set: what the student learns from; ``None`` takes the datamodule's.
         seed: seed of all draws; ``None`` takes the one of ``seed_everything``, else 0. A resumed run keeps its own.
 
@@ -82,6 +85,7 @@ class CondKD(TeacherStudent):
         augment: Augment | None = None,
         student_optimizer: OptimizerCallable | None = None,
         student_scheduler: LRSchedulerCallable | None = None,
+        student_gradient_clip: float | None = None,
         transfer_set: TransferSet | None = None,
         seed: int | None = None,
     ) -> None:
@@ -89,10 +93,12 @@ class CondKD(TeacherStudent):
         self.automatic_optimization = False
         self.inversion = inversion
         self.alignment = alignment
-        self.distillation = KLDistillation() if distillation is None else distillation
-        self.augment = CropFlip() if augment is None else augment
+        live = inversion.source == "live"
+        self.distillation = KLDistillation(1.0 if live else 20.0) if distillation is None else distillation
+        self.augment = (CropFlip(0, 0.0) if live else CropFlip()) if augment is None else augment
         self.student_optimizer = student_optimizer
         self.student_scheduler = student_scheduler
+        self.student_gradient_clip = student_gradient_clip
         self.transfer_set = self._given_transfer_set = transfer_set
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.spec: Spec | None = None
@@ -117,6 +123,7 @@ class CondKD(TeacherStudent):
         self.transfer_set = transfer_set
         check_strategy(self.trainer)
         transfer_set.check_world_size(self.trainer.world_size)
+        check_source(self.inversion, transfer_set)
         if self.inversion.cadence.synthesis_steps:
             check_batch("inversion.batch_size", self.inversion.batch_size, self.trainer.world_size)
 
@@ -124,11 +131,11 @@ class CondKD(TeacherStudent):
         """Build what depends on the task's shapes; a second run must have the same ones."""
         if self.transfer_set is None:
             return
-        wants_embedding = self._aligning is not None or self.distillation.needs_embedding
+        wants_embedding = any((self._aligning, self.distillation.needs_embedding, self.inversion.needs_embedding))
         spec = check_condensed(self.transfer_set.condensed, self.teacher, self.student, wants_embedding)
         if self.spec is None:
             self._build(spec)
-        elif spec != self.spec:
+        elif spec[:4] != self.spec[:4]:
             raise ValueError(f"the module was built for {self.spec}, got a task of {spec}: make a new module for it")
 
     def _build(self, spec: Spec) -> None:
@@ -217,16 +224,18 @@ class CondKD(TeacherStudent):
             self.inversion.start(unit, draw)
         synthesised = self._generator_step(unit, draw)
         if self._aligning is not None:
-            self._discriminator_step(self._aligning, synthesised, draw)
+            self._discriminator_step(self._aligning, synthesised, unit, draw)
         if unit.last:
             for name in self.inversion.finish(unit):
                 # Written by hand from unscaled gradients: the precision plugin's scaler must not touch it.
                 self._turns.get(self, name).optimizer.step()
-            images, labels = self.inversion.collect()
-            self._transfer.append(images, cast(Tensor, labels), unit.round)
+            if self.inversion.source == "bank":
+                images, labels = self.inversion.collect()
+                self._transfer.append(images, cast(Tensor, labels), unit.round)
 
     def _generator_step(self, unit: Unit, draw: Draw) -> Synthesised:
-        with self._turns.turn(self, "synthesis") as step:
+        self._turns.scale(self, "synthesis", self.inversion.lr_factor(unit))
+        with self._turns.turn(self, "synthesis", self.inversion.gradient_clip) as step:
             synthesised = self.synthesis_step.generator(unit, draw)
             if synthesised.total.values:
                 step(synthesised.total.total())
@@ -234,9 +243,11 @@ class CondKD(TeacherStudent):
         self.inversion.after_step(synthesised.synthetic, synthesised.output, *synthesised.losses(), unit)
         return synthesised
 
-    def _discriminator_step(self, alignment: FeatureAlignment, synthesised: Synthesised, draw: Draw) -> None:
+    def _discriminator_step(
+        self, alignment: FeatureAlignment, synthesised: Synthesised, unit: Unit, draw: Draw
+    ) -> None:
         labels, fake = cast(Tensor, synthesised.synthetic.labels), cast(Tensor, synthesised.embedding).detach()
-        condensed = self.synthesis_step.condensed_embedding(labels, draw)
+        condensed = self.synthesis_step.condensed_embedding(labels, unit, draw)
         self.meters.add(alignment.accuracy(condensed, fake, labels), "alignment/")
         with self._turns.turn(self, "discriminator") as step:
             terms = alignment.discriminator_loss(condensed, fake, labels)
@@ -244,10 +255,20 @@ class CondKD(TeacherStudent):
         self.meters.add(terms.values, "alignment/")
 
     def _distil(self, unit: Unit) -> None:
-        with self._turns.turn(self, "student") as step:
-            loss, observed = self.distillation_step(self._draw(unit), self.device)
-            step(loss)
-        self.meters.add(observed, "distillation/")
+        draw = self._draw(unit)
+        with self._turns.turn(self, "student", self.student_gradient_clip) as step:
+            distilled = self.distillation_step(unit, draw, self.device)
+            step(distilled.loss)
+        self.meters.add(distilled.observed, "distillation/")
+        if distilled.synthetic is not None:
+            self._replay(distilled.synthetic, unit, draw)
+
+    def _replay(self, synthetic: Synthetic, unit: Unit, draw: Draw) -> None:
+        with self._turns.turn(self, "replay") as step:
+            terms = self.inversion.replay_loss(synthetic, self.teacher, unit, draw)
+            if terms is not None:
+                step(terms.total())
+                self.meters.add(terms.values, "replay/")
 
     @property
     def synthesis_step(self) -> SynthesisStep:
@@ -257,7 +278,15 @@ class CondKD(TeacherStudent):
     @property
     def distillation_step(self) -> DistillationStep:
         """The student's forward pass with the parts of this module."""
-        return DistillationStep(self.teacher, self.student, self.distillation, self.augment, self._transfer)
+        return DistillationStep(
+            self.teacher, self.student, self.distillation, self.augment, self.inversion, self._transfer
+        )
+
+    @property
+    def images_synthesised(self) -> int:
+        """Synthetic images so far: those that the bank has seen, or those rendered for the student's steps."""
+        sampled = getattr(self.inversion, "images_sampled", None)
+        return self._transfer.bank.images_seen + (0 if sampled is None else int(sampled))
 
     def _end_round(self, unit: Unit) -> None:
         if unit.phase != "idle":
@@ -291,8 +320,8 @@ class CondKD(TeacherStudent):
         """
         self.seed, self.stopwatch.seconds = state["seed"], dict(state["seconds"])
         if self.spec is None and state["spec"] is not None:
-            shape, classes, size, widths = state["spec"]
-            self._build(Spec(tuple(shape), classes, size, tuple(widths)))
+            shape, classes, size, *rest = state["spec"]
+            self._build(Spec(tuple(shape), classes, size, *map(tuple, rest)))
         if self._trainer is not None:
             # Lightning converts after it has loaded, which would round what a run in float64 had stored.
             self._trainer.precision_plugin.convert_module(self)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -40,6 +40,18 @@ class Synthesised(NamedTuple):
         return own, total
 
 
+class _Observed(NamedTuple):
+    """The teacher, which yields its embedding whenever the discriminator looks at the same view."""
+
+    teacher: Observer
+    shared: bool
+
+    def __call__(
+        self, images: Tensor, *, embedding: bool = False, bn: bool = False, maps: Sequence[str] = ()
+    ) -> NetworkOutput:
+        return cast(NetworkOutput, self.teacher(images, embedding=embedding or self.shared, bn=bn, maps=maps))
+
+
 class SynthesisStep(NamedTuple):
     """The forward passes of a synthesis step.
 
@@ -65,8 +77,8 @@ class SynthesisStep(NamedTuple):
             draw: its randomness.
         """
         shared = self.alignment is not None and self.alignment.augment is None
-        rendered = self.inversion.render(draw.rows)
-        observe = partial(self.teacher, embedding=shared)
+        rendered = self.inversion.render(unit, draw)
+        observe = _Observed(self.teacher, shared)
         terms, output = self.inversion.loss(rendered, observe, self.student, unit, draw)
         labels = output.logits.argmax(1) if rendered.labels is None else rendered.labels
         if self.alignment is None:
@@ -81,14 +93,18 @@ class SynthesisStep(NamedTuple):
         return cast(Tensor, output.embedding)
 
     @torch.no_grad()
-    def condensed_embedding(self, labels: Tensor, draw: Draw) -> Tensor:
+    def condensed_embedding(self, labels: Tensor, unit: Unit, draw: Draw) -> Tensor:
         """Return the teacher's embedding of class-matched condensed images, in the view that the synthetic ones had.
 
         Args:
             labels: classes of this rank's synthetic images, ``(N,)``.
+            unit: the current unit.
             draw: randomness of the unit.
         """
         real = self.transfer_set.matching(gather_rows(labels), draw, labels.device)
-        augment = self.inversion.augment if self.alignment is None else self.alignment.augment or self.inversion.augment
-        images = real.images if augment is None else augment.view(real.images, draw, "condensed view")
+        own = None if self.alignment is None else self.alignment.augment
+        if own is None:
+            images = self.inversion.view(real.images, unit, draw, "condensed view")
+        else:
+            images = own.view(real.images, draw, "condensed view")
         return cast(Tensor, self.teacher(images, embedding=True).embedding)

@@ -9,7 +9,10 @@ import lightning as L
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
+
+from lightning_condkd.inversion.base import scale_learning_rates
 
 
 class OptimizerTurns:
@@ -44,13 +47,27 @@ class OptimizerTurns:
         for parameter in parameters:
             self.get(module, name).state.pop(parameter, None)
 
+    def scale(self, module: L.LightningModule, name: str, factor: float) -> None:
+        """Set the learning rates of an optimizer to a multiple of what they were made with.
+
+        Args:
+            module: the module that configured it.
+            name: its name; nothing happens where there is none.
+            factor: the multiple.
+        """
+        if name in self.names:
+            scale_learning_rates(self.get(module, name).optimizer, factor)
+
     @contextmanager
-    def turn(self, module: L.LightningModule, name: str) -> Iterator[Callable[[Tensor], None]]:
+    def turn(
+        self, module: L.LightningModule, name: str, gradient_clip: float | None = None
+    ) -> Iterator[Callable[[Tensor], None]]:
         """Yield the update of one optimizer from a loss; its forward pass belongs inside.
 
         Args:
             module: the module that configured it.
             name: its name; where there is none, the forward pass runs without a graph and the update does nothing.
+            gradient_clip: largest norm of the whole gradient; ``None`` for no limit.
         """
         if name not in self.names:
             with torch.no_grad():
@@ -61,7 +78,16 @@ class OptimizerTurns:
         def step(loss: Tensor) -> None:
             optimizer.zero_grad()
             module.manual_backward(loss)
+            if gradient_clip is not None:
+                _clip(module, optimizer.optimizer, gradient_clip)
             optimizer.step()
 
         with module.toggled_optimizer(optimizer):
             yield step
+
+
+def _clip(module: L.LightningModule, optimizer: Optimizer, norm: float) -> None:
+    scaler = getattr(module.trainer.precision_plugin, "scaler", None)
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+    clip_grad_norm_([parameter for group in optimizer.param_groups for parameter in group["params"]], norm)

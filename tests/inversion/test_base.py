@@ -14,6 +14,7 @@ from lightning_condkd.types import Cadence, NetworkOutput, Synthetic
 from tests.inversion import toy
 
 CADENCE = Cadence(synthesis_steps=3, distill_steps=0)
+UNIT = CADENCE.unit(0, 0)
 
 
 def _built(selection: Selection = "total_loss") -> Inversion:
@@ -100,19 +101,19 @@ def test_what_is_kept_survives_in_mid_block() -> None:
 def test_ranks_see_their_rows_of_one_view() -> None:
     method = Inversion(CADENCE, batch_size=4, augment=CropFlip(2))
     images = torch.rand(4, *toy.SHAPE, generator=seeded_generator(0, "images"))
-    whole = method.view(images, Draw(0, 3))
+    whole = method.view(images, UNIT, Draw(0, 3))
     for rank in (0, 1):
         draw = Draw(0, 3, rank, world_size=2)
-        assert torch.equal(method.view(images[draw.rows], draw), whole[rank::2])
-    assert not torch.equal(method.view(images, Draw(0, 4)), whole)
-    assert not torch.equal(method.view(images, Draw(0, 3), "other view"), whole)
-    assert Inversion(CADENCE, batch_size=4).view(images, Draw(0, 3)) is images
+        assert torch.equal(method.view(images[draw.rows], UNIT, draw), whole[rank::2])
+    assert not torch.equal(method.view(images, UNIT, Draw(0, 4)), whole)
+    assert not torch.equal(method.view(images, UNIT, Draw(0, 3), "other view"), whole)
+    assert Inversion(CADENCE, batch_size=4).view(images, UNIT, Draw(0, 3)) is images
 
 
 @pytest.mark.parametrize("method", ["render", "loss"])
 def test_a_method_must_say_what_it_renders(method: str) -> None:
     with pytest.raises(NotImplementedError):
-        getattr(_built(), method)(*[None] * {"render": 1, "loss": 5}[method])
+        getattr(_built(), method)(*[None] * {"render": 2, "loss": 5}[method])
 
 
 def test_arguments_are_checked() -> None:

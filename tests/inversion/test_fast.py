@@ -18,6 +18,8 @@ from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.types import Cadence, LossTerms, NetworkOutput
 from tests.inversion import toy
 
+UNIT = toy.CADENCE.unit(0, 0)
+
 
 def _built(**arguments: Any) -> Fast:
     method = toy.fast(**arguments)
@@ -44,7 +46,7 @@ def _block(method: Fast, teacher: Observer, student: Observer, round_: int = 0, 
         draw = Draw(0, unit.counter)
         if unit.first:
             method.start(unit, draw)
-        synthetic = method.render(draw.rows)
+        synthetic = method.render(unit, draw)
         terms, output = method.loss(synthetic, teacher, student, unit, draw)
         optimizers["synthesis"].zero_grad()
         terms.total().backward()
@@ -72,7 +74,7 @@ def test_a_bare_loop_lowers_the_loss(teacher: Observer, student: Observer) -> No
 def _first_prediction(method: Fast, teacher: Observer) -> Tensor:
     fresh = _built(cadence=method.cadence)
     fresh.start(method.cadence.unit(0, 0), Draw(0, 0))
-    return teacher(fresh.render(slice(None)).images).logits.argmax(1)
+    return teacher(fresh.render(UNIT, Draw(0, 0)).images).logits.argmax(1)
 
 
 def test_building_draws_from_its_generator_alone() -> None:
@@ -103,8 +105,8 @@ def test_the_given_generator_is_copied() -> None:
 def test_a_rank_renders_its_rows() -> None:
     method = _built(generator=toy.small_generator(norm="none"))
     method.start(method.cadence.unit(0, 0), Draw(0, 0))
-    whole = method.render(slice(None))
-    part = method.render(Draw(0, 0, rank=1, world_size=3).rows)
+    whole = method.render(UNIT, Draw(0, 0))
+    part = method.render(UNIT, Draw(0, 0, rank=1, world_size=3))
     assert torch.allclose(part.images, whole.images[1::3], atol=1e-6)
     assert part.labels is not None
     assert whole.labels is not None
@@ -154,7 +156,7 @@ def test_terms(teacher: Observer, student: Observer, weights: dict[str, float], 
     unit = method.cadence.unit(round_, 0)
     draw = Draw(0, unit.counter)
     method.start(unit, draw)
-    terms, output = method.loss(method.render(draw.rows), asked, student, unit, draw)
+    terms, output = method.loss(method.render(unit, draw), asked, student, unit, draw)
     assert set(terms.values) == set(terms.weights) == names
     assert asked.bn == [weights.get("bn_weight", 1.0) != 0]  # one look, with statistics only where they count
     assert output.logits.requires_grad
@@ -236,13 +238,13 @@ def test_a_block_survives_in_the_middle(teacher: Observer, student: Observer) ->
     unit = method.cadence.unit(1, 0)
     draw = Draw(0, unit.counter)
     method.start(unit, draw)
-    synthetic = method.render(draw.rows)
+    synthetic = method.render(unit, draw)
     terms, output = method.loss(synthetic, teacher, student, unit, draw)
     terms.total().backward()
     method.after_step(synthetic, output, terms.total(), terms.total(), unit)
     resumed.load_state_dict(method.state_dict())
     unit = method.cadence.unit(1, 1)
-    losses = [m.loss(m.render(draw.rows), teacher, student, unit, draw)[0].total() for m in (method, resumed)]
+    losses = [m.loss(m.render(unit, draw), teacher, student, unit, draw)[0].total() for m in (method, resumed)]
     assert torch.equal(*losses)
     assert toy.same(*(dict(m.named_buffers()) for m in (method, resumed)))
 

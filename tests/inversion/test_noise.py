@@ -12,13 +12,14 @@ from lightning_condkd.types import Cadence
 from tests.inversion import toy
 
 SPEC = toy.spec(image_shape=(3, 16, 16))
+UNIT = Cadence(synthesis_steps=1, distill_steps=0).unit(0, 0)
 
 
 def _started(step: int = 0, **arguments: float) -> Tensor:
     method = SmoothNoise(batch_size=8, **arguments)  # type: ignore[arg-type]
     method.build(SPEC, seeded_generator(0, "build"))
     method.start(method.cadence.unit(0, 0), Draw(0, step))
-    return method.render(slice(None)).images
+    return method.render(UNIT, Draw(0, 0)).images
 
 
 def _roughness(images: Tensor) -> float:
@@ -49,8 +50,8 @@ def test_a_rank_renders_its_rows_without_labels() -> None:
     method = SmoothNoise(batch_size=8)
     method.build(SPEC, seeded_generator(0, "build"))
     method.start(method.cadence.unit(0, 0), Draw(0, 0))
-    synthetic = method.render(slice(1, None, 2))
-    assert torch.equal(synthetic.images, method.render(slice(None)).images[1::2])
+    synthetic = method.render(UNIT, Draw(0, 0, rank=1, world_size=2))
+    assert torch.equal(synthetic.images, method.render(UNIT, Draw(0, 0)).images[1::2])
     assert synthetic.labels is None
 
 
@@ -63,7 +64,7 @@ def test_nothing_is_trained() -> None:
     teacher = toy.observed(toy.network("teacher", in_channels=3)).freeze()
     unit, draw = method.cadence.unit(0, 0), Draw(0, 0)
     method.start(unit, draw)
-    terms, output = method.loss(method.render(draw.rows), toy.Observer(teacher.network), teacher, unit, draw)
+    terms, output = method.loss(method.render(unit, draw), toy.Observer(teacher.network), teacher, unit, draw)
     assert not terms.values
     assert output.logits.shape == (8, toy.CLASSES)
 

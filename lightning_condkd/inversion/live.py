@@ -1,0 +1,102 @@
+"""Methods that keep one generator over the whole run and draw fresh latents at every step."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from lightning_condkd.augment import Augment
+from lightning_condkd.inversion.base import Inversion, Observe, Source, check_generator
+from lightning_condkd.randomness import Draw, seeded_initialisation
+from lightning_condkd.types import Cadence, Spec, Synthetic, Unit
+
+
+class LiveInversion(Inversion):
+    """Base of the methods whose generator lives as long as the run.
+
+    Every synthesis step draws latents and moves the generator once; every student step renders images of its own. The
+    generator stays in train mode throughout, as in the official codes of DAFL and ZSKT, so its BatchNorm layers use the
+    statistics of each rank's own batch.
+
+    A subclass says which generator is built unless one is given (:meth:`default_generator`) and what it minimises
+    (:meth:`~lightning_condkd.inversion.base.Inversion.loss`).
+
+    Args:
+        cadence: how a round is divided.
+        batch_size: images of a synthesis step, over all ranks.
+        generator: network from latents ``(N, latent_size)`` to images ``(N, C, H, W)`` in the units of [0, 1]; ``None``
+            for the method's own.
+        latent_size: length of a latent.
+        generator_lr: learning rate of the generator's Adam.
+        betas: of the generator's Adam.
+        augment: the main view; ``None`` for the images as they are.
+        source: ``live`` renders images for every student step; ``bank`` stores the images of each block's last
+            synthesis step instead, which the student then draws from like those of any other method.
+
+    Raises:
+        ValueError: if the source is unknown, or in :meth:`build`, if the generator does not fit the task.
+    """
+
+    generator: nn.Module
+
+    def __init__(
+        self,
+        cadence: Cadence,
+        batch_size: int,
+        *,
+        generator: nn.Module | None,
+        latent_size: int,
+        generator_lr: float,
+        betas: tuple[float, float],
+        augment: Augment | None,
+        source: Source,
+    ) -> None:
+        super().__init__(cadence, batch_size, augment, selection="last")
+        if source not in ("live", "bank"):
+            raise ValueError(f"expected source 'live' or 'bank', got {source!r}")
+        self.given_generator = [generator]  # in a list: not a submodule before it is copied in build
+        self.latent_size, self.generator_lr, self.betas = latent_size, generator_lr, betas
+        self.source = source
+
+    def default_generator(self, spec: Spec) -> nn.Module:
+        """Return the generator that the method builds.
+
+        Args:
+            spec: shapes of the task.
+        """
+        raise NotImplementedError
+
+    def build(self, spec: Spec, generator: torch.Generator) -> None:
+        """Make the generator."""
+        super().build(spec, generator)
+        with seeded_initialisation(generator):
+            self.generator = copy.deepcopy(self.given_generator[0]) or self.default_generator(spec)
+        check_generator(self.generator, self.latent_size, spec.image_shape)
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """Return ``synthesis``, an Adam over the generator."""
+        return {"synthesis": Adam(self.generator.parameters(), lr=self.generator_lr, betas=self.betas)}
+
+    def latents(self, count: int, unit: Unit, draw: Draw) -> Tensor:
+        """Return this rank's rows of a global batch of latents, standard normal.
+
+        Args:
+            count: latents in the global batch.
+            unit: the current unit.
+            draw: randomness of the unit.
+        """
+        latents = torch.randn((count, self.latent_size), generator=draw.generator("latent"))[draw.rows]
+        return latents.to(next(self.generator.parameters()))
+
+    def render(self, unit: Unit, draw: Draw) -> Synthetic:
+        """Return images of fresh latents, without labels: the teacher's prediction is used."""
+        return Synthetic(self.generator(self.latents(self.batch_size, unit, draw)), None)
+
+    @torch.no_grad()
+    def sample(self, count: int, observe: Observe, unit: Unit, draw: Draw) -> Synthetic:
+        """Return images for a student step."""
+        self.images_sampled += count
+        return Synthetic(self.generator(self.latents(count, unit, draw)), None)
