@@ -184,8 +184,8 @@ class CondKD(TeacherStudent):
         check_loader(self.trainer, self.inversion.cadence.length)
 
     def on_train_end(self) -> None:
-        """Make the student the same on all ranks, whether or not a validation or a checkpoint came last."""
-        sync_buffers([self.student])
+        """Make student and method the same on all ranks, whether or not a validation or a checkpoint came last."""
+        sync_buffers([self.student, self.inversion])
 
     # --- one unit of a round ---------------------------------------------------------------------------------------
 

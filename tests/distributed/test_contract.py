@@ -1,0 +1,20 @@
+"""Every inversion method leaves two ranks equal to the bit, student steps, banks and discriminators included."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.distributed import contract_jobs
+from tests.distributed.conftest import Launch, largest_difference
+from tests.inversion import contract
+
+pytestmark = pytest.mark.ddp
+
+
+@pytest.mark.parametrize("name", contract.methods())
+def test_two_ranks_end_equal(name: str, launch: Launch) -> None:
+    ranks = launch(contract_jobs.fit_method, world_size=2, name=name, folder=launch.folder / name)
+    for part in ("module", "optimizers", "bank"):
+        assert largest_difference(ranks[0][part], ranks[1][part]) == 0, part
+    assert ranks[0]["global_step"] == 2 * contract.CADENCE.length
+    assert ranks[0]["metrics"] == ranks[1]["metrics"]

@@ -1,0 +1,70 @@
+"""Every inversion method there is, made small by the names of its arguments."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+
+from lightning_condkd import inversion
+from lightning_condkd.alignment import FeatureAlignment, ProjectionDiscriminator
+from lightning_condkd.inversion import Inversion, LiveInversion, NoInversion
+from lightning_condkd.modules import CondKD
+from lightning_condkd.randomness import seeded_generator
+from lightning_condkd.types import Cadence
+from tests.inversion import toy
+
+CADENCE = Cadence(synthesis_steps=2, distill_steps=3, repeats=2, warmup_rounds=1)
+ROUNDS = 3
+
+
+def _sizes() -> dict[str, Any]:
+    return {
+        "cadence": CADENCE,
+        "batch_size": 12,
+        "generator_width": 2,
+        "latent_size": toy.LATENT,
+        "reset_round": 1,
+        "augment": toy.CROP,
+        "ring_size": 20,
+        "ring_draws": 8,
+        "head_size": 4,
+        "memory_width": 2,
+        "images": torch.rand(40, *toy.SHAPE, generator=seeded_generator(0, "real images")),
+    }
+
+
+def methods() -> dict[str, type[Inversion]]:
+    """The public methods that synthesise; a new one is found by being exported."""
+    public = {name: getattr(inversion, name) for name in inversion.__all__}
+    classes = {n: c for n, c in public.items() if inspect.isclass(c) and issubclass(c, Inversion)}
+    return {name: c for name, c in classes.items() if c not in (Inversion, LiveInversion, NoInversion)}
+
+
+def make(name: str, **arguments: Any) -> Inversion:
+    """A method of small sizes, its weights and rates at their defaults."""
+    method = methods()[name]
+    known = inspect.signature(method).parameters
+    return method(**{key: value for key, value in {**_sizes(), **arguments}.items() if key in known})
+
+
+def built(name: str) -> Inversion:
+    method = make(name)
+    method.build(toy.spec(mean=(0.25,), std=(0.5,)), seeded_generator(0, "build"))
+    return method
+
+
+def mix(method: Inversion) -> str | float:
+    return "union" if method.source == "bank" else 0.25
+
+
+def model(name: str, weight: float | None = None) -> CondKD:
+    """A run's module; ``weight`` is the alignment's."""
+    alignment = None if weight is None else FeatureAlignment(ProjectionDiscriminator((16,)), weight=weight)
+    return toy.condkd(make(name), alignment)
+
+
+def fit(name: str, weight: float | None = None, **arguments: Any) -> toy.Run:
+    module = model(name, weight)
+    return toy.fit(module, mix=mix(module.inversion), **{"max_epochs": ROUNDS, **arguments})
