@@ -9,16 +9,13 @@ import argparse
 import csv
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
-import common
+from sweep import sweep
 
 PLAIN = ["--model.init_args.alignment=null"]
 DISCRIMINATOR = "--model.init_args.alignment.init_args.discriminator"
@@ -70,12 +67,6 @@ def run(arguments: list[str], threads: int) -> dict[str, Any]:
     return summary | {"curve": [round(value, 4) for value in curve]}
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    """Return mean and sample standard deviation in percent."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return {"mean": round(100 * statistics.mean(values), 2), "std": round(100 * deviation, 2)}
-
-
 def main() -> None:
     """Run a suite and write its result file."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -89,43 +80,7 @@ def main() -> None:
     base = [*SUITES[options.suite], *(f"--{flag}" for flag in options.extra)]
     name = options.name or options.suite
     chosen = {row: flags for row, flags in rows().items() if not options.only or row in options.only}
-    tasks = [(row, seed) for seed in options.seeds for row in chosen if not _done(name, base, row, chosen[row], seed)]
-    threads = 1 if options.jobs > 1 else os.cpu_count() or 1
-    writing = Lock()
-
-    def job(task: tuple[str, int]) -> None:
-        row, seed = task
-        summary = run([*base, *chosen[row], f"--seed_everything={seed}"], threads)
-        print(f"{row:32} seed {seed}: last {summary['student_accuracy_last']:.4f}", flush=True)
-        with writing:
-            _add(name, base, row, chosen[row], summary)
-
-    with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(job, tasks))
-
-
-def _load(name: str, base: list[str]) -> dict[str, Any]:
-    path = common.RESULTS / f"{name}.json"
-    content = json.loads(path.read_text()) if path.exists() else {"base": base, "rows": {}}
-    if content["base"] != base:
-        raise SystemExit(f"{path} holds runs of {content['base']}, this sweep is of {base}: give it another --name")
-    return {"base": base, "rows": content["rows"]}
-
-
-def _done(name: str, base: list[str], row: str, flags: list[str], seed: int) -> bool:
-    found = _load(name, base)["rows"].get(row, {"flags": flags, "runs": {}})
-    if found["flags"] != flags:
-        raise SystemExit(f"the row {row!r} of {name}.json has flags {found['flags']}, not {flags}: give another --name")
-    return str(seed) in found["runs"]
-
-
-def _add(name: str, base: list[str], row: str, flags: list[str], summary: dict[str, Any]) -> None:
-    content = _load(name, base)
-    entry = content["rows"].setdefault(row, {"flags": flags, "runs": {}})
-    entry["runs"][str(summary["seed"])] = summary
-    for what in ("last", "best"):
-        entry[what] = spread([one[f"student_accuracy_{what}"] for one in entry["runs"].values()])
-    common.write(name, content)
+    sweep(name, base, chosen, options.seeds, options.jobs, run)
 
 
 if __name__ == "__main__":

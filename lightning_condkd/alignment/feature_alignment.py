@@ -33,13 +33,15 @@ class FeatureAlignment(nn.Module):
             :class:`~lightning_condkd.alignment.discriminators.ACGANDiscriminator` (our default).
         weight: factor of the generator's alignment terms; 5 is our default: on CIFAR-10 5 and 20 lift the student alike
             and 1 does not (``benchmarks/results/cifar10.json``). With 0 there is no alignment.
+        ramp_rounds: rounds over which the weight rises from 0 to its value, while the discriminator learns from the
+            first round on; 0 for the full weight throughout (our default).
         loss: form of the adversarial loss (our default).
         learning_rate: of the discriminator's Adam (our default).
         augment: differentiable augmentation through which the discriminator's images, condensed and synthetic alike,
             reach the teacher; ``None`` reuses the view of the inversion.
 
     Raises:
-        ValueError: if the weight is negative or the loss unknown.
+        ValueError: if the weight or the number of rounds is negative, or the loss unknown.
 
     Example:
         >>> from lightning_condkd.randomness import seeded_generator
@@ -62,6 +64,7 @@ class FeatureAlignment(nn.Module):
         discriminator: Discriminator | None = None,
         *,
         weight: float = 5.0,
+        ramp_rounds: int = 0,
         loss: adversarial.AdversarialLoss = "bce",
         learning_rate: float = 1e-3,
         augment: Augment | None = None,
@@ -69,9 +72,11 @@ class FeatureAlignment(nn.Module):
         super().__init__()
         if weight < 0:
             raise ValueError(f"weight: expected zero (no alignment) or a positive number, got {weight}.")
+        if ramp_rounds < 0:
+            raise ValueError(f"ramp_rounds: expected a count of rounds, 0 for no ramp, got {ramp_rounds}.")
         adversarial.check_kind(loss)
         self.discriminator = ACGANDiscriminator() if discriminator is None else discriminator
-        self.weight = weight
+        self.weight, self.ramp_rounds = weight, ramp_rounds
         self.loss: adversarial.AdversarialLoss = loss
         self.learning_rate = learning_rate
         self.augment = augment
@@ -94,7 +99,7 @@ class FeatureAlignment(nn.Module):
         """Return Adam over the discriminator, betas 0.5 and 0.999 (our default); ask after :meth:`build`."""
         return torch.optim.Adam(self.discriminator.parameters(), lr=self.learning_rate, betas=(0.5, 0.999))
 
-    def generator_loss(self, embedding: Tensor, labels: Tensor) -> LossTerms:
+    def generator_loss(self, embedding: Tensor, labels: Tensor, round: int | None = None) -> LossTerms:
         """Return what draws synthetic samples towards condensed ones.
 
         The gradient reaches the embedding, and the discriminator's parameters unless they are frozen: the trainer
@@ -103,6 +108,7 @@ class FeatureAlignment(nn.Module):
         Args:
             embedding: of synthetic images, with a graph, ``(N, D)``.
             labels: ``(N,)`` int64.
+            round: number of the round, from 0, for the ramp; ``None`` for the full weight.
 
         Returns:
             ``alignment``, and ``alignment_class`` for a discriminator with a class head.
@@ -110,10 +116,11 @@ class FeatureAlignment(nn.Module):
         with self._settled():
             output = self.discriminator(embedding, labels)
         values = {"alignment": adversarial.generator_loss(output.realness, self.loss)}
-        weights = {"alignment": self.weight}
+        weight = self.weight if round is None else self.weight * self._ramp(round)
+        weights = {"alignment": weight}
         if (class_loss := _class_loss(output, labels)) is not None:
             values["alignment_class"] = class_loss
-            weights["alignment_class"] = self.weight * self.discriminator.class_weight
+            weights["alignment_class"] = weight * self.discriminator.class_weight
         return LossTerms(values, weights)
 
     def discriminator_loss(self, condensed_embedding: Tensor, synthetic_embedding: Tensor, labels: Tensor) -> LossTerms:
@@ -157,6 +164,9 @@ class FeatureAlignment(nn.Module):
             "discriminator_accuracy_condensed": (condensed.realness > 0).float().mean(),
             "discriminator_accuracy_synthetic": (synthetic.realness < 0).float().mean(),
         }
+
+    def _ramp(self, round: int) -> float:
+        return min(1.0, round / self.ramp_rounds) if self.ramp_rounds else 1.0
 
     def _judge_both(
         self, condensed: Tensor, synthetic: Tensor, labels: Tensor

@@ -161,5 +161,5 @@ def check_source(inversion: Inversion, transfer_set: TransferSet) -> None:
     if inversion.source == "live" and transfer_set.condensed_per_batch is None:
         raise ValueError(
             f"{type(inversion).__name__} renders images for every student step and stores none, so mix='union' has no "
-            "bank to draw from: set data.mix to the share of condensed images in a batch, 0.0 for none, or to 'two_term'"
+            "bank to draw from: set data.mix to the share of condensed images in a batch (0.0: none) or to 'two_term'"
         )

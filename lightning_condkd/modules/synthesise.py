@@ -47,9 +47,19 @@ class _Observed(NamedTuple):
     shared: bool
 
     def __call__(
-        self, images: Tensor, *, embedding: bool = False, bn: bool = False, maps: Sequence[str] = ()
+        self,
+        images: Tensor,
+        *,
+        embedding: bool = False,
+        bn: bool = False,
+        maps: Sequence[str] = (),
+        channel_means: bool = False,
     ) -> NetworkOutput:
-        return cast(NetworkOutput, self.teacher(images, embedding=embedding or self.shared, bn=bn, maps=maps))
+        embedding = embedding or self.shared
+        return cast(
+            NetworkOutput,
+            self.teacher(images, embedding=embedding, bn=bn, maps=maps, channel_means=channel_means),
+        )
 
 
 class SynthesisStep(NamedTuple):
@@ -84,7 +94,7 @@ class SynthesisStep(NamedTuple):
         if self.alignment is None:
             return Synthesised(Synthetic(rendered.images, labels), output, None, terms, terms)
         embedding = self._embedding(self.alignment, rendered.images, output, draw)
-        aligned = self.alignment.generator_loss(embedding, labels)
+        aligned = self.alignment.generator_loss(embedding, labels, unit.round)
         return Synthesised(Synthetic(rendered.images, labels), output, embedding, terms, terms.merge(aligned))
 
     def _embedding(self, alignment: FeatureAlignment, images: Tensor, output: NetworkOutput, draw: Draw) -> Tensor:

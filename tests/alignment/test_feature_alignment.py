@@ -87,6 +87,17 @@ def test_the_generator_gradient_is_that_of_the_loss(kind: type[Discriminator]) -
     assert torch.autograd.gradcheck(lambda x: alignment.generator_loss(x, labels).total(), synthetic)
 
 
+def test_the_weight_rises_over_the_ramp() -> None:
+    alignment = FeatureAlignment(ACGANDiscriminator(), weight=4.0, ramp_rounds=2)
+    alignment.build(SPEC, seeded_generator(0, "discriminator"))
+    _, synthetic, labels = _embeddings()
+    seen = [dict(alignment.generator_loss(synthetic, labels, round_).weights) for round_ in (0, 1, 2, 3, None)]
+    assert [weights["alignment"] for weights in seen] == [0.0, 2.0, 4.0, 4.0, 4.0]
+    assert all(weights["alignment_class"] == weights["alignment"] for weights in seen)
+    with pytest.raises(ValueError, match="ramp_rounds: expected a count of rounds"):
+        FeatureAlignment(ramp_rounds=-1)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_generator_loss_reaches_embeddings_and_leaves_a_frozen_discriminator_alone(
     kind: type[Discriminator],

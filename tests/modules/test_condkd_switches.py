@@ -92,6 +92,13 @@ def test_alignment_with_a_weight_does_act(plain: toy.Run) -> None:
     assert _differs(run, plain, 0)
 
 
+def test_a_ramp_acts_from_its_second_round_on(plain: toy.Run) -> None:
+    """In the first round the discriminator learns and nobody listens; at the end of the ramp the weight is whole."""
+    run, full = (toy.fit(toy.condkd(alignment=FeatureAlignment(weight=1.0, ramp_rounds=n))) for n in (2, 0))
+    assert [_differs(run, plain, round_) for round_ in range(3)] == [False, True, True]
+    assert _differs(run, full, 0)
+
+
 @pytest.mark.parametrize(("mix", "equal"), [(0.0, True), ("union", False)])
 def test_without_mixing_and_alignment_the_condensed_images_do_not_matter(mix: str | float, equal: bool) -> None:
     runs = [toy.fit(toy.condkd(), mix=mix, condensed=toy.condensed_set(name)) for name in ("condensed", "others")]

@@ -1,0 +1,61 @@
+"""One run through the command line's own class; prints its summary with the distances of what it synthesised."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+
+import torch
+from embeddings import figures
+from torch import Tensor
+
+from lightning_condkd.callbacks import RunSummary
+from lightning_condkd.cli import CondKDCLI
+from lightning_condkd.data.condensed import to_pixels
+from lightning_condkd.modules import CondKD
+from lightning_condkd.modules.batches import real_batch
+from lightning_condkd.randomness import Draw
+
+MOST = 2000
+
+
+def synthesised(module: CondKD) -> tuple[Tensor, Tensor]:
+    """Return labelled images: of the bank, evenly over the rounds, or as many rendered by the finished method."""
+    bank = module.transfer_set.bank
+    if len(bank):
+        rows = torch.linspace(0, len(bank) - 1, min(len(bank), MOST)).long()
+        return to_pixels(bank.images[rows]), bank.labels[rows]
+    unit = module.inversion.cadence.unit(module.trainer.max_epochs, module.inversion.cadence.synthesis_steps)
+    images = module.inversion.sample(200, module.teacher, unit, Draw(module.seed, unit.counter)).images
+    return images, module.teacher(images).logits.argmax(1)
+
+
+def real_images(cli: CondKDCLI) -> tuple[Tensor, Tensor]:
+    """Return held-out images."""
+    batches = [real_batch(batch) for batch in cli.datamodule.val_dataloader()]
+    images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    rows = torch.linspace(0, len(images) - 1, min(len(images), MOST)).long()
+    return images[rows], labels[rows]
+
+
+def main() -> None:
+    """Run with the command line's arguments."""
+    begin = time.process_time()
+    with contextlib.redirect_stdout(sys.stderr):
+        cli = CondKDCLI(["fit", *sys.argv[1:]])
+        seconds = time.process_time() - begin
+        summary = next(c for c in cli.trainer.callbacks if isinstance(c, RunSummary)).summary(cli.trainer, cli.model)
+        condensed = cli.datamodule.transfer_set.condensed
+        if cli.model.inversion.cadence.synthesis_steps:
+            images, labels = synthesised(cli.model)
+            summary["embeddings"] = figures(
+                cli.model.teacher, images, labels, real_images(cli), condensed.pixels(slice(None))
+            )
+    print(json.dumps({**summary, "cpu_seconds": round(seconds, 1), "threads": os.environ.get("OMP_NUM_THREADS")}))
+
+
+if __name__ == "__main__":
+    main()
