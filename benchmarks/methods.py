@@ -1,6 +1,7 @@
-"""Every inversion method plain, mixed and guided, at one equal small budget of images: accuracy, and where the images lie.
+"""Every inversion method plain, mixed and guided, at one equal small budget of images: accuracy and where the images lie.
 
-A run that its result file already holds is not repeated.
+Each way of a method gets the same number of stored images, student steps, augmentation and schedule; PRE-DFKD stores none
+and renders as many for its own steps. A run that its result file already holds is not repeated.
 """
 
 from __future__ import annotations
@@ -12,29 +13,42 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sweep import sweep
 
-INVERSION = "--model.init_args.inversion.init_args"
-PLAIN = "--model.init_args.alignment=null"
-MIX = "--data.init_args.mix"
+INVERSION = "model.init_args.inversion.init_args"
+ALIGNMENT = "model.init_args.alignment"
+MIX = "data.init_args.mix"
 
 
-def rows(steps: dict[str, int], share: str) -> dict[str, list[str]]:
-    """Return the flags of every method and way; ``share`` mixes condensed images in."""
-    table = {}
-    for method, count in steps.items():
-        flags = [f"--config=configs/methods/{method}.yaml", *_budget(method, count)]
-        table[method] = [*flags, PLAIN, f"{MIX}=0.0"]
-        if method not in ("noise", "real_subset"):
-            table[f"{method} + condensed"] = [*flags, PLAIN, f"{MIX}={share}"]
-            table[f"{method}*"] = [*flags, f"{MIX}={share}"]
-    return table
+class Suite(NamedTuple):
+    """One task at one budget.
+
+    Args:
+        base: flags of every run, without the leading ``--``.
+        methods: flags of each method, the same way; its recipe in ``configs/methods`` comes before them.
+    """
+
+    base: list[str]
+    methods: dict[str, list[str]]
 
 
-def _budget(method: str, steps: int) -> list[str]:
-    return [f"{INVERSION}.cadence.{name}={value}" for name, value in (("synthesis_steps", steps), ("repeats", 1))]
+def small(steps: int, **arguments: Any) -> list[str]:
+    """Return flags of a method's arguments: ``steps`` of synthesis in every round, and what else differs."""
+    cadence = {"cadence.synthesis_steps": steps, "cadence.repeats": 1, "cadence.distill_steps": 60}
+    return [f"{INVERSION}.{n}={v}" for n, v in {**cadence, "cadence.warmup_rounds": 1, **arguments}.items()]
+
+
+def ways(method: str, flags: list[str]) -> dict[str, list[str]]:
+    """Return the rows of a method: plain, with condensed images mixed in, guided as well."""
+    own = [f"--config=configs/methods/{method}.yaml", *(f"--{flag}" for flag in flags)]
+    share = "0.1" if method == "pre_dfkd" else "union"
+    mixed = [*own, f"--{MIX}={share}"]
+    plain = {method: [*own, f"--{ALIGNMENT}=null", f"--{MIX}=0.0"]}
+    if method in ("noise", "real_subset"):
+        return plain
+    return {**plain, f"{method} + condensed": [*mixed, f"--{ALIGNMENT}=null"], f"{method}*": mixed}
 
 
 def run(arguments: list[str], threads: int) -> dict[str, Any]:
@@ -48,13 +62,3 @@ def run(arguments: list[str], threads: int) -> dict[str, Any]:
     if done.returncode:
         raise RuntimeError(done.stderr[-3000:])
     return dict(json.loads(done.stdout))
-
-
-SUITES: dict[str, list[str]] = {
-    "digits": [
-        "--config=configs/quickstart.yaml",
-        "--trainer.callbacks=[]",
-        "--trainer.max_epochs=11",
-        "--model.init_args.alignment.init_args.weight=5",
-    ],
-}

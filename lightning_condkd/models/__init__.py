@@ -7,7 +7,10 @@ from lightning_condkd.models.mobilenet import MobileNetV2
 from lightning_condkd.models.normalised_generator import NormalisedGenerator
 from lightning_condkd.models.observer import Observer
 from lightning_condkd.models.resnet import CifarResNet
+from lightning_condkd.models.small_image_resnet import SmallImageResNet
+from lightning_condkd.models.vgg import SmallImageVGG
 from lightning_condkd.models.weights import load_weights, read_state_dict
+from lightning_condkd.models.wide_resnet import WideResNet
 
 __all__ = [
     "CifarResNet",
@@ -17,6 +20,9 @@ __all__ = [
     "MobileNetV2",
     "NormalisedGenerator",
     "Observer",
+    "SmallImageResNet",
+    "SmallImageVGG",
+    "WideResNet",
     "load_weights",
     "read_state_dict",
 ]

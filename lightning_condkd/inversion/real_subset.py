@@ -1,0 +1,119 @@
+"""The upper control: real images that the teacher merely labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from lightning_condkd.inversion.base import Inversion, Observe
+from lightning_condkd.randomness import Draw
+from lightning_condkd.types import Cadence, LossTerms, NetworkOutput, Spec, Synthetic, Unit
+
+
+class RealSubset(Inversion):
+    """Real images with the teacher's labels: how much the expansion could give if real data were allowed.
+
+    A run with it uses what a run without data does not have; it measures how far a method of equal budget
+    (``batch_size`` images a block) is from real images, as :class:`~lightning_condkd.inversion.SmoothNoise` measures
+    how far it is from nothing. No image is drawn again before all were: the blocks go through the images in a random
+    order, which is another one at every pass. Nothing is learned. Our own control, of no paper.
+
+    Args:
+        images: ``(N, C, H, W)``, uint8 (0 to 255) or floating point pixels in [0, 1]; or the path of a ``.safetensors``
+            file with a tensor ``images`` of this kind, such as
+            :meth:`CondensedSet.save <lightning_condkd.data.CondensedSet.save>` writes. They stay on the CPU and out of
+            checkpoints: a resumed run needs them again.
+        cadence: one rendering and 400 student steps in a round.
+        batch_size: images of a block.
+
+    Raises:
+        ValueError: in :meth:`build`, if the file has no such tensor, or the images are not of this kind or not of the
+            task's shape.
+        FileNotFoundError: in :meth:`build`, if there is no such file.
+    """
+
+    def __init__(
+        self,
+        *,
+        images: Tensor | str | Path,
+        cadence: Cadence = Cadence(synthesis_steps=1, distill_steps=400),  # noqa: B008 - frozen
+        batch_size: int = 256,
+    ) -> None:
+        super().__init__(cadence, batch_size, selection="last")
+        self.given_images = images
+
+    def build(self, spec: Spec, generator: torch.Generator) -> None:
+        """Read and check the images."""
+        super().build(spec, generator)
+        given = self.given_images
+        self.images = given.detach().cpu() if isinstance(given, Tensor) else _read(given)
+        _check(self.images, spec.image_shape)
+
+    def rows(self, unit: Unit, draw: Draw) -> Tensor:
+        """Return which images the global batch of a block shows, ``(batch_size,)``.
+
+        Args:
+            unit: any synthesis unit of the block.
+            draw: randomness of any unit: only its seed matters.
+        """
+        count, block = len(self.images), unit.round * self.cadence.repeats + unit.block
+        positions = block * self.batch_size + torch.arange(self.batch_size)
+        first, last = (int(positions[end]) // count for end in (0, -1))
+        orders = [
+            torch.randperm(count, generator=draw._replace(step=number).generator("pass over real images"))
+            for number in range(first, last + 1)
+        ]
+        return torch.cat(orders)[positions - first * count]
+
+    def render(self, unit: Unit, draw: Draw) -> Synthetic:
+        """Return the block's images without labels."""
+        # They follow from seed and block alone, so there is no state to keep.
+        images = self.images[self.rows(unit, draw)[draw.rows]]
+        pixels = images.to(self.kept_images.device).to(self.kept_images.dtype)
+        return Synthetic(pixels / 255 if images.dtype == torch.uint8 else pixels, None)
+
+    def loss(
+        self, synthetic: Synthetic, observe: Observe, student: Observe, unit: Unit, draw: Draw
+    ) -> tuple[LossTerms, NetworkOutput]:
+        """Return no term: only the teacher's output is used, as labels."""
+        return LossTerms({}, {}), observe(synthetic.images)
+
+
+def _read(path: str | Path) -> Tensor:
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"expected a .safetensors file of real images, found none at {path}")
+    try:
+        with safe_open(file, framework="pt") as stream:
+            names = list(stream.keys())
+            if "images" in names:
+                images: Tensor = stream.get_tensor("images")
+                return images
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a safetensors file or is cut off ({error}): write it with "
+            "CondensedSet(images, labels).save(path)"
+        ) from error
+    raise ValueError(
+        f"expected a tensor 'images' in {path}, got {', '.join(sorted(names)) or 'no tensor'}: write the file with "
+        "CondensedSet(images, labels).save(path)"
+    )
+
+
+def _check(images: Tensor, image_shape: tuple[int, int, int]) -> None:
+    if images.dim() != 4 or not len(images) or images.shape[1:] != image_shape:
+        raise ValueError(
+            f"expected real images (N, C, H, W) of the condensed images' shape {image_shape}, got "
+            f"{tuple(images.shape)}: resize them, or give those that the condensed set was made from"
+        )
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise ValueError(f"expected uint8 or floating point real images, got {images.dtype}: convert them")
+    low, high = float(images.min()), float(images.max())
+    if images.is_floating_point() and not 0 <= low <= high <= 1:
+        raise ValueError(
+            f"expected pixels of real images in [0, 1], got {low:.3f} to {high:.3f}: undo the normalisation, give "
+            "uint8 for 0 to 255, or give real images where these are condensed ones"
+        )
