@@ -45,8 +45,9 @@ def seeded_initialisation(generator: torch.Generator) -> Iterator[None]:
         >>> torch.equal(make().weight, make().weight)
         True
     """
-    seed = int(torch.randint(2**62, (), generator=generator))
-    with torch.random.fork_rng(devices=[]):
+    seed = int(torch.randint(2**62, (), generator=generator, device="cpu"))
+    # On the CPU whatever the default device is, for numbers that no device changes.
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)
         yield
 

@@ -75,7 +75,7 @@ class Discriminator(nn.Module):
             num_classes: number of classes K.
             generator: CPU generator that decides the whole initialisation.
         """
-        with torch.device("cpu"), seeded_initialisation(generator):
+        with seeded_initialisation(generator):
             self.body = nn.Sequential()
             for width_in, width_out in pairwise((embedding_size, *self.hidden)):
                 self.body.extend([_bounded(nn.Linear(width_in, width_out)), nn.LeakyReLU(0.2)])

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, cast
 
+import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.augment import Augment, CropFlip
+from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.distillation import DistillationLoss, KLDistillation
 from lightning_condkd.distributed import sync_buffers
@@ -128,11 +130,14 @@ class CondKD(TeacherStudent):
             check_batch("inversion.batch_size", self.inversion.batch_size, self.trainer.world_size)
 
     def configure_model(self) -> None:
-        """Build what depends on the task's shapes; a second run must have the same ones."""
-        if self.transfer_set is None:
-            return
+        """Build what depends on the task's shapes, on the CPU; a second run must have the same ones."""
+        if self.transfer_set is not None:
+            with torch.device("cpu"):  # the trainer calls this with its device as the default one
+                self._build_for(self.transfer_set.condensed)
+
+    def _build_for(self, condensed: CondensedSet) -> None:
         wants_embedding = any((self._aligning, self.distillation.needs_embedding, self.inversion.needs_embedding))
-        spec = check_condensed(self.transfer_set.condensed, self.teacher, self.student, wants_embedding)
+        spec = check_condensed(condensed, self.teacher, self.student, wants_embedding)
         if self.spec is None:
             self._build(spec)
         elif spec[:4] != self.spec[:4]:

@@ -26,6 +26,7 @@ def _sizes() -> dict[str, Any]:
         "generator_width": 2,
         "latent_size": toy.LATENT,
         "reset_round": 1,
+        "selection": "last",
         "augment": toy.CROP,
         "ring_size": 20,
         "ring_draws": 8,

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
+from lightning_condkd.data import TransferSet
 from lightning_condkd.inversion import Inversion, synthesise
 from lightning_condkd.models import Observer
 from lightning_condkd.randomness import Draw
@@ -79,6 +80,17 @@ def test_labels_are_balanced_where_promised(name: str) -> None:
     assert labels is not None
     counts = labels.bincount(minlength=toy.CLASSES)
     assert int(counts.max() - counts.min()) <= 1
+
+
+@every_method
+def test_building_does_not_follow_the_default_device(name: str) -> None:
+    """The trainer configures the model with its accelerator as the default device, where CPU generators do not draw."""
+    model = contract.model(name, weight=5.0)
+    model.transfer_set = TransferSet(toy.condensed_set(), mix=contract.mix(model.inversion))  # type: ignore[arg-type]
+    with torch.device("meta"):
+        model.configure_model()
+    states = {**model.inversion.state_dict(), **dict(model.inversion.named_buffers())}
+    assert {value.device.type for value in states.values()} == {"cpu"}
 
 
 @every_method
