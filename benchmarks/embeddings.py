@@ -30,11 +30,11 @@ def figures(
 ) -> dict[str, float]:
     """Return the distances of labelled synthetic images, in units of the mean distance of two real embeddings.
 
-    ``to_real`` and ``to_condensed`` are energy distances of the whole samples; ``to_real_in_class`` is the mean over the
-    classes that have two synthetic images; ``nearest_condensed`` is the mean distance to the nearest condensed embedding
-    and ``nearest_condensed_real`` the same of real images; ``nearest_condensed_pixels`` is the root mean square
-    difference to the nearest condensed image; ``diversity_in_class`` is the mean distance of two images of a class,
-    divided by the same of real images.
+    ``to_real`` and ``to_condensed`` are energy distances of the whole samples; ``to_real_in_class`` is the mean over
+    the classes that have two synthetic images; ``nearest_condensed`` is the mean distance to the nearest condensed
+    embedding and ``nearest_condensed_real`` the same of real images; ``nearest_condensed_pixels`` is the root mean
+    square difference to the nearest condensed image; ``diversity_in_class`` is the mean distance of two images of a
+    class, divided by the same of real images.
     """
     ours, theirs, few = embed(teacher, synthetic), embed(teacher, real[0]), embed(teacher, condensed)
     unit = spread(theirs)

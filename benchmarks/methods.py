@@ -1,7 +1,7 @@
-"""Every inversion method plain, mixed and guided, at one equal small budget of images: accuracy and where the images lie.
+"""Every inversion method plain, mixed and guided, at one small budget of images: accuracy and where the images lie.
 
-Each way of a method gets the same number of stored images, student steps, augmentation and schedule; PRE-DFKD stores none
-and renders as many for its own steps. A run that its result file already holds is not repeated.
+Each way of a method gets the same number of stored images, student steps, augmentation and schedule; PRE-DFKD stores
+none and renders as many for its own steps. A run that its result file already holds is not repeated.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sweep import sweep
+
+from lightning_condkd.data import CondensedSet
+from lightning_condkd.data.condensed import to_pixels
+from lightning_condkd.data.digits import load_digits_split
 
 INVERSION = "model.init_args.inversion.init_args"
 ALIGNMENT = "model.init_args.alignment"
@@ -34,15 +38,22 @@ class Suite(NamedTuple):
     methods: dict[str, list[str]]
 
 
-def small(steps: int, **arguments: Any) -> list[str]:
-    """Return flags of a method's arguments: ``steps`` of synthesis in every round, and what else differs."""
-    cadence = {"cadence.synthesis_steps": steps, "cadence.repeats": 1, "cadence.distill_steps": 60}
-    return [f"{INVERSION}.{n}={v}" for n, v in {**cadence, "cadence.warmup_rounds": 1, **arguments}.items()]
+def inversion(**arguments: object) -> list[str]:
+    """Return flags of a method's arguments."""
+    return [f"{INVERSION}.{name.replace('__', '.')}={value}" for name, value in arguments.items()]
+
+
+def budget(steps: int, size: int, student_steps: int, **arguments: object) -> list[str]:
+    """Return flags of rounds of so many synthesis steps, images and student steps; the first is without student."""
+    cadence = {"synthesis_steps": steps, "distill_steps": student_steps, "repeats": 1, "warmup_rounds": 1}
+    rounds = {f"cadence__{name}": value for name, value in cadence.items()}
+    return inversion(**rounds, batch_size=size, **arguments)
 
 
 def ways(method: str, flags: list[str]) -> dict[str, list[str]]:
     """Return the rows of a method: plain, with condensed images mixed in, guided as well."""
-    own = [f"--config=configs/methods/{method}.yaml", *(f"--{flag}" for flag in flags)]
+    recipe = method.removeprefix("adaptive_")
+    own = [f"--config=configs/methods/{recipe}.yaml", *SAME_LOSS, *(f"--{flag}" for flag in flags)]
     share = "0.1" if method == "pre_dfkd" else "union"
     mixed = [*own, f"--{MIX}={share}"]
     plain = {method: [*own, f"--{ALIGNMENT}=null", f"--{MIX}=0.0"]}
@@ -62,3 +73,65 @@ def run(arguments: list[str], threads: int) -> dict[str, Any]:
     if done.returncode:
         raise RuntimeError(done.stderr[-3000:])
     return dict(json.loads(done.stdout))
+
+
+def digits(steps: int, **arguments: object) -> list[str]:
+    """Return the flags of a method on the digits: 16 images a round."""
+    return budget(steps, 16, 60, **arguments)
+
+
+CROP = "{class_path: CropFlip, init_args: {padding: 1, flip_probability: 0.0}}"
+ROLL = "{class_path: RollFlip, init_args: {pixels: 1, flip_probability: 0.0}}"
+SMALL = {"generator_width": 16, "latent_size": 64}
+DIGITS = Suite(
+    base=[
+        "config=configs/quickstart.yaml",
+        "trainer.callbacks=[]",
+        "trainer.max_epochs=11",
+    ],
+    methods={
+        "noise": digits(1),
+        "real_subset": digits(1, images="data/digits-train.safetensors"),
+        "fast": digits(5, **SMALL, generator_lr=0.01, latent_lr=0.05, augment=CROP),
+        "deep_inversion": digits(100, augment=ROLL),
+        "adaptive_deep_inversion": digits(100, augment=ROLL, competition="{weight: 1.0}"),
+        "cmi": digits(100, **SMALL, augment=CROP, contrastive__ring_draws=128),
+        "dafl": digits(50, source="bank"),
+        "zskt": digits(50, source="bank", anneal_blocks=11),
+        "dfq": digits(50, **SMALL, source="bank"),
+        "dfad": digits(50, **SMALL, source="bank"),
+        "pre_dfkd": digits(50, memory__batch_size=16),
+    },
+)
+SUITES = {"digits": DIGITS}
+SAME_LOSS = ["--model.init_args.distillation=KLDistillation", "--model.init_args.distillation.init_args.temperature=20"]
+
+
+def write_real_digits(path: Path) -> None:
+    """Write the digits' training images, for the upper control."""
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        source = load_digits_split(train=True)
+        CondensedSet(to_pixels(source.images), source.labels).save(path)
+
+
+def main() -> None:
+    """Run a suite and write its result file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("suite", choices=SUITES)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", nargs="+", help="names of methods")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side, one thread each if more than one")
+    options = parser.parse_args()
+    suite = SUITES[options.suite]
+    write_real_digits(Path("data/digits-train.safetensors"))
+    table: dict[str, list[str]] = {}
+    for method, flags in suite.methods.items():
+        if not options.only or method in options.only:
+            table |= ways(method, flags)
+    base = [f"--{flag}" for flag in suite.base]
+    sweep(f"methods-{options.suite}", base, table, options.seeds, options.jobs, run)
+
+
+if __name__ == "__main__":
+    main()

@@ -36,12 +36,15 @@ class NetworkOutput(NamedTuple):
         embedding: input of the final linear layer, ``(N, D)``; ``None`` unless asked for.
         maps: outputs of the requested inner modules, in the order of the request.
         bn: one record per BatchNorm layer; empty unless asked for.
+        channel_means: for each image the spatial means of the inputs of all BatchNorm layers in a row, ``(N, D')`` with
+            ``D'`` the sum of their widths; ``None`` unless asked for.
     """
 
     logits: Tensor
     embedding: Tensor | None = None
     maps: tuple[Tensor, ...] = ()
     bn: tuple[BatchNormStatistics, ...] = ()
+    channel_means: Tensor | None = None
 
     def select(self, rows: Tensor) -> NetworkOutput:
         """Return the same record for a subset of the batch.
@@ -49,8 +52,8 @@ class NetworkOutput(NamedTuple):
         Args:
             rows: index or boolean mask over the batch, ``(N,)``. Batch statistics are dropped: they are no longer true.
         """
-        embedding = None if self.embedding is None else self.embedding[rows]
-        return NetworkOutput(self.logits[rows], embedding, tuple(m[rows] for m in self.maps))
+        embedding, means = (None if x is None else x[rows] for x in (self.embedding, self.channel_means))
+        return NetworkOutput(self.logits[rows], embedding, tuple(m[rows] for m in self.maps), channel_means=means)
 
 
 class LossTerms(NamedTuple):

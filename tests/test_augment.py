@@ -3,11 +3,14 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from lightning_condkd.augment import Augment, CropFlip, DifferentiableAugment, SiameseAugment, take
+from lightning_condkd.augment import Augment, CropFlip, DifferentiableAugment, RollFlip, SiameseAugment, take
 from lightning_condkd.randomness import Draw, seeded_generator
+from tests.reference import deep_inversion as reference
 
 AUGMENTS: list[Callable[[], Augment]] = [
     CropFlip,
+    RollFlip,
+    lambda: RollFlip(3, shared=False),
     lambda: DifferentiableAugment(("color", "translation", "cutout", "flip")),
     SiameseAugment,
     *(lambda name=name: SiameseAugment(name) for name in ("color", "crop", "cutout", "flip", "scale", "rotate")),
@@ -70,6 +73,48 @@ def test_crop_flip_draws_every_shift_and_both_sides() -> None:
 def test_crop_flip_without_padding_and_flip_is_the_identity() -> None:
     augment, images = CropFlip(padding=0, flip_probability=0.0), torch.rand(3, 1, 5, 5)
     assert torch.equal(augment(images, augment.sample(3, seeded())), images)
+
+
+def test_roll_flip_moves_the_whole_batch_alike() -> None:
+    augment = RollFlip(pixels=3)
+    draws = [augment.sample(5, seeded(seed)) for seed in range(100)]
+    assert all(len(draw["roll"].unique(dim=0)) == len(draw["flip"].unique()) == 1 for draw in draws)
+    assert torch.stack([draw["roll"][0] for draw in draws]).unique().tolist() == list(range(-3, 4))
+    assert 0.3 < torch.stack([draw["flip"][0] for draw in draws]).float().mean() < 0.7
+    assert all(torch.equal(draw["roll"][:1], augment.sample(1, seeded(n))["roll"]) for n, draw in enumerate(draws))
+
+
+def test_roll_flip_can_move_each_image_by_itself() -> None:
+    parameters = RollFlip(pixels=2, shared=False).sample(300, seeded())
+    assert len(parameters["roll"].unique(dim=0)) == 25
+    assert 0.4 < parameters["flip"].float().mean() < 0.6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shared", [True, False])
+def test_roll_flip_loses_no_pixel(shared: bool, dtype: torch.dtype) -> None:
+    augment = RollFlip(pixels=11, shared=shared)  # more than the image has
+    images = torch.randn(6, 2, 5, 9, generator=seeded()).to(dtype).requires_grad_()
+    parameters = augment.sample(6, seeded(2))
+    moved = augment(images, parameters)
+    for n, (roll, mirrored) in enumerate(zip(parameters["roll"].tolist(), parameters["flip"].tolist(), strict=True)):
+        expected = reference.roll(images[n : n + 1], *roll)
+        assert torch.equal(moved[n : n + 1], expected.flip(3) if mirrored else expected)
+    (gradient,) = torch.autograd.grad(moved.sum(), images)
+    assert torch.equal(gradient, torch.ones_like(images))
+
+
+def test_roll_flip_accepts_a_rank_without_images() -> None:
+    for shared in (True, False):
+        augment = RollFlip(shared=shared)
+        parameters = take(augment.sample(1, seeded()), slice(1, None))
+        assert augment(torch.empty(0, 1, 8, 8), parameters).shape == (0, 1, 8, 8)
+
+
+@pytest.mark.parametrize("arguments", [{"pixels": -1}, {"flip_probability": -0.5}])
+def test_bad_roll_arguments_are_named(arguments: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        RollFlip(**arguments)  # type: ignore[arg-type]
 
 
 def test_differentiable_augment_applies_operators_in_order() -> None:

@@ -1,5 +1,6 @@
 """What the student minimises."""
 
+from lightning_condkd.distillation.attention import AttentionDistillation
 from lightning_condkd.distillation.losses import DistillationLoss, KLDistillation, LogitsL1Distillation
 
-__all__ = ["DistillationLoss", "KLDistillation", "LogitsL1Distillation"]
+__all__ = ["AttentionDistillation", "DistillationLoss", "KLDistillation", "LogitsL1Distillation"]

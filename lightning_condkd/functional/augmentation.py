@@ -6,6 +6,7 @@ Pixels are in the units of [0, 1] and may leave that interval: nothing here clip
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from kornia.enhance import adjust_brightness
 from kornia.geometry.transform import hflip, warp_affine
 from torch import Tensor
@@ -43,6 +44,32 @@ def shift(images: Tensor, offset: Tensor, fill: float = 0.0, mirrored: Tensor | 
     zero, one = torch.zeros_like(right), torch.ones_like(right)
     matrix = torch.stack([sign, zero, right, zero, one, down], dim=1).view(-1, 2, 3)
     return _warp(images, matrix, fill, "nearest")
+
+
+def roll(images: Tensor, offset: Tensor, mirrored: Tensor | None = None) -> Tensor:
+    """Roll images by whole pixels, then mirror them left to right; what leaves on one side comes in on the other.
+
+    Args:
+        images: ``(N, C, H, W)``.
+        offset: rows down and columns to the right, ``(N or 1, 2)`` int64 in pixels.
+        mirrored: which images to mirror, ``(N or 1,)`` boolean.
+
+    Example:
+        >>> roll(torch.tensor([[[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]]]), torch.tensor([[1, -1]]))
+        tensor([[[[5., 6., 4.],
+                  [2., 3., 1.]]]])
+    """
+    if len(offset) and bool((offset == offset[0]).all()):
+        down, right = offset[0].tolist()
+        rolled = images.roll((down, right), dims=(2, 3))
+    else:
+        rows, columns = (
+            ((torch.arange(side) - moved[:, None]) % side).to(images.device)
+            for side, moved in zip(images.shape[2:], offset.unbind(1), strict=True)
+        )
+        rolled = images.gather(2, rows[:, None, :, None].expand_as(images))
+        rolled = rolled.gather(3, columns[:, None, None, :].expand_as(images))
+    return rolled if mirrored is None else flip(rolled, mirrored)
 
 
 def translate(images: Tensor, position: Tensor, share: float, fill: float) -> Tensor:
@@ -130,3 +157,27 @@ def _stretch(images: Tensor, centre: Tensor, factor: Tensor) -> Tensor:
 def _round(value: float) -> int:
     # A half goes up, as in the published augmentations.
     return int(value + 0.5)
+
+
+def resized_crop(images: Tensor, size: Tensor, position: Tensor) -> Tensor:
+    """Cut one box out of each image and stretch it to the image's size, with bilinear interpolation.
+
+    Boxes need not lie on whole pixels. Beyond the border the outermost pixels are repeated.
+
+    Args:
+        images: ``(N, C, H, W)``.
+        size: sides of the box as shares of the image's sides, rows and columns, in (0, 1], ``(N or 1, 2)``.
+        position: uniform in [0, 1), rows and columns, ``(N or 1, 2)``: 0 is the upper left corner.
+
+    Example:
+        >>> upper_half = torch.tensor([[0.5, 1.0]])
+        >>> resized_crop(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]), upper_half, torch.zeros(1, 2))
+        tensor([[[[1.0000, 2.0000],
+                  [1.5000, 2.5000]]]])
+    """
+    # In half precision the sampling positions would be off by whole pixels.
+    pixels = at_least_float32(images)
+    centre = (1 - size) * (2 * position - 1)
+    matrix = torch.cat([torch.diag_embed(size.flip(1)), centre.flip(1)[..., None]], dim=2).to(pixels)
+    grid = F.affine_grid(matrix.expand(len(images), -1, -1), list(images.shape), align_corners=False)
+    return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False).to(images.dtype)

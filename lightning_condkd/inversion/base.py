@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,13 @@ class Observe(Protocol):
     """A network that can be looked into, such as :class:`lightning_condkd.models.Observer`."""
 
     def __call__(
-        self, images: Tensor, *, embedding: bool = False, bn: bool = False, maps: Sequence[str] = ()
+        self,
+        images: Tensor,
+        *,
+        embedding: bool = False,
+        bn: bool = False,
+        maps: Sequence[str] = (),
+        channel_means: bool = False,
     ) -> NetworkOutput:
         """Return logits and what else was asked for."""
         ...
@@ -174,9 +180,20 @@ class Inversion(nn.Module):
         loss = mean_over_ranks(inversion_loss if self.selection == "inversion_loss" else total_loss)
         better = torch.ones_like(loss, dtype=torch.bool) if self.selection == "last" else loss < self.kept_loss
         labels = output.logits.argmax(1) if synthetic.labels is None else synthetic.labels
+        self.keep(better, Synthetic(synthetic.images, labels))
+        self.kept_loss.copy_(torch.where(better, loss, self.kept_loss))
+
+    @torch.no_grad()
+    def keep(self, better: Tensor, synthetic: Synthetic) -> None:
+        """Remember what a step made if it is the best of its block so far.
+
+        Args:
+            better: whether it is, a boolean scalar, the same on every rank.
+            synthetic: this rank's images and labels.
+        """
+        labels = cast(Tensor, synthetic.labels)
         self.kept_images.copy_(torch.where(better, gather_rows(synthetic.images), self.kept_images))
         self.kept_labels.copy_(torch.where(better, gather_rows(labels), self.kept_labels))
-        self.kept_loss.copy_(torch.where(better, loss, self.kept_loss))
 
     def finish(self, unit: Unit) -> Sequence[str]:
         """End a block.
@@ -225,6 +242,23 @@ class Inversion(nn.Module):
             draw: randomness of the unit.
         """
         return None
+
+
+def check_bn(bn_weight: float, spec: Spec) -> None:
+    """Check that the teacher has the BatchNorm layers that a weighted term needs.
+
+    Args:
+        bn_weight: weight of the term.
+        spec: shapes of the task.
+
+    Raises:
+        ValueError: if the weight is not 0 and the teacher has none.
+    """
+    if bn_weight and not spec.bn_channels:
+        raise ValueError(
+            f"bn_weight is {bn_weight}, but the teacher has no BatchNorm layer with running statistics: "
+            "set bn_weight to 0 (the method then runs without its BN term) or use a teacher with BatchNorm"
+        )
 
 
 @torch.no_grad()

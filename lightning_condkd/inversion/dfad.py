@@ -67,8 +67,10 @@ class DFAD(LiveInversion):
     def loss(
         self, synthetic: Synthetic, observe: Observe, student: Observe, unit: Unit, draw: Draw
     ) -> tuple[LossTerms, NetworkOutput]:
-        """Return the adversarial term."""
+        """Return the adversarial term; with weight 0 it is left out."""
         view = self.view(synthetic.images, unit, draw)
         output = observe(view)
-        values = {"adversarial": -logits_l1(student(view).logits, output.logits)}
-        return LossTerms(values, {"adversarial": self.adversarial_weight}), output
+        if not self.adversarial_weight:
+            return LossTerms({}, {}), output
+        difference = -logits_l1(student(view).logits, output.logits)
+        return LossTerms({"adversarial": difference}, {"adversarial": self.adversarial_weight}), output

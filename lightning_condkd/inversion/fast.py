@@ -19,7 +19,7 @@ from lightning_condkd.functional.inversion import (
     bn_distance,
     class_loss,
 )
-from lightning_condkd.inversion.base import Inversion, Observe, Selection, check_generator
+from lightning_condkd.inversion.base import Inversion, Observe, Selection, check_bn, check_generator
 from lightning_condkd.models.generators import ConvGenerator
 from lightning_condkd.randomness import Draw, seeded_initialisation
 from lightning_condkd.types import BatchNormStatistics, Cadence, LossTerms, NetworkOutput, Spec, Synthetic, Unit
@@ -121,11 +121,7 @@ class Fast(Inversion):
             self.register_buffer(f"meta_gradient_{index}", torch.zeros_like(parameter, requires_grad=False))
 
     def _check(self, spec: Spec) -> None:
-        if self.bn_weight and not spec.bn_channels:
-            raise ValueError(
-                f"bn_weight is {self.bn_weight}, but the teacher has no BatchNorm layer with running statistics: "
-                "set bn_weight to 0 (the method then runs without its BN term) or use a teacher with BatchNorm"
-            )
+        check_bn(self.bn_weight, spec)
         given = self.given_generator[0]
         if self.reset_round is not None and given is not None and not hasattr(given, "reset_first_layers"):
             raise ValueError(

@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from lightning_condkd.models.taps import batch_norm_layers, tap_batch_norm, tap_input, tap_output
+from lightning_condkd.models.taps import batch_norm_layers, tap_batch_norm, tap_channel_means, tap_input, tap_output
 from lightning_condkd.models.weights import load_weights
 from lightning_condkd.types import NetworkOutput
 
@@ -67,7 +67,13 @@ class Observer(nn.Module):
             load_weights(network, weights)
 
     def forward(
-        self, images: Tensor, *, embedding: bool = False, bn: bool = False, maps: Sequence[str] = ()
+        self,
+        images: Tensor,
+        *,
+        embedding: bool = False,
+        bn: bool = False,
+        maps: Sequence[str] = (),
+        channel_means: bool = False,
     ) -> NetworkOutput:
         """Return the logits and what else is asked for.
 
@@ -77,6 +83,9 @@ class Observer(nn.Module):
             bn: whether to return the statistics of every BatchNorm layer with running ones, in the order of execution.
                 They are those of this batch on this rank.
             maps: names of inner modules whose outputs are returned.
+            channel_means: whether to return, for each image, the spatial means of the inputs of the same BatchNorm
+                layers, all in a row. Asked for together with ``bn``, the batch means are taken from them, which may
+                change the last digit.
 
         Raises:
             TypeError: if the images are integers, or the network or a named module returns no tensor.
@@ -86,7 +95,8 @@ class Observer(nn.Module):
         linear = _final_linear(self.network, self._embedding) if embedding else None
         with ExitStack() as hooks:
             inputs = tap_input(hooks, linear) if linear else []
-            statistics = tap_batch_norm(hooks, self.network) if bn else {}
+            means = tap_channel_means(hooks, self.network) if channel_means else {}
+            statistics = tap_batch_norm(hooks, self.network, means) if bn else {}
             outputs = {name: tap_output(hooks, _submodule(self.network, name, "maps")) for name in maps}
             logits = self.network(self.normalise(images))
         if not isinstance(logits, Tensor):
@@ -94,11 +104,15 @@ class Observer(nn.Module):
                 f"expected {type(self.network).__name__} to return logits (N, K), got {type(logits).__name__}; "
                 "wrap the network in a module that returns only the logits"
             )
-        if bn and not statistics and self.bn_channels:
+        if (bn or channel_means) and not (statistics or means) and self.bn_channels:
             raise _not_executed("BatchNorm")
         features = _checked(_last(inputs, "final linear"), logits, linear) if linear else None
         return NetworkOutput(
-            logits, features, tuple(_last(outputs[name], name) for name in maps), tuple(statistics.values())
+            logits,
+            features,
+            tuple(_last(outputs[name], name) for name in maps),
+            tuple(statistics.values()),
+            torch.cat([logits.new_zeros(len(logits), 0), *means.values()], dim=1) if channel_means else None,
         )
 
     def normalise(self, images: Tensor) -> Tensor:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 
+from lightning_condkd.functional.precision import at_least_float32
 from lightning_condkd.types import BatchNormStatistics
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
+Seen = TypeVar("Seen")
 
 
 def batch_norm_layers(network: nn.Module) -> list[BatchNorm]:
@@ -27,7 +29,22 @@ def batch_norm_layers(network: nn.Module) -> list[BatchNorm]:
     return [m for m in network.modules() if isinstance(m, BatchNorm) and m.running_mean is not None]
 
 
-def batch_norm_statistics(layer: BatchNorm, inputs: Tensor) -> BatchNormStatistics:
+def channel_means(inputs: Tensor) -> Tensor:
+    """Return the mean over space of every channel of every image, ``(N, C)`` in float32 at least.
+
+    Args:
+        inputs: what enters a layer, ``(N, C, ...)``.
+
+    Example:
+        >>> import torch
+        >>> channel_means(torch.tensor([[[1.0, 3.0], [5.0, 5.0]]]))
+        tensor([[2., 5.]])
+    """
+    values = at_least_float32(inputs)
+    return values.mean(tuple(range(2, values.dim()))) if values.dim() > 2 else values
+
+
+def batch_norm_statistics(layer: BatchNorm, inputs: Tensor, means: Tensor | None = None) -> BatchNormStatistics:
     """Return the batch statistics of a layer's input beside a snapshot of the running ones.
 
     Half types are summed in float32, float64 stays.
@@ -35,11 +52,13 @@ def batch_norm_statistics(layer: BatchNorm, inputs: Tensor) -> BatchNormStatisti
     Args:
         layer: a BatchNorm layer with running statistics.
         inputs: what enters the layer, ``(N, C, ...)``.
+        means: its :func:`channel_means` if they are known, so that they need not be summed again.
 
     Raises:
         ValueError: if the layer keeps no running statistics.
 
     Example:
+        >>> import torch
         >>> batch_norm_statistics(nn.BatchNorm1d(1), torch.tensor([[1.0], [3.0]])).variance
         tensor([1.])
     """
@@ -47,9 +66,9 @@ def batch_norm_statistics(layer: BatchNorm, inputs: Tensor) -> BatchNormStatisti
         raise ValueError(
             f"expected a layer with running statistics, got {layer}; build it with track_running_stats=True"
         )
-    values = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
+    values = at_least_float32(inputs)
     dims = [0, *range(2, values.dim())]
-    mean = values.mean(dims)
+    mean = values.mean(dims) if means is None else means.mean(0)
     # Shifting by a constant leaves the value and the derivatives of every order as they are, and costs 0.4 to 0.7 of
     # the time of torch.var_mean on a CPU, forward and backward together.
     shift = mean.detach()
@@ -95,17 +114,37 @@ def tap_output(hooks: ExitStack, layer: nn.Module) -> list[Tensor]:
     return seen
 
 
-def tap_batch_norm(hooks: ExitStack, network: nn.Module) -> dict[BatchNorm, BatchNormStatistics]:
-    """Record the statistics of every BatchNorm layer in the order of execution; a layer that runs twice keeps its last.
+def tap_channel_means(hooks: ExitStack, network: nn.Module) -> dict[BatchNorm, Tensor]:
+    """Record the channel means of the input of every BatchNorm layer, as :func:`tap_batch_norm` does the statistics.
 
     Args:
         hooks: removes the hooks when it closes.
         network: the module whose layers are listened to.
     """
-    seen: dict[BatchNorm, BatchNormStatistics] = {}
+    return _tap_inputs(hooks, network, lambda _, inputs: channel_means(inputs))
+
+
+def tap_batch_norm(
+    hooks: ExitStack, network: nn.Module, means: Mapping[BatchNorm, Tensor] | None = None
+) -> dict[BatchNorm, BatchNormStatistics]:
+    """Record the statistics of every BatchNorm layer in the order of execution; a layer that runs twice keeps its last.
+
+    Args:
+        hooks: removes the hooks when it closes.
+        network: the module whose layers are listened to.
+        means: what an earlier :func:`tap_channel_means` of the same network records; spares the sum over pixels.
+    """
+    known = {} if means is None else means
+    return _tap_inputs(hooks, network, lambda layer, inputs: batch_norm_statistics(layer, inputs, known.get(layer)))
+
+
+def _tap_inputs(
+    hooks: ExitStack, network: nn.Module, look: Callable[[BatchNorm, Tensor], Seen]
+) -> dict[BatchNorm, Seen]:
+    seen: dict[BatchNorm, Seen] = {}
 
     def record(layer: BatchNorm, _: nn.Module, args: tuple[Any, ...]) -> None:
-        seen[layer] = batch_norm_statistics(layer, args[0])
+        seen[layer] = look(layer, args[0])
 
     for layer in batch_norm_layers(network):
         hooks.callback(layer.register_forward_pre_hook(partial(record, layer)).remove)

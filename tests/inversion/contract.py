@@ -10,12 +10,13 @@ import torch
 from lightning_condkd import inversion
 from lightning_condkd.alignment import FeatureAlignment, ProjectionDiscriminator
 from lightning_condkd.inversion import Inversion, LiveInversion, NoInversion
+from lightning_condkd.inversion.cmi import Contrastive
 from lightning_condkd.modules import CondKD
 from lightning_condkd.randomness import seeded_generator
 from lightning_condkd.types import Cadence
 from tests.inversion import toy
 
-CADENCE = Cadence(synthesis_steps=2, distill_steps=3, repeats=2, warmup_rounds=1)
+CADENCE = Cadence(synthesis_steps=3, distill_steps=3, repeats=2, warmup_rounds=1)
 ROUNDS = 3
 
 
@@ -28,9 +29,7 @@ def _sizes() -> dict[str, Any]:
         "reset_round": 1,
         "selection": "last",
         "augment": toy.CROP,
-        "ring_size": 20,
-        "ring_draws": 8,
-        "head_size": 4,
+        "contrastive": Contrastive(ring_size=20, ring_draws=8, head_size=4),
         "memory_width": 2,
         "images": torch.rand(40, *toy.SHAPE, generator=seeded_generator(0, "real images")),
     }

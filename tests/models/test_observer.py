@@ -69,6 +69,7 @@ def test_what_is_not_asked_for_is_empty(network: CifarResNet, images: Tensor) ->
     assert output.embedding is None
     assert output.maps == ()
     assert output.bn == ()
+    assert output.channel_means is None
 
 
 def test_mean_and_std_follow_the_module_but_not_its_state(network: CifarResNet) -> None:
@@ -188,8 +189,9 @@ def test_statistics_of_layers_that_did_not_run_are_missed(images: Tensor) -> Non
         def forward(self, x: Tensor) -> Tensor:
             return self[1](x.mean((2, 3)))
 
-    with pytest.raises(RuntimeError, match="the BatchNorm layer was not executed"):
-        Observer(Skipping(nn.BatchNorm2d(3), nn.Linear(3, 2)))(images, bn=True)
+    for asked in ("bn", "channel_means"):
+        with pytest.raises(RuntimeError, match="the BatchNorm layer was not executed"):
+            Observer(Skipping(nn.BatchNorm2d(3), nn.Linear(3, 2)))(images, **{asked: True})
 
 
 def test_layers_are_found_after_they_were_replaced(network: CifarResNet, images: Tensor) -> None:
@@ -224,13 +226,48 @@ def test_order_of_registration_is_the_order_of_execution(network: nn.Module, siz
     assert tuple(len(record.mean) for record in records) == observer.bn_channels
 
 
+def test_channel_means_match_a_computation_by_hand(network: CifarResNet, images: Tensor) -> None:
+    inputs = []
+    layers = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    handles = [m.register_forward_pre_hook(lambda _, args: inputs.append(args[0])) for m in layers]
+    network(images)
+    for handle in handles:
+        handle.remove()
+    expected = torch.stack([torch.cat([channel.mean()[None] for x in inputs for channel in x[n]]) for n in range(6)])
+    output = Observer(network)(images, channel_means=True)
+    assert output.bn == ()
+    assert output.channel_means.shape == (6, sum(Observer(network).bn_channels))
+    torch.testing.assert_close(output.channel_means, expected)
+    rows = torch.tensor([4, 1])
+    assert torch.equal(output.select(rows).channel_means, output.channel_means[rows])
+
+
+def test_statistics_beside_channel_means_are_the_same_up_to_rounding(network: CifarResNet, images: Tensor) -> None:
+    observer = Observer(network)
+    alone, both = observer(images, bn=True), observer(images, bn=True, channel_means=True)
+    assert alone.channel_means is None
+    torch.testing.assert_close(both.bn, alone.bn)
+    parts = both.channel_means.split(observer.bn_channels, dim=1)
+    for record, part in zip(both.bn, parts, strict=True):
+        assert torch.equal(record.mean, part.mean(0))  # the sum over pixels is taken once
+
+
+def test_channel_means_of_unusual_networks(images: Tensor) -> None:
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(432, 5), nn.BatchNorm1d(5), nn.Linear(5, 2)).eval()
+    torch.testing.assert_close(Observer(flat)(images, channel_means=True).channel_means, flat[:2](images))
+    without = nn.Sequential(nn.Flatten(), nn.Linear(432, 2))
+    assert Observer(without)(images, channel_means=True).channel_means.shape == (6, 0)
+    half = Observer(flat.to(torch.bfloat16))(images.to(torch.bfloat16), channel_means=True)
+    assert half.channel_means.dtype == torch.float32
+
+
 def test_hooks_exist_only_during_a_call_that_asks(network: CifarResNet, images: Tensor) -> None:
     counter = HookCounter(network)
     observer = Observer(counter)
     observer(images)
     assert counter.counted == [0]
-    observer(images, embedding=True, bn=True, maps=["network.layer1"])
-    assert counter.counted == [0, 1 + 7 + 1]
+    observer(images, embedding=True, bn=True, maps=["network.layer1"], channel_means=True)
+    assert counter.counted == [0, 1 + 7 + 1 + 7]
     assert hook_count(observer) == 0
 
 
@@ -251,15 +288,17 @@ def test_hooks_are_removed_when_a_later_name_is_wrong(network: CifarResNet, imag
 def test_asking_changes_nothing_in_the_logits(network: CifarResNet, images: Tensor) -> None:
     observer = Observer(network, MEAN, STD)
     assert torch.equal(observer(images).logits, observer(images, embedding=True, bn=True, maps=["bn1"]).logits)
+    assert torch.equal(observer(images).logits, observer(images, channel_means=True).logits)
 
 
 def test_gradient_passes_a_frozen_observer_to_the_images_only(network: CifarResNet, images: Tensor) -> None:
     observer = Observer(network, MEAN, STD).freeze()
     before = copy.deepcopy(observer.state_dict())
     images.requires_grad_()
-    output = observer(images, embedding=True, bn=True, maps=["layer2"])
+    output = observer(images, embedding=True, bn=True, maps=["layer2"], channel_means=True)
     losses = [
         output.logits,
+        output.channel_means,
         output.embedding,
         output.maps[0],
         *(r.mean for r in output.bn),

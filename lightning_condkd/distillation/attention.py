@@ -1,0 +1,76 @@
+"""Attention transfer beside the divergence of predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from lightning_condkd.distillation.losses import DistillationLoss
+from lightning_condkd.functional.attention import attention_transfer
+from lightning_condkd.functional.generative import Reduction, check_reduction, negative_divergence
+from lightning_condkd.types import NetworkOutput
+
+
+class AttentionDistillation(DistillationLoss):
+    """Divergence at temperature 1 and difference of the attention maps of blocks, the loss of ZSKT.
+
+    Labels are not used. For :class:`~lightning_condkd.models.WideResNet` name ``block1``, ``block2`` and ``block3``, as
+    the official code does; for :class:`~lightning_condkd.models.CifarResNet` ``layer1``, ``layer2`` and ``layer3``.
+
+    Args:
+        teacher_maps: names of the teacher's blocks.
+        student_maps: names of the student's, in the same order and of the same heights and widths; ``None`` for the
+            same names.
+        attention_weight: weight of :func:`~lightning_condkd.functional.attention.attention_transfer`.
+        reduction: of the divergence; ``elementwise`` divides it by the number of classes too, as the official code
+            does, to which the weight is tuned; ``batchmean`` does not.
+
+    Raises:
+        ValueError: if no block is named, their numbers differ, or the reduction is unknown.
+
+    Example:
+        >>> import torch
+        >>> loss = AttentionDistillation(["layer1", "layer2"])
+        >>> loss.student_maps
+        ('layer1', 'layer2')
+        >>> output = NetworkOutput(torch.zeros(2, 3), maps=(torch.rand(2, 4, 8, 8), torch.rand(2, 8, 4, 4)))
+        >>> loss(output, output)
+        tensor(0.)
+
+    References:
+        Micaelli and Storkey: "Zero-shot Knowledge Transfer via Adversarial Belief Matching", arXiv 1905.09768.
+    """
+
+    def __init__(
+        self,
+        teacher_maps: Sequence[str],
+        student_maps: Sequence[str] | None = None,
+        *,
+        attention_weight: float = 250.0,
+        reduction: Reduction = "elementwise",
+    ) -> None:
+        super().__init__()
+        check_reduction(reduction)
+        student_maps = teacher_maps if student_maps is None else student_maps
+        if not teacher_maps or len(teacher_maps) != len(student_maps):
+            raise ValueError(
+                f"expected as many student_maps as teacher_maps, one at least, got {list(student_maps)} and "
+                f"{list(teacher_maps)}: name the blocks in pairs"
+            )
+        self.teacher_maps = tuple(teacher_maps) if attention_weight else ()
+        self.student_maps = tuple(student_maps) if attention_weight else ()
+        self.attention_weight = attention_weight
+        self.reduction: Reduction = reduction
+
+    def forward(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor | None = None) -> Tensor:
+        """Return the batch mean, see :class:`DistillationLoss`."""
+        divergence = -negative_divergence(teacher.logits, student.logits, self.reduction)
+        if not self.attention_weight:
+            return divergence
+        return divergence + self.attention_weight * attention_transfer(student.maps, teacher.maps)
+
+    def extra_repr(self) -> str:
+        """Return the blocks and the weight for ``print``."""
+        pairs = f"teacher_maps={self.teacher_maps}, student_maps={self.student_maps}"
+        return f"{pairs}, attention_weight={self.attention_weight}, reduction={self.reduction}"

@@ -1,0 +1,280 @@
+"""Contrastive model inversion: a generator trained anew for every batch, kept from repeating itself by a memory."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from lightning_condkd.augment import Augment, CropFlip, ResizedCrop
+from lightning_condkd.distributed import gather_rows
+from lightning_condkd.functional.contrastive import contrastive_loss
+from lightning_condkd.functional.inversion import adversarial_divergence, bn_distance, class_loss
+from lightning_condkd.functional.precision import at_least_float32
+from lightning_condkd.inversion.base import Inversion, Observe, Selection, check_bn, check_generator
+from lightning_condkd.inversion.feature_ring import FeatureRing
+from lightning_condkd.models.generators import ConvGenerator
+from lightning_condkd.randomness import Draw, seeded_initialisation
+from lightning_condkd.types import Cadence, LossTerms, NetworkOutput, Spec, Synthetic, Unit
+
+Features = Literal["batch_norm", "embedding"]
+
+
+@dataclass(frozen=True)
+class Contrastive:
+    """How CMI tells images apart.
+
+    The ring takes ``ring_size * 2 * D`` values, ``D`` the length of a feature. A WRN-40-2 has ``D`` = 2704: 88.6 MB
+    with the defaults, on the device of the method (official code: 40 960 rows of float32, 886 MB, in the memory of the
+    host). The head has about ``D * D`` weights. For large networks, where both become unwieldy (a ResNet-34 has ``D`` =
+    8512), ``features="embedding"`` is the lean choice.
+
+    Args:
+        temperature: divisor of the similarities (``scratch_cmi``, ``adv_cmi``: 0.1; ``cmi_cifar10``: 0.2).
+        features: what an image is remembered by: the spatial means of all BatchNorm inputs of the teacher
+            (``batch_norm``), or its ``embedding``, which is ours, for teachers without BatchNorm.
+        head_lr: learning rate of the head (default of the code).
+        head_size: length of what the head returns.
+        ring_size: remembered images (ours).
+        ring_draws: remembered images in a step; fewer while the ring holds fewer. None in the first block (official:
+            random vectors).
+        ring_dtype: type in which features are remembered (ours).
+        ring_on_cpu: whether the ring stays in the CPU's memory, as the official one; each step then copies its draws.
+        local_augment: the local view; ``None`` for :class:`~lightning_condkd.augment.ResizedCrop`.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+
+    temperature: float = 0.1
+    features: Features = "batch_norm"
+    head_lr: float = 1e-3
+    head_size: int = 256
+    ring_size: int = 8192
+    ring_draws: int = 4096
+    ring_dtype: Literal["float16", "float32"] = "float16"
+    ring_on_cpu: bool = False
+    local_augment: Augment | None = None
+
+    def __post_init__(self) -> None:
+        if self.features not in get_args(Features):
+            raise ValueError(f"expected features 'batch_norm' or 'embedding', got {self.features!r}")
+        if self.ring_dtype not in ("float16", "float32"):
+            raise ValueError(f"expected ring_dtype 'float16' or 'float32', got {self.ring_dtype!r}")
+        if self.temperature <= 0 or self.ring_size <= 0 or self.ring_draws < 0:
+            got = f"{self.temperature}, {self.ring_size} and {self.ring_draws}"
+            raise ValueError(f"expected temperature > 0, ring_size > 0 and ring_draws >= 0, got {got}")
+
+
+class CMI(Inversion):
+    """A generator and its latents, started anew for every block, and a contrastive memory of the blocks before.
+
+    Every image is seen twice, in the main view and in a local one. A head, which lives as long as the run, learns to
+    find the main view of an image by its local view among the others of the batch and among remembered images; the
+    images learn to be found, so they become unlike each other and unlike what was made before. At the end of a block
+    the features of its best step are remembered.
+
+    Defaults are those of the official script ``scratch_cmi_cifar10_wrn402_wrn161.sh`` unless a line says otherwise. Its
+    student steps have batches of 128 and a learning rate of 0.1.
+
+    Args:
+        cadence: 200 synthesis steps, 400 student steps; the published table was made with 500 synthesis steps.
+        batch_size: images of a block.
+        generator: network from latents ``(N, latent_size)`` to images ``(N, C, H, W)`` in [0, 1], with a method
+            ``initialise(generator)`` that refills it; ``None`` builds
+            :class:`~lightning_condkd.models.ConvGenerator` of ``generator_width``.
+        generator_width: base width of the built generator.
+        latent_size: length of a latent.
+        generator_lr: learning rate of the generator and of the latents.
+        class_weight: weight of the cross-entropy to the sampled labels (``scratch_cmi``, ``cmi_cifar10``: 1;
+            ``adv_cmi``: 0.5).
+        bn_weight: weight of the distance to the teacher's BatchNorm statistics (all scripts).
+        adversarial_weight: weight of the student-teacher disagreement, used after the warm-up rounds (all scripts).
+        contrastive_weight: weight of the contrastive term (all scripts); 0 builds neither head nor ring.
+        contrastive: head, ring and local view.
+        augment: the main view; ``None`` for random crop (pad 4) and flip.
+        selection: which images are kept, see :class:`~lightning_condkd.inversion.base.Inversion`.
+
+    Raises:
+        ValueError: if an argument is out of its range; in :meth:`build`, if the teacher has no BatchNorm layer where
+            one is needed, or the generator has no ``initialise`` or does not fit the task.
+
+    References:
+        Fang et al.: "Contrastive Model Inversion for Data-Free Knowledge Distillation", arXiv 2105.08584.
+    """
+
+    generator: nn.Module
+    labels: Tensor
+    kept_features: Tensor
+
+    def __init__(
+        self,
+        *,
+        cadence: Cadence = Cadence(synthesis_steps=200, distill_steps=400),  # noqa: B008 - frozen
+        batch_size: int = 256,
+        generator: nn.Module | None = None,
+        generator_width: int = 64,
+        latent_size: int = 256,
+        generator_lr: float = 1e-3,
+        class_weight: float = 1.0,
+        bn_weight: float = 1.0,
+        adversarial_weight: float = 0.5,
+        contrastive_weight: float = 0.8,
+        contrastive: Contrastive = Contrastive(),
+        augment: Augment | None = None,
+        selection: Selection = "total_loss",
+    ) -> None:
+        super().__init__(cadence, batch_size, CropFlip() if augment is None else augment, selection)
+        self.given_generator = [generator]  # in a list: not a submodule before it is copied in build
+        self.generator_width, self.latent_size = generator_width, latent_size
+        self.generator_lr, self.contrastive = generator_lr, contrastive
+        self.class_weight, self.bn_weight, self.adversarial_weight = class_weight, bn_weight, adversarial_weight
+        self.contrastive_weight, self.contrasts = contrastive_weight, contrastive_weight != 0
+        self.needs_embedding = self.contrasts and contrastive.features == "embedding"
+        self.local_augment = ResizedCrop() if contrastive.local_augment is None else contrastive.local_augment
+        self._step_features: Tensor | None = None  # from loss to after_step
+
+    @classmethod
+    def adversarial(
+        cls,
+        *,
+        cadence: Cadence = Cadence(synthesis_steps=200, distill_steps=2000, warmup_rounds=195),  # noqa: B008 - frozen
+        class_weight: float = 0.5,
+        **arguments: Any,  # noqa: ANN401
+    ) -> CMI:
+        """Return the recipe of ``adv_cmi_cifar10_wrn402_wrn161.sh``: many images first, then few against the student.
+
+        The official run starts from a folder of 50 000 images that were made beforehand; here 195 warm-up rounds make
+        as many. Then come 40 rounds with 2000 student steps each: 235 epochs for the trainer.
+
+        Args:
+            cadence: of the recipe.
+            class_weight: of the recipe.
+            arguments: others of the class.
+
+        Example:
+            >>> CMI.adversarial(batch_size=128).cadence
+            Cadence(synthesis_steps=200, distill_steps=2000, repeats=1, warmup_rounds=195)
+        """
+        return cls(cadence=cadence, class_weight=class_weight, **arguments)
+
+    def build(self, spec: Spec, generator: torch.Generator) -> None:
+        """Make the generator, the latents, the head and the ring."""
+        super().build(spec, generator)
+        self._check(spec)
+        with seeded_initialisation(generator):
+            self.generator = copy.deepcopy(self.given_generator[0]) or ConvGenerator(
+                spec.image_shape, latent_size=self.latent_size, width=self.generator_width
+            )
+        check_generator(self.generator, self.latent_size, spec.image_shape)
+        self.latent = nn.Parameter(torch.zeros(self.batch_size, self.latent_size))
+        self.register_buffer("labels", torch.zeros(self.batch_size, dtype=torch.long))
+        self.num_classes = spec.num_classes
+        if self.contrasts:
+            self._build_contrast(spec.embedding_size if self.needs_embedding else sum(spec.bn_channels), generator)
+
+    def _build_contrast(self, width: int, generator: torch.Generator) -> None:
+        with seeded_initialisation(generator):
+            self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, self.contrastive.head_size))
+        self.register_buffer("kept_features", torch.zeros(self.batch_size, 2 * width))
+        dtype = getattr(torch, self.contrastive.ring_dtype)
+        self.ring = FeatureRing(self.contrastive.ring_size, 2 * width, dtype=dtype, on_cpu=self.contrastive.ring_on_cpu)
+
+    def _check(self, spec: Spec) -> None:
+        check_bn(self.bn_weight, spec)
+        if self.contrasts and not self.needs_embedding and not spec.bn_channels:
+            raise ValueError(
+                "contrastive.features is 'batch_norm', but the teacher has no BatchNorm layer with running statistics: "
+                "set contrastive.features to 'embedding', or contrastive_weight to 0, or use a teacher with BatchNorm"
+            )
+        given = self.given_generator[0]
+        if given is not None and not hasattr(given, "initialise"):
+            raise ValueError(
+                f"every block starts the generator anew, but {type(given).__name__} has no method "
+                "initialise(generator) that refills it from a torch.Generator: add it"
+            )
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """Return ``synthesis``, Adam over generator and latents (betas 0.5, 0.999) and over the head (0.9, 0.999)."""
+        groups: list[dict[str, Any]] = [{"params": self.per_round(), "lr": self.generator_lr, "betas": (0.5, 0.999)}]
+        if self.contrasts:
+            head = list(self.head.parameters())
+            groups.append({"params": head, "lr": self.contrastive.head_lr, "betas": (0.9, 0.999)})
+        return {"synthesis": Adam(groups)}
+
+    def per_round(self) -> list[nn.Parameter]:
+        """Return the generator's parameters and the latents; the head's Adam remembers the blocks before."""
+        return [*self.generator.parameters(), self.latent]
+
+    @torch.no_grad()
+    def start(self, unit: Unit, draw: Draw) -> None:
+        """Refill the generator and draw latents and labels."""
+        super().start(unit, draw)
+        self.generator.initialise(draw.generator("generator"))  # type: ignore[operator]
+        self.latent.copy_(torch.randn(self.latent.shape, generator=draw.generator("latent")))
+        self.labels.copy_(torch.randint(self.num_classes, self.labels.shape, generator=draw.generator("labels")))
+
+    def render(self, unit: Unit, draw: Draw) -> Synthetic:
+        """Return the generator's images of the latents."""
+        return Synthetic(self.generator(self.latent[draw.rows]), self.labels[draw.rows])
+
+    def loss(
+        self, synthetic: Synthetic, observe: Observe, student: Observe, unit: Unit, draw: Draw
+    ) -> tuple[LossTerms, NetworkOutput]:
+        """Return class, BN-statistics, adversarial and contrastive terms; a term of weight 0 is left out."""
+        view = self.view(synthetic.images, unit, draw)
+        output = self._look(observe, view, bn=self.bn_weight != 0)
+        values: dict[str, Tensor] = {}
+        if self.class_weight and synthetic.labels is not None:
+            values["class"] = class_loss(output.logits, synthetic.labels)
+        if self.bn_weight:
+            values["bn"] = bn_distance(output.bn)
+        if self.adversarial_weight and unit.round >= self.cadence.warmup_rounds:
+            values["adversarial"] = adversarial_divergence(output.logits, student(view).logits)
+        if self.contrasts:
+            local = self._look(observe, self.local_augment.view(synthetic.images, draw, "local view"))
+            values["contrastive"] = self._contrast(self._features(local), self._features(output), draw)
+        weights = {"class": self.class_weight, "bn": self.bn_weight, "adversarial": self.adversarial_weight}
+        weights["contrastive"] = self.contrastive_weight
+        return LossTerms(values, {name: weights[name] for name in values}), output
+
+    def _look(self, observe: Observe, view: Tensor, bn: bool = False) -> NetworkOutput:
+        channel_means = self.contrasts and not self.needs_embedding
+        return observe(view, bn=bn, embedding=self.needs_embedding, channel_means=channel_means)
+
+    def _features(self, output: NetworkOutput) -> Tensor:
+        return at_least_float32(cast(Tensor, output.embedding if self.needs_embedding else output.channel_means))
+
+    def _contrast(self, local: Tensor, main: Tensor, draw: Draw) -> Tensor:
+        batch = self._step_features = gather_rows(torch.cat([local, main], dim=1))
+        remembered = self.ring.draw(self.contrastive.ring_draws, draw.generator("ring"))
+        queries = self._project(torch.cat([local, remembered.chunk(2, dim=1)[0]]))
+        with torch.no_grad():
+            keys = self._project(torch.cat([batch, remembered]).chunk(2, dim=1)[1])
+        here, there = len(local), len(batch)
+        own = torch.arange(there)[draw.rows]
+        views = queries[:here], keys[:there], queries[here:], keys[there:]
+        return contrastive_loss(*views, self.contrastive.temperature, own)
+
+    def _project(self, features: Tensor) -> Tensor:
+        features = features.to(next(self.head.parameters()).dtype)
+        return F.normalize(at_least_float32(self.head(features)), dim=1)
+
+    @torch.no_grad()
+    def keep(self, better: Tensor, synthetic: Synthetic) -> None:
+        """Remember the features of the images that are kept."""
+        super().keep(better, synthetic)
+        if self._step_features is not None:
+            self.kept_features.copy_(torch.where(better, self._step_features, self.kept_features))
+
+    def finish(self, unit: Unit) -> Sequence[str]:
+        """Write the features of the kept images to the ring."""
+        if self.contrasts:
+            self.ring.write(self.kept_features)
+        return ()

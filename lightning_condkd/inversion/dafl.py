@@ -1,0 +1,162 @@
+"""Data-free learning: a generator of images that the teacher is sure of, is stirred by and finds evenly spread."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+from torch import Tensor, nn
+
+from lightning_condkd.functional.generative import activation_loss, balance_loss
+from lightning_condkd.functional.inversion import class_loss
+from lightning_condkd.inversion.base import Observe, Source
+from lightning_condkd.inversion.live import LiveInversion
+from lightning_condkd.models.generators import ConvGenerator
+from lightning_condkd.models.normalised_generator import NormalisedGenerator
+from lightning_condkd.randomness import Draw
+from lightning_condkd.types import Cadence, LossTerms, NetworkOutput, Spec, Synthetic, Unit
+
+Output = Literal["normalised", "sigmoid"]
+
+
+class DAFL(LiveInversion):
+    """A generator whose images the teacher classifies with confidence, responds to strongly and calls by all classes.
+
+    The student takes no part in it and minimises :class:`~lightning_condkd.distillation.KLDistillation` at temperature
+    1. Defaults are those of the official code for CIFAR-10, presets exist for :meth:`cifar100`, :meth:`mnist` and the
+    :meth:`datafree` port. The student's side of the official code: the same batch size, SGD with lr 0.1, momentum 0.9
+    and weight decay 5e-4, a tenth of it after 800 and 1600 of 2000 rounds.
+
+    Args:
+        cadence: 1 generator step and 1 student step, 120 times a round. The official code takes both steps at once on
+            the same images; here the student's images come from the generator after its step, with latents of their
+            own.
+        batch_size: images of a generator step.
+        generator: see :class:`~lightning_condkd.inversion.live.LiveInversion`.
+        generator_output: ``normalised`` builds :class:`~lightning_condkd.models.NormalisedGenerator`, whose images are
+            normalised as the teacher's input and may leave [0, 1]; ``sigmoid`` builds
+            :class:`~lightning_condkd.models.ConvGenerator` with the same widths.
+        generator_width: channels of all stages of the built generator but the last, which has half as many.
+        generator_bn_eps: eps of the BatchNorm layers between the stages of the normalised generator. The official code
+            has 0.8 there, probably meant as a momentum; its numbers were reached with it.
+        latent_size: length of a latent.
+        generator_lr: learning rate of Adam.
+        betas: of Adam.
+        class_weight: weight of the cross-entropy to the classes that the teacher itself predicts, held constant.
+        activation_weight: weight of the negative mean magnitude of the teacher's embedding.
+        balance_weight: weight of the negative entropy of the mean prediction. Under several ranks it is that of each
+            rank's own batch.
+        balance_log10: whether that entropy is to base 10, as in the official code; else natural, 2.303 times as much.
+        source: ``live``, or ``bank`` to store images; what leaves [0, 1] is clamped then.
+
+    Raises:
+        ValueError: if an argument is unknown, or in :meth:`build`, if the generator does not fit the task.
+
+    Example:
+        >>> DAFL.cifar100(batch_size=256).balance_weight
+        20.0
+
+    References:
+        Chen et al.: "Data-Free Learning of Student Networks", ICCV 2019, arXiv 1904.01186.
+    """
+
+    def __init__(
+        self,
+        *,
+        cadence: Cadence = Cadence(synthesis_steps=1, distill_steps=1, repeats=120),  # noqa: B008 - frozen
+        batch_size: int = 1024,
+        generator: nn.Module | None = None,
+        generator_output: Output = "normalised",
+        generator_width: int = 128,
+        generator_bn_eps: float = 1e-5,
+        latent_size: int = 1000,
+        generator_lr: float = 0.02,
+        betas: tuple[float, float] = (0.9, 0.999),
+        class_weight: float = 0.05,
+        activation_weight: float = 0.01,
+        balance_weight: float = 5.0,
+        balance_log10: bool = True,
+        source: Source = "live",
+    ) -> None:
+        super().__init__(
+            cadence,
+            batch_size,
+            generator=generator,
+            latent_size=latent_size,
+            generator_lr=generator_lr,
+            betas=betas,
+            augment=None,
+            source=source,
+        )
+        if generator_output not in get_args(Output):
+            raise ValueError(f"expected generator_output 'normalised' or 'sigmoid', got {generator_output!r}")
+        self.generator_output: Output = generator_output
+        self.generator_width, self.generator_bn_eps = generator_width, generator_bn_eps
+        self.class_weight, self.activation_weight = class_weight, activation_weight
+        self.balance_weight, self.balance_log10 = balance_weight, balance_log10
+        self.needs_embedding = activation_weight != 0
+
+    @classmethod
+    def cifar100(cls, **arguments: Any) -> DAFL:  # noqa: ANN401 - those of the class
+        """Return the method with the values of the official code for CIFAR-100.
+
+        Args:
+            arguments: what is to differ.
+        """
+        weights = {"class_weight": 0.5, "activation_weight": 0.1, "balance_weight": 20.0}
+        return cls(**{**weights, **arguments})
+
+    @classmethod
+    def mnist(cls, **arguments: Any) -> DAFL:  # noqa: ANN401 - those of the class
+        """Return the method with the values of the official code for MNIST at 32 px.
+
+        Its student: Adam, lr 2e-3, 200 rounds. Mode collapse is a known issue there: all images become one.
+
+        Args:
+            arguments: what is to differ.
+        """
+        weights = {"class_weight": 1.0, "activation_weight": 0.1, "balance_weight": 5.0}
+        return cls(**{**weights, "batch_size": 512, "latent_size": 100, "generator_lr": 0.2, **arguments})
+
+    @classmethod
+    def datafree(cls, **arguments: Any) -> DAFL:  # noqa: ANN401 - those of the class
+        """Return the method with the values of the DataFree code for CIFAR-10.
+
+        Its student: SGD, lr 0.1, momentum 0.9, weight decay 1e-4, cosine over 200 rounds of 400 steps. Its generator
+        has twice as many channels in its first stages.
+
+        Args:
+            arguments: what is to differ.
+        """
+        weights = {"class_weight": 1.0, "activation_weight": 1e-3, "balance_weight": 20.0, "balance_log10": False}
+        generator = {"generator_output": "sigmoid", "latent_size": 512, "generator_lr": 1e-3, "betas": (0.5, 0.999)}
+        cadence = Cadence(synthesis_steps=1, distill_steps=5, repeats=80)
+        return cls(**{**weights, **generator, "cadence": cadence, "batch_size": 256, **arguments})
+
+    def default_generator(self, spec: Spec) -> nn.Module:
+        """Return the generator of ``generator_output``."""
+        if self.generator_output == "sigmoid":
+            width = max(self.generator_width // 2, 1)
+            return ConvGenerator(spec.image_shape, latent_size=self.latent_size, width=width)
+        return NormalisedGenerator(
+            spec.image_shape,
+            mean=spec.mean,
+            std=spec.std,
+            latent_size=self.latent_size,
+            width=self.generator_width,
+            bn_eps=self.generator_bn_eps,
+        )
+
+    def loss(
+        self, synthetic: Synthetic, observe: Observe, student: Observe, unit: Unit, draw: Draw
+    ) -> tuple[LossTerms, NetworkOutput]:
+        """Return class, activation and balance terms; a term of weight 0 is left out."""
+        output = observe(self.view(synthetic.images, unit, draw), embedding=self.needs_embedding)
+        values: dict[str, Tensor] = {}
+        if self.class_weight:
+            values["class"] = class_loss(output.logits, output.logits.argmax(1))
+        if self.activation_weight and output.embedding is not None:
+            values["activation"] = activation_loss(output.embedding)
+        if self.balance_weight:
+            values["balance"] = balance_loss(output.logits, log10=self.balance_log10)
+        weights = {"class": self.class_weight, "activation": self.activation_weight, "balance": self.balance_weight}
+        return LossTerms(values, {name: weights[name] for name in values}), output

@@ -1,0 +1,348 @@
+"""DeepInversion: the pixels themselves are optimised, one batch of images at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from lightning_condkd.augment import Augment, RollFlip
+from lightning_condkd.functional import image_priors
+from lightning_condkd.functional.image_priors import ImageNorm, TotalVariation
+from lightning_condkd.functional.inversion import bn_distance, class_loss
+from lightning_condkd.inversion.base import Inversion, Observe, Selection, check_bn
+from lightning_condkd.inversion.competition import Competition
+from lightning_condkd.randomness import Draw
+from lightning_condkd.types import BatchNormStatistics, Cadence, LossTerms, NetworkOutput, Spec, Synthetic, Unit
+
+Labels = Literal["balanced", "uniform"]
+
+
+def _check_choice(name: str, value: str, choices: object) -> None:
+    if value not in get_args(choices):
+        raise ValueError(f"expected {name} {' or '.join(map(repr, get_args(choices)))}, got {value!r}")
+
+
+@dataclass(frozen=True)
+class PixelAdam:
+    """The Adam over the pixels and the course of its learning rate.
+
+    Args:
+        lr: learning rate, in normalised units.
+        betas: of Adam.
+        warmup_steps: steps over which the learning rate rises linearly.
+        cosine: whether the learning rate then falls to 0 along a cosine.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+        >>> adam = PixelAdam(warmup_steps=2, cosine=True)
+        >>> [round(adam.factor(step, 6), 2) for step in range(6)]
+        [0.5, 1.0, 1.0, 0.85, 0.5, 0.15]
+    """
+
+    lr: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.999)
+    warmup_steps: int = 0
+    cosine: bool = False
+
+    def __post_init__(self) -> None:
+        if self.lr < 0 or self.warmup_steps < 0:
+            raise ValueError(f"expected lr >= 0 and warmup_steps >= 0, got {self.lr} and {self.warmup_steps}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"expected two betas in [0, 1), got {self.betas}")
+
+    def factor(self, step: int, steps: int) -> float:
+        """Return the factor of the learning rate at a step.
+
+        Args:
+            step: the step, from 0.
+            steps: how many there are.
+        """
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        if not self.cosine:
+            return 1.0
+        return (1 + math.cos(math.pi * (step - self.warmup_steps) / (steps - self.warmup_steps))) / 2
+
+
+@dataclass(frozen=True)
+class ImagePrior:
+    """What DeepInversion expects of a picture, in normalised units.
+
+    Args:
+        total_variation_weight: weight of the total variation.
+        total_variation: its form, ``l2`` or ``l1``; see
+            :func:`~lightning_condkd.functional.image_priors.total_variation`.
+        image_norm_weight: weight of the norm of the images.
+        image_norm: its form, ``batch`` or ``image``; see :func:`~lightning_condkd.functional.image_priors.image_norm`.
+
+    Raises:
+        ValueError: if a form is unknown.
+    """
+
+    total_variation_weight: float = 2.5e-5
+    total_variation: TotalVariation = "l2"
+    image_norm_weight: float = 0.0
+    image_norm: ImageNorm = "batch"
+
+    def __post_init__(self) -> None:
+        _check_choice("total_variation", self.total_variation, TotalVariation)
+        _check_choice("image_norm", self.image_norm, ImageNorm)
+
+
+class DeepInversion(Inversion):
+    """Images whose pixels are optimised until the teacher's BatchNorm layers take them for training data.
+
+    Every block starts from normal noise in the teacher's normalised units and optimises the pixels with a fresh Adam.
+    With a ``competition`` the student that is being trained joins in, which is Adaptive DeepInversion. Defaults
+    are those of the paper's CIFAR-10 run as its official code gives them; :meth:`imagenet` and :meth:`datafree` are two
+    other published settings. The student's side was never published: its 400 steps in a round are the DataFree code's.
+
+    Total variation and image norm are those of the view that the teacher sees, in normalised units. The norms of a
+    whole batch count as many rows as the global batch has, whatever the number of ranks.
+
+    Args:
+        cadence: 2000 synthesis steps and 400 student steps.
+        batch_size: images of a block.
+        optimizer: of the pixels.
+        low_resolution_steps: steps at the start of a block in which the teacher sees the view at half size, by 2x2 mean
+            pooling; it must accept that size. Learning rates start anew after them, and only the images of later steps
+            are kept. The augmentation comes before the pooling, so its pixels are those of the full image.
+        class_weight: weight of the cross-entropy to the labels.
+        bn_weight: weight of the distance to the teacher's BatchNorm statistics, those of each rank's own batch.
+        first_bn_factor: factor of the first layer in that distance.
+        prior: weights and forms of total variation and image norm.
+        competition: the term against the student, used after the warm-up rounds; ``None`` for none.
+        clip: whether pixels are put back into [0, 1] after each step. Without, some leave it for good (of a CIFAR-10
+            batch one in twenty, of digits, which are black for the most part, one in four), and the bank cuts them off.
+        labels: ``balanced`` for equally many of every class, up to one; ``uniform`` for random ones.
+        augment: the view that the teacher sees; ``None`` for a roll of up to 2 pixels that the whole batch shares.
+        selection: which images are kept, see :class:`~lightning_condkd.inversion.base.Inversion`.
+
+    Raises:
+        ValueError: if an argument is out of its range; in :meth:`build`, if ``bn_weight`` is not 0 and the teacher has
+            no BatchNorm layer.
+
+    Example:
+        >>> adaptive = DeepInversion.imagenet(competition=Competition(weight=0.2))
+        >>> DeepInversion().cadence.synthesis_steps, adaptive.bn_weight
+        (2000, 0.01)
+
+    References:
+        Yin et al., "Dreaming to Distill: Data-free Knowledge Transfer via DeepInversion", CVPR 2020.
+    """
+
+    balanced_labels = True
+    labels: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        *,
+        cadence: Cadence = Cadence(synthesis_steps=2000, distill_steps=400),  # noqa: B008 - frozen
+        batch_size: int = 256,
+        optimizer: PixelAdam = PixelAdam(),
+        low_resolution_steps: int = 0,
+        class_weight: float = 1.0,
+        bn_weight: float = 10.0,
+        first_bn_factor: float = 1.0,
+        prior: ImagePrior = ImagePrior(),
+        competition: Competition | None = None,
+        clip: bool = False,
+        labels: Labels = "balanced",
+        augment: Augment | None = None,
+        selection: Selection = "total_loss",
+    ) -> None:
+        view = RollFlip(2, flip_probability=0.0) if augment is None else augment
+        super().__init__(cadence, batch_size, view, selection)
+        if not 0 <= low_resolution_steps <= cadence.synthesis_steps:
+            raise ValueError(
+                f"expected low_resolution_steps between 0 and the {cadence.synthesis_steps} synthesis_steps of the "
+                f"cadence, got {low_resolution_steps}"
+            )
+        _check_choice("labels", labels, Labels)
+        self.optimizer, self.low_resolution_steps = optimizer, low_resolution_steps
+        self.class_weight, self.bn_weight, self.first_bn_factor = class_weight, bn_weight, first_bn_factor
+        self.prior, self.competition = prior, competition or Competition(weight=0.0)
+        self.clip, self.balanced_labels = clip, labels == "balanced"
+
+    @staticmethod
+    def imagenet(
+        *,
+        cadence: Cadence = Cadence(synthesis_steps=3000, distill_steps=400),  # noqa: B008 - frozen
+        batch_size: int = 84,
+        pixel_lr: float = 0.25,
+        bn_weight: float = 0.01,
+        augment: Augment | None = None,
+        **arguments: Any,  # noqa: ANN401 - those of the class
+    ) -> DeepInversion:
+        """Return the official code's multi-resolution setting for ImageNet: its readme's ResNet-50 run.
+
+        The paper's ImageNet run has 20000 steps with neither low resolution nor clipping. Adaptive DeepInversion adds
+        ``competition=Competition(weight=0.2)``.
+
+        Args:
+            cadence: 3000 synthesis steps; two thirds of them are at half size.
+            batch_size: images of a block.
+            pixel_lr: learning rate of Adam; other networks had 0.2.
+            bn_weight: weight of the distance to the teacher's BatchNorm statistics; other networks had up to 0.05.
+            augment: ``None`` for a roll of up to 30 pixels and a flip that the whole batch shares.
+            arguments: those of :class:`DeepInversion` that the setting leaves at their defaults.
+        """
+        return DeepInversion(
+            cadence=cadence,
+            batch_size=batch_size,
+            augment=RollFlip(30) if augment is None else augment,
+            optimizer=PixelAdam(pixel_lr, betas=(0.5, 0.9), warmup_steps=100, cosine=True),
+            low_resolution_steps=2 * cadence.synthesis_steps // 3,
+            bn_weight=bn_weight,
+            first_bn_factor=10.0,
+            prior=ImagePrior(1e-4, image_norm_weight=1e-5, image_norm="image"),
+            clip=True,
+            **arguments,
+        )
+
+    @staticmethod
+    def datafree(
+        *,
+        cadence: Cadence = Cadence(synthesis_steps=1000, distill_steps=400),  # noqa: B008 - frozen
+        batch_size: int = 256,
+        competition: Competition = Competition(),  # noqa: B008 - frozen
+        augment: Augment | None = None,
+        **arguments: Any,  # noqa: ANN401 - those of the class
+    ) -> DeepInversion:
+        """Return the setting of the DataFree code's port to CIFAR, which competes with the student.
+
+        The port takes the total variation of the images before the roll, and the divergence without limit.
+
+        Args:
+            cadence: 1000 synthesis steps and 400 student steps.
+            batch_size: images of a block.
+            competition: the term against the student.
+            augment: ``None`` for a roll of up to 4 pixels, an eighth of the side, and a flip that the whole batch
+                shares.
+            arguments: those of :class:`DeepInversion` that the setting leaves at their defaults.
+        """
+        return DeepInversion(
+            cadence=cadence,
+            batch_size=batch_size,
+            augment=RollFlip(4) if augment is None else augment,
+            optimizer=PixelAdam(0.1, betas=(0.5, 0.99)),
+            prior=ImagePrior(1e-3, total_variation="l1"),
+            competition=competition,
+            clip=True,
+            labels="uniform",
+            **arguments,
+        )
+
+    def build(self, spec: Spec, generator: torch.Generator) -> None:
+        """Make the pixels and their labels."""
+        super().build(spec, generator)
+        check_bn(self.bn_weight, spec)
+        self.num_classes = spec.num_classes
+        self.pixels = nn.Parameter(torch.zeros(self.batch_size, *spec.image_shape))
+        self.register_buffer("labels", torch.zeros(self.batch_size, dtype=torch.long))
+        self.register_buffer("mean", torch.tensor(spec.mean or (0.0,)).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std or (1.0,)).view(-1, 1, 1), persistent=False)
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """Return ``synthesis``, an Adam over the pixels."""
+        return {"synthesis": Adam([self.pixels], lr=self.optimizer.lr, betas=self.optimizer.betas)}
+
+    def per_round(self) -> list[nn.Parameter]:
+        """Return the pixels: every block has a new Adam."""
+        return [self.pixels]
+
+    def lr_factor(self, unit: Unit) -> float:
+        """Return the factor of warm-up and cosine, which begin anew at full size."""
+        low = self.low_resolution_steps
+        if unit.step < low:
+            return self.optimizer.factor(unit.step, low)
+        return self.optimizer.factor(unit.step - low, self.cadence.synthesis_steps - low)
+
+    @torch.no_grad()
+    def start(self, unit: Unit, draw: Draw) -> None:
+        """Draw noise and labels."""
+        super().start(unit, draw)
+        self.pixels.copy_(torch.randn(self.pixels.shape, generator=draw.generator("pixels")))
+        self.labels.copy_(self._draw_labels(draw.generator("labels")))
+
+    def _draw_labels(self, generator: torch.Generator) -> Tensor:
+        if not self.balanced_labels:
+            return torch.randint(self.num_classes, (self.batch_size,), generator=generator)
+        # Class after class: every rank, which has every so manieth row, gets its share of each.
+        order = torch.randperm(self.num_classes, generator=generator)
+        return order[torch.arange(self.batch_size) * self.num_classes // self.batch_size]
+
+    def render(self, unit: Unit, draw: Draw) -> Synthetic:
+        """Return the pixels in the units of [0, 1], which they may leave."""
+        return Synthetic(self.pixels[draw.rows] * self.std + self.mean, self.labels[draw.rows])
+
+    def view(self, images: Tensor, unit: Unit, draw: Draw, purpose: str = "view") -> Tensor:
+        """Return the main view, at half size in the first ``low_resolution_steps`` steps."""
+        view = super().view(images, unit, draw, purpose)
+        return F.avg_pool2d(view, 2) if unit.step < self.low_resolution_steps else view
+
+    def loss(
+        self, synthetic: Synthetic, observe: Observe, student: Observe, unit: Unit, draw: Draw
+    ) -> tuple[LossTerms, NetworkOutput]:
+        """Return the terms whose weight is not 0."""
+        view = self.view(synthetic.images, unit, draw)
+        output = observe(view, bn=self.bn_weight != 0)
+        normalised = (view - self.mean) / self.std
+        terms: dict[str, Callable[[], Tensor]] = {
+            "class": lambda: class_loss(output.logits, self.labels[draw.rows]),
+            "bn": lambda: self._bn_distance(output.bn),
+            "total_variation": lambda: self._total_variation(normalised, draw),
+            "image_norm": lambda: self._image_norm(normalised, draw),
+            "competition": lambda: self.competition.loss(output.logits, student(view).logits),
+        }
+        weights = self._weights(unit)
+        return LossTerms({name: terms[name]() for name in weights}, weights), output
+
+    def _weights(self, unit: Unit) -> dict[str, float]:
+        weights = {
+            "class": self.class_weight,
+            "bn": self.bn_weight,
+            "total_variation": self.prior.total_variation_weight,
+            "image_norm": self.prior.image_norm_weight,
+            "competition": self.competition.weight if unit.round >= self.cadence.warmup_rounds else 0.0,
+        }
+        return {name: weight for name, weight in weights.items() if weight}
+
+    def _bn_distance(self, statistics: Sequence[BatchNormStatistics]) -> Tensor:
+        distance = bn_distance(statistics)
+        if self.first_bn_factor != 1:
+            distance = distance + (self.first_bn_factor - 1) * bn_distance(statistics[:1])
+        return distance
+
+    # A norm over the rows of one rank is smaller than one over the global batch, by the root of the number of ranks.
+
+    def _total_variation(self, images: Tensor, draw: Draw) -> Tensor:
+        value = image_priors.total_variation(images, self.prior.total_variation)
+        return value * draw.world_size**0.5 if self.prior.total_variation == "l2" else value
+
+    def _image_norm(self, images: Tensor, draw: Draw) -> Tensor:
+        value = image_priors.image_norm(images, self.prior.image_norm)
+        return value * draw.world_size**0.5 if self.prior.image_norm == "batch" else value
+
+    @torch.no_grad()
+    def after_step(
+        self, synthetic: Synthetic, output: NetworkOutput, inversion_loss: Tensor, total_loss: Tensor, unit: Unit
+    ) -> None:
+        """Keep the best images of the full size, and put the pixels back into the valid range."""
+        if unit.step == self.low_resolution_steps:
+            self.kept_loss.fill_(torch.inf)  # losses at half size are of another kind
+        if self.clip:
+            synthetic = synthetic._replace(images=synthetic.images.clamp(0, 1))
+            self.pixels.clamp_(-self.mean / self.std, (1 - self.mean) / self.std)
+        super().after_step(synthetic, output, inversion_loss, total_loss, unit)

@@ -1,0 +1,249 @@
+"""PRE-DFKD: a generator of novel images, and a variational autoencoder that replays what it made before."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+from torch.optim import Adam, Optimizer
+
+from lightning_condkd.distributed import world_size
+from lightning_condkd.functional.generative import activation_loss, balance_loss
+from lightning_condkd.functional.inversion import class_loss
+from lightning_condkd.inversion.base import Observe, check_generator
+from lightning_condkd.inversion.competition import Competition
+from lightning_condkd.inversion.live import LiveInversion
+from lightning_condkd.inversion.replay_memory import Memory, ReplayMemory, check_encoder, weighted
+from lightning_condkd.models.encoder import Encoder
+from lightning_condkd.models.normalised_generator import NormalisedGenerator
+from lightning_condkd.randomness import Draw, seeded_initialisation
+from lightning_condkd.types import Cadence, LossTerms, NetworkOutput, Spec, Synthetic, Unit
+
+
+class PREDFKD(LiveInversion):
+    """Generative pseudo replay: the student rehearses earlier images that no bank stores.
+
+    A novel generator is trained by the teacher's certainty, activation and class balance and by the student's
+    disagreement. After each of the first student steps of a block the novel images train a variational autoencoder: an
+    encoder and the memory generator, which learns from its own images as well so as not to forget. A student step sees
+    novel images, then memory images, whose latents one step of Adam has moved towards certain and balanced predictions.
+
+    Defaults are those of the official code for CIFAR, but :meth:`released_code` alone has three of its quirks, and in
+    the first block, when the memory has seen nothing, the student gets novel images only. As in the code, images are
+    compared with their reconstructions in the units of the teacher's normalisation, and the memory generator is in eval
+    mode for the student's images and in train mode for replay. The student's side of the code: 1152 synthetic images in
+    a batch, the mean absolute difference of the logits
+    (:class:`~lightning_condkd.distillation.LogitsL1Distillation`), SGD with lr 0.1, momentum 0.9 and weight decay 5e-4,
+    a cosine over 400 rounds.
+
+    Under several ranks BatchNorm in train mode, class balance and the moments of the latents are those of each rank's
+    own batch.
+
+    Args:
+        cadence: 1 step of the novel generator and 10 student steps, 36 times a round.
+        batch_size: images of a step of the novel generator.
+        generator: the novel one, see :class:`~lightning_condkd.inversion.live.LiveInversion`; ``None`` builds a
+            :class:`~lightning_condkd.models.NormalisedGenerator` of ``generator_width`` with spectral norm.
+        generator_width: width of the built novel generator.
+        latent_size: length of a latent.
+        generator_lr: learning rate of the novel generator's Adam.
+        betas: of the novel generator's Adam.
+        class_weight: weight of the cross-entropy to the teacher's own prediction.
+        balance_weight: weight of the negative entropy of the mean prediction.
+        balance_log10: whether that entropy, also that of memory images, is to base 10, 2.303 times weaker.
+        activation_weight: weight of the negative mean magnitude of the teacher's embedding.
+        competition: the term against the student, through whom alone its gradient flows; ``None`` for none. The code's
+            ``elementwise`` makes the divergence as many times smaller as there are classes.
+        memory: what is replayed, and how; ``Memory(share=0.0)`` for no memory at all.
+        bn_eps: eps of the inner BatchNorm layers of the networks built; 0.8 in the official code, where it was probably
+            meant as a momentum.
+
+    Raises:
+        ValueError: if an argument is out of its range; in :meth:`build`, if a network does not fit the task or replay
+            batches do not divide by the number of processes; in :meth:`sample`, if novel or memory images do not.
+
+    Example:
+        >>> PREDFKD.released_code(memory=Memory(share=0.25)).memory.latents.gradient_leak
+        True
+
+    References:
+        Binici et al.: "Robust and Resource-Efficient Data-Free Knowledge Distillation by Generative Pseudo Replay",
+        arXiv 2201.03019.
+    """
+
+    autoencoder: ReplayMemory
+
+    def __init__(
+        self,
+        *,
+        cadence: Cadence = Cadence(synthesis_steps=1, distill_steps=10, repeats=36),  # noqa: B008 - frozen
+        batch_size: int = 1024,
+        generator: nn.Module | None = None,
+        generator_width: int = 128,
+        latent_size: int = 1000,
+        generator_lr: float = 0.02,
+        betas: tuple[float, float] = (0.9, 0.999),
+        class_weight: float = 1.0,
+        balance_weight: float = 5.0,
+        balance_log10: bool = False,
+        activation_weight: float = 0.1,
+        competition: Competition | None = Competition(reduction="elementwise"),  # noqa: B008 - frozen
+        memory: Memory = Memory(),  # noqa: B008 - frozen
+        bn_eps: float = 1e-5,
+    ) -> None:
+        super().__init__(
+            cadence,
+            batch_size,
+            generator=generator,
+            latent_size=latent_size,
+            generator_lr=generator_lr,
+            betas=betas,
+            augment=None,
+            source="live",
+        )
+        self.generator_width, self.bn_eps = generator_width, bn_eps
+        self.competition, self.memory = competition or Competition(weight=0.0), memory
+        self.weights = {
+            "class": class_weight,
+            "balance": balance_weight,
+            "activation": activation_weight,
+            "competition": self.competition.weight,
+        }
+        self.balance_log10, self.needs_embedding = balance_log10, activation_weight != 0
+
+    @classmethod
+    def released_code(
+        cls,
+        *,
+        balance_log10: bool = True,
+        memory: Memory = Memory(),  # noqa: B008 - frozen
+        bn_eps: float = 0.8,
+        **arguments: Any,  # noqa: ANN401 - those of the class
+    ) -> PREDFKD:
+        """Return the method with three quirks of the official code that change its numbers.
+
+        They are BatchNorm layers of eps 0.8, entropies to base 10, and the gradient of the latents' step that leaks
+        into the memory generator.
+
+        Args:
+            balance_log10: of the code.
+            memory: what is to differ there; its ``latents.gradient_leak`` is set in any case.
+            bn_eps: of the code.
+            arguments: others of the class.
+        """
+        leaking = replace(memory, latents=replace(memory.latents, gradient_leak=True))
+        return cls(balance_log10=balance_log10, memory=leaking, bn_eps=bn_eps, **arguments)
+
+    def default_generator(self, spec: Spec) -> nn.Module:
+        """Return a :class:`~lightning_condkd.models.NormalisedGenerator` with spectral norm, drawn uniformly."""
+        return self._generator(spec, self.generator_width, spectral=True)
+
+    def _generator(self, spec: Spec, width: int, spectral: bool) -> nn.Module:
+        generator = NormalisedGenerator(spec.image_shape, width=width, spectral=spectral, **self._shared(spec))
+        return _drawn_uniformly(generator)
+
+    def _encoder(self, spec: Spec) -> nn.Module:
+        return _drawn_uniformly(Encoder(spec.image_shape, width=self.memory.width, **self._shared(spec)))
+
+    def _shared(self, spec: Spec) -> dict[str, Any]:
+        return {"mean": spec.mean, "std": spec.std, "latent_size": self.latent_size, "bn_eps": self.bn_eps}
+
+    def build(self, spec: Spec, generator: torch.Generator) -> None:
+        """Make the novel generator and, where there is a memory, its two networks."""
+        super().build(spec, generator)
+        if not self.memory.share:
+            return
+        for name in ("batch_size", "replay_novel"):
+            if (count := getattr(self.memory, name)) % (ranks := world_size()):
+                raise ValueError(
+                    f"memory.{name}={count} does not divide by {ranks} processes: choose a multiple of {ranks}"
+                )
+        with seeded_initialisation(generator):
+            decoder = copy.deepcopy(self.memory.generator) or self._generator(spec, self.memory.width, spectral=False)
+            encoder = copy.deepcopy(self.memory.encoder) or self._encoder(spec)
+        check_generator(decoder, self.latent_size, spec.image_shape)
+        check_encoder(encoder, self.latent_size, spec.image_shape)
+        settings: dict[str, Any] = {"latent_size": self.latent_size, "std": spec.std, "log10": self.balance_log10}
+        self.autoencoder = ReplayMemory(decoder, encoder, memory=self.memory, **settings)
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """Return ``synthesis``, an Adam over the novel generator, and ``replay``, one over the autoencoder."""
+        if not self.memory.share:
+            return super().optimizers()
+        return {**super().optimizers(), "replay": Adam(self.autoencoder.parameters(), lr=self.memory.lr)}
+
+    def loss(
+        self, synthetic: Synthetic, observe: Observe, student: Observe, unit: Unit, draw: Draw
+    ) -> tuple[LossTerms, NetworkOutput]:
+        """Return the terms of the novel generator whose weight is not 0."""
+        view = self.view(synthetic.images, unit, draw)
+        output = observe(view, embedding=self.needs_embedding)
+        terms: dict[str, Callable[[], Tensor]] = {
+            "class": lambda: class_loss(output.logits, output.logits.argmax(1)),
+            "balance": lambda: balance_loss(output.logits, log10=self.balance_log10),
+            "activation": lambda: activation_loss(cast(Tensor, output.embedding)),
+            "competition": lambda: self.competition.loss(output.logits.detach(), student(view).logits),
+        }
+        return weighted(terms, self.weights), output
+
+    # --- the student's side ------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(self, count: int, observe: Observe, unit: Unit, draw: Draw) -> Synthetic:
+        """Return novel images, then memory images."""
+        memory = self._memory_count(count, unit, draw)
+        novel = super().sample(count - memory, observe, unit, draw)
+        if not memory:
+            return novel
+        self.images_sampled += memory
+        self.autoencoder.eval()
+        latents = self.autoencoder.recall(memory, "memory latent", observe, draw).latents
+        return Synthetic(torch.cat((novel.images, self.autoencoder.generator(latents))), None)
+
+    def replay_loss(self, synthetic: Synthetic, observe: Observe, unit: Unit, draw: Draw) -> LossTerms | None:
+        """Return the loss of the autoencoder on novel and memory images in the first student steps of a block."""
+        if not self.memory.share or unit.step >= self.memory.replay_steps:
+            return None
+        self.autoencoder.train()
+        memory = self._memory_count(len(synthetic.images) * draw.world_size, unit, draw)
+        novel = synthetic.images[: len(synthetic.images) - memory // draw.world_size]
+        novel = novel[: self.memory.replay_novel // draw.world_size]
+        if not memory:
+            return self.autoencoder.reconstruction(novel, observe, draw)
+        recalled = self.autoencoder.recall(self.memory.batch_size, "replay latent", observe, draw)
+        # Not under no_grad: autocast may keep weights that it cast there, and decoding would then lack their gradient.
+        images = self.autoencoder.generator(recalled.latents).detach()
+        terms = self.autoencoder.reconstruction(torch.cat((novel, images)), observe, draw)
+        return terms.merge(recalled.terms) if self.memory.latents.gradient_leak else terms
+
+    def _memory_count(self, count: int, unit: Unit, draw: Draw) -> int:
+        memory = int(self.memory.share * count + 0.5)
+        if self.memory.share and not 0 < memory < count:
+            raise ValueError(
+                f"memory.share={self.memory.share} of {count} synthetic images in a student step leaves {memory} "
+                "memory images, expected some of both kinds: change memory.share or the batch_size of the student"
+            )
+        if memory % draw.world_size or count % draw.world_size:
+            raise ValueError(
+                f"memory.share={self.memory.share} of {count} synthetic images in a student step leaves "
+                f"{count - memory} novel and {memory} memory images, which do not both divide by "
+                f"{draw.world_size} processes: change memory.share or the batch_size of the student"
+            )
+        first_block = unit.round == self.cadence.warmup_rounds and unit.block == 0
+        return 0 if first_block else memory
+
+
+@torch.no_grad()
+def _drawn_uniformly(network: nn.Module) -> nn.Module:
+    """Refill all layers as the official code does: weights U(-0.08, 0.08), biases 0."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            weight = layer.get_parameter("parametrizations.weight.original") if is_parametrized(layer) else layer.weight
+            nn.init.uniform_(weight, -0.08, 0.08)
+            nn.init.zeros_(cast(Tensor, layer.bias))
+    return network

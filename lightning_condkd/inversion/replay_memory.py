@@ -1,0 +1,253 @@
+"""A variational autoencoder that remembers images without storing any."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lightning_condkd.functional import replay
+from lightning_condkd.functional.generative import balance_loss
+from lightning_condkd.functional.inversion import class_loss
+from lightning_condkd.functional.kd import logits_l1
+from lightning_condkd.inversion.base import Observe
+from lightning_condkd.randomness import Draw
+from lightning_condkd.types import LossTerms
+
+
+@dataclass(frozen=True)
+class LatentStep:
+    """The one step of Adam that moves memory latents before they are decoded.
+
+    Args:
+        lr: length of the step, the learning rate of Adam.
+        class_weight: weight of the cross-entropy to the teacher's own prediction.
+        balance_weight: weight of the negative entropy of the mean prediction.
+        variance_weight: weight of the distance of the latents' variance from 1.
+        mean_weight: weight of the distance of the latents' mean from 0.
+        gradient_leak: whether the loss of the step is added to the replay loss, so that its gradient moves the memory
+            generator as well. The official code does so by not clearing it.
+
+    Raises:
+        ValueError: if the learning rate is negative.
+    """
+
+    lr: float = 0.02
+    class_weight: float = 1.0
+    balance_weight: float = 5.0
+    variance_weight: float = 1.0
+    mean_weight: float = 1.0
+    gradient_leak: bool = False
+
+    def __post_init__(self) -> None:
+        if self.lr < 0:
+            raise ValueError(f"expected lr of the latents' step of at least 0, got {self.lr}: 0 leaves them as drawn")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What PRE-DFKD remembers and how it rehearses it; defaults are those of the official code for CIFAR.
+
+    At these shapes the memory is an autoencoder of 12.7 million parameters, 49 MiB in float32 and twice that for its
+    Adam, however many images it has seen.
+
+    Args:
+        share: share of memory images in the synthetic images of a student step, rounded to whole images; 0 for no
+            memory: neither its networks nor their optimizer are built.
+        batch_size: memory images of a replay step.
+        lr: learning rate of the Adam of memory generator and encoder.
+        width: width of the built memory generator and encoder.
+        replay_steps: student steps of a block that a replay step follows, the first ones.
+        replay_novel: the most novel images of a replay step; those of the student step are used.
+        image_weight: weight of the L1 distance between images and their reconstructions.
+        logits_weight: weight of the L1 distance between the teacher's logits on both.
+        divergence_weight: weight of the divergence of encoded latents from standard normal ones.
+        latents: the step of memory latents.
+        generator: network from latents ``(N, latent_size)`` to images ``(N, C, H, W)`` in the units of [0, 1]; ``None``
+            builds a :class:`~lightning_condkd.models.NormalisedGenerator` of ``width`` without spectral norm.
+        encoder: network from images to mean and log variance of their latents, ``(N, latent_size)`` each; ``None``
+            builds an :class:`~lightning_condkd.models.encoder.Encoder` of ``width``.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+
+    share: float = 128 / 1152
+    batch_size: int = 128
+    lr: float = 5e-4
+    width: int = 128
+    replay_steps: int = 4
+    replay_novel: int = 512
+    image_weight: float = 1.0
+    logits_weight: float = 1.0
+    divergence_weight: float = 1e-5
+    latents: LatentStep = LatentStep()
+    generator: nn.Module | None = None
+    encoder: nn.Module | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share < 1:
+            raise ValueError(f"expected share of memory images in [0, 1), got {self.share}: 0 is for no memory")
+        if self.lr < 0:
+            raise ValueError(f"expected lr of the memory of at least 0, got {self.lr}")
+        for name in ("batch_size", "replay_steps", "replay_novel"):
+            if getattr(self, name) < 1:
+                cure = "share=0 is for no memory"
+                raise ValueError(f"expected {name} of the memory of at least 1, got {getattr(self, name)}: {cure}")
+
+
+class Recalled(NamedTuple):
+    """Latents from which the memory decodes images.
+
+    Args:
+        latents: this rank's rows after their step, ``(N, latent_size)``, without graph.
+        terms: what the step was taken on; they have a graph only where ``gradient_leak`` asks for it.
+    """
+
+    latents: Tensor
+    terms: LossTerms
+
+
+class ReplayMemory(nn.Module):
+    """A generator that decodes remembered images, and the encoder that it is trained with.
+
+    Args:
+        generator: network from latents ``(N, latent_size)`` to images ``(N, C, H, W)`` in the units of [0, 1].
+        encoder: network from images to mean and log variance of their latents, ``(N, latent_size)`` each.
+        latent_size: length of a latent.
+        std: what the teacher divides each channel by; empty for nothing.
+        memory: weights of the terms of :meth:`reconstruction`, and the step that :meth:`recall` takes.
+        log10: whether the entropy of ``latent_balance`` is to base 10.
+    """
+
+    std: Tensor
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        encoder: nn.Module,
+        *,
+        latent_size: int,
+        std: tuple[float, ...],
+        memory: Memory,
+        log10: bool,
+    ) -> None:
+        super().__init__()
+        self.generator, self.encoder = generator, encoder
+        self.latent_size, self.memory, self.log10 = latent_size, memory, log10
+        self.register_buffer("std", torch.tensor(std or (1.0,)).view(-1, 1, 1), persistent=False)
+
+    def _normal(self, count: int, purpose: str, draw: Draw) -> Tensor:
+        numbers = torch.randn((count, self.latent_size), generator=draw.generator(purpose))[draw.rows]
+        return numbers.to(next(self.generator.parameters()))
+
+    @torch.enable_grad()
+    def recall(self, count: int, purpose: str, observe: Observe, draw: Draw) -> Recalled:
+        """Draw latents and move them by one step of Adam towards certain and balanced predictions.
+
+        The gradient is taken with respect to the latents alone, also inside ``no_grad``.
+
+        Args:
+            count: latents in the global batch.
+            purpose: name of the stream of latents.
+            observe: the frozen teacher.
+            draw: randomness of the unit.
+        """
+        step = self.memory.latents
+        latents = self._normal(count, purpose, draw).requires_grad_()
+        # In full precision: the first step of Adam is all but a sign, which half precision would often lose.
+        with torch.autocast(latents.device.type, enabled=False):
+            terms = self._latent_terms(latents, observe)
+            if not terms.values:
+                return Recalled(latents.detach(), terms)
+            (gradient,) = torch.autograd.grad(terms.total(), latents, retain_graph=step.gradient_leak)
+        return Recalled(replay.first_adam_step(latents.detach(), gradient, step.lr), terms)
+
+    def _latent_terms(self, latents: Tensor, observe: Observe) -> LossTerms:
+        step = self.memory.latents
+        looks = step.class_weight or step.balance_weight
+        logits = observe(self.generator(latents)).logits if looks else latents
+        terms: dict[str, Callable[[], Tensor]] = {
+            "latent_class": lambda: class_loss(logits, logits.argmax(1)),
+            "latent_balance": lambda: balance_loss(logits, log10=self.log10),
+            "latent_variance": lambda: replay.latent_variance_distance(latents),
+            "latent_mean": lambda: replay.latent_mean_distance(latents),
+        }
+        weights = {
+            "latent_class": step.class_weight,
+            "latent_balance": step.balance_weight,
+            "latent_variance": step.variance_weight,
+            "latent_mean": step.mean_weight,
+        }
+        return weighted(terms, weights)
+
+    def reconstruction(self, images: Tensor, observe: Observe, draw: Draw) -> LossTerms:
+        """Return how far images are from what the memory makes of them.
+
+        Args:
+            images: this rank's rows, ``(N, C, H, W)``, pixels in the units of [0, 1]; no gradient reaches them.
+            observe: the frozen teacher.
+            draw: randomness of the unit.
+        """
+        images = images.detach()
+        mean, log_variance = self.encoder(images)
+        noise = self._normal(len(images) * draw.world_size, "replay noise", draw)
+        decoded = self.generator(replay.reparameterise(mean, log_variance, noise))
+        terms: dict[str, Callable[[], Tensor]] = {
+            "image": lambda: replay.image_l1(decoded, images, self.std),
+            "logits": lambda: logits_l1(observe(decoded).logits, observe(images).logits),
+            "divergence": lambda: replay.gaussian_divergence(mean, log_variance),
+        }
+        weights = {
+            "image": self.memory.image_weight,
+            "logits": self.memory.logits_weight,
+            "divergence": self.memory.divergence_weight,
+        }
+        return weighted(terms, weights)
+
+
+def weighted(terms: Mapping[str, Callable[[], Tensor]], weights: Mapping[str, float]) -> LossTerms:
+    """Return the terms whose weight is not 0; the others are not computed.
+
+    Args:
+        terms: what computes each.
+        weights: one for each term.
+
+    Example:
+        >>> terms = {"class": lambda: torch.ones(()), "bn": lambda: torch.zeros(())}
+        >>> weighted(terms, {"class": 2.0, "bn": 0.0}).total()
+        tensor(2.)
+    """
+    weights = {name: weight for name, weight in weights.items() if weight}
+    return LossTerms({name: terms[name]() for name in weights}, weights)
+
+
+@torch.no_grad()
+def check_encoder(encoder: nn.Module, latent_size: int, image_shape: tuple[int, int, int]) -> None:
+    """Check that an encoder reads images of the task and writes latents.
+
+    Args:
+        encoder: the network; a copy of it is run.
+        latent_size: length of a latent.
+        image_shape: ``(C, H, W)`` in pixels.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    images = torch.zeros(2, *image_shape).to(next(encoder.parameters(), torch.empty(0)))
+    try:
+        mean, log_variance = copy.deepcopy(encoder).eval()(images)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"the encoder cannot read images of shape {image_shape} as mean and log variance: build it for the "
+            f"condensed images. {type(encoder).__name__} said: {error}"
+        ) from error
+    if not mean.shape == log_variance.shape == (2, latent_size):
+        raise ValueError(
+            f"expected an encoder to mean and log variance of length latent_size={latent_size}, got "
+            f"{tuple(mean.shape)} and {tuple(log_variance.shape)}: set latent_size to its own"
+        )

@@ -1,0 +1,126 @@
+"""Zero-shot knowledge transfer: a generator that seeks images on which teacher and student diverge."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from lightning_condkd.functional.generative import Reduction, check_reduction, negative_divergence
+from lightning_condkd.inversion.base import Observe, Source
+from lightning_condkd.inversion.live import LiveInversion
+from lightning_condkd.models.normalised_generator import NormalisedGenerator
+from lightning_condkd.randomness import Draw
+from lightning_condkd.types import Cadence, LossTerms, NetworkOutput, Spec, Synthetic, Unit
+
+
+class ZSKT(LiveInversion):
+    """A generator that maximises the divergence of the student's prediction from the teacher's.
+
+    All steps of a block share one batch of latents: the student learns from the very images that the generator has just
+    made hard for it. Where its batch holds fewer synthetic images they are the first of them; where it holds more,
+    further latents are drawn, which the block's student steps share likewise. Defaults are those of the official code
+    for CIFAR-10. The student's side of it: :class:`~lightning_condkd.distillation.AttentionDistillation`, Adam with lr
+    2e-3, the same batch size, its gradient clipped at 5, cosine over 200 rounds.
+
+    Args:
+        cadence: 1 generator step and 10 student steps, 400 times a round: 80 000 blocks in 200 rounds.
+        batch_size: images of a generator step.
+        generator: see :class:`~lightning_condkd.inversion.live.LiveInversion`; ``None`` builds
+            :class:`~lightning_condkd.models.NormalisedGenerator` without tanh and with a learned scale and offset of
+            the last BatchNorm, whose images may leave [0, 1].
+        generator_width: channels of all stages of the built generator but the last, which has half as many.
+        latent_size: length of a latent.
+        generator_lr: learning rate of Adam in the first block.
+        betas: of Adam.
+        gradient_clip: largest norm of the generator's gradient; ``None`` for no limit.
+        anneal_blocks: blocks in which the generator's learning rate falls to 0 along half a cosine, those of warm-up
+            rounds included; set it to the blocks of the run. ``None`` keeps the rate.
+        adversarial_weight: weight of the negative divergence, at temperature 1.
+        reduction: of the divergence; ``elementwise`` divides by the number of classes as well (official code),
+            ``batchmean`` does not (DataFree). With Adam it matters where the gradient is clipped or alignment added.
+        source: ``live``, or ``bank`` to store images; what leaves [0, 1] is clamped then.
+
+    Raises:
+        ValueError: if an argument is unknown or out of its range, or in :meth:`build`, if the generator does not fit
+            the task.
+
+    References:
+        Micaelli and Storkey: "Zero-shot Knowledge Transfer via Adversarial Belief Matching", NeurIPS 2019, arXiv
+        1905.09768.
+    """
+
+    def __init__(
+        self,
+        *,
+        cadence: Cadence = Cadence(synthesis_steps=1, distill_steps=10, repeats=400),  # noqa: B008 - frozen
+        batch_size: int = 128,
+        generator: nn.Module | None = None,
+        generator_width: int = 128,
+        latent_size: int = 100,
+        generator_lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        gradient_clip: float | None = 5.0,
+        anneal_blocks: int | None = 80_000,
+        adversarial_weight: float = 1.0,
+        reduction: Reduction = "elementwise",
+        source: Source = "live",
+    ) -> None:
+        super().__init__(
+            cadence,
+            batch_size,
+            generator=generator,
+            latent_size=latent_size,
+            generator_lr=generator_lr,
+            betas=betas,
+            augment=None,
+            source=source,
+        )
+        check_reduction(reduction)
+        if anneal_blocks is not None and anneal_blocks <= 0:
+            raise ValueError(f"expected anneal_blocks above 0, or None for a constant rate, got {anneal_blocks}")
+        self.generator_width, self.gradient_clip, self.anneal_blocks = generator_width, gradient_clip, anneal_blocks
+        self.adversarial_weight = adversarial_weight
+        self.reduction: Reduction = reduction
+
+    def default_generator(self, spec: Spec) -> nn.Module:
+        """Return a :class:`~lightning_condkd.models.NormalisedGenerator`."""
+        return NormalisedGenerator(
+            spec.image_shape,
+            mean=spec.mean,
+            std=spec.std,
+            latent_size=self.latent_size,
+            width=self.generator_width,
+            tanh=False,
+            affine=True,
+        )
+
+    def lr_factor(self, unit: Unit) -> float:
+        """Return half a cosine over ``anneal_blocks``."""
+        if self.anneal_blocks is None:
+            return 1.0
+        block = unit.round * self.cadence.repeats + unit.block
+        return (1 + math.cos(math.pi * min(block / self.anneal_blocks, 1.0))) / 2
+
+    def latents(self, count: int, unit: Unit, draw: Draw) -> Tensor:
+        """Return this rank's rows of the first latents of the block, the same in all its units."""
+        position = unit.step + (0 if unit.phase == "synthesise" else self.cadence.synthesis_steps)
+        stream = draw._replace(step=draw.step - position).generator("latent")
+        # In whole batches, because how many numbers are drawn at once changes them.
+        batches = [
+            torch.randn((self.batch_size, self.latent_size), generator=stream)
+            for _ in range(math.ceil(count / self.batch_size))
+        ]
+        return torch.cat(batches)[:count][draw.rows].to(next(self.generator.parameters()))
+
+    def loss(
+        self, synthetic: Synthetic, observe: Observe, student: Observe, unit: Unit, draw: Draw
+    ) -> tuple[LossTerms, NetworkOutput]:
+        """Return the adversarial term; with weight 0 it is left out."""
+        view = self.view(synthetic.images, unit, draw)
+        output = observe(view)
+        if not self.adversarial_weight:
+            return LossTerms({}, {}), output
+        divergence = negative_divergence(output.logits, student(view).logits, self.reduction)
+        return LossTerms({"adversarial": divergence}, {"adversarial": self.adversarial_weight}), output
