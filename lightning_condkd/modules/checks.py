@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import lightning as L
 import torch
 from lightning.pytorch.strategies import DDPStrategy
@@ -146,6 +148,23 @@ def _probe(name: str, network: Observer, condensed: CondensedSet, embedding: boo
             f"{tuple(output.logits.shape)}: use a {name} of {condensed.num_classes} classes"
         )
     return output  # type: ignore[no-any-return]
+
+
+def check_maps(name: str, network: Observer, maps: Sequence[str]) -> None:
+    """Check that a network has the modules whose outputs the distillation loss asks for.
+
+    Args:
+        name: ``teacher`` or ``student``.
+        network: the network.
+        maps: names of its modules.
+
+    Raises:
+        ValueError: if it lacks one.
+    """
+    there = dict(network.network.named_modules())
+    for lacking in (wanted for wanted in maps if wanted not in there):
+        names = ", ".join(filter(None, there))
+        raise ValueError(f"the distillation loss asks the {name} for the module {lacking!r}; there are: {names}")
 
 
 def check_source(inversion: Inversion, transfer_set: TransferSet) -> None:

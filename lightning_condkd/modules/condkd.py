@@ -21,7 +21,14 @@ from lightning_condkd.distillation import DistillationLoss, KLDistillation
 from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.inversion import Inversion
 from lightning_condkd.models import Observer
-from lightning_condkd.modules.checks import check_batch, check_condensed, check_loader, check_source, check_strategy
+from lightning_condkd.modules.checks import (
+    check_batch,
+    check_condensed,
+    check_loader,
+    check_maps,
+    check_source,
+    check_strategy,
+)
 from lightning_condkd.modules.distil import DistillationStep
 from lightning_condkd.modules.meters import Meters, Stopwatch, bank_figures
 from lightning_condkd.modules.schedule import default_student_optimizer, default_student_schedule
@@ -126,6 +133,8 @@ class CondKD(TeacherStudent):
         check_strategy(self.trainer)
         transfer_set.check_world_size(self.trainer.world_size)
         check_source(self.inversion, transfer_set)
+        check_maps("teacher", self.teacher, self.distillation.teacher_maps)
+        check_maps("student", self.student, self.distillation.student_maps)
         if self.inversion.cadence.synthesis_steps:
             check_batch("inversion.batch_size", self.inversion.batch_size, self.trainer.world_size)
 

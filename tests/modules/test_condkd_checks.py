@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.data import CondensedDataModule, CondensedInfo, CondensedSet, TransferSet, step_loader
+from lightning_condkd.distillation import AttentionDistillation
 from lightning_condkd.inversion import NoInversion
 from lightning_condkd.models import Observer
 from lightning_condkd.modules import CondKD
@@ -109,6 +110,14 @@ def test_a_network_without_linear_layer_is_no_teacher() -> None:
     network = nn.Sequential(nn.Conv2d(1, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with pytest.raises(ValueError, match=r"found no nn.Linear in Sequential.*pass embedding="):
         Observer(network)
+
+
+def test_the_blocks_of_a_distillation_loss_must_be_there() -> None:
+    for maps, name in ((["features", "block1"], "teacher"), (["features"], "student")):
+        loss = AttentionDistillation(maps, [*maps[:-1], "block1"])
+        _refused(
+            f"asks the {name} for the module 'block1'; there are: features", toy.condkd(distillation=loss), _data()
+        )
 
 
 def test_alignment_needs_the_final_linear_layer() -> None:
