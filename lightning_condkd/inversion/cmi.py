@@ -116,7 +116,7 @@ class CMI(Inversion):
     def __init__(
         self,
         *,
-        cadence: Cadence = Cadence(synthesis_steps=200, distill_steps=400),  # noqa: B008 - frozen
+        cadence: Cadence = Cadence(synthesis_steps=200, distill_steps=400),
         batch_size: int = 256,
         generator: nn.Module | None = None,
         generator_width: int = 64,
@@ -144,7 +144,7 @@ class CMI(Inversion):
     def adversarial(
         cls,
         *,
-        cadence: Cadence = Cadence(synthesis_steps=200, distill_steps=2000, warmup_rounds=195),  # noqa: B008 - frozen
+        cadence: Cadence = Cadence(synthesis_steps=200, distill_steps=2000, warmup_rounds=195),
         class_weight: float = 0.5,
         **arguments: Any,  # noqa: ANN401
     ) -> CMI:

@@ -62,7 +62,7 @@ class DAFL(LiveInversion):
     def __init__(
         self,
         *,
-        cadence: Cadence = Cadence(synthesis_steps=1, distill_steps=1, repeats=120),  # noqa: B008 - frozen
+        cadence: Cadence = Cadence(synthesis_steps=1, distill_steps=1, repeats=120),
         batch_size: int = 1024,
         generator: nn.Module | None = None,
         generator_output: Output = "normalised",

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,88 +12,14 @@ from torch.optim import Adam, Optimizer
 
 from lightning_condkd.augment import Augment, RollFlip
 from lightning_condkd.functional import image_priors
-from lightning_condkd.functional.image_priors import ImageNorm, TotalVariation
 from lightning_condkd.functional.inversion import bn_distance, class_loss
 from lightning_condkd.inversion.base import Inversion, Observe, Selection, check_bn
 from lightning_condkd.inversion.competition import Competition
+from lightning_condkd.inversion.pixels import ImagePrior, PixelAdam, check_choice
 from lightning_condkd.randomness import Draw
 from lightning_condkd.types import BatchNormStatistics, Cadence, LossTerms, NetworkOutput, Spec, Synthetic, Unit
 
 Labels = Literal["balanced", "uniform"]
-
-
-def _check_choice(name: str, value: str, choices: object) -> None:
-    if value not in get_args(choices):
-        raise ValueError(f"expected {name} {' or '.join(map(repr, get_args(choices)))}, got {value!r}")
-
-
-@dataclass(frozen=True)
-class PixelAdam:
-    """The Adam over the pixels and the course of its learning rate.
-
-    Args:
-        lr: learning rate, in normalised units.
-        betas: of Adam.
-        warmup_steps: steps over which the learning rate rises linearly.
-        cosine: whether the learning rate then falls to 0 along a cosine.
-
-    Raises:
-        ValueError: if an argument is out of its range.
-
-    Example:
-        >>> adam = PixelAdam(warmup_steps=2, cosine=True)
-        >>> [round(adam.factor(step, 6), 2) for step in range(6)]
-        [0.5, 1.0, 1.0, 0.85, 0.5, 0.15]
-    """
-
-    lr: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.999)
-    warmup_steps: int = 0
-    cosine: bool = False
-
-    def __post_init__(self) -> None:
-        if self.lr < 0 or self.warmup_steps < 0:
-            raise ValueError(f"expected lr >= 0 and warmup_steps >= 0, got {self.lr} and {self.warmup_steps}")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"expected two betas in [0, 1), got {self.betas}")
-
-    def factor(self, step: int, steps: int) -> float:
-        """Return the factor of the learning rate at a step.
-
-        Args:
-            step: the step, from 0.
-            steps: how many there are.
-        """
-        if step < self.warmup_steps:
-            return (step + 1) / self.warmup_steps
-        if not self.cosine:
-            return 1.0
-        return (1 + math.cos(math.pi * (step - self.warmup_steps) / (steps - self.warmup_steps))) / 2
-
-
-@dataclass(frozen=True)
-class ImagePrior:
-    """What DeepInversion expects of a picture, in normalised units.
-
-    Args:
-        total_variation_weight: weight of the total variation.
-        total_variation: its form, ``l2`` or ``l1``; see
-            :func:`~lightning_condkd.functional.image_priors.total_variation`.
-        image_norm_weight: weight of the norm of the images.
-        image_norm: its form, ``batch`` or ``image``; see :func:`~lightning_condkd.functional.image_priors.image_norm`.
-
-    Raises:
-        ValueError: if a form is unknown.
-    """
-
-    total_variation_weight: float = 2.5e-5
-    total_variation: TotalVariation = "l2"
-    image_norm_weight: float = 0.0
-    image_norm: ImageNorm = "batch"
-
-    def __post_init__(self) -> None:
-        _check_choice("total_variation", self.total_variation, TotalVariation)
-        _check_choice("image_norm", self.image_norm, ImageNorm)
 
 
 class DeepInversion(Inversion):
@@ -148,7 +72,7 @@ class DeepInversion(Inversion):
     def __init__(
         self,
         *,
-        cadence: Cadence = Cadence(synthesis_steps=2000, distill_steps=400),  # noqa: B008 - frozen
+        cadence: Cadence = Cadence(synthesis_steps=2000, distill_steps=400),
         batch_size: int = 256,
         optimizer: PixelAdam = PixelAdam(),
         low_resolution_steps: int = 0,
@@ -169,7 +93,7 @@ class DeepInversion(Inversion):
                 f"expected low_resolution_steps between 0 and the {cadence.synthesis_steps} synthesis_steps of the "
                 f"cadence, got {low_resolution_steps}"
             )
-        _check_choice("labels", labels, Labels)
+        check_choice("labels", labels, Labels)
         self.optimizer, self.low_resolution_steps = optimizer, low_resolution_steps
         self.class_weight, self.bn_weight, self.first_bn_factor = class_weight, bn_weight, first_bn_factor
         self.prior, self.competition = prior, competition or Competition(weight=0.0)
@@ -178,7 +102,7 @@ class DeepInversion(Inversion):
     @staticmethod
     def imagenet(
         *,
-        cadence: Cadence = Cadence(synthesis_steps=3000, distill_steps=400),  # noqa: B008 - frozen
+        cadence: Cadence = Cadence(synthesis_steps=3000, distill_steps=400),
         batch_size: int = 84,
         pixel_lr: float = 0.25,
         bn_weight: float = 0.01,
@@ -214,9 +138,9 @@ class DeepInversion(Inversion):
     @staticmethod
     def datafree(
         *,
-        cadence: Cadence = Cadence(synthesis_steps=1000, distill_steps=400),  # noqa: B008 - frozen
+        cadence: Cadence = Cadence(synthesis_steps=1000, distill_steps=400),
         batch_size: int = 256,
-        competition: Competition = Competition(),  # noqa: B008 - frozen
+        competition: Competition = Competition(),
         augment: Augment | None = None,
         **arguments: Any,  # noqa: ANN401 - those of the class
     ) -> DeepInversion:

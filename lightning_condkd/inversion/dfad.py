@@ -38,7 +38,7 @@ class DFAD(LiveInversion):
     def __init__(
         self,
         *,
-        cadence: Cadence = Cadence(synthesis_steps=1, distill_steps=5, repeats=80),  # noqa: B008 - frozen
+        cadence: Cadence = Cadence(synthesis_steps=1, distill_steps=5, repeats=80),
         batch_size: int = 256,
         generator: nn.Module | None = None,
         generator_width: int = 64,

@@ -50,7 +50,7 @@ class DFQ(LiveInversion):
     def __init__(
         self,
         *,
-        cadence: Cadence = Cadence(synthesis_steps=1, distill_steps=10, repeats=40),  # noqa: B008 - frozen
+        cadence: Cadence = Cadence(synthesis_steps=1, distill_steps=10, repeats=40),
         batch_size: int = 256,
         generator: nn.Module | None = None,
         generator_width: int = 64,

@@ -72,7 +72,7 @@ class Fast(Inversion):
     def __init__(
         self,
         *,
-        cadence: Cadence = Cadence(synthesis_steps=5, distill_steps=400, warmup_rounds=20),  # noqa: B008 - frozen
+        cadence: Cadence = Cadence(synthesis_steps=5, distill_steps=400, warmup_rounds=20),
         batch_size: int = 256,
         generator: nn.Module | None = None,
         generator_width: int = 64,

@@ -29,7 +29,7 @@ class SmoothNoise(Inversion):
     def __init__(
         self,
         *,
-        cadence: Cadence = Cadence(synthesis_steps=1, distill_steps=400),  # noqa: B008 - frozen
+        cadence: Cadence = Cadence(synthesis_steps=1, distill_steps=400),
         batch_size: int = 256,
         grid_size: int = 4,
         contrast: float = 2.0,
@@ -70,7 +70,7 @@ class NoInversion(Inversion):
         cadence: no synthesis step and 400 student steps in a round.
     """
 
-    def __init__(self, *, cadence: Cadence = Cadence(synthesis_steps=0, distill_steps=400)) -> None:  # noqa: B008 - frozen
+    def __init__(self, *, cadence: Cadence = Cadence(synthesis_steps=0, distill_steps=400)) -> None:
         super().__init__(cadence, batch_size=1)
         if cadence.synthesis_steps:
             raise ValueError(

@@ -81,7 +81,7 @@ class PREDFKD(LiveInversion):
     def __init__(
         self,
         *,
-        cadence: Cadence = Cadence(synthesis_steps=1, distill_steps=10, repeats=36),  # noqa: B008 - frozen
+        cadence: Cadence = Cadence(synthesis_steps=1, distill_steps=10, repeats=36),
         batch_size: int = 1024,
         generator: nn.Module | None = None,
         generator_width: int = 128,
@@ -92,8 +92,8 @@ class PREDFKD(LiveInversion):
         balance_weight: float = 5.0,
         balance_log10: bool = False,
         activation_weight: float = 0.1,
-        competition: Competition | None = Competition(reduction="elementwise"),  # noqa: B008 - frozen
-        memory: Memory = Memory(),  # noqa: B008 - frozen
+        competition: Competition | None = Competition(reduction="elementwise"),
+        memory: Memory = Memory(),
         bn_eps: float = 1e-5,
     ) -> None:
         super().__init__(
@@ -121,7 +121,7 @@ class PREDFKD(LiveInversion):
         cls,
         *,
         balance_log10: bool = True,
-        memory: Memory = Memory(),  # noqa: B008 - frozen
+        memory: Memory = Memory(),
         bn_eps: float = 0.8,
         **arguments: Any,  # noqa: ANN401 - those of the class
     ) -> PREDFKD:

@@ -39,7 +39,7 @@ class RealSubset(Inversion):
         self,
         *,
         images: Tensor | str | Path,
-        cadence: Cadence = Cadence(synthesis_steps=1, distill_steps=400),  # noqa: B008 - frozen
+        cadence: Cadence = Cadence(synthesis_steps=1, distill_steps=400),
         batch_size: int = 256,
     ) -> None:
         super().__init__(cadence, batch_size, selection="last")

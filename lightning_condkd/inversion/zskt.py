@@ -54,7 +54,7 @@ class ZSKT(LiveInversion):
     def __init__(
         self,
         *,
-        cadence: Cadence = Cadence(synthesis_steps=1, distill_steps=10, repeats=400),  # noqa: B008 - frozen
+        cadence: Cadence = Cadence(synthesis_steps=1, distill_steps=10, repeats=400),
         batch_size: int = 128,
         generator: nn.Module | None = None,
         generator_width: int = 128,

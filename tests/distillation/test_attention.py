@@ -85,5 +85,5 @@ def test_in_a_run_the_student_comes_to_look_where_the_teacher_looks() -> None:
 
 def test_a_block_that_is_not_there_is_named() -> None:
     loss = AttentionDistillation(["features.2"], ["layer1"])
-    with pytest.raises(ValueError, match="expected the name of a module, got 'layer1'; there are: features"):
+    with pytest.raises(ValueError, match="asks the student for the module 'layer1'; there are: features"):
         toy.fit(toy.condkd(distillation=loss))

@@ -9,7 +9,7 @@ import torch
 
 from lightning_condkd import inversion
 from lightning_condkd.alignment import FeatureAlignment, ProjectionDiscriminator
-from lightning_condkd.inversion import Inversion, LiveInversion, NoInversion
+from lightning_condkd.inversion import Inversion, LiveInversion, Memory, NoInversion
 from lightning_condkd.inversion.cmi import Contrastive
 from lightning_condkd.modules import CondKD
 from lightning_condkd.randomness import seeded_generator
@@ -30,7 +30,7 @@ def _sizes() -> dict[str, Any]:
         "selection": "last",
         "augment": toy.CROP,
         "contrastive": Contrastive(ring_size=20, ring_draws=8, head_size=4),
-        "memory_width": 2,
+        "memory": Memory(share=1 / 3, batch_size=6, width=2),
         "images": torch.rand(40, *toy.SHAPE, generator=seeded_generator(0, "real images")),
     }
 
