@@ -20,6 +20,7 @@ from sweep import sweep
 from lightning_condkd.data import CondensedSet
 from lightning_condkd.data.condensed import to_pixels
 from lightning_condkd.data.digits import load_digits_split
+from lightning_condkd.data.images import from_folder
 
 INVERSION = "model.init_args.inversion.init_args"
 ALIGNMENT = "model.init_args.alignment"
@@ -80,6 +81,11 @@ def digits(steps: int, **arguments: object) -> list[str]:
     return budget(steps, 16, 60, **arguments)
 
 
+def cifar10(steps: int, **arguments: object) -> list[str]:
+    """Return the flags of a method on CIFAR-10: 100 images a round."""
+    return budget(steps, 100, 40, **arguments)
+
+
 CROP = "{class_path: CropFlip, init_args: {padding: 1, flip_probability: 0.0}}"
 ROLL = "{class_path: RollFlip, init_args: {pixels: 1, flip_probability: 0.0}}"
 SMALL = {"generator_width": 16, "latent_size": 64}
@@ -103,16 +109,38 @@ DIGITS = Suite(
         "pre_dfkd": digits(50, memory__batch_size=16),
     },
 )
-SUITES = {"digits": DIGITS}
+CIFAR10 = Suite(
+    base=[
+        "config=configs/cifar10/fast.yaml",
+        "trainer.precision=bf16-mixed",
+        "trainer.max_epochs=11",
+        "trainer.check_val_every_n_epoch=11",
+    ],
+    methods={
+        "noise": cifar10(1),
+        "real_subset": cifar10(1, images="data/cifar10-train.safetensors"),
+        "fast": cifar10(5, generator_width=32, bn_weight=1.0),
+        "deep_inversion": cifar10(40, optimizer__lr=0.1),
+        "cmi": cifar10(40, generator_width=32, contrastive__ring_draws=512),
+        "dafl": cifar10(40, source="bank"),
+        "zskt": cifar10(40, source="bank", anneal_blocks=11),
+        "dfq": cifar10(40, generator_width=32, source="bank"),
+        "dfad": cifar10(40, generator_width=32, source="bank"),
+        "pre_dfkd": cifar10(40, memory__batch_size=32, memory__replay_novel=32),
+    },
+)
+SUITES = {"digits": DIGITS, "cifar10": CIFAR10}
 SAME_LOSS = ["--model.init_args.distillation=KLDistillation", "--model.init_args.distillation.init_args.temperature=20"]
 
 
-def write_real_digits(path: Path) -> None:
-    """Write the digits' training images, for the upper control."""
+def write_real_images(suite: str) -> None:
+    """Write the training images of a task, for the upper control."""
+    path = Path(f"data/{suite}-train.safetensors")
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
-        source = load_digits_split(train=True)
-        CondensedSet(to_pixels(source.images), source.labels).save(path)
+        source = load_digits_split(train=True) if suite == "digits" else from_folder("data/cifar10/train")
+        images = CondensedSet(to_pixels(source.images), source.labels)
+        (images if suite == "digits" else images.subset(500, seed=0)).save(path)
 
 
 def main() -> None:
@@ -124,7 +152,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side, one thread each if more than one")
     options = parser.parse_args()
     suite = SUITES[options.suite]
-    write_real_digits(Path("data/digits-train.safetensors"))
+    write_real_images(options.suite)
     table: dict[str, list[str]] = {}
     for method, flags in suite.methods.items():
         if not options.only or method in options.only:
