@@ -27,6 +27,9 @@ ALIGNMENT = "model.init_args.alignment"
 MIX = "data.init_args.mix"
 
 
+BANK = ("noise", "real_subset", "fast", "deep_inversion", "adaptive_deep_inversion", "cmi")
+
+
 class Suite(NamedTuple):
     """One task at one budget.
 
@@ -55,7 +58,7 @@ def ways(method: str, flags: list[str]) -> dict[str, list[str]]:
     """Return the rows of a method: plain, with condensed images mixed in, guided as well."""
     recipe = method.removeprefix("adaptive_")
     own = [f"--config=configs/methods/{recipe}.yaml", *SAME_LOSS, *(f"--{flag}" for flag in flags)]
-    share = "0.1" if method == "pre_dfkd" else "union"
+    share = "union" if any(flag.endswith("source=bank") for flag in flags) or method in BANK else "0.1"
     mixed = [*own, f"--{MIX}={share}"]
     plain = {method: [*own, f"--{ALIGNMENT}=null", f"--{MIX}=0.0"]}
     if method in ("noise", "real_subset"):
@@ -79,6 +82,12 @@ def run(arguments: list[str], threads: int) -> dict[str, Any]:
 def digits(steps: int, **arguments: object) -> list[str]:
     """Return the flags of a method on the digits: 16 images a round."""
     return budget(steps, 16, 60, **arguments)
+
+
+def live(**arguments: object) -> list[str]:
+    """Return the flags of a method that renders images for every student step: 5 of these to 5 of its own."""
+    cadence = {"synthesis_steps": 5, "distill_steps": 5, "repeats": 12, "warmup_rounds": 0}
+    return inversion(**{f"cadence__{name}": value for name, value in cadence.items()}, batch_size=64, **arguments)
 
 
 def cifar10(steps: int, **arguments: object) -> list[str]:
@@ -129,7 +138,17 @@ CIFAR10 = Suite(
         "pre_dfkd": cifar10(40, memory__batch_size=32, memory__replay_novel=32),
     },
 )
-SUITES = {"digits": DIGITS, "cifar10": CIFAR10}
+LIVE = Suite(
+    base=DIGITS.base,
+    methods={
+        "dafl": live(),
+        "zskt": live(anneal_blocks=132),
+        "dfq": live(**SMALL),
+        "dfad": live(**SMALL),
+        "pre_dfkd": live(memory__batch_size=16, memory__replay_novel=64, memory__replay_steps=2),
+    },
+)
+SUITES = {"digits": DIGITS, "digits-live": LIVE, "cifar10": CIFAR10}
 SAME_LOSS = ["--model.init_args.distillation=KLDistillation", "--model.init_args.distillation.init_args.temperature=20"]
 
 
@@ -152,7 +171,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side, one thread each if more than one")
     options = parser.parse_args()
     suite = SUITES[options.suite]
-    write_real_images(options.suite)
+    write_real_images(options.suite.removesuffix("-live"))
     table: dict[str, list[str]] = {}
     for method, flags in suite.methods.items():
         if not options.only or method in options.only:
