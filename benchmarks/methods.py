@@ -55,11 +55,15 @@ def budget(steps: int, size: int, student_steps: int, **arguments: object) -> li
 
 
 def ways(method: str, flags: list[str]) -> dict[str, list[str]]:
-    """Return the rows of a method: plain, with condensed images mixed in, guided as well."""
-    recipe = method.removeprefix("adaptive_")
-    own = [f"--config=configs/methods/{recipe}.yaml", *SAME_LOSS, *(f"--{flag}" for flag in flags)]
-    share = "union" if any(flag.endswith("source=bank") for flag in flags) or method in BANK else "0.1"
-    mixed = [*own, f"--{MIX}={share}"]
+    """Return the rows of a method: plain, with condensed images mixed in, guided as well.
+
+    Methods that store images are compared under one distillation loss; those that render them for the step keep the
+    loss of their recipe and get a fixed share of condensed images.
+    """
+    stores = method in BANK or "source=bank" in str(flags)
+    own = [f"--config=configs/methods/{method.removeprefix('adaptive_')}.yaml", *(f"--{flag}" for flag in flags)]
+    own += SAME_LOSS if stores else []
+    mixed = [*own, f"--{MIX}={'union' if stores else 0.1}"]
     plain = {method: [*own, f"--{ALIGNMENT}=null", f"--{MIX}=0.0"]}
     if method in ("noise", "real_subset"):
         return plain
