@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -100,6 +100,30 @@ class Fast(Inversion):
         self.bn_momentum = bn_momentum
         self.meta_update: Literal["fomaml", "reptile"] = meta_update
         self.reset_round = reset_round
+
+    @classmethod
+    def cifar(cls, steps: Literal[2, 5, 10] = 5, **arguments: Any) -> Fast:  # noqa: ANN401 - those of the class
+        """Return one of the official code's three settings for CIFAR-10 and CIFAR-100.
+
+        The weights are those for ResNet-34 to ResNet-18. For VGG-11 to ResNet-18 the code has
+        ``adversarial_weight=1.0``, for WRN-40-2 to smaller ones ``adversarial_weight=1.1`` and ``class_weight=0.4``.
+
+        Args:
+            steps: synthesis steps in a round, which decide the learning rates.
+            arguments: others of the class, in place of the setting's.
+
+        Raises:
+            ValueError: if there is no such setting.
+
+        Example:
+            >>> Fast.cifar(10, class_weight=0.4).generator_lr
+            0.002
+        """
+        rates = {2: (5e-3, 0.015), 5: (3e-3, 0.01), 10: (2e-3, 0.01)}
+        if steps not in rates:
+            raise ValueError(f"expected 2, 5 or 10 synthesis steps, got {steps}: pass your own rates to Fast(...)")
+        setting = {"cadence": Cadence(steps, 400, warmup_rounds=20), "generator_lr": rates[steps][0]}
+        return cls(**{**setting, "latent_lr": rates[steps][1], **arguments})
 
     def build(self, spec: Spec, generator: torch.Generator) -> None:
         """Make the two generators, the latents and the moving statistics."""

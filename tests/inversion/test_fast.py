@@ -282,3 +282,15 @@ def test_the_defaults_are_the_published_ones() -> None:
     assert meta.param_groups[0]["lr"] == pytest.approx(0.015)
     assert {group["betas"] for group in (*synthesis.param_groups, *meta.param_groups)} == {(0.5, 0.999)}
     assert sum(p.numel() for p in method.meta.parameters()) == pytest.approx(2.33e6, rel=0.01)
+
+
+def test_settings_of_the_official_code() -> None:
+    settings = [Fast.cifar(steps) for steps in (2, 5, 10)]
+    assert [method.cadence.synthesis_steps for method in settings] == [2, 5, 10]
+    assert [method.generator_lr for method in settings] == [5e-3, 3e-3, 2e-3]
+    assert [method.latent_lr for method in settings] == [0.015, 0.01, 0.01]
+    assert vars(settings[1]).keys() == vars(Fast()).keys()
+    assert all(vars(settings[1])[name] == vars(Fast())[name] for name in ("generator_lr", "latent_lr", "cadence"))
+    assert Fast.cifar(2, latent_lr=1.0).latent_lr == 1.0
+    with pytest.raises(ValueError, match="expected 2, 5 or 10 synthesis steps, got 3"):
+        Fast.cifar(3)  # type: ignore[arg-type]
