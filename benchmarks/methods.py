@@ -55,7 +55,7 @@ def budget(steps: int, size: int, student_steps: int, **arguments: object) -> li
 
 
 def ways(method: str, flags: list[str]) -> dict[str, list[str]]:
-    """Return the rows of a method: plain, with condensed images mixed in, guided as well.
+    """Return the rows of a method: plain, with condensed images mixed in, guided as well at two weights.
 
     Methods that store images are compared under one distillation loss; those that render them for the step keep the
     loss of their recipe and get a fixed share of condensed images.
@@ -67,7 +67,12 @@ def ways(method: str, flags: list[str]) -> dict[str, list[str]]:
     plain = {method: [*own, f"--{ALIGNMENT}=null", f"--{MIX}=0.0"]}
     if method in ("noise", "real_subset"):
         return plain
-    return {**plain, f"{method} + condensed": [*mixed, f"--{ALIGNMENT}=null"], f"{method}*": mixed}
+    return {
+        **plain,
+        f"{method} + condensed": [*mixed, f"--{ALIGNMENT}=null"],
+        f"{method}*": mixed,
+        f"{method}* 0.5": [*mixed, f"--{ALIGNMENT}.init_args.weight=0.5"],
+    }
 
 
 def run(arguments: list[str], threads: int) -> dict[str, Any]:

@@ -34,9 +34,11 @@ def rows(content: dict[str, Any]) -> list[list[str]]:
 def methods(content: dict[str, Any]) -> list[list[str]]:
     """Return every method with the student's last accuracy, plain, mixed and guided."""
     entries = content["rows"]
-    table = [["method", "plain", "+ condensed", "guided", "CPU-seconds of a run: plain, guided"]]
+    table = [
+        ["method", "plain", "+ condensed", "guided, weight 5", "weight 0.5", "CPU-seconds of a run: plain, guided"]
+    ]
     for name in (name for name in entries if "*" not in name and "+" not in name):
-        ways = [entries.get(key) for key in (name, f"{name} + condensed", f"{name}*")]
+        ways = [entries.get(key) for key in (name, f"{name} + condensed", f"{name}*", f"{name}* 0.5")]
         cells = ["-" if way is None else accuracy(way) for way in ways]
         seconds = ["-" if way is None else f"{_mean(way, 'cpu_seconds'):.0f}" for way in (ways[0], ways[2])]
         table.append([name, *cells, ", ".join(seconds)])
@@ -45,9 +47,9 @@ def methods(content: dict[str, Any]) -> list[list[str]]:
 
 def distances(content: dict[str, Any]) -> list[list[str]]:
     """Return for every method where its images lie, plain and guided."""
-    table = [["method", *(f"{title}: plain / guided" for title in FIGURES.values())]]
+    table = [["method", *FIGURES.values()]]
     for name in (name for name in content["rows"] if "*" not in name and "+" not in name):
-        ways = [content["rows"].get(key) for key in (name, f"{name}*")]
+        ways = [content["rows"].get(key) for key in (name, f"{name}* 0.5", f"{name}*")]
         cells = [" / ".join(f"{way['embeddings'][key]['mean']:.2f}" for way in ways if way) for key in FIGURES]
         table.append([name, *cells])
     return table
