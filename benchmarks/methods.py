@@ -61,8 +61,8 @@ def ways(method: str, flags: list[str]) -> dict[str, list[str]]:
     loss of their recipe and get a fixed share of condensed images.
     """
     stores = method in BANK or "source=bank" in str(flags)
-    own = [f"--config=configs/methods/{method.removeprefix('adaptive_')}.yaml", *(f"--{flag}" for flag in flags)]
-    own += SAME_LOSS if stores else []
+    loss = SAME_LOSS if stores else []
+    own = [f"--config=configs/methods/{method.removeprefix('adaptive_')}.yaml", *loss, *(f"--{flag}" for flag in flags)]
     mixed = [*own, f"--{MIX}={'union' if stores else 0.1}"]
     plain = {method: [*own, f"--{ALIGNMENT}=null", f"--{MIX}=0.0"]}
     if method in ("noise", "real_subset"):
