@@ -70,7 +70,7 @@ def ways(method: str, flags: list[str]) -> dict[str, list[str]]:
     return {
         **plain,
         f"{method} + condensed": [*mixed, f"--{ALIGNMENT}=null"],
-        f"{method}*": mixed,
+        f"{method}*": [*mixed, f"--{ALIGNMENT}.init_args.weight=5"],
         f"{method}* 0.5": [*mixed, f"--{ALIGNMENT}.init_args.weight=0.5"],
     }
 
