@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -71,6 +71,23 @@ class LossTerms(NamedTuple):
 
     values: Mapping[str, Tensor]
     weights: Mapping[str, float]
+
+    @classmethod
+    def of(cls, terms: Mapping[str, Callable[[], Tensor]], weights: Mapping[str, float]) -> LossTerms:
+        """Compute the terms whose weight is not 0; the others are left out.
+
+        Args:
+            terms: what computes each.
+            weights: one for each term.
+
+        Example:
+            >>> import torch
+            >>> terms = {"class": lambda: torch.ones(()), "bn": lambda: torch.zeros(())}
+            >>> LossTerms.of(terms, {"class": 2.0, "bn": 0.0}).total()
+            tensor(2.)
+        """
+        weights = {name: weight for name, weight in weights.items() if weight}
+        return cls({name: terms[name]() for name in weights}, weights)
 
     def total(self) -> Tensor:
         """Return the weighted sum of the terms, 0 without any."""

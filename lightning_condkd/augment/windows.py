@@ -30,8 +30,7 @@ class CropFlip(Augment):
         super().__init__()
         if padding < 0:
             raise ValueError(f"padding: expected a count of pixels >= 0, got {padding}")
-        if not 0 <= flip_probability <= 1:
-            raise ValueError(f"flip_probability: expected a share in [0, 1], got {flip_probability}")
+        _check_flip(flip_probability)
         self.padding, self.flip_probability = padding, flip_probability
 
     def extra_repr(self) -> str:
@@ -75,8 +74,7 @@ class RollFlip(Augment):
         super().__init__()
         if pixels < 0:
             raise ValueError(f"pixels: expected a count >= 0, got {pixels}")
-        if not 0 <= flip_probability <= 1:
-            raise ValueError(f"flip_probability: expected a share in [0, 1], got {flip_probability}")
+        _check_flip(flip_probability)
         self.pixels, self.flip_probability, self.shared = pixels, flip_probability, shared
 
     def extra_repr(self) -> str:
@@ -131,8 +129,7 @@ class ResizedCrop(Augment):
             raise ValueError(f"scale: expected two shares of the area in order, in (0, 1], got {scale}")
         if not 0 < ratio[0] <= ratio[1]:
             raise ValueError(f"ratio: expected two ratios above 0 in order, got {ratio}")
-        if not 0 <= flip_probability <= 1:
-            raise ValueError(f"flip_probability: expected a share in [0, 1], got {flip_probability}")
+        _check_flip(flip_probability)
         self.scale, self.ratio, self.flip_probability = scale, ratio, flip_probability
 
     def extra_repr(self) -> str:
@@ -158,3 +155,8 @@ class ResizedCrop(Augment):
         first = (sides <= 1).all(1).long().argmax(1)
         size = sides[torch.arange(len(sides)), :, first].clamp(max=1)
         return operators.flip(operators.resized_crop(images, size, parameters["position"]), parameters["flip"])
+
+
+def _check_flip(probability: float) -> None:
+    if not 0 <= probability <= 1:
+        raise ValueError(f"flip_probability: expected a share in [0, 1], got {probability}")

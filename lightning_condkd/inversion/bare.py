@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
-from lightning_condkd.inversion.base import Inversion, Observe, scale_learning_rates
+from lightning_condkd.inversion.base import Inversion, Observe, clip_gradients, scale_learning_rates
 from lightning_condkd.randomness import Draw
 from lightning_condkd.types import Synthetic
 
@@ -52,8 +51,7 @@ def synthesise(
             optimizers["synthesis"].zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             if inversion.gradient_clip is not None:
-                groups = optimizers["synthesis"].param_groups
-                clip_grad_norm_([p for group in groups for p in group["params"]], inversion.gradient_clip)
+                clip_gradients(optimizers["synthesis"], inversion.gradient_clip)
             optimizers["synthesis"].step()
         inversion.after_step(synthetic, output, loss.detach(), loss.detach(), unit)
         if unit.last:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol, cast, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from lightning_condkd.augment import Augment
 from lightning_condkd.distributed import gather_rows, mean_over_ranks
-from lightning_condkd.randomness import Draw
+from lightning_condkd.randomness import Draw, seeded_initialisation
 from lightning_condkd.types import Cadence, LossTerms, NetworkOutput, Spec, Synthetic, Unit
 
 Selection = Literal["total_loss", "inversion_loss", "last"]
@@ -44,6 +45,16 @@ def scale_learning_rates(optimizer: Optimizer, factor: float) -> None:
     """
     for group in optimizer.param_groups:
         group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+
+
+def clip_gradients(optimizer: Optimizer, norm: float) -> None:
+    """Scale the gradients of an optimizer's parameters down to a norm of all of them together.
+
+    Args:
+        optimizer: the optimizer.
+        norm: largest norm.
+    """
+    clip_grad_norm_([parameter for group in optimizer.param_groups for parameter in group["params"]], norm)
 
 
 class Inversion(nn.Module):
@@ -259,6 +270,24 @@ def check_bn(bn_weight: float, spec: Spec) -> None:
             f"bn_weight is {bn_weight}, but the teacher has no BatchNorm layer with running statistics: "
             "set bn_weight to 0 (the method then runs without its BN term) or use a teacher with BatchNorm"
         )
+
+
+def make_generator(
+    given: nn.Module | None, default: Callable[[], nn.Module], latent_size: int, spec: Spec, source: torch.Generator
+) -> nn.Module:
+    """Copy a given generator, or make the method's own, and check that it fits the task.
+
+    Args:
+        given: the user's network.
+        default: makes the method's own.
+        latent_size: length of a latent.
+        spec: shapes of the task.
+        source: of the initial values.
+    """
+    with seeded_initialisation(source):
+        generator = default() if given is None else copy.deepcopy(given)
+    check_generator(generator, latent_size, spec.image_shape)
+    return generator
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
@@ -17,7 +16,7 @@ from lightning_condkd.distributed import gather_rows
 from lightning_condkd.functional.contrastive import contrastive_loss
 from lightning_condkd.functional.inversion import adversarial_divergence, bn_distance, class_loss
 from lightning_condkd.functional.precision import at_least_float32
-from lightning_condkd.inversion.base import Inversion, Observe, Selection, check_bn, check_generator
+from lightning_condkd.inversion.base import Inversion, Observe, Selection, check_bn, make_generator
 from lightning_condkd.inversion.feature_ring import FeatureRing
 from lightning_condkd.models.generators import ConvGenerator
 from lightning_condkd.randomness import Draw, seeded_initialisation
@@ -168,11 +167,8 @@ class CMI(Inversion):
         """Make the generator, the latents, the head and the ring."""
         super().build(spec, generator)
         self._check(spec)
-        with seeded_initialisation(generator):
-            self.generator = copy.deepcopy(self.given_generator[0]) or ConvGenerator(
-                spec.image_shape, latent_size=self.latent_size, width=self.generator_width
-            )
-        check_generator(self.generator, self.latent_size, spec.image_shape)
+        given, latent_size = self.given_generator[0], self.latent_size
+        self.generator = make_generator(given, lambda: self._own_generator(spec), latent_size, spec, generator)
         self.latent = nn.Parameter(torch.zeros(self.batch_size, self.latent_size))
         self.register_buffer("labels", torch.zeros(self.batch_size, dtype=torch.long))
         self.num_classes = spec.num_classes
@@ -185,6 +181,9 @@ class CMI(Inversion):
         self.register_buffer("kept_features", torch.zeros(self.batch_size, 2 * width))
         dtype = getattr(torch, self.contrastive.ring_dtype)
         self.ring = FeatureRing(self.contrastive.ring_size, 2 * width, dtype=dtype, on_cpu=self.contrastive.ring_on_cpu)
+
+    def _own_generator(self, spec: Spec) -> nn.Module:
+        return ConvGenerator(spec.image_shape, latent_size=self.latent_size, width=self.generator_width)
 
     def _check(self, spec: Spec) -> None:
         check_bn(self.bn_weight, spec)

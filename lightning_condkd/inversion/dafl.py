@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from collections.abc import Callable
+from typing import Any, Literal, cast, get_args
 
 from torch import Tensor, nn
 
@@ -151,12 +152,10 @@ class DAFL(LiveInversion):
     ) -> tuple[LossTerms, NetworkOutput]:
         """Return class, activation and balance terms; a term of weight 0 is left out."""
         output = observe(self.view(synthetic.images, unit, draw), embedding=self.needs_embedding)
-        values: dict[str, Tensor] = {}
-        if self.class_weight:
-            values["class"] = class_loss(output.logits, output.logits.argmax(1))
-        if self.activation_weight and output.embedding is not None:
-            values["activation"] = activation_loss(output.embedding)
-        if self.balance_weight:
-            values["balance"] = balance_loss(output.logits, log10=self.balance_log10)
+        terms: dict[str, Callable[[], Tensor]] = {
+            "class": lambda: class_loss(output.logits, output.logits.argmax(1)),
+            "activation": lambda: activation_loss(cast(Tensor, output.embedding)),
+            "balance": lambda: balance_loss(output.logits, log10=self.balance_log10),
+        }
         weights = {"class": self.class_weight, "activation": self.activation_weight, "balance": self.balance_weight}
-        return LossTerms(values, {name: weights[name] for name in values}), output
+        return LossTerms.of(terms, weights), output

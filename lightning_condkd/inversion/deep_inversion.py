@@ -230,18 +230,16 @@ class DeepInversion(Inversion):
             "image_norm": lambda: self._image_norm(normalised, draw),
             "competition": lambda: self.competition.loss(output.logits, student(view).logits),
         }
-        weights = self._weights(unit)
-        return LossTerms({name: terms[name]() for name in weights}, weights), output
+        return LossTerms.of(terms, self._weights(unit)), output
 
     def _weights(self, unit: Unit) -> dict[str, float]:
-        weights = {
+        return {
             "class": self.class_weight,
             "bn": self.bn_weight,
             "total_variation": self.prior.total_variation_weight,
             "image_norm": self.prior.image_norm_weight,
             "competition": self.competition.weight if unit.round >= self.cadence.warmup_rounds else 0.0,
         }
-        return {name: weight for name, weight in weights.items() if weight}
 
     def _bn_distance(self, statistics: Sequence[BatchNormStatistics]) -> Tensor:
         distance = bn_distance(statistics)

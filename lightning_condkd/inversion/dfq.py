@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -92,15 +94,12 @@ class DFQ(LiveInversion):
         """Return adversarial, BN-statistics, class and balance terms; a term of weight 0 is left out."""
         view = self.view(synthetic.images, unit, draw)
         output = observe(view, bn=self.bn_weight != 0)
-        values: dict[str, Tensor] = {}
-        if self.adversarial_weight:
-            values["adversarial"] = negative_divergence(output.logits, student(view).logits)
-        if self.bn_weight:
-            values["bn"] = bn_distance(output.bn)
-        if self.class_weight:
-            values["class"] = class_loss(output.logits, output.logits.argmax(1))
-        if self.balance_weight:
-            values["balance"] = balance_loss(output.logits)
+        terms: dict[str, Callable[[], Tensor]] = {
+            "adversarial": lambda: negative_divergence(output.logits, student(view).logits),
+            "bn": lambda: bn_distance(output.bn),
+            "class": lambda: class_loss(output.logits, output.logits.argmax(1)),
+            "balance": lambda: balance_loss(output.logits),
+        }
         weights = {"adversarial": self.adversarial_weight, "bn": self.bn_weight}
         weights |= {"class": self.class_weight, "balance": self.balance_weight}
-        return LossTerms(values, {name: weights[name] for name in values}), output
+        return LossTerms.of(terms, weights), output

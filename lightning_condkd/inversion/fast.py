@@ -19,9 +19,9 @@ from lightning_condkd.functional.inversion import (
     bn_distance,
     class_loss,
 )
-from lightning_condkd.inversion.base import Inversion, Observe, Selection, check_bn, check_generator
+from lightning_condkd.inversion.base import Inversion, Observe, Selection, check_bn, make_generator
 from lightning_condkd.models.generators import ConvGenerator
-from lightning_condkd.randomness import Draw, seeded_initialisation
+from lightning_condkd.randomness import Draw
 from lightning_condkd.types import BatchNormStatistics, Cadence, LossTerms, NetworkOutput, Spec, Synthetic, Unit
 
 BETAS = (0.5, 0.999)
@@ -129,12 +129,9 @@ class Fast(Inversion):
         """Make the two generators, the latents and the moving statistics."""
         super().build(spec, generator)
         self._check(spec)
-        with seeded_initialisation(generator):
-            self.meta = copy.deepcopy(self.given_generator[0]) or ConvGenerator(
-                spec.image_shape, latent_size=self.latent_size, width=self.generator_width
-            )
+        given, latent_size = self.given_generator[0], self.latent_size
+        self.meta = make_generator(given, lambda: self._own_generator(spec), latent_size, spec, generator)
         self.inner = copy.deepcopy(self.meta)
-        check_generator(self.meta, self.latent_size, spec.image_shape)
         self.latent = nn.Parameter(torch.zeros(self.batch_size, self.latent_size))
         self.register_buffer("labels", torch.zeros(self.batch_size, dtype=torch.long))
         self.num_classes, self.bn_channels = spec.num_classes, spec.bn_channels
@@ -143,6 +140,9 @@ class Fast(Inversion):
         self.register_buffer("blocks_done", torch.zeros((), dtype=torch.long))
         for index, parameter in enumerate(self.meta.parameters()):
             self.register_buffer(f"meta_gradient_{index}", torch.zeros_like(parameter, requires_grad=False))
+
+    def _own_generator(self, spec: Spec) -> nn.Module:
+        return ConvGenerator(spec.image_shape, latent_size=self.latent_size, width=self.generator_width)
 
     def _check(self, spec: Spec) -> None:
         check_bn(self.bn_weight, spec)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from lightning_condkd.augment import Augment
-from lightning_condkd.inversion.base import Inversion, Observe, Source, check_generator
-from lightning_condkd.randomness import Draw, seeded_initialisation
+from lightning_condkd.inversion.base import Inversion, Observe, Source, make_generator
+from lightning_condkd.randomness import Draw
 from lightning_condkd.types import Cadence, Spec, Synthetic, Unit
 
 
@@ -72,9 +70,8 @@ class LiveInversion(Inversion):
     def build(self, spec: Spec, generator: torch.Generator) -> None:
         """Make the generator."""
         super().build(spec, generator)
-        with seeded_initialisation(generator):
-            self.generator = copy.deepcopy(self.given_generator[0]) or self.default_generator(spec)
-        check_generator(self.generator, self.latent_size, spec.image_shape)
+        given, latent_size = self.given_generator[0], self.latent_size
+        self.generator = make_generator(given, lambda: self.default_generator(spec), latent_size, spec, generator)
 
     def optimizers(self) -> dict[str, Optimizer]:
         """Return ``synthesis``, an Adam over the generator."""

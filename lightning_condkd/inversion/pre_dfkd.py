@@ -18,7 +18,7 @@ from lightning_condkd.functional.inversion import class_loss
 from lightning_condkd.inversion.base import Observe, check_generator
 from lightning_condkd.inversion.competition import Competition
 from lightning_condkd.inversion.live import LiveInversion
-from lightning_condkd.inversion.replay_memory import Memory, ReplayMemory, check_encoder, weighted
+from lightning_condkd.inversion.replay_memory import Memory, ReplayMemory, check_encoder
 from lightning_condkd.models.encoder import Encoder
 from lightning_condkd.models.normalised_generator import NormalisedGenerator
 from lightning_condkd.randomness import Draw, seeded_initialisation
@@ -189,7 +189,7 @@ class PREDFKD(LiveInversion):
             "activation": lambda: activation_loss(cast(Tensor, output.embedding)),
             "competition": lambda: self.competition.loss(output.logits.detach(), student(view).logits),
         }
-        return weighted(terms, self.weights), output
+        return LossTerms.of(terms, self.weights), output
 
     # --- the student's side ------------------------------------------------------------------------------------------
 

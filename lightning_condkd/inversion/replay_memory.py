@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -183,7 +183,7 @@ class ReplayMemory(nn.Module):
             "latent_variance": step.variance_weight,
             "latent_mean": step.mean_weight,
         }
-        return weighted(terms, weights)
+        return LossTerms.of(terms, weights)
 
     def reconstruction(self, images: Tensor, observe: Observe, draw: Draw) -> LossTerms:
         """Return how far images are from what the memory makes of them.
@@ -207,23 +207,7 @@ class ReplayMemory(nn.Module):
             "logits": self.memory.logits_weight,
             "divergence": self.memory.divergence_weight,
         }
-        return weighted(terms, weights)
-
-
-def weighted(terms: Mapping[str, Callable[[], Tensor]], weights: Mapping[str, float]) -> LossTerms:
-    """Return the terms whose weight is not 0; the others are not computed.
-
-    Args:
-        terms: what computes each.
-        weights: one for each term.
-
-    Example:
-        >>> terms = {"class": lambda: torch.ones(()), "bn": lambda: torch.zeros(())}
-        >>> weighted(terms, {"class": 2.0, "bn": 0.0}).total()
-        tensor(2.)
-    """
-    weights = {name: weight for name, weight in weights.items() if weight}
-    return LossTerms({name: terms[name]() for name in weights}, weights)
+        return LossTerms.of(terms, weights)
 
 
 @torch.no_grad()

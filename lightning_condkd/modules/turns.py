@@ -9,10 +9,9 @@ import lightning as L
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
-from lightning_condkd.inversion.base import scale_learning_rates
+from lightning_condkd.inversion.base import clip_gradients, scale_learning_rates
 
 
 class OptimizerTurns:
@@ -90,4 +89,4 @@ def _clip(module: L.LightningModule, optimizer: Optimizer, norm: float) -> None:
     scaler = getattr(module.trainer.precision_plugin, "scaler", None)
     if scaler is not None:
         scaler.unscale_(optimizer)
-    clip_grad_norm_([parameter for group in optimizer.param_groups for parameter in group["params"]], norm)
+    clip_gradients(optimizer, norm)
