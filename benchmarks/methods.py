@@ -100,8 +100,8 @@ def live(**arguments: object) -> list[str]:
 
 
 def cifar10(steps: int, **arguments: object) -> list[str]:
-    """Return the flags of a method on CIFAR-10: 100 images a round."""
-    return budget(steps, 100, 40, **arguments)
+    """Return the flags of a method on CIFAR-10: 50 images a round."""
+    return budget(steps, 50, 40, **arguments)
 
 
 CROP = "{class_path: CropFlip, init_args: {padding: 1, flip_probability: 0.0}}"
