@@ -1,80 +1,73 @@
-"""What every condensation method is, and how real images are drawn by class."""
+"""What every condensation method is, and how it gets at real images."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from lightning_condkd.randomness import Draw
 from lightning_condkd.types import LossTerms
 
 
-class RealBatch(NamedTuple):
-    """Real images of every class: this rank's share.
+class RealImages(NamedTuple):
+    """The real images, to be fetched by row.
 
     Args:
-        images: ``(M, C, H, W)``, pixels in the units of [0, 1].
-        labels: classes, ``(M,)`` int64, on the CPU.
+        pixels: takes rows of the data, ``(M,)`` int64, and returns images ``(M, C, H, W)``, pixels in the units of
+            [0, 1], on the training device.
+        class_rows: rows of each class.
     """
 
-    images: Tensor
-    labels: Tensor
+    pixels: Callable[[Tensor], Tensor]
+    class_rows: Sequence[Tensor]
 
 
 class CondensationMethod(nn.Module, ABC):
     """Base of the methods that learn the pixels of a condensed set; plain PyTorch.
 
-    Args:
-        real_batch: real images of each class in an iteration, over all ranks; a smaller class gives all that it has.
+    What a method must remember from one iteration to the next is a buffer or a frozen parameter. What it learns beside
+    the pixels is a parameter.
 
     Attributes:
         name: what the method is called in the files that it makes.
+        pixel_lr: published step size on normalised pixels; :class:`~lightning_condkd.modules.Condensation` multiplies
+            it by the square of ``std``, which makes it one for pixels in the units of [0, 1].
+        std: what the method's networks divide each channel by, in the units of [0, 1].
     """
 
     name: str
+    pixel_lr: float
+    std: Sequence[float] | None = None
 
-    def __init__(self, real_batch: int) -> None:
-        super().__init__()
-        if real_batch < 1:
-            raise ValueError(f"real_batch: expected a positive number of images, got {real_batch}")
-        self.real_batch = real_batch
+    def build(self, num_classes: int, ipc: int) -> None:
+        """Check and size what depends on the task; called once, before the first iteration.
+
+        Args:
+            num_classes: number of classes K.
+            ipc: images per class.
+        """
 
     @abstractmethod
-    def loss(self, images: Tensor, labels: Tensor, real: RealBatch, draw: Draw) -> LossTerms:
-        """Return the loss of one iteration.
+    def losses(self, images: Tensor, labels: Tensor, real: RealImages, draw: Draw) -> Iterator[LossTerms]:
+        """Yield the loss of one iteration in parts that add up to it.
+
+        The caller takes the gradient of a part before it asks for the next, so that only one has its graph in memory.
+        Every rank yields the same parts.
 
         Args:
             images: the learned pixels of the whole set, ``(N, C, H, W)``, in the units of [0, 1].
             labels: their classes, ``(N,)`` int64, on the CPU; every class has an image.
-            real: real images, this rank's share of the draw.
-            draw: the randomness of the iteration; the same on all ranks but for the share.
+            real: the real images.
+            draw: the randomness of the iteration, whose number is ``draw.step``; the same on all ranks.
         """
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
         """Return what a file of this method records of its settings, JSON values only."""
 
-
-def draw_rows(class_rows: Sequence[Tensor], per_class: int, draw: Draw) -> Tensor:
-    """Draw real images without replacement from every class.
-
-    Args:
-        class_rows: rows of each class in the data.
-        per_class: images of each class, over all ranks; a smaller class gives all that it has.
-        draw: the randomness of the iteration.
-
-    Returns:
-        Rows of the data by class: this rank's share of each class.
-
-    Example:
-        >>> table = [torch.tensor([0, 1, 2]), torch.tensor([3])]
-        >>> [len(draw_rows(table, 2, Draw(seed=0, step=0, rank=rank, world_size=2))) for rank in (0, 1)]
-        [2, 1]
-    """
-    generator = draw.generator("real")
-    chosen = [rows[torch.randperm(len(rows), generator=generator)[:per_class]] for rows in class_rows]
-    return torch.cat([rows[draw.rows] for rows in chosen])
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return groups for the optimizer, beside that of the pixels."""
+        return []

@@ -24,6 +24,16 @@ def flip(images: Tensor, mirrored: Tensor) -> Tensor:
     return torch.where(mirrored.to(images.device)[:, None, None, None], hflip(images), images)
 
 
+def mirror(images: Tensor) -> Tensor:
+    """Mirror all images left to right.
+
+    Args:
+        images: ``(N, C, H, W)``.
+    """
+    mirrored: Tensor = hflip(images)
+    return mirrored
+
+
 def shift(images: Tensor, offset: Tensor, fill: float = 0.0, mirrored: Tensor | None = None) -> Tensor:
     """Move the window over images by whole pixels, then mirror what it shows left to right; pixels keep their values.
 

@@ -1,4 +1,4 @@
-"""Learning a condensed set: the pixels are the only parameters."""
+"""Learning a condensed set: the pixels are parameters, and what else its method learns."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from lightning_condkd.condensation import CondensationMethod, RealBatch
-from lightning_condkd.condensation.base import draw_rows
-from lightning_condkd.data.condensed import CondensedInfo, CondensedSet
+from lightning_condkd.condensation import CondensationMethod, RealImages
+from lightning_condkd.data.condensed import CondensedInfo, CondensedSet, to_pixels
 from lightning_condkd.data.images import ImageSource
 from lightning_condkd.distributed import mean_over_ranks
-from lightning_condkd.modules.batches import real_batch
+from lightning_condkd.functional.surrogate import with_gradients
 from lightning_condkd.randomness import Draw, seeded_generator
 
 STATE_KEY = "condensation"
@@ -31,16 +30,19 @@ class Condensation(L.LightningModule):
     Args:
         method: how the images are learned.
         ipc: images per class.
-        learning_rate: step size on pixels in the units of [0, 1]. A published step size for normalised pixels is to be
-            multiplied by the squared standard deviation of the data: DM's 1 becomes 0.04 on CIFAR.
-        momentum: momentum of SGD (official code of DM 0.5).
-        init: start from real images, or from noise with the data's mean and standard deviation.
+        learning_rate: step size on pixels in the units of [0, 1]; ``None`` for the method's published one. That is for
+            normalised pixels, so it is multiplied by the squared standard deviation that the method's networks divide
+            by, or else that of the data: DM's 1 becomes 0.04 on CIFAR-10.
+        momentum: momentum of SGD (official codes of DC, DM and MTT 0.5).
+        init: what to start from: ``real`` for random real images, ``noise`` with the data's mean and standard
+            deviation, or the file of a condensed set with as many images per class.
         output: file to which the condensed set is written.
         steps_per_epoch: iterations in what the trainer counts as an epoch.
         seed: seed of all draws; ``None`` takes the one of ``seed_everything``, else 0. A resumed run keeps its own.
 
     Raises:
-        ValueError: at setup, if a class has no image, or fewer than are to be drawn from it.
+        ValueError: at setup, if a class has no image, or fewer than are to be drawn from it, or if the set to start
+            from does not fit.
 
     Example:
         >>> from lightning_condkd.condensation import DistributionMatching
@@ -55,9 +57,9 @@ class Condensation(L.LightningModule):
         method: CondensationMethod,
         ipc: int = 1,
         *,
-        learning_rate: float = 0.04,
+        learning_rate: float | None = None,
         momentum: float = 0.5,
-        init: Literal["real", "noise"] = "real",
+        init: Literal["real", "noise"] | Path = "real",
         output: str | Path = "condensed.safetensors",
         steps_per_epoch: int = 100,
         seed: int | None = None,
@@ -87,6 +89,7 @@ class Condensation(L.LightningModule):
         if not isinstance(source, ImageSource):
             raise TypeError("Condensation needs real images: fit it with an ImageDataModule, such as DigitsDataModule")
         _check_classes(source, self.ipc if self.init == "real" else 1)
+        self.method.build(source.num_classes, self.ipc)
         self._source = source
         self.pixels = nn.Parameter(_initial_pixels(source, self.ipc, self.init, self.seed))
 
@@ -104,12 +107,26 @@ class Condensation(L.LightningModule):
         """
         step = self.current_epoch * self.steps_per_epoch + batch_idx
         draw = Draw(self.seed, step, self.global_rank, self.trainer.world_size)
-        rows = draw_rows(self._data.class_rows, self.method.real_batch, draw)
-        images, labels = real_batch((self._data.images[rows].to(self.device), self._data.labels[rows]))
-        loss = self.method.loss(self._pixels, self.labels, RealBatch(images, labels), draw).total()
+        loss = self._differentiated(draw)
         self._guard(loss)
         self.log("train/loss", loss, prog_bar=True, batch_size=1)
         return loss
+
+    def _differentiated(self, draw: Draw) -> Tensor:
+        """Return the loss with its gradients, which are taken part by part."""
+        learned = [parameter for group in self.method.parameter_groups() for parameter in group["params"]]
+        images = self._pixels.detach().requires_grad_()
+        loss, gradients = images.new_zeros(()), [torch.zeros_like(tensor) for tensor in (images, *learned)]
+        for terms in self.method.losses(images, self.labels, self._real_images(), draw):
+            total = terms.total()
+            parts = torch.autograd.grad(total, [images, *learned], allow_unused=True)
+            gradients = [g if part is None else g + part for g, part in zip(gradients, parts, strict=True)]
+            loss = loss + total.detach()
+        return with_gradients(loss, [self._pixels, *learned], gradients)
+
+    def _real_images(self) -> RealImages:
+        source = self._data
+        return RealImages(lambda rows: to_pixels(source.images[rows], self.device), source.class_rows)
 
     def _guard(self, loss: Tensor) -> None:
         """Stop at the first loss that is not finite, with the last pixels that had a finite one."""
@@ -119,7 +136,7 @@ class Condensation(L.LightningModule):
         self._restore()
         self.write()
         raise FloatingPointError(
-            f"the loss of iteration {self.global_step} is {float(loss)}; {self.output} holds the last good set. "
+            f"the loss of iteration {self.global_step} is {float(loss.detach())}; {self.output} holds the last good set. "
             "Lower learning_rate"
         )
 
@@ -129,17 +146,25 @@ class Condensation(L.LightningModule):
             self._undone = 1
 
     def configure_optimizers(self) -> Optimizer:
-        """Return SGD on the pixels."""
-        return SGD([self._pixels], lr=self.learning_rate, momentum=self.momentum)
+        """Return SGD on the pixels, and on what else the method learns."""
+        groups = [{"params": [self._pixels], "lr": self._pixel_lr}, *self.method.parameter_groups()]
+        return SGD(groups, momentum=self.momentum)
+
+    @property
+    def _pixel_lr(self) -> float:
+        if self.learning_rate is not None:
+            return self.learning_rate
+        deviations = self.method.std or self._data.channel_statistics()[1]
+        return self.method.pixel_lr * sum(std**2 for std in deviations) / len(deviations)
 
     def condensed(self) -> CondensedSet:
         """Return the set as it is now."""
         settings = {
             "ipc": self.ipc,
             "iterations": self.global_step - self._undone,
-            "learning_rate": self.learning_rate,
+            "learning_rate": self._pixel_lr,
             "momentum": self.momentum,
-            "init": self.init,
+            "init": Path(self.init).name,
             **self.method.settings(),
         }
         names = self._data.class_names
@@ -196,12 +221,26 @@ def _check_classes(source: ImageSource, needed: int) -> None:
             )
 
 
-def _initial_pixels(source: ImageSource, ipc: int, init: Literal["real", "noise"], seed: int) -> Tensor:
+def _initial_pixels(source: ImageSource, ipc: int, init: str | Path, seed: int) -> Tensor:
     generator = seeded_generator(seed, "initial pixels")
     dtype = torch.get_default_dtype()
     if init == "real":
         chosen = [rows[torch.randperm(len(rows), generator=generator)[:ipc]] for rows in source.class_rows]
         return source.images[torch.cat(chosen)].to(dtype) / 255
+    if init != "noise":
+        return _pixels_of(CondensedSet.load(init), source, ipc, init)
     mean, std = (torch.tensor(values, dtype=dtype).view(-1, 1, 1) for values in source.channel_statistics())
     noise = torch.randn(source.num_classes * ipc, *source.image_shape, generator=generator, dtype=dtype)
     return mean + std * noise
+
+
+def _pixels_of(condensed: CondensedSet, source: ImageSource, ipc: int, init: str | Path) -> Tensor:
+    expected = (source.num_classes, ipc, *source.image_shape)
+    found = (condensed.num_classes, condensed.ipc, *condensed.image_shape)
+    if found != expected or len(condensed) != source.num_classes * ipc:
+        raise ValueError(
+            f"init: expected a set with (classes, images per class, C, H, W) = {expected}, got {found} with "
+            f"{len(condensed)} images in {init}; make one for this data"
+        )
+    rows = torch.cat([condensed.class_indices(label) for label in range(condensed.num_classes)])
+    return condensed.pixels(rows)

@@ -1,13 +1,14 @@
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from lightning_condkd.augment import CropFlip, SiameseAugment
-from lightning_condkd.condensation import DistributionMatching, RealBatch
+from lightning_condkd.condensation import DistributionMatching, RealImages
 from lightning_condkd.condensation import dm as dm_module
-from lightning_condkd.condensation.base import draw_rows
+from lightning_condkd.condensation.matching import draw_rows
 from lightning_condkd.models import ConvNet, Observer
 from lightning_condkd.randomness import Draw, seeded_initialisation
 
@@ -19,8 +20,8 @@ def network(norm: str = "instance") -> nn.Module:
     return ConvNet(3, image_size=8, depth=2, width=6, norm=norm).double()  # type: ignore[arg-type]
 
 
-def method(norm: str = "instance", chunk: int | None = None, real_batch: int = 6) -> DistributionMatching:
-    return DistributionMatching(partial(network, norm), MEAN, STD, chunk=chunk, real_batch=real_batch)
+def method(norm: str = "instance", real_batch: int = 6, **arguments: Any) -> DistributionMatching:
+    return DistributionMatching(partial(network, norm), MEAN, STD, real_batch=real_batch, **arguments)
 
 
 def images(n: int, seed: int) -> Tensor:
@@ -31,28 +32,37 @@ def learned() -> tuple[Tensor, Tensor]:
     return images(6, 1).requires_grad_(), torch.tensor([0, 0, 1, 1, 2, 2])
 
 
-def real_batch(draw: Draw) -> RealBatch:
-    labels = torch.arange(3).repeat_interleave(torch.tensor(CLASS_SIZES))
-    rows = draw_rows([(labels == label).nonzero().flatten() for label in range(3)], 6, draw)
-    return RealBatch(images(len(labels), 2)[rows], labels[rows])
+LABELS = torch.arange(3).repeat_interleave(torch.tensor(CLASS_SIZES))
 
 
-def transcribed(dm: DistributionMatching, pixels: Tensor, labels: Tensor, real: RealBatch, draw: Draw) -> Tensor:
+def real_images() -> RealImages:
+    rows = [torch.where(label == LABELS)[0] for label in range(3)]
+    return RealImages(lambda rows: images(len(LABELS), 2)[rows], rows)
+
+
+def loss_of(dm: DistributionMatching, pixels: Tensor, labels: Tensor, draw: Draw) -> Tensor:
+    return torch.stack([terms.total() for terms in dm.losses(pixels, labels, real_images(), draw)]).sum()
+
+
+def transcribed(dm: DistributionMatching, pixels: Tensor, labels: Tensor, draw: Draw) -> Tensor:
     """The published loop over classes, on whole batches; BatchNorm sees all classes at once."""
+    rows = torch.cat(draw_rows(real_images(), 6, draw))
+    real, real_labels = images(len(LABELS), 2)[rows], LABELS[rows]
     with seeded_initialisation(draw.generator("network")):
-        observer = Observer(dm.network(), MEAN, STD).train()
+        observer = Observer(dm.networks.network(), MEAN, STD).train()
 
     def embed(batch: Tensor, classes: Tensor) -> Tensor:
+        assert dm.augment is not None
         shared = [dm.augment.sample(1, draw.generator(f"augment/{int(label)}")) for label in classes]
         views = torch.cat([dm.augment(image[None], p) for image, p in zip(batch, shared, strict=True)])
         embedding = observer(views, embedding=True).embedding
         assert embedding is not None
         return embedding
 
-    real_embedding, learned_embedding = embed(real.images, real.labels), embed(pixels, labels)
+    real_embedding, learned_embedding = embed(real, real_labels), embed(pixels, labels)
     loss = torch.zeros((), dtype=torch.float64)
     for label in range(3):
-        gap = real_embedding[real.labels == label].mean(0) - learned_embedding[labels == label].mean(0)
+        gap = real_embedding[real_labels == label].mean(0) - learned_embedding[labels == label].mean(0)
         loss = loss + (gap**2).sum()
     return loss
 
@@ -62,37 +72,54 @@ def transcribed(dm: DistributionMatching, pixels: Tensor, labels: Tensor, real: 
 def test_loss_and_gradient_equal_the_published_loop(norm: str, step: int) -> None:
     dm, draw = method(norm, chunk=2), Draw(seed=5, step=step)
     pixels, labels = learned()
-    actual = dm.loss(pixels, labels, real_batch(draw), draw).total()
+    actual = loss_of(dm, pixels, labels, draw)
     [gradient] = torch.autograd.grad(actual, pixels)
-    expected = transcribed(dm, pixels, labels, real_batch(draw), draw)
+    expected = transcribed(dm, pixels, labels, draw)
     [expected_gradient] = torch.autograd.grad(expected, pixels)
     assert torch.allclose(actual, expected, rtol=1e-9)
     assert torch.allclose(gradient, expected_gradient, rtol=1e-7, atol=1e-12)
     assert gradient.abs().sum() > 0
 
 
-def test_networks_are_fresh_frozen_and_leave_the_global_stream_alone() -> None:
+def test_parts_of_classes_add_up_to_the_whole() -> None:
+    draw, (pixels, labels) = Draw(seed=5, step=0), learned()
+    parts = list(method(classes_per_part=2).losses(pixels, labels, real_images(), draw))
+    assert len(parts) == 2
+    whole = loss_of(method(), pixels, labels, draw)
+    assert torch.allclose(torch.stack([terms.total() for terms in parts]).sum(), whole, rtol=1e-12)
+    with pytest.raises(ValueError, match="classes_per_part: BatchNorm"):
+        method("batch", classes_per_part=2)
+
+
+def test_mirrored_matches_the_set_with_its_mirror_images() -> None:
+    draw, (pixels, labels) = Draw(seed=5, step=0), learned()
+    doubled = torch.cat([pixels, pixels.flip(-1)]), torch.cat([labels, labels])
+    expected = loss_of(method(), *doubled, draw)
+    actual = loss_of(method(mirrored=True), pixels, labels, draw)
+    assert torch.allclose(actual, expected, rtol=1e-9)
+    assert not torch.allclose(actual, loss_of(method(), pixels, labels, draw))
+
+
+def test_networks_are_fresh_and_leave_the_global_stream_alone() -> None:
     state = torch.random.get_rng_state()
-    dm = method()
-    first, again, other = (dm._make(Draw(seed=0, step=step)) for step in (0, 0, 1))
+    networks = method().networks
+    first, again, other = (networks.make(Draw(seed=0, step=step).generator("network")) for step in (0, 0, 1))
     assert torch.equal(state, torch.random.get_rng_state())
     assert first.fingerprint() == again.fingerprint() != other.fingerprint()
     assert first.training
-    assert not any(parameter.requires_grad for parameter in first.parameters())
 
 
 def test_the_loss_is_zero_when_learned_images_are_the_real_ones() -> None:
     draw = Draw(seed=0, step=0)
-    real = real_batch(draw)
-    assert method().loss(real.images, real.labels, real, draw).total() < 1e-20
+    rows = torch.cat(draw_rows(real_images(), 6, draw))
+    assert loss_of(method(), images(len(LABELS), 2)[rows], LABELS[rows], draw) < 1e-20
 
 
 def test_classes_have_augmentations_of_their_own() -> None:
-    dm, draw = method(), Draw(seed=0, step=0)
-    view = dm._view(images(1, 0).repeat(4, 1, 1, 1), torch.tensor([0, 0, 1, 1]), draw)
-    assert torch.equal(view[0], view[1])
-    assert torch.equal(view[2], view[3])
-    assert not torch.equal(view[0], view[2])
+    dm, draw, batch = method(), Draw(seed=0, step=0), images(1, 0).repeat(2, 1, 1, 1)
+    first, second = (dm._view(batch, label, draw) for label in (0, 1))
+    assert torch.equal(first[0], first[1])
+    assert not torch.equal(first, second)
 
 
 def test_default_augmentation_is_all_of_dsa_and_settings_record_it() -> None:
@@ -102,7 +129,7 @@ def test_default_augmentation_is_all_of_dsa_and_settings_record_it() -> None:
     assert "padding=2" in DistributionMatching(network, augment=CropFlip(2)).settings()["augment"]
 
 
-@pytest.mark.parametrize("arguments", [{"real_batch": 0}, {"chunk": 0}])
+@pytest.mark.parametrize("arguments", [{"real_batch": 0}, {"chunk": 0}, {"classes_per_part": 0}])
 def test_counts_must_be_positive(arguments: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(arguments))):
         DistributionMatching(network, **arguments)  # type: ignore[arg-type]
@@ -116,12 +143,11 @@ def test_a_factory_that_repeats_itself_is_refused() -> None:
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_real_images_are_drawn_once_each_and_shared_by_ranks(world_size: int) -> None:
-    class_rows = [torch.arange(0, 9), torch.arange(9, 14), torch.arange(14, 15)]
-    shares = [draw_rows(class_rows, 6, Draw(0, 4, rank, world_size)) for rank in range(world_size)]
-    rows = torch.cat(shares).tolist()
+    shares = [draw_rows(real_images(), 6, Draw(0, 4, rank, world_size)) for rank in range(world_size)]
+    rows = torch.cat([row for share in shares for row in share]).tolist()
     assert len(set(rows)) == len(rows) == 6 + 5 + 1
-    assert sorted(rows) == sorted(draw_rows(class_rows, 6, Draw(0, 4)).tolist())
-    assert sorted(rows) != sorted(draw_rows(class_rows, 6, Draw(0, 5)).tolist())
+    assert sorted(rows) == sorted(torch.cat(draw_rows(real_images(), 6, Draw(0, 4))).tolist())
+    assert sorted(rows) != sorted(torch.cat(draw_rows(real_images(), 6, Draw(0, 5))).tolist())
 
 
 def test_two_ranks_compute_the_loss_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +155,7 @@ def test_two_ranks_compute_the_loss_of_one(monkeypatch: pytest.MonkeyPatch) -> N
 
     def run(draw: Draw) -> tuple[Tensor, Tensor]:
         pixels, labels = learned()
-        loss = method().loss(pixels, labels, real_batch(draw), draw).total()
+        loss = loss_of(method(), pixels, labels, draw)
         return loss, *torch.autograd.grad(loss, pixels)
 
     def note(value: Tensor) -> Tensor:

@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_condkd.condensation import CondensationMethod, DistributionMatching, RealBatch
-from lightning_condkd.data.condensed import CondensedSet
+from lightning_condkd.condensation import CondensationMethod, DistributionMatching, RealImages
+from lightning_condkd.data.condensed import CondensedSet, to_pixels
 from lightning_condkd.data.datamodule_images import ImageDataModule
 from lightning_condkd.data.images import ImageSource
 from lightning_condkd.models import ConvNet
@@ -30,14 +31,15 @@ class Explosive(CondensationMethod):
     """Its loss is ten times the sum of pixels, and NaN from a chosen iteration on."""
 
     name = "explosive"
+    pixel_lr = 1.0
 
     def __init__(self, until: int) -> None:
-        super().__init__(real_batch=1)
+        super().__init__()
         self.until = until
 
-    def loss(self, images: Tensor, labels: Tensor, real: RealBatch, draw: Draw) -> LossTerms:
+    def losses(self, images: Tensor, labels: Tensor, real: RealImages, draw: Draw) -> Iterator[LossTerms]:
         value = images.sum() * (10.0 if draw.step < self.until else float("nan"))
-        return LossTerms({"sum": value}, {"sum": 1.0})
+        yield LossTerms({"sum": value}, {"sum": 1.0})
 
     def settings(self) -> dict[str, Any]:
         return {"until": self.until}
@@ -102,10 +104,11 @@ def test_a_set_of_uneven_classes_is_learned_and_written(tmp_path: Path) -> None:
 def test_learning_lowers_the_matching_loss(tmp_path: Path) -> None:
     def distance(module: Condensation) -> float:
         source = Uneven().train_source
-        real = RealBatch(source.images / 255, source.labels)
+        real = RealImages(lambda rows: to_pixels(source.images[rows]), source.class_rows)
         images = CondensedSet.load(module.output).images
         draws = [Draw(seed=99, step=step) for step in range(10)]
-        return sum(float(matching().loss(images, module.labels, real, draw).total()) for draw in draws)
+        parts = [terms for draw in draws for terms in matching().losses(images, module.labels, real, draw)]
+        return sum(float(terms.total()) for terms in parts)
 
     start, end = (condensation(tmp_path, learning_rate=lr, steps_per_epoch=20) for lr in (0.0, 0.09))
     fit(start)
@@ -151,6 +154,59 @@ def test_real_start_takes_images_of_the_right_class_and_the_seed_chooses(tmp_pat
         chosen.append(images)
     assert torch.equal(chosen[0], chosen[1])
     assert not torch.equal(chosen[0], chosen[2])
+
+
+def test_the_published_step_size_is_scaled_by_the_squared_deviation(tmp_path: Path) -> None:
+    rates = []
+    for method in (matching(), Explosive(99)):
+        module = condensation(tmp_path, method)
+        fit(module)
+        rates.append(CondensedSet.load(module.output).info.settings["learning_rate"])
+    stds = torch.tensor(Uneven().train_source.channel_statistics()[1])
+    assert rates == pytest.approx([0.09, float(stds.square().mean())])
+
+
+def test_a_run_starts_from_a_set_in_a_file_and_refuses_one_that_does_not_fit(tmp_path: Path) -> None:
+    start = CondensedSet(torch.rand(6, 3, 8, 8), torch.tensor([2, 1, 0, 0, 1, 2]))
+    start.save(tmp_path / "start.safetensors")
+    module = condensation(tmp_path, ipc=2, init=tmp_path / "start.safetensors", learning_rate=0.0)
+    fit(module)
+    assert torch.equal(CondensedSet.load(module.output).images, start.images[[2, 3, 1, 4, 0, 5]])
+    with pytest.raises(ValueError, match="init: expected a set"):
+        fit(condensation(tmp_path, ipc=1, init=tmp_path / "start.safetensors"))
+
+
+class TwoParts(CondensationMethod):
+    """A pixel loss in two parts, and a learned scale with a step size of its own."""
+
+    name = "two parts"
+    pixel_lr = 1.0
+
+    def __init__(self, joined: bool) -> None:
+        super().__init__()
+        self.joined, self.scale = joined, torch.nn.Parameter(torch.tensor(2.0))
+
+    def losses(self, images: Tensor, labels: Tensor, real: RealImages, draw: Draw) -> Iterator[LossTerms]:
+        halves = [(self.scale * image.square()).mean() for image in images.chunk(2)]
+        for value in [torch.stack(halves).sum()] if self.joined else halves:
+            yield LossTerms({"square": value}, {"square": 0.5})
+
+    def settings(self) -> dict[str, Any]:
+        return {"scale": float(self.scale.detach())}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": [self.scale], "lr": 0.25}]
+
+
+def test_parts_give_the_gradient_of_their_sum_and_what_a_method_learns_is_learned(tmp_path: Path) -> None:
+    sets = []
+    for joined in (False, True):
+        module = condensation(tmp_path, TwoParts(joined), ipc=2, learning_rate=0.1)
+        fit(module)
+        sets.append(CondensedSet.load(module.output))
+    assert torch.allclose(sets[0].images, sets[1].images, atol=1e-7)
+    assert sets[0].info.settings["scale"] == pytest.approx(sets[1].info.settings["scale"])
+    assert sets[0].info.settings["scale"] < 1.9
 
 
 def test_noise_has_the_statistics_of_the_data(tmp_path: Path) -> None:

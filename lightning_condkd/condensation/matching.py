@@ -1,0 +1,117 @@
+"""What the methods share that match, class by class, what random networks see in real and in learned images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_condkd.augment import Augment
+from lightning_condkd.condensation.base import CondensationMethod, RealImages
+from lightning_condkd.condensation.networks import FreshNetworks
+from lightning_condkd.functional.augmentation import mirror
+from lightning_condkd.randomness import Draw
+
+CHUNK_PIXELS = 32 * 32 * 32
+
+
+class MatchingMethod(CondensationMethod):
+    """Base of the methods that compare real and learned images of a class in a random network.
+
+    Args:
+        network: makes a new network with random weights at every call, such as a class or a ``functools.partial``.
+        mean: what the network is to subtract from each channel, in the units of [0, 1]; ``None`` for nothing.
+        std: likewise what it is to divide by.
+        augment: applied to real and learned images of a class with the same parameters; ``None`` for none.
+        real_batch: real images of each class in an iteration, over all ranks; a smaller class gives all that it has.
+        chunk: real images in a forward pass; ``None`` for as many as have the pixels of 32 images of 32x32, which was
+            the fastest on a CPU with 128 channels.
+        mirrored: whether the mirror image of each learned one is matched too (FYI).
+
+    Raises:
+        ValueError: if the network is the same object at every call, or a count is not positive.
+
+    References:
+        Son et al., "FYI: Flip Your Images for Dataset Distillation", ECCV 2024.
+    """
+
+    def __init__(
+        self,
+        network: Callable[[], nn.Module],
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        *,
+        augment: Augment | None = None,
+        real_batch: int = 256,
+        chunk: int | None = None,
+        mirrored: bool = False,
+    ) -> None:
+        super().__init__()
+        for name, count in {"real_batch": real_batch, "chunk": chunk}.items():
+            if count is not None and count < 1:
+                raise ValueError(f"{name}: expected a positive number of images, got {count}")
+        self.networks, self.std = FreshNetworks(network, mean, std), std
+        self.augment, self.real_batch, self.chunk, self.mirrored = augment, real_batch, chunk, mirrored
+
+    def build(self, num_classes: int, ipc: int) -> None:
+        """Check the networks against the data.
+
+        Args:
+            num_classes: number of classes K.
+            ipc: images per class.
+
+        Raises:
+            ValueError: if they have another number of classes.
+        """
+        if self.networks.num_classes != num_classes:
+            raise ValueError(
+                f"network: expected {num_classes} classes as in the data, got {self.networks.num_classes}; "
+                "set its num_classes"
+            )
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a file of this method records."""
+        return {
+            **self.networks.settings(),
+            "augment": repr(self.augment),
+            "real_batch": self.real_batch,
+            "mirrored": self.mirrored,
+        }
+
+    def _view(self, images: Tensor, label: int, draw: Draw) -> Tensor:
+        """Augment images of a class by parameters that depend on nothing but the class and the iteration."""
+        if self.augment is None or not len(images):
+            return images
+        view: Tensor = self.augment(images, self.augment.sample(1, draw.generator(f"augment/{label}")))
+        return view
+
+    def _learned(self, images: Tensor, labels: Tensor, label: int, draw: Draw) -> Tensor:
+        """Return the view of the learned images of a class, with their mirror images where asked for."""
+        of_class = images[(labels == label).nonzero().flatten().to(images.device)]
+        return self._view(torch.cat([of_class, mirror(of_class)]) if self.mirrored else of_class, label, draw)
+
+    def _chunks(self, images: Tensor) -> tuple[Tensor, ...]:
+        return torch.split(images, self.chunk or max(1, CHUNK_PIXELS // images[0, 0].numel()))
+
+
+def draw_rows(real: RealImages, per_class: int, draw: Draw) -> list[Tensor]:
+    """Draw real images without replacement from every class.
+
+    Args:
+        real: the real images.
+        per_class: images of each class, over all ranks; a smaller class gives all that it has.
+        draw: the randomness of the iteration.
+
+    Returns:
+        Rows of the data, a tensor for each class: this rank's share.
+
+    Example:
+        >>> real = RealImages(lambda rows: rows, [torch.tensor([0, 1, 2]), torch.tensor([3])])
+        >>> [[len(rows) for rows in draw_rows(real, 2, Draw(0, 0, rank, world_size=2))] for rank in (0, 1)]
+        [[1, 1], [1, 0]]
+    """
+    generator = draw.generator("real")
+    chosen = [rows[torch.randperm(len(rows), generator=generator)[:per_class]] for rows in real.class_rows]
+    return [rows[draw.rows] for rows in chosen]

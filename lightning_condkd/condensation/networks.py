@@ -1,0 +1,61 @@
+"""Networks with random weights, new ones at every call and the same ones for the same seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightning_condkd.models import Observer
+from lightning_condkd.randomness import seeded_generator, seeded_initialisation
+
+
+class FreshNetworks:
+    """Makes networks with random weights, each with the normalisation of the data.
+
+    Args:
+        network: makes a new network at every call, such as a class or a ``functools.partial``.
+        mean: what it is to subtract from each channel, in the units of [0, 1]; ``None`` for nothing.
+        std: likewise what it is to divide by.
+
+    Raises:
+        ValueError: if the network is the same object at every call.
+
+    Example:
+        >>> from lightning_condkd.models import ConvNet
+        >>> networks = FreshNetworks(lambda: ConvNet(2, image_size=8, depth=1, width=4))
+        >>> first, again = (networks.make(torch.Generator().manual_seed(0)) for _ in range(2))
+        >>> first.fingerprint() == again.fingerprint(), first.training
+        (True, True)
+    """
+
+    def __init__(
+        self,
+        network: Callable[[], nn.Module],
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        self.network, self.mean, self.std = network, mean, std
+        first = self.make(seeded_generator(0, "network"))
+        if first.network is self.make(seeded_generator(0, "network")).network:
+            raise ValueError("network: expected a new network at every call, got the same object; pass its class")
+        self.name = type(first.network).__name__
+        self.num_classes, self.has_bn = first.num_classes, bool(first.bn_channels)
+        self.num_parameters = sum(parameter.numel() for parameter in first.parameters())
+
+    def make(self, generator: torch.Generator) -> Observer:
+        """Return a new network in training mode, on the CPU.
+
+        Args:
+            generator: its weights are drawn from it.
+        """
+        with seeded_initialisation(generator):
+            network = self.network()
+        return Observer(network, self.mean, self.std).train()
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a file records of the networks, JSON values only."""
+        statistics = {"mean": self.mean, "std": self.std}
+        return {"network": self.name, **{k: None if v is None else list(v) for k, v in statistics.items()}}
