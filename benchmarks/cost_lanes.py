@@ -96,7 +96,7 @@ class Turn(NamedTuple):
     cpu: Mapping[str, float]
 
 
-def _seconds(lane: Lane) -> tuple[float, float]:
+def seconds_of(lane: Lane) -> tuple[float, float]:
     start = time.perf_counter(), time.process_time()
     lane()
     if torch.cuda.is_available():
@@ -114,7 +114,7 @@ def take_turns(trainers: Mapping[str, TrainerLane], bare: Mapping[Phase, Mapping
         if unit is None:
             raise RuntimeError("a trainer has not begun its first step")
         lanes: list[tuple[str, Lane]] = [*trainers.items(), *bare.get(unit.phase, {}).items()]
-        seconds = {name: _seconds(lane) for name, lane in (lanes[::-1] if turn % 2 else lanes)}
+        seconds = {name: seconds_of(lane) for name, lane in (lanes[::-1] if turn % 2 else lanes)}
         wall, cpu = ({name: both[i] for name, both in seconds.items()} for i in range(2))
         taken.append(Turn(unit, (unit.counter + 1) % length == 0, wall, cpu))
     return taken
