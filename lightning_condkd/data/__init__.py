@@ -9,7 +9,8 @@ from lightning_condkd.data.datamodule_images import (
     ImageFolderDataModule,
     TorchvisionDataModule,
 )
-from lightning_condkd.data.importers import import_condensed, import_dc, import_mtt
+from lightning_condkd.data.exports import export_dc, export_mtt, export_png
+from lightning_condkd.data.importers import import_condensed, import_dc, import_decoded, import_folder, import_mtt
 from lightning_condkd.data.steps import StepStream, step_loader
 from lightning_condkd.data.transfer import TransferBatch, TransferSet
 
@@ -25,8 +26,13 @@ __all__ = [
     "TorchvisionDataModule",
     "TransferBatch",
     "TransferSet",
+    "export_dc",
+    "export_mtt",
+    "export_png",
     "import_condensed",
     "import_dc",
+    "import_decoded",
+    "import_folder",
     "import_mtt",
     "step_loader",
 ]

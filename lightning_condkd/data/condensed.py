@@ -204,17 +204,17 @@ class CondensedSet:
         """Read a set from a file of ours, or from a file in circulation that an importer recognises.
 
         Args:
-            path: ``.safetensors`` of :meth:`save`, or ``.pt`` / ``.pth`` of the DC or MTT family, see
-                :func:`~lightning_condkd.data.importers.import_condensed`; ``package:NAME`` is a packaged file.
+            path: ``.safetensors`` of :meth:`save`, or a ``.pt`` / ``.pth`` file or a folder of images in circulation,
+                see :func:`~lightning_condkd.data.importers.import_condensed`; ``package:NAME`` is a packaged file.
 
         Raises:
             FileNotFoundError: no such file.
             ValueError: the file is not a condensed set.
         """
         path = resolve_asset(path)
-        if not path.is_file():
+        if not path.exists():
             raise FileNotFoundError(f"no condensed set at {path}: check the path")
-        if path.suffix in (".pt", ".pth"):
+        if path.is_dir() or path.suffix in (".pt", ".pth"):
             from lightning_condkd.data.importers import import_condensed  # it imports this file
 
             return import_condensed(path)

@@ -1,46 +1,99 @@
-"""Conversion of a file in circulation, with a report of what was found."""
+"""Conversion of condensed sets between formats, with a report of what was found."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal, Unpack
 
 import torch
 
+from lightning_condkd.assets import resolve_asset
 from lightning_condkd.data.condensed import CondensedSet
+from lightning_condkd.data.exports import export_dc, export_mtt, export_png
 from lightning_condkd.data.importers import import_condensed
+from lightning_condkd.data.importers_common import FACTS, ImportOptions, given_options, record, refuse_others
 from lightning_condkd.models.observer import Observer
+
+Format = Literal["dc", "mtt", "png"]
 
 
 def convert(
     source: str | Path,
     output: str | Path,
     *,
-    dataset: str | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    labels: str | Path | None = None,
-    run: int | None = None,
-    whitened: bool | None = None,
+    format: Format | None = None,
     teacher: Observer | None = None,
+    **options: Unpack[ImportOptions],
 ) -> str:
-    """Write a file in circulation as a condensed set of ours and return a report on it.
+    """Write a condensed set in another format, ours or one that public code reads, and return a report on it.
+
+    A dataset, or a mean and std, are those of the normalised files: they are undone on import and applied on export. A
+    folder and a set of ours are in pixels, so there they only serve an export.
 
     Args:
-        source: the file, or the images file of a pair.
-        output: target, ending in ``.safetensors``.
-        dataset: the dataset, where the name of the file does not tell.
-        mean: channel means that the source used.
-        std: channel standard deviations that the source used.
-        labels: labels file of a pair (MTT family).
-        run: which run to take (DC family); by default the last.
-        whitened: whether the images are whitened (MTT family).
+        source: a file in circulation, the images file of a pair, a folder of images, or a set of ours.
+        output: target; a file ending in ``.safetensors`` becomes a set of ours.
+        format: what to export otherwise: ``dc`` (a dict, into a ``.pt`` file), ``mtt`` (a pair of files, into a folder)
+            or ``png`` (a folder of images).
         teacher: also reports its top-1 accuracy on the set, with a warning when that is close to chance.
+        **options: what the source does not tell.
+
+    Raises:
+        ValueError: the source is not understood, or format and output do not fit each other.
     """
-    condensed = import_condensed(source, dataset=dataset, mean=mean, std=std, labels=labels, run=run, whitened=whitened)
+    path, output, given = resolve_asset(source), Path(output), given_options(options)
+    _check_target(output, format)
+    in_pixels = path.is_dir() or path.suffix == ".safetensors"
+    export_only = {"mean", "std"} if in_pixels and format in ("dc", "mtt") else set()
+    condensed = _read(path, {name: value for name, value in given.items() if name not in export_only})
+    constants = {name: value for name, value in given.items() if name in ("dataset", "mean", "std")}
+    note = _write(condensed, output, format, constants)
+    lines = [condensed.describe(), *_warnings(condensed), note]
+    if teacher is not None:
+        lines.append(_judge(teacher_accuracy(condensed, teacher), condensed))
+    return "\n".join(lines)
+
+
+def _check_target(output: Path, format: Format | None) -> None:
+    ours = output.suffix == ".safetensors"
+    if ours and format is not None:
+        raise ValueError(f"{output.name} would be a set of ours, not an export: drop format, or the ending")
+    if not ours and format is None:
+        raise ValueError(
+            f"{output} is no .safetensors file: end it so for a set of ours, or say what to export with format "
+            "(--format): dc, mtt or png"
+        )
+
+
+def _read(path: Path, given: dict[str, Any]) -> CondensedSet:
+    if path.suffix != ".safetensors" or path.is_dir():
+        return import_condensed(path, **given)
+    refuse_others(given, FACTS, f"{path.name} is a set of ours in pixels")
+    return record(CondensedSet.load(path), given)
+
+
+def _write(condensed: CondensedSet, output: Path, format: Format | None, constants: dict[str, Any]) -> str:
+    dropped = " Soft labels are left out: the format holds classes." if condensed.soft_labels is not None else ""
+    if format == "png":
+        share = export_png(condensed, output)
+        return f"written to {output} as a folder of PNG images, {100 * share:.2f} % of the values clipped.{dropped}"
+    if format == "dc":
+        export_dc(condensed, output, **constants)
+        return f"written to {output} as a dict of the DC family.{dropped}"
+    if format == "mtt":
+        export_mtt(condensed, output, **constants)
+        return f"written to {output} as a pair of the MTT family."
     condensed.save(output)
-    report = f"{condensed.describe()}\nwritten to {output}"
-    return report if teacher is None else f"{report}\n{_judge(teacher_accuracy(condensed, teacher), condensed)}"
+    return f"written to {output}"
+
+
+def _warnings(condensed: CondensedSet) -> list[str]:
+    if condensed.info.method != "MTT family" or "train_lr" in condensed.info.settings:
+        return []
+    return [
+        "warning: the files do not tell the learned step size, and results are far lower with another. It is in the "
+        "source's log: pass train_lr (--train_lr)"
+    ]
 
 
 @torch.no_grad()

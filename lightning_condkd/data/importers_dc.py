@@ -1,0 +1,112 @@
+"""The dict of the DC family: DC, DSA, DM, DataDAM, and DC-BENCH's copies of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lightning_condkd.data.condensed import CondensedSet
+from lightning_condkd.data.files import read_untrusted
+from lightning_condkd.data.importers_common import NORMALISED_STD, build, provenance_of, what_is
+from lightning_condkd.data.normalisations import DC_CONSTANTS, Source, find_normalisation
+
+# DataDAM's code ends the name with an underscore.
+_CODE_NAME = re.compile(r"res_(?P<method>[^_]+)_(?P<dataset>[^_]+)_(?P<network>.+)_(?P<ipc>\d+)ipc_?\.(?:pt|pth)")
+_RELEASED_DATADAM = re.compile(r"syn_data_(?P<dataset>.+)_ipc_(?P<ipc>\d+)\.(?:pt|pth)")
+
+
+def import_dc(
+    path: str | Path,
+    *,
+    dataset: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    run: int = -1,
+) -> CondensedSet:
+    """Read a file of the DC family: a dict whose ``data`` lists one ``[images, labels]`` for each run.
+
+    DataDAM's released sets hold a single pair in ``data``. DataDAM's own code lists every evaluation of a run instead,
+    so that the last entry is the finished set; the provenance says so.
+
+    Args:
+        path: usually ``res_{METHOD}_{DATASET}_{NET}_{IPC}ipc.pt`` or ``syn_data_{DATASET}_ipc_{IPC}.pt``; method and
+            dataset are read from this name.
+        dataset: the dataset, where the name does not tell.
+        mean: channel means that the source used, in place of the dataset's.
+        std: channel standard deviations that the source used, in place of the dataset's.
+        run: which run to take; -1 is the last.
+
+    Raises:
+        ValueError: the file is of another kind or asks for code to run, or the normalisation is not known.
+
+    References:
+        Zhao, Mopuri, Bilen: Dataset Condensation with Gradient Matching, arXiv 2006.05929.
+        Sajedi et al.: DataDAM: Efficient Dataset Distillation with Attention Matching, arXiv 2310.00093.
+    """
+    return read_dc(read_untrusted(Path(path)), Path(path), Source(dataset, mean, std), run)
+
+
+def read_dc(content: object, path: Path, source: Source, run: int) -> CondensedSet:
+    """Return the set of a dict of the DC family.
+
+    Args:
+        content: what the file holds.
+        path: the file.
+        source: what is known about its normalisation.
+        run: which run to take; -1 is the last.
+
+    Raises:
+        ValueError: see :func:`import_dc`.
+    """
+    runs = _runs(content, path)
+    if not -len(runs) <= run < len(runs):
+        raise ValueError(f"run={run}, but {path.name} holds {len(runs)} runs: choose 0 to {len(runs) - 1}, or -1")
+    named = _name_facts(path.name)
+    source = source._replace(dataset=source.dataset or named.get("dataset"))
+    known = find_normalisation(DC_CONSTANTS, source, path.name)
+    images, labels = runs[run]
+    if named.get("method") == "DataDAM" and source.mean is None:
+        _refuse_whitened(images, path)
+    return build(
+        images,
+        labels,
+        known,
+        method=named.get("method", "unknown"),
+        settings={"dataset": source.dataset, "network": named.get("network")},
+        provenance=provenance_of("DC dict", path) | {"run": _which(run % len(runs) + 1, len(runs), named)},
+    )
+
+
+def _name_facts(name: str) -> Mapping[str, str]:
+    if match := _RELEASED_DATADAM.fullmatch(name):
+        return {"method": "DataDAM", "dataset": match["dataset"]}
+    return match.groupdict() if (match := _CODE_NAME.fullmatch(name)) else {}
+
+
+def _refuse_whitened(images: Tensor, path: Path) -> None:
+    if (spread := float(images.detach().float().std())) < NORMALISED_STD:
+        raise ValueError(
+            f"{path.name} looks whitened (std {spread:.2f}, expected about 1), as DataDAM's code does with --zca, and "
+            "a teacher cannot read whitened images. If they are normalised after all, pass mean and std (--mean, --std)"
+        )
+
+
+def _which(number: int, count: int, named: Mapping[str, str]) -> str:
+    evaluations = named.get("method") == "DataDAM" and "network" in named
+    return f"{number} of {count}{' evaluations of one run, of which the last is the finished set' * evaluations}"
+
+
+def _runs(content: object, path: Path) -> Sequence[tuple[Tensor, Tensor]]:
+    data: list[Any] = (content.get("data") if isinstance(content, dict) else None) or []
+    runs = [data] if data and isinstance(data[0], Tensor) else data
+    if runs and all(len(pair) == 2 and all(isinstance(item, Tensor) for item in pair) for pair in runs):
+        return [(images, labels) for images, labels in runs]
+    raise ValueError(
+        f"{path} is neither a dict with a list 'data' of [images, labels] (DC, DSA, DM, DataDAM) nor a tensor of "
+        "images (N, C, H, W) (MTT family) nor a list [images, labels] (IDC, DREAM, NCFM), but "
+        f"{what_is(content)}: save its images in the units of [0, 1] with CondensedSet(images, labels).save(...)"
+    )

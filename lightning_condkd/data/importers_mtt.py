@@ -1,0 +1,191 @@
+"""The pair of tensor files of the MTT family: MTT, FTD, TESLA, DATM; DataDAM and DC-BENCH keep real images so."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import count, takewhile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lightning_condkd.data.condensed import CondensedSet
+from lightning_condkd.data.files import read_untrusted, sha256
+from lightning_condkd.data.importers_common import (
+    NORMALISED_STD,
+    build,
+    given_options,
+    provenance_of,
+    record,
+    what_is,
+)
+from lightning_condkd.data.normalisations import (
+    DC_CONSTANTS,
+    MTT_CONSTANTS,
+    Normalisation,
+    Source,
+    find_normalisation,
+    known_classes,
+)
+
+# Images to start from of DataDAM and DC-BENCH, which go by the constants of DC
+_START_NAME = re.compile(r"(?P<dataset>[^_]+)_IPC\d+(?:_normalize)?_images\.(?:pt|pth)")
+# DC-BENCH splits MTT's Tiny-ImageNet set with 50 images per class.
+_SHARD_NAME = re.compile(r"(?P<stem>images_best_)(?P<number>\d)(?P<suffix>\.pt|\.pth)")
+
+
+def import_mtt(
+    images_path: str | Path,
+    labels_path: str | Path | None = None,
+    *,
+    dataset: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    whitened: bool | None = None,
+    train_lr: float | None = None,
+) -> CondensedSet:
+    """Read a pair of tensor files of the MTT family (MTT, FTD, TESLA, DATM).
+
+    Labels may be classes, probabilities or logits; which is told from type and shape, and recorded. Sets that were made
+    with ZCA exist twice: ``images_*`` is whitened and refused, since a teacher cannot read it; ``images_zca_*`` is the
+    same set with the whitening undone, already in the units of [0, 1], and is taken as it is. A set in shards
+    (``images_best_0.pt`` to ``images_best_4.pt`` of DC-BENCH) is read whole from its first one.
+
+    The family trains on its sets with a learned step size. DATM saves it (``lr_best.pt``), the others only log it.
+
+    Args:
+        images_path: usually ``images_best.pt``.
+        labels_path: its labels; by default the name with ``labels`` in place of ``images``.
+        dataset: the dataset, whose constants are undone.
+        mean: channel means that the source used, in place of the dataset's.
+        std: channel standard deviations that the source used, in place of the dataset's.
+        whitened: whether the images are whitened; ``None`` judges by their spread.
+        train_lr: the learned step size; by default that of an ``lr_*`` file beside the images. Goes into
+            ``info.settings["train_lr"]``.
+
+    Raises:
+        FileNotFoundError: no labels file.
+        ValueError: the images are whitened, the files are of another kind, or the normalisation is not known.
+
+    References:
+        Cazenavette et al.: Dataset Distillation by Matching Training Trajectories, arXiv 2203.11932.
+        Guo et al.: Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching, arXiv 2310.05773.
+    """
+    path = Path(images_path)
+    condensed = read_mtt(read_untrusted(path), path, labels_path, Source(dataset, mean, std), whitened)
+    return record(condensed, given_options({"train_lr": train_lr}))
+
+
+def read_mtt(
+    content: object, path: Path, labels_path: str | Path | None, source: Source, whitened: bool | None
+) -> CondensedSet:
+    """Return the set of a pair, with the step size of its ``lr_*`` file where there is one.
+
+    Args:
+        content: what the images file holds.
+        path: the images file.
+        labels_path: its labels; ``None`` looks beside it.
+        source: what is known about the normalisation.
+        whitened: whether the images are whitened; ``None`` judges by their spread.
+
+    Raises:
+        FileNotFoundError: no labels file.
+        ValueError: see :func:`import_mtt`.
+    """
+    first = _checked_images(content, path)
+    files = [path] if labels_path is not None else _shards(path)
+    label_files = [Path(labels_path)] if labels_path is not None else [_labels_path(file) for file in files]
+    images, labels = torch.cat([first, *map(_read_images, files[1:])]), torch.cat([*map(_read_labels, label_files)])
+    start = _START_NAME.fullmatch(path.name)
+    source = source._replace(dataset=source.dataset or (start["dataset"] if start else None))
+    known = _normalisation(images, path, source, whitened, DC_CONSTANTS if start else MTT_CONSTANTS)
+    train_lr, lr_record = _step_size(path)
+    return build(
+        images,
+        labels,
+        known,
+        method="real images" if start else "MTT family",
+        settings={"dataset": source.dataset, "train_lr": train_lr},
+        provenance=_provenance(files, label_files, known) | lr_record,
+    )
+
+
+def _shards(path: Path) -> list[Path]:
+    match = _SHARD_NAME.fullmatch(path.name)
+    if not match:
+        return [path]
+    if match["number"] != "0":
+        raise ValueError(f"{path.name} is one shard of a set: give the first, {match['stem']}0{match['suffix']}")
+    names = (path.with_name(f"{match['stem']}{number}{match['suffix']}") for number in count())
+    return list(takewhile(Path.is_file, names))
+
+
+def _labels_path(path: Path) -> Path:
+    name = path.name.replace("images_zca", "images").replace("images", "labels")
+    # FTD keeps the un-whitened view of its averaged images beside ema_labels_*.
+    for candidate in (name, f"ema_{name}"):
+        if name != path.name and path.with_name(candidate).is_file():
+            return path.with_name(candidate)
+    raise FileNotFoundError(f"no labels file {name} beside {path}: name it with labels (--labels)")
+
+
+def _read_images(path: Path) -> Tensor:
+    return _checked_images(read_untrusted(path), path)
+
+
+def _checked_images(content: object, path: Path) -> Tensor:
+    if not isinstance(content, Tensor) or content.dim() != 4:
+        raise ValueError(f"expected a tensor of images (N, C, H, W) in {path}, got {what_is(content)}")
+    return content
+
+
+def _read_labels(path: Path) -> Tensor:
+    labels = read_untrusted(path)
+    if not isinstance(labels, Tensor) or labels.dim() not in (1, 2):
+        raise ValueError(
+            f"expected labels as whole numbers (N,), or probabilities or logits (N, K), in {path}, got "
+            f"{what_is(labels)}: give the labels file"
+        )
+    return labels
+
+
+def _step_size(path: Path) -> tuple[float | None, dict[str, str]]:
+    file = path.with_name(path.name.replace("images_zca", "images").replace("images", "lr"))
+    if file == path or not file.is_file():
+        return None, {}
+    value = read_untrusted(file)
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        raise ValueError(f"expected one step size in {file}, got {what_is(value)}: move the file away, pass train_lr")
+    # The shortest decimal number that is this float32, so that 0.02 is recorded as 0.02
+    return float(str(value.detach().reshape(()).numpy())), {"train_lr": file.name, "train_lr_sha256": sha256(file)}
+
+
+def _provenance(files: list[Path], label_files: list[Path], known: Normalisation) -> dict[str, str]:
+    form = "MTT pair" if known.mean else "MTT pair, whitening undone by its source"
+    labels = provenance_of(form, *label_files)
+    return provenance_of(form, *files) | {"labels": labels["file"], "labels_sha256": labels["sha256"]}
+
+
+def _normalisation(
+    images: Tensor, path: Path, source: Source, whitened: bool | None, table: Mapping[str, Normalisation]
+) -> Normalisation:
+    if "images_zca" in path.name:
+        if source.mean is not None or whitened:
+            raise ValueError(
+                f"{path.name} is the view with the whitening undone, in pixels: drop mean, std and whitened"
+            )
+        return Normalisation((), (), known_classes(source.dataset))
+    spread = float(images.detach().float().std())
+    if whitened or (whitened is None and spread < NORMALISED_STD):
+        why = (
+            "is whitened"
+            if whitened
+            else f"looks whitened or is in pixels already (std {spread:.2f}, expected about 1)"
+        )
+        raise ValueError(
+            f"{path.name} {why}, and a teacher cannot read whitened images. Import the images_zca_*.pt file that the "
+            "source writes beside it; if the images are normalised after all, pass whitened=False (--whitened false); "
+            "for pixels, also a mean of 0 and a std of 1 for each channel"
+        )
+    return find_normalisation(table, source, path.name)

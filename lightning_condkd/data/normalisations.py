@@ -1,0 +1,147 @@
+"""Normalisation constants of public code bases: the same dataset goes by different ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Normalisation(NamedTuple):
+    """How a public code base normalised a dataset.
+
+    Args:
+        mean: channel means in the units of [0, 1]; empty for images that are in pixels already.
+        std: channel standard deviations in the units of [0, 1].
+        num_classes: number of classes of the dataset; ``None`` where it is not known.
+
+    Example:
+        >>> gray = Normalisation((0.5,), (0.25,), None)
+        >>> gray.apply(torch.ones(1, 1, 1, 1)), gray.undo(torch.full((1, 1, 1, 1), 2.0))
+        (tensor([[[[2.]]]]), tensor([[[[1.]]]]))
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    num_classes: int | None
+
+    def undo(self, images: Tensor) -> Tensor:
+        """Return normalised images in the units of [0, 1], never clipped.
+
+        Args:
+            images: ``(N, C, H, W)`` floating point, normalised.
+
+        Raises:
+            ValueError: images and constants differ in channels.
+        """
+        if not self.mean:
+            return images
+        mean, std = self._columns(images)
+        return images * std + mean
+
+    def apply(self, images: Tensor) -> Tensor:
+        """Return images in the units of [0, 1] as the code base normalises them.
+
+        Args:
+            images: ``(N, C, H, W)`` floating point, in the units of [0, 1].
+
+        Raises:
+            ValueError: images and constants differ in channels.
+        """
+        mean, std = self._columns(images)
+        return (images - mean) / std
+
+    def _columns(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        if not len(self.mean) == len(self.std) == images.shape[1]:
+            raise ValueError(
+                f"images have {images.shape[1]} channels, mean and std {len(self.mean)} and {len(self.std)}: "
+                "check dataset, mean and std"
+            )
+        mean, std = (torch.tensor(values, dtype=images.dtype).view(-1, 1, 1) for values in (self.mean, self.std))
+        return mean, std
+
+
+class Source(NamedTuple):
+    """What a user says about the normalisation.
+
+    Args:
+        dataset: name of the dataset.
+        mean: channel means, in place of the dataset's.
+        std: channel standard deviations, in place of the dataset's.
+    """
+
+    dataset: str | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+
+
+_CIFAR10 = Normalisation((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), 10)
+_TINY = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 200)
+
+# Constants of https://github.com/VICO-UoE/DatasetCondensation, also of DataDAM and DC-BENCH
+DC_CONSTANTS: Mapping[str, Normalisation] = {
+    "mnist": Normalisation((0.1307,), (0.3081,), 10),
+    "fashionmnist": Normalisation((0.2861,), (0.3530,), 10),
+    "svhn": Normalisation((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), 10),
+    "cifar10": _CIFAR10,
+    "cifar100": Normalisation((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762), 100),
+    "tinyimagenet": _TINY,
+    "tiny": _TINY,
+}
+
+# Constants of https://github.com/GeorgeCazenavette/mtt-distillation: CIFAR-100 goes by those of CIFAR-10.
+MTT_CONSTANTS: Mapping[str, Normalisation] = {
+    "cifar10": _CIFAR10,
+    "cifar100": _CIFAR10._replace(num_classes=100),
+    "tinyimagenet": _TINY,
+    "tiny": _TINY,
+}
+
+
+def known_classes(dataset: str | None) -> int | None:
+    """Return the number of classes of a dataset by its name, ``None`` where it is not known.
+
+    Args:
+        dataset: the name in any spelling.
+
+    Example:
+        >>> known_classes("CIFAR-100"), known_classes("flowers")
+        (100, None)
+    """
+    known = {**MTT_CONSTANTS, **DC_CONSTANTS}.get(_key(dataset))
+    return known.num_classes if known else None
+
+
+def find_normalisation(table: Mapping[str, Normalisation], source: Source, what: str) -> Normalisation:
+    """Return the constants that a user named.
+
+    Args:
+        table: constants of a code base by dataset.
+        source: the dataset, or the constants themselves.
+        what: what they are needed for, for the error.
+
+    Raises:
+        ValueError: neither is given, or only half of it.
+    """
+    if (source.mean is None) != (source.std is None):
+        raise ValueError("mean and std belong together: pass both (--mean, --std)")
+    if source.mean is not None and source.std is not None:
+        return _given(source.mean, source.std, known_classes(source.dataset))
+    if (known := table.get(_key(source.dataset))) is None:
+        raise ValueError(
+            f"the normalisation of {what} is not known for dataset {source.dataset!r}: pass dataset (--dataset), "
+            f"one of {', '.join(table)}, or mean and std (--mean, --std)"
+        )
+    return known
+
+
+def _given(mean: Sequence[float], std: Sequence[float], num_classes: int | None) -> Normalisation:
+    if not all(value > 0 for value in std):
+        raise ValueError(f"std: expected positive channel standard deviations, got {list(std)}")
+    return Normalisation(tuple(mean), tuple(std), num_classes)
+
+
+def _key(dataset: str | None) -> str:
+    return (dataset or "").lower().replace("-", "").replace("_", "")
