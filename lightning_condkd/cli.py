@@ -14,8 +14,9 @@ from lightning.pytorch.cli import LightningCLI
 from lightning_condkd.callbacks import PhaseProgressBar, RunSummary, SyntheticImages
 from lightning_condkd.data.convert import convert
 from lightning_condkd.modules.export import export
+from lightning_condkd.modules.select import select
 
-COMMANDS: dict[str, Callable[..., Any]] = {"convert": convert, "export": export}
+COMMANDS: dict[str, Callable[..., Any]] = {"convert": convert, "export": export, "select": select}
 EPILOGUE = (
     "files: 'convert SOURCE OUTPUT' turns a condensed set into ours, 'export CHECKPOINT OUTPUT' writes the student"
 )

@@ -1,0 +1,117 @@
+"""Selection by realism: the crops of real images that a teacher recognises best."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_condkd.augment.base import AugmentParameters, take
+from lightning_condkd.augment.windows import ResizedCrop
+from lightning_condkd.condensation.selection import SelectionMethod, look
+from lightning_condkd.functional.precision import at_least_float32
+from lightning_condkd.functional.selection import frame, shrink, tile
+from lightning_condkd.models import Observer
+
+
+class RealismSelection(SelectionMethod):
+    """RDED-like: of random crops of real images those whose class the teacher sees best, several in an image.
+
+    Random images of the class give some square crops each. The teacher's cross-entropy for the class ranks them; the
+    best crop of an image stands for it, and the best images are taken. This is the selection alone: RDED's labels by
+    the teacher and its training are not part of it. Crops of our augmentation need not lie on whole pixels.
+
+    Args:
+        crops: crops of an image (scripts of the official code 5).
+        factor: an image of the result holds factor x factor crops, each of 1/factor of the sides (scripts of the
+            official code 1 up to 64x64 pixels, else 2). The teacher sees a crop at that size in the middle of an image
+            that is otherwise the mean it was normalised with, as in the official code.
+        pool: random images of a class that are looked at; a smaller class gives all, as does ``None`` (scripts of the
+            official code 300).
+        scale: least and greatest share of the image's area that a crop has (official code 0.08 to 1).
+        batch_size: crops in a forward pass of the teacher (our default).
+
+    Raises:
+        ValueError: if a count is not positive, or the scale is not in (0, 1]; in :meth:`select` also if the sides of
+            the images do not divide by the factor, or the pool is too small.
+
+    Example:
+        >>> from lightning_condkd.models import DigitsNet
+        >>> teacher, generator = Observer(DigitsNet()).freeze(), torch.Generator().manual_seed(0)
+        >>> method = RealismSelection(factor=2)
+        >>> method.select(torch.rand(9, 1, 8, 8), label=0, count=2, teacher=teacher, generator=generator).shape
+        torch.Size([2, 1, 8, 8])
+
+    References:
+        Sun et al., "On the Diversity and Realism of Distilled Dataset: An Efficient Dataset Distillation Paradigm",
+        CVPR 2024, arXiv 2312.03526.
+    """
+
+    name = "RDED-like"
+
+    def __init__(
+        self,
+        crops: int = 5,
+        factor: int = 1,
+        *,
+        pool: int | None = 300,
+        scale: tuple[float, float] = (0.08, 1.0),
+        batch_size: int = 256,
+    ) -> None:
+        counts = {"crops": crops, "factor": factor, "pool": 1 if pool is None else pool, "batch_size": batch_size}
+        for name, value in counts.items():
+            if value < 1:
+                raise ValueError(f"{name}: expected a positive number, got {value}")
+        self.crops, self.factor, self.pool, self.batch_size = crops, factor, pool, batch_size
+        self.crop = ResizedCrop(scale, ratio=(1.0, 1.0), flip_probability=0.0)
+
+    def needed(self, count: int) -> int:
+        """Return how many images a class must have: one for each tile."""
+        return count * self.factor**2
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a file of this method records."""
+        return {"crops": self.crops, "factor": self.factor, "pool": self.pool, "scale": list(self.crop.scale)}
+
+    def choose(
+        self, images: Tensor, label: int, count: int, teacher: Observer | None, generator: torch.Generator
+    ) -> Tensor:
+        """Return the best crops, joined into images."""
+        self._check(images, count)
+        pool = images[torch.randperm(len(images), generator=generator)[: self.pool].to(images.device)]
+        drawn = [self.crop.sample(len(pool), generator) for _ in range(self.crops)]
+        size = max(1, self.batch_size // self.crops)
+        scored = [
+            self._best(pool[rows], [take(parameters, rows) for parameters in drawn], label, cast(Observer, teacher))
+            for rows in (slice(start, start + size) for start in range(0, len(pool), size))
+        ]
+        losses, crops = (torch.cat(parts).to(images.device) for parts in zip(*scored, strict=True))
+        return tile(crops[losses.argsort(stable=True)[: self.needed(count)]], self.factor)
+
+    def _check(self, images: Tensor, count: int) -> None:
+        if self.pool is not None and self.pool < self.needed(count):
+            raise ValueError(
+                f"pool: expected at least {self.needed(count)} images for {count} of {self.factor} x {self.factor} "
+                f"crops, got {self.pool}: raise pool or choose fewer"
+            )
+        if images.shape[2] % self.factor or images.shape[3] % self.factor:
+            raise ValueError(
+                f"factor: expected one that divides the sides of the images {tuple(images.shape[2:])}, got "
+                f"{self.factor}: choose another, or resize the images"
+            )
+
+    def _best(
+        self, images: Tensor, drawn: list[AugmentParameters], label: int, teacher: Observer
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss of the best crop of each image, and that crop, where the teacher is."""
+        images = images.to(next(teacher.parameters()).device)
+        crops = torch.stack([shrink(self.crop(images, parameters), self.factor) for parameters in drawn])
+        colour = images.new_zeros(images.shape[1]) if teacher.mean is None else teacher.mean
+        views = frame(crops.flatten(0, 1), (images.shape[2], images.shape[3]), colour)
+        logits = at_least_float32(look(teacher, views).logits)
+        labels = torch.full((len(logits),), label, device=logits.device)
+        losses = F.cross_entropy(logits, labels, reduction="none").view(len(drawn), -1)
+        loss, which = losses.min(0)
+        return loss, crops[which, torch.arange(len(images), device=images.device)]

@@ -1,0 +1,228 @@
+"""Which rows of one class stand for it: herding, k-centre and k-means on embeddings; small images in large ones."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from lightning_condkd.functional.precision import at_least_float32
+
+
+def herding(embeddings: Tensor, count: int) -> Tensor:
+    """Choose rows one by one so that the mean of the chosen stays as near as possible to the mean of all.
+
+    It is greedy: each row is the best one given those before it, so that the first n rows are the herding of n. Of rows
+    that are equally good the first is taken.
+
+    Args:
+        embeddings: of the images of one class, ``(N, D)``.
+        count: rows to choose.
+
+    Returns:
+        Different rows in the order of choice, ``(count,)`` int64, on the CPU.
+
+    Raises:
+        ValueError: if there are fewer rows, or the embeddings are not finite.
+
+    Example:
+        >>> herding(torch.tensor([[0.0], [1.0], [4.0], [7.0]]), 2)
+        tensor([2, 1])
+
+    References:
+        Welling, "Herding Dynamical Weights to Learn", ICML 2009; in this form, with the mean of the chosen: Rebuffi et
+        al., "iCaRL: Incremental Classifier and Representation Learning", arXiv 1611.07725.
+    """
+    centred = _centred(embeddings, count)
+    norms = centred.square().sum(1)
+    total = torch.zeros_like(centred[0])
+    rows: list[int] = []
+    for _ in range(count):
+        # |total + x|^2 without the term that all candidates share.
+        scores = norms + 2 * (centred @ total)
+        scores[rows] = torch.inf
+        rows.append(int(scores.argmin()))
+        total += centred[rows[-1]]
+    return torch.tensor(rows)
+
+
+def k_centre(embeddings: Tensor, count: int) -> Tensor:
+    """Choose rows that cover the class: each is the one farthest from all rows before it.
+
+    The first is the row nearest to the mean of all (our default; the method leaves it open). The greatest distance from
+    any row to the nearest chosen one is at most twice the least that is possible with as many rows.
+
+    Args:
+        embeddings: of the images of one class, ``(N, D)``.
+        count: rows to choose.
+
+    Returns:
+        Different rows in the order of choice, ``(count,)`` int64, on the CPU.
+
+    Raises:
+        ValueError: if there are fewer rows, or the embeddings are not finite.
+
+    Example:
+        >>> k_centre(torch.tensor([[0.0], [1.0], [4.0], [7.0]]), 3)
+        tensor([2, 0, 3])
+
+    References:
+        Gonzalez, "Clustering to minimize the maximum intercluster distance", 1985; Sener and Savarese, "Active Learning
+        for Convolutional Neural Networks: A Core-Set Approach", arXiv 1708.00489.
+    """
+    centred = _centred(embeddings, count)
+    norms = centred.square().sum(1)
+    rows = [int(norms.argmin())]
+    nearest = torch.full_like(norms, torch.inf)
+    while len(rows) < count:
+        nearest = nearest.minimum(_squared_distances(centred, norms, rows[-1]))
+        nearest[rows] = -1.0  # below every distance, so that a copy of a chosen row comes before the row itself
+        rows.append(int(nearest.argmax()))
+    return torch.tensor(rows)
+
+
+def k_means_nearest(embeddings: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Cluster the rows and choose the one nearest to each centre.
+
+    Lloyd's algorithm of scikit-learn runs once to its end from rows drawn by k-means++ with one candidate each, which
+    is several times faster than scikit-learn's own start. It runs on one thread: with more, the order in which they add
+    up would show in the last digits. The centres choose in the order of the sizes of their clusters, the largest first;
+    each takes the nearest row that is not taken. So there are always enough rows, also where there are fewer different
+    ones than centres.
+
+    Args:
+        embeddings: of the images of one class, ``(N, D)``.
+        count: clusters, and rows to choose.
+        generator: a CPU generator; the start is drawn from it.
+
+    Returns:
+        Different rows, that of the largest cluster first, ``(count,)`` int64, on the CPU.
+
+    Raises:
+        ValueError: if there are fewer rows, or the embeddings are not finite.
+
+    Example:
+        >>> embeddings = torch.tensor([[0.0], [1.0], [2.0], [9.0], [9.5]])
+        >>> k_means_nearest(embeddings, 2, torch.Generator().manual_seed(0))
+        tensor([1, 3])
+
+    References:
+        Arthur and Vassilvitskii, "k-means++: The Advantages of Careful Seeding", SODA 2007.
+    """
+    centred = _centred(embeddings, count).cpu()
+    start = centred[_spread_rows(centred, count, generator)]
+    with warnings.catch_warnings(), threadpool_limits(1, user_api="openmp"):
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different rows than centres: no harm, see above
+        found = cast(Any, KMeans)(count, init=start.numpy(), n_init=1).fit(centred.numpy())
+    distances = torch.cdist(torch.from_numpy(found.cluster_centers_), centred)
+    sizes = torch.bincount(torch.from_numpy(found.labels_).long(), minlength=count)
+    rows: list[int] = []
+    for centre in sizes.argsort(descending=True, stable=True).tolist():
+        distances[centre, rows] = torch.inf
+        rows.append(int(distances[centre].argmin()))
+    return torch.tensor(rows)
+
+
+def tile(images: Tensor, factor: int) -> Tensor:
+    """Join small images into large ones of factor x factor tiles.
+
+    The first images give the upper left tiles, the next ones the tiles to their right, and so on, as in RDED's code:
+    of images in the order of their score each tile has its share of the best.
+
+    Args:
+        images: ``(n * factor**2, C, h, w)``.
+        factor: tiles along a side.
+
+    Returns:
+        ``(n, C, factor * h, factor * w)``.
+
+    Example:
+        >>> tile(torch.arange(8.0).view(8, 1, 1, 1), factor=2)[0, 0]
+        tensor([[0., 2.],
+                [4., 6.]])
+    """
+    _, channels, height, width = images.shape
+    grid = images.reshape(factor, factor, -1, channels, height, width).permute(2, 3, 0, 4, 1, 5)
+    return grid.reshape(-1, channels, factor * height, factor * width)
+
+
+def shrink(images: Tensor, factor: int) -> Tensor:
+    """Make images smaller by a whole factor, bilinearly and with antialiasing; a factor of 1 changes nothing.
+
+    Args:
+        images: ``(N, C, H, W)``.
+        factor: divides H and W.
+
+    Example:
+        >>> shrink(torch.ones(1, 3, 8, 4), factor=2).shape
+        torch.Size([1, 3, 4, 2])
+    """
+    if factor == 1:
+        return images
+    size = [side // factor for side in images.shape[2:]]
+    return F.interpolate(images, size, mode="bilinear", antialias=True)
+
+
+def frame(images: Tensor, size: tuple[int, int], colour: Tensor) -> Tensor:
+    """Put small images in the middle of larger ones of one colour.
+
+    Args:
+        images: ``(N, C, h, w)``.
+        size: height and width of the result, at least those of the images.
+        colour: one value for each channel, ``(C,)``.
+
+    Returns:
+        ``(N, C, *size)``; where a side does not split evenly, the pixel left over is below or to the right.
+
+    Example:
+        >>> frame(torch.tensor([[[[7.0]]]]), (2, 3), torch.tensor([1.0]))
+        tensor([[[[1., 7., 1.],
+                  [1., 1., 1.]]]])
+    """
+    count, channels, height, width = images.shape
+    framed = colour.to(images).view(-1, 1, 1).expand(count, channels, *size).clone()
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    framed[:, :, top : top + height, left : left + width] = images
+    return framed
+
+
+def _centred(embeddings: Tensor, count: int) -> Tensor:
+    if embeddings.dim() != 2 or not embeddings.is_floating_point():
+        raise ValueError(
+            f"expected floating point embeddings (N, D), got {embeddings.dtype} {tuple(embeddings.shape)}: flatten them"
+        )
+    if not 1 <= count <= len(embeddings):
+        raise ValueError(
+            f"count: expected 1 to {len(embeddings)}, the images of the class, got {count}: choose fewer, or give more "
+            "images"
+        )
+    if not bool(embeddings.isfinite().all()):
+        raise ValueError("expected finite embeddings, got NaN or infinity: check the network and its normalisation")
+    # Distances do not change, and lose less to rounding near the origin.
+    embeddings = at_least_float32(embeddings.detach())
+    return embeddings - embeddings.mean(0)
+
+
+def _squared_distances(points: Tensor, norms: Tensor, row: int) -> Tensor:
+    return (norms + norms[row] - 2 * (points @ points[row])).clamp(min=0)
+
+
+def _spread_rows(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Draw rows, each with a chance proportional to its squared distance from those before it."""
+    norms = points.square().sum(1)
+    nearest, free = torch.full_like(norms, torch.inf), torch.ones_like(norms)
+    rows: list[int] = []
+    chance = free
+    while len(rows) < count:
+        row = int(torch.multinomial(chance, 1, generator=generator))
+        rows.append(row)
+        free[row] = 0
+        nearest = nearest.minimum(_squared_distances(points, norms, row))
+        chance = nearest * free if bool((nearest * free).any()) else free
+    return torch.tensor(rows)

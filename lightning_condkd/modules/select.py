@@ -1,0 +1,116 @@
+"""A set of real images in place of a condensed one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lightning_condkd.condensation.selection import SelectionMethod
+from lightning_condkd.data.condensed import CondensedInfo, CondensedSet
+from lightning_condkd.data.convert import teacher_accuracy
+from lightning_condkd.data.datamodule_images import ImageDataModule
+from lightning_condkd.data.images import ImageSource
+from lightning_condkd.models import Observer
+from lightning_condkd.randomness import seeded_generator
+
+
+def select(
+    output: str | Path,
+    *,
+    data: ImageDataModule,
+    method: SelectionMethod,
+    ipc: int,
+    teacher: Observer | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+) -> str:
+    """Choose real training images of each class, write them as a condensed set and return a report.
+
+    The file holds REAL images: it must not go where the training data must not go. It is what a condensed set of the
+    same size is to be compared with. Pixels are written as uint8, which is exact for whole images; those of crops are
+    rounded.
+
+    Args:
+        output: target, ending in ``.safetensors``.
+        data: the datamodule, whose training images are chosen from; classes may be uneven.
+        method: how they are chosen.
+        ipc: images per class.
+        teacher: the trained network that most methods look through; it is set to eval. Its top-1 accuracy on the set is
+            reported.
+        seed: seed of all draws; each class has draws of its own.
+        device: where the teacher runs.
+
+    Raises:
+        ValueError: if the ending is another one, a class has too few images, or the teacher is missing or has another
+            number of classes.
+    """
+    _check_arguments(Path(output), ipc)
+    method.check_teacher(teacher)
+    source = data.train_source
+    _check_classes(source, method, ipc)
+    if teacher is not None:
+        _check_teacher(source, teacher.to(device).eval())
+    labels = torch.arange(source.num_classes).repeat_interleave(ipc)
+    info = _info(source, data, method, ipc, teacher, seed)
+    condensed = CondensedSet(_choose(source, method, ipc, teacher, seed), labels, info=info)
+    condensed.save(output)
+    return _report(condensed, output, teacher)
+
+
+def _choose(source: ImageSource, method: SelectionMethod, ipc: int, teacher: Observer | None, seed: int) -> Tensor:
+    dtype = torch.get_default_dtype()
+    chosen = []
+    for label, rows in enumerate(source.class_rows):
+        generator = seeded_generator(seed, "selection", label)
+        images = source.images[rows].to(dtype) / 255
+        picked = method.select(images, label, ipc, teacher=teacher, generator=generator)
+        chosen.append((picked * 255).round().clamp(0, 255).to(torch.uint8))
+    return torch.cat(chosen)
+
+
+def _info(
+    source: ImageSource, data: ImageDataModule, method: SelectionMethod, ipc: int, teacher: Observer | None, seed: int
+) -> CondensedInfo:
+    provenance = {"REAL IMAGES": f"yes, training images of {type(data).__name__} or parts of them"}
+    if teacher is not None and method.needs_teacher:
+        provenance["teacher"] = f"{type(teacher.network).__name__}, SHA-256 {teacher.fingerprint()}"
+    names, settings = source.class_names, {"ipc": ipc, **method.settings()}
+    return CondensedInfo(
+        len(names), names, method=f"selection: {method.name}", settings=settings, seed=seed, provenance=provenance
+    )
+
+
+def _report(condensed: CondensedSet, output: str | Path, teacher: Observer | None) -> str:
+    lines = [condensed.describe()]
+    if teacher is not None:
+        lines.append(f"teacher top-1 on these images: {100 * teacher_accuracy(condensed, teacher):.1f} %")
+    lines.append(f"written to {output}")
+    lines.append("warning: the file holds REAL images; keep it where the training data may be")
+    return "\n".join(lines)
+
+
+def _check_arguments(output: Path, ipc: int) -> None:
+    if output.suffix != ".safetensors":
+        raise ValueError(f"output: expected a path that ends in .safetensors, got {str(output)!r}: change the ending")
+    if ipc < 1:
+        raise ValueError(f"ipc: expected a positive number of images per class, got {ipc}")
+
+
+def _check_classes(source: ImageSource, method: SelectionMethod, ipc: int) -> None:
+    needed = method.needed(ipc)
+    for name, rows in zip(source.class_names, source.class_rows, strict=True):
+        if len(rows) < needed:
+            raise ValueError(
+                f"class {name!r} has {len(rows)} training images, expected at least {needed} for ipc={ipc} by "
+                f"{method.name}: lower ipc, or leave the class out of the data"
+            )
+
+
+def _check_teacher(source: ImageSource, teacher: Observer) -> None:
+    if teacher.num_classes != source.num_classes:
+        raise ValueError(
+            f"the teacher knows {teacher.num_classes} classes, the data has {source.num_classes}: give the teacher of "
+            "this data"
+        )
