@@ -1,4 +1,4 @@
-"""The command line: everything is a ``fit`` of some module, plus two commands about files."""
+"""The command line: everything is a ``fit`` of some module, plus a few commands about files."""
 
 from __future__ import annotations
 
@@ -13,12 +13,20 @@ from lightning.pytorch.cli import LightningCLI
 
 from lightning_condkd.callbacks import PhaseProgressBar, RunSummary, SyntheticImages
 from lightning_condkd.data.convert import convert
+from lightning_condkd.modules.evaluate import evaluate
 from lightning_condkd.modules.export import export
 from lightning_condkd.modules.select import select
 
-COMMANDS: dict[str, Callable[..., Any]] = {"convert": convert, "export": export, "select": select}
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "convert": convert,
+    "evaluate": evaluate,
+    "export": export,
+    "select": select,
+}
 EPILOGUE = (
-    "files: 'convert SOURCE OUTPUT' turns a condensed set into ours, 'export CHECKPOINT OUTPUT' writes the student"
+    "more, each with a --help of its own: 'convert SOURCE OUTPUT' turns a condensed set into ours or into other "
+    "formats, 'evaluate SET' trains fresh networks on it, 'select OUTPUT' chooses real images in its place, "
+    "'export CHECKPOINT OUTPUT' writes the student"
 )
 
 

@@ -2,6 +2,9 @@
 
 from lightning_condkd.condensation.base import CondensationMethod, RealImages
 from lightning_condkd.condensation.dm import DistributionMatching
+from lightning_condkd.condensation.evaluation import evaluate
+from lightning_condkd.condensation.evaluation_recipe import Recipe
+from lightning_condkd.condensation.evaluation_result import Evaluation
 from lightning_condkd.condensation.networks import FreshNetworks
 from lightning_condkd.condensation.realism import RealismSelection
 from lightning_condkd.condensation.selection import Herding, KCentre, KMeans, RandomSelection, SelectionMethod
@@ -9,6 +12,7 @@ from lightning_condkd.condensation.selection import Herding, KCentre, KMeans, Ra
 __all__ = [
     "CondensationMethod",
     "DistributionMatching",
+    "Evaluation",
     "FreshNetworks",
     "Herding",
     "KCentre",
@@ -16,5 +20,7 @@ __all__ = [
     "RandomSelection",
     "RealImages",
     "RealismSelection",
+    "Recipe",
     "SelectionMethod",
+    "evaluate",
 ]

@@ -1,0 +1,274 @@
+"""The command that judges any condensed set, ours or imported, beside random real images."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lightning_condkd.assets import resolve_asset
+from lightning_condkd.condensation.evaluation import evaluate as train_and_test
+from lightning_condkd.condensation.evaluation_recipe import Recipe
+from lightning_condkd.condensation.evaluation_result import Evaluation, Spread
+from lightning_condkd.condensation.network_batch import check_stackable
+from lightning_condkd.condensation.networks import FreshNetworks
+from lightning_condkd.data.condensed import CondensedSet, to_pixels
+from lightning_condkd.data.datamodule_images import ImageDataModule
+from lightning_condkd.data.files import sha256, write_atomic
+from lightning_condkd.data.images import ImageSource
+from lightning_condkd.models import ConvNet
+from lightning_condkd.randomness import seeded_generator
+
+Networks = Mapping[str, Callable[[], nn.Module]]
+RecipeName = Literal["dsa", "dc"]
+
+
+def evaluate(
+    condensed: str,
+    *,
+    data: ImageDataModule,
+    networks: Networks | None = None,
+    recipe: Recipe | RecipeName = "dsa",
+    labels: Literal["all", "hard", "soft"] = "all",
+    runs: int = 5,
+    seed: int = 0,
+    test_every: int = 0,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    batched: bool = False,
+    device: str | None = None,
+    output: str | None = None,
+) -> str:
+    """Train fresh networks on a condensed set, and on random real images of the same number, and report their accuracy.
+
+    Args:
+        condensed: the set: a file of ours, or one in circulation that needs no more to be said, see ``convert``.
+        data: real images; the held-out ones are for the test, the training ones for the random rows.
+        networks: architectures by name, such as ``{"ResNet": {"class_path": "SmallImageResNet"}}``; by default the
+            ConvNet of the literature for images of this size.
+        recipe: ``dsa`` (of DSA, DM and MTT), ``dc``, or changes to ``dsa`` such as ``--recipe.epochs 100``.
+        labels: which labels of the set to train on; ``all`` for as many rows as it has kinds. Random real images always
+            have hard ones.
+        runs: networks for each row.
+        seed: seed of networks, order, augmentation, and of the choice of real images.
+        test_every: also test after every so many epochs, to report the best accuracy too; 0 for the last only.
+        mean: channel means that the networks subtract, in the units of [0, 1]; by default those of the training images.
+        std: channel standard deviations that they divide by; likewise.
+        batched: train the networks of a row in one pass: on a CPU faster for very small networks, slower for others.
+        device: where to train; by default the first GPU, else the CPU.
+        output: JSON file for all numbers, such as ``result.json``.
+
+    Returns:
+        A table with a row for each network and kind of labels, and one for random real images.
+
+    Raises:
+        ValueError: if set, data and networks do not fit each other, or a choice is not possible.
+    """
+    if output is not None and Path(output).suffix != ".json":
+        raise ValueError(f"output: expected a path that ends in .json, got {output!r}")
+    chosen, real = CondensedSet.load(condensed), _real_images(data)
+    _check_fit(chosen, real.test)
+    plan, learned = _with_learned_rate(_resolve(recipe), chosen)
+    fresh = _fresh_networks(networks, real.test, *_normalisation(mean, std, real.train))
+    for name, made in fresh.items():
+        _check_network(name, made, real.test, batched and runs > 1)
+    sets = _training_sets(chosen, labels, real.train, seed)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    options = {"runs": runs, "seed": seed, "test_every": test_every, "batched": batched, "device": device}
+    rows = [_Row(name, one, _test(one, real.test, made, plan, options)) for name, made in fresh.items() for one in sets]
+    if output is not None:
+        facts: dict[str, Any] = {"condensed": _source(condensed, chosen), "recipe": plan.settings()}
+        facts |= {
+            "learned_rate": learned,
+            "options": options,
+            "networks": _facts(fresh),
+            "rows": [row.record() for row in rows],
+        }
+        write_atomic(Path(output), (json.dumps(facts, indent=1, allow_nan=False) + "\n").encode())
+    return "\n".join([*_table(rows), *_notes(plan, learned, rows), *_warnings(real)])
+
+
+class _Real(NamedTuple):
+    test: ImageSource
+    train: ImageSource | None
+
+
+class _TrainingSet(NamedTuple):
+    name: str
+    label_kind: str
+    images: Tensor
+    labels: Tensor
+
+
+class _Row(NamedTuple):
+    network: str
+    trained_on: _TrainingSet
+    result: Evaluation
+
+    def record(self) -> dict[str, Any]:
+        trained_on = {"set": self.trained_on.name, "labels": self.trained_on.label_kind}
+        return {"network": self.network, **trained_on, "images": len(self.trained_on.images), **self.result.record()}
+
+
+def random_real(source: ImageSource, counts: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
+    """Draw real images without replacement, so many of each class.
+
+    Args:
+        source: the training images.
+        counts: images of each class; a smaller class gives all that it has.
+        seed: seed of the choice.
+
+    Returns:
+        Images ``(N, C, H, W)``, pixels in the units of [0, 1], and classes ``(N,)`` int64, by class.
+    """
+    generator = seeded_generator(seed, "random real")
+    orders = [torch.randperm(len(rows), generator=generator) for rows in source.class_rows]
+    chosen = [rows[order[:n]] for rows, order, n in zip(source.class_rows, orders, counts, strict=True)]
+    rows = torch.cat(chosen)
+    return to_pixels(source.images[rows]), source.labels[rows]
+
+
+def _test(
+    one: _TrainingSet, test: ImageSource, networks: FreshNetworks, recipe: Recipe, options: Mapping[str, Any]
+) -> Evaluation:
+    return train_and_test(one.images, one.labels, test.images, test.labels, networks, recipe, **options)
+
+
+def _real_images(data: ImageDataModule) -> _Real:
+    try:
+        train = data.train_source
+    except FileNotFoundError:  # the training data may be gone
+        return _Real(data.val_source, None)
+    data.check_parts()
+    return _Real(data.val_source, train)
+
+
+def _resolve(recipe: Recipe | RecipeName) -> Recipe:
+    return recipe if isinstance(recipe, Recipe) else {"dsa": Recipe.dsa, "dc": Recipe.dc}[recipe]()
+
+
+def _with_learned_rate(recipe: Recipe, condensed: CondensedSet) -> tuple[Recipe, float | None]:
+    learned = condensed.info.settings.get("train_lr")
+    if learned is None or recipe.learning_rate is not None:
+        return recipe, None
+    return replace(recipe, learning_rate=float(learned)), float(learned)
+
+
+def _normalisation(
+    mean: Sequence[float] | None, std: Sequence[float] | None, train: ImageSource | None
+) -> tuple[Sequence[float], Sequence[float]]:
+    if mean is not None and std is not None:
+        return tuple(mean), tuple(std)
+    if mean is not None or std is not None:
+        raise ValueError("expected both mean and std, or neither, got one: the other would not belong to it")
+    if train is None:
+        raise ValueError("the data has no training images to take mean and std of: give mean and std")
+    return train.channel_statistics()
+
+
+def _check_fit(condensed: CondensedSet, test: ImageSource) -> None:
+    for what in ("num_classes", "image_shape"):
+        ours, real = getattr(condensed, what), getattr(test, what)
+        if ours != real:
+            raise ValueError(f"{what}: the condensed set has {ours}, the data {real}; give the data it was made from")
+    names = condensed.info.class_names
+    if names is not None and names != test.class_names and set(names) == set(test.class_names):
+        raise ValueError(f"the classes of the condensed set are in another order than those of the data: {names}")
+
+
+def _fresh_networks(
+    networks: Networks | None, test: ImageSource, mean: Sequence[float], std: Sequence[float]
+) -> dict[str, FreshNetworks]:
+    chosen = networks or {"ConvNet": _standard_network(test)}
+    return {name: FreshNetworks(network, mean, std) for name, network in chosen.items()}
+
+
+def _standard_network(test: ImageSource) -> Callable[[], nn.Module]:
+    """Depth 3 up to 32 px, 4 for 64 px, 5 for 128 px as in the literature; smaller images leave 2 px (our default)."""
+    channels, height, width = test.image_shape
+    if height != width or height < 4:
+        raise ValueError(f"images of {height} x {width} pixels have no standard network: give networks")
+    halvings = int(math.log2(height))
+    depth = min(3, halvings - 1) if height <= 32 else halvings - 2
+    return partial(ConvNet, test.num_classes, image_size=height, in_channels=channels, depth=depth)
+
+
+def _check_network(name: str, networks: FreshNetworks, test: ImageSource, batched: bool) -> None:
+    if networks.num_classes != test.num_classes:
+        raise ValueError(
+            f"network {name} has {networks.num_classes} classes, the data {test.num_classes}: set its num_classes"
+        )
+    network = networks.make(seeded_generator(0, "check")).eval()
+    if batched:
+        check_stackable(network)
+    try:
+        network(to_pixels(test.images[:1]).to(next(network.parameters()).dtype))
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ValueError(f"network {name} does not take images of shape {test.image_shape}: {error}") from error
+
+
+def _training_sets(condensed: CondensedSet, labels: str, train: ImageSource | None, seed: int) -> list[_TrainingSet]:
+    kind, soft = condensed.info.label_kind, condensed.soft_labels
+    if labels == "soft" and soft is None:
+        raise ValueError("labels: the set has no soft labels, only hard ones: set labels to hard")
+    images, name, sets = condensed.pixels(slice(None)), condensed.info.method, []
+    if labels != "soft":
+        sets.append(_TrainingSet(name, "hard", images, condensed.labels))
+    if labels != "hard" and soft is not None:
+        probabilities = soft.softmax(1) if kind == "logits" else soft
+        sets.append(_TrainingSet(name, "soft", images, probabilities))
+    if train is not None:
+        sets.append(_TrainingSet("random real", "hard", *random_real(train, condensed.counts.tolist(), seed)))
+    return sets
+
+
+def _table(rows: Sequence[_Row]) -> list[str]:
+    best = any(row.result.best for row in rows)
+    head = ["network", "trained on", "labels", "images", "last, %", *(["best, %"] if best else []), "ECE, %"]
+    cells = [head, *(_cells(row) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+
+
+def _cells(row: _Row) -> list[str]:
+    result, trained_on = row.result, row.trained_on
+    figures = [result.last, *([result.best] if result.best else []), result.calibration_errors]
+    what = [row.network, trained_on.name, trained_on.label_kind, str(len(trained_on.images))]
+    return [*what, *(_percent(values) for values in figures)]
+
+
+def _percent(values: Sequence[float]) -> str:
+    mean, std = Spread.of(values)
+    return f"{100 * mean:.1f}" if std is None else f"{100 * mean:.1f} ± {100 * std:.1f}"
+
+
+def _notes(recipe: Recipe, learned: float | None, rows: Sequence[_Row]) -> list[str]:
+    first = rows[0].result
+    rate = f"{recipe.full_rate:g}{', learned with the set and used for all rows' if learned else ''}"
+    return [
+        f"{len(first.last)} networks a row, mean ± sample standard deviation; ECE is that of the last weights",
+        f"recipe: {recipe.epochs} epochs, learning rate {rate}, a tenth of it after {recipe.drop_epoch} epochs, "
+        f"batches of {recipe.batch_size}, augment {recipe.augment}{', mirrored' if recipe.mirrored else ''}",
+        "best: chosen on the test images" if first.best else "best: not known, set test_every to test before the end",
+    ]
+
+
+def _warnings(real: _Real) -> list[str]:
+    return [] if real.train is not None else ["no row of random real images: the data has no training images"]
+
+
+def _facts(networks: Mapping[str, FreshNetworks]) -> dict[str, Any]:
+    return {name: {**made.settings(), "parameters": made.num_parameters} for name, made in networks.items()}
+
+
+def _source(path: str, condensed: CondensedSet) -> dict[str, Any]:
+    info, place = condensed.info, resolve_asset(path)
+    digest = sha256(place) if place.is_file() else None
+    return {"file": place.name, "sha256": digest, "method": info.method, "settings": info.settings}

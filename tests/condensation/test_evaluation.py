@@ -1,0 +1,206 @@
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_condkd.augment import Augment, AugmentParameters, SiameseAugment
+from lightning_condkd.condensation.evaluation import evaluate
+from lightning_condkd.condensation.evaluation_recipe import Recipe
+from lightning_condkd.condensation.evaluation_result import Evaluation, calibration_error
+from lightning_condkd.condensation.network_batch import NetworkBatch
+from lightning_condkd.condensation.networks import FreshNetworks
+from lightning_condkd.data.digits import load_digits_split
+from lightning_condkd.models import ConvNet
+from lightning_condkd.randomness import seeded_generator
+from tests.reference import evaluation as reference
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
+
+
+class Counting(Augment):
+    """Changes nothing, and notes the sizes of what it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def sample(self, n: int, generator: torch.Generator) -> AugmentParameters:
+        self.sizes.append(n)
+        return {"nothing": torch.rand(n, generator=generator)}
+
+    def transform(self, images: Tensor, parameters: AugmentParameters) -> Tensor:
+        return images
+
+
+def network(norm: str = "instance", dropout: float = 0.0) -> nn.Module:
+    body = ConvNet(3, image_size=8, depth=1, width=4, norm=norm).double()  # type: ignore[arg-type]
+    return nn.Sequential(body.features, nn.Dropout(dropout), body.classifier)
+
+
+def networks(norm: str = "instance", dropout: float = 0.0) -> FreshNetworks:
+    return FreshNetworks(partial(network, norm, dropout), MEAN, STD)
+
+
+def task(n: int = 10, soft: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A set in which the brightness tells the class, more or less, and 700 images to test on."""
+    generator = torch.Generator().manual_seed(0)
+    labels, test_labels = torch.arange(n) % 3, torch.arange(700) % 3
+    images = (0.5 * torch.rand(n, 3, 8, 8, generator=generator) + labels.view(-1, 1, 1, 1) / 4).double()
+    test = torch.rand(700, 3, 8, 8, generator=generator) / 2 + test_labels.view(-1, 1, 1, 1) / 4
+    return images, torch.rand(n, 3, generator=generator).softmax(1) if soft else labels, test, test_labels
+
+
+def judged(recipe: Recipe, *, n: int = 10, made: FreshNetworks | None = None, **options: Any) -> Evaluation:
+    return evaluate(*task(n), made or networks(), recipe, **{"runs": 2, **options})
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize(("soft", "mirrored"), [(False, False), (True, False), (False, True)])
+def test_the_figures_equal_those_of_the_published_loop(soft: bool, mirrored: bool, batched: bool) -> None:
+    images, labels, test, test_labels = task(soft=soft)
+    recipe = Recipe(epochs=12, learning_rate=0.05, drop_at=0.5, augment=None, mirrored=mirrored)
+    result = evaluate(images, labels, test, test_labels, networks(), recipe, runs=2, seed=3, batched=batched)
+    if mirrored:
+        images, labels = torch.cat([images, images.flip(3)]), torch.cat([labels, labels])
+    for run in range(2):
+        one = networks().make(seeded_generator(3, "network", run))
+        reference.train(one, images, labels.double() if soft else labels, epochs=12, drop_after=6, rate=0.05)
+        logits = one(test.double()).logits
+        assert result.last[run] == reference.accuracy(logits, test_labels)
+        assert result.calibration_errors[run] == pytest.approx(reference.calibration_error(logits, test_labels))
+    assert result.best is None
+
+
+def test_networks_in_one_batch_learn_what_each_learns_alone() -> None:
+    recipe = Recipe(epochs=9, batch_size=4, augment=SiameseAugment())
+    loop, batch = (judged(recipe, runs=3, test_every=2, batched=batched) for batched in (False, True))
+    assert loop.epochs == (2, 4, 6, 8, 9)
+    assert batch.accuracies == loop.accuracies
+    assert batch.calibration_errors == pytest.approx(loop.calibration_errors, rel=1e-9)
+    assert len(set(loop.calibration_errors)) == 3
+
+
+def test_gradients_of_a_batch_stay_with_their_network() -> None:
+    alone = [networks().make(seeded_generator(0, "network", run)) for run in range(2)]
+    batch = NetworkBatch(alone)
+    images = torch.rand(2, 5, 3, 8, 8, generator=torch.Generator().manual_seed(0)).double()
+    batch(images)[0].square().sum().backward()
+    alone[0](images[0]).logits.square().sum().backward()
+    for stacked, own in zip(batch.parameters(), alone[0].parameters(), strict=True):
+        assert stacked.grad is not None
+        assert own.grad is not None
+        assert torch.allclose(stacked.grad[0], own.grad, rtol=1e-9, atol=1e-12)
+        assert not stacked.grad[1].any()
+
+
+@pytest.mark.parametrize(("made", "what"), [(networks("batch"), "BatchNorm"), (networks(dropout=0.5), "dropout")])
+def test_networks_that_cannot_be_stacked_are_refused_and_trained_one_by_one(made: FreshNetworks, what: str) -> None:
+    recipe = Recipe(epochs=2)
+    with pytest.raises(ValueError, match=f"{what}.*set batched to false"):
+        judged(recipe, made=made, batched=True)
+    assert len(judged(recipe, made=made).last) == 2
+
+
+@pytest.mark.parametrize("made", [networks(), networks("batch"), networks(dropout=0.5)])
+def test_results_follow_the_seed_and_leave_the_global_stream_alone(made: FreshNetworks) -> None:
+    recipe, figures = Recipe(epochs=3, batch_size=4), []
+    for seed in (0, 0, 1):
+        torch.rand(len(figures) + 1)
+        state = torch.random.get_rng_state()
+        figures.append(judged(recipe, made=made, seed=seed))
+        assert torch.equal(state, torch.random.get_rng_state())
+    assert figures[0] == figures[1]
+    assert figures[0].calibration_errors != figures[2].calibration_errors
+
+
+def test_more_runs_and_more_tests_change_no_run() -> None:
+    recipe = Recipe(epochs=6, batch_size=4)
+    for made in (networks(), networks("batch")):
+        few, many = judged(recipe, made=made), judged(recipe, made=made, runs=3, test_every=1)
+        assert many.last[:2] == few.last
+        assert many.calibration_errors[:2] == few.calibration_errors
+        assert many.best == tuple(max(run) for run in many.accuracies)
+        assert (few.best, few.epochs, len(many.epochs)) == (None, (6,), 6)
+
+
+def test_every_image_of_a_batch_has_parameters_of_its_own_and_no_batch_is_dropped() -> None:
+    augment = Counting()
+    judged(Recipe(epochs=3, batch_size=4, augment=augment), runs=1)
+    assert augment.sizes == 3 * [4, 4, 2]
+
+
+def test_published_recipes_make_one_pass_more_than_they_say_and_drop_the_rate_where_their_code_does() -> None:
+    for recipe, setting in ((Recipe.dsa(), 1000), (Recipe.dc(), 300)):
+        rates, rate = [], 0.01
+        for epoch in range(setting + 1):
+            rates.append(rate)
+            if epoch == setting // 2 + 1:
+                rate *= 0.1
+        assert [recipe.rate(epoch) for epoch in range(recipe.epochs)] == pytest.approx(rates)
+    assert Recipe.dsa().augment is not None
+    assert Recipe.dc().augment is None
+
+
+def test_calibration_error_equals_its_definition_and_survives_certainty() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = 3 * torch.randn(400, 5, generator=generator), torch.arange(400) % 5
+    assert calibration_error(logits, labels) == pytest.approx(reference.calibration_error(logits, labels), abs=1e-6)
+    assert calibration_error(1e3 * logits, logits.argmax(1)) < 1e-5
+
+
+def test_real_images_teach_what_noise_does_not() -> None:
+    train, test = load_digits_split(train=True), load_digits_split(train=False)
+    rows = torch.cat([rows[:10] for rows in train.class_rows])
+    real = train.images[rows].float() / 255
+    noise = torch.rand(real.shape, generator=torch.Generator().manual_seed(0))
+    made = FreshNetworks(partial(ConvNet, image_size=8, in_channels=1, depth=2, width=16), (0.3,), (0.37,))
+    recipe = Recipe(epochs=100, learning_rate=0.05, augment=SiameseAugment("crop_scale_rotate", fill=0.0))
+    last = [evaluate(x, train.labels[rows], test.images, test.labels, made, recipe, runs=2).last for x in (real, noise)]
+    assert min(last[0]) > 0.7
+    assert max(last[1]) < 0.35
+
+
+def test_a_run_that_diverges_is_named() -> None:
+    with pytest.raises(FloatingPointError, match="learning_rate=1e\\+200"):
+        judged(Recipe(epochs=3, learning_rate=1e200))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"epochs": 0}, "epochs"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"drop_at": 1.5}, "drop_at"),
+    ],
+)
+def test_recipes_that_make_no_sense_are_refused(arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Recipe(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("position", "value", "message"),
+    [
+        (0, torch.zeros(10, 3, 8, 8, dtype=torch.uint8), "images: expected floating point"),
+        (0, torch.zeros(10, 1, 8, 8), "one shape"),
+        (1, torch.full((10,), 3), "know 3 classes, found 3"),
+        (1, torch.zeros(9, dtype=torch.int64), "labels: expected int64"),
+        (1, torch.randn(10, 3), "take the softmax"),
+        (1, torch.full((10, 4), 0.25), "take the softmax"),
+        (3, torch.zeros(5, dtype=torch.int64), "test_labels: expected int64"),
+    ],
+)
+def test_data_that_do_not_fit_are_refused(position: int, value: Tensor, message: str) -> None:
+    data = list(task())
+    data[position] = value
+    with pytest.raises(ValueError, match=message):
+        evaluate(*data, networks(), Recipe(epochs=1))  # type: ignore[misc]
+
+
+def test_counts_must_make_sense() -> None:
+    for arguments in ({"runs": 0}, {"test_every": -1}):
+        with pytest.raises(ValueError, match="expected runs of at least 1"):
+            judged(Recipe(epochs=1), **arguments)

@@ -1,0 +1,192 @@
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from jsonargparse import auto_cli
+
+from lightning_condkd.condensation.evaluation import evaluate as train_and_test
+from lightning_condkd.condensation.evaluation_recipe import Recipe
+from lightning_condkd.condensation.networks import FreshNetworks
+from lightning_condkd.data import CondensedInfo, CondensedSet, DigitsDataModule
+from lightning_condkd.data.digits import load_digits_split
+from lightning_condkd.data.images import ImageSource
+from lightning_condkd.models import ConvNet, DigitsNet
+from lightning_condkd.modules.evaluate import evaluate, random_real
+
+SMALL = partial(ConvNet, image_size=8, in_channels=1, depth=2, width=4)
+RECIPE = Recipe(epochs=3, augment=None)
+NAMES = tuple("0123456789")
+
+
+class Digits(DigitsDataModule):
+    """The digits, with few held-out images and few sevens."""
+
+    def load(self, train: bool) -> ImageSource:
+        source = load_digits_split(train)
+        kept = (source.labels != 7) | (torch.arange(len(source)) < 30)
+        return ImageSource(source.images[kept], source.labels[kept], NAMES) if train else _first(source, 60)
+
+
+class OnlyHeldOut(Digits):
+    """The training images are gone."""
+
+    def load(self, train: bool) -> ImageSource:
+        if train:
+            raise FileNotFoundError("no training images")
+        return super().load(train)
+
+
+def _first(source: ImageSource, n: int) -> ImageSource:
+    return ImageSource(source.images[:n], source.labels[:n], source.class_names)
+
+
+def condensed(folder: Path, *, soft: bool = False, **info: Any) -> str:
+    """A set with five images of each class but of class 0, which has ten."""
+    labels = torch.cat([torch.arange(10).repeat_interleave(5), torch.zeros(5, dtype=torch.int64)])
+    images = torch.rand(55, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    logits = 5 * torch.randn(55, 10, generator=torch.Generator().manual_seed(1)) if soft else None
+    facts = CondensedInfo(10, label_kind="logits" if soft else "hard", method="DM")
+    path = folder / "set.safetensors"
+    CondensedSet(images, labels, logits, replace(facts, **info)).save(path)
+    return str(path)
+
+
+def judged(folder: Path, path: str, **options: Any) -> tuple[str, dict[str, Any]]:
+    output = folder / "result.json"
+    given = {"networks": {"small": SMALL}, "recipe": RECIPE, "runs": 2, "data": Digits(), **options}
+    report = evaluate(path, output=str(output), **given)
+    return report, json.loads(output.read_text())
+
+
+def test_a_set_stands_beside_random_real_images_for_every_network(tmp_path: Path) -> None:
+    networks = {"small": SMALL, "other": partial(DigitsNet, width=4)}
+    report, record = judged(tmp_path, condensed(tmp_path), networks=networks)
+    rows = [(row["network"], row["set"], row["images"]) for row in record["rows"]]
+    # The data has three sevens.
+    sizes = [(name, what, n) for name in networks for what, n in (("DM", 55), ("random real", 53))]
+    assert rows == sizes
+    lines = report.splitlines()
+    for line, row in zip(lines[1:5], record["rows"], strict=True):
+        for figure in (row["last"], row["calibration_error"]):
+            assert f"{100 * figure['mean']:.1f} ± {100 * figure['std']:.1f}" in line
+    assert "best: not known" in report
+    assert record["networks"]["small"]["parameters"] == sum(p.numel() for p in SMALL().parameters())
+    assert record["condensed"]["method"] == "DM"
+    assert record["recipe"]["epochs"] == 3
+
+
+def test_the_control_equals_evaluating_the_same_images_by_hand(tmp_path: Path) -> None:
+    _, record = judged(tmp_path, condensed(tmp_path), seed=4, test_every=1)
+    source, test = Digits().train_source, Digits().val_source
+    counts = [10] + 9 * [5]
+    images, labels = random_real(source, counts, seed=4)
+    assert torch.bincount(labels).tolist() == [10, 5, 5, 5, 5, 5, 5, 3, 5, 5]
+    for image, label in zip(images, labels, strict=True):
+        same = (source.images.float() / 255 == image).flatten(1).all(1)
+        assert label in source.labels[same]
+    made = FreshNetworks(SMALL, *source.channel_statistics())
+    by_hand = train_and_test(
+        images, labels, test.images, test.labels, made, RECIPE, runs=2, seed=4, test_every=1
+    ).record()
+    control = record["rows"][1]
+    assert {name: control[name] for name in by_hand} == by_hand
+    assert not torch.equal(images, random_real(source, counts, seed=5)[0])
+
+
+def test_soft_labels_have_a_row_of_their_own(tmp_path: Path) -> None:
+    path = condensed(tmp_path, soft=True)
+    kinds = {}
+    for labels in ("all", "hard", "soft"):
+        _, record = judged(tmp_path, path, labels=labels)
+        kinds[labels] = [(row["set"], row["labels"]) for row in record["rows"]]
+    hard, soft, control = ("DM", "hard"), ("DM", "soft"), ("random real", "hard")
+    assert kinds == {"all": [hard, soft, control], "hard": [hard, control], "soft": [soft, control]}
+    data, loaded = Digits().val_source, CondensedSet.load(path)
+    assert loaded.soft_labels is not None
+    made = FreshNetworks(SMALL, *Digits().train_source.channel_statistics())
+    by_hand = train_and_test(
+        loaded.images, loaded.soft_labels.softmax(1), data.images, data.labels, made, RECIPE, runs=2
+    )
+    assert record["rows"][0]["calibration_errors"] == list(by_hand.calibration_errors)
+    with pytest.raises(ValueError, match="no soft labels"):
+        judged(tmp_path, condensed(tmp_path), labels="soft")
+
+
+def test_a_learned_step_size_is_used_unless_another_is_given(tmp_path: Path) -> None:
+    path = condensed(tmp_path, settings={"train_lr": 0.03})
+    report, record = judged(tmp_path, path)
+    assert "learning rate 0.03, learned with the set" in report
+    assert (record["recipe"]["learning_rate"], record["learned_rate"]) == (0.03, 0.03)
+    report, record = judged(tmp_path, path, recipe=replace(RECIPE, learning_rate=0.02))
+    assert "learning rate 0.02, a tenth" in report
+    assert (record["recipe"]["learning_rate"], record["learned_rate"]) == (0.02, None)
+
+
+def test_without_training_images_there_is_no_control_and_statistics_must_be_given(tmp_path: Path) -> None:
+    path = condensed(tmp_path)
+    with pytest.raises(ValueError, match="give mean and std"):
+        judged(tmp_path, path, data=OnlyHeldOut())
+    report, record = judged(tmp_path, path, data=OnlyHeldOut(), mean=[0.3], std=[0.4])
+    assert [row["set"] for row in record["rows"]] == ["DM"]
+    assert "no row of random real images" in report
+    with pytest.raises(ValueError, match="both mean and std"):
+        judged(tmp_path, path, mean=[0.3])
+
+
+def test_mistakes_are_named_before_anything_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_condkd.modules.evaluate.train_and_test", lambda *_, **__: pytest.fail("trained"))
+    path = condensed(tmp_path)
+    wrong = {
+        "has 3 classes, the data 10": partial(SMALL, 3),
+        "does not take images of shape": partial(SMALL, in_channels=3),
+        "set batched to false": DigitsNet,
+    }
+    for message, network in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            judged(tmp_path, path, networks={"small": SMALL, "wrong": network}, batched=True)
+    with pytest.raises(ValueError, match="in another order"):
+        judged(tmp_path, condensed(tmp_path, class_names=NAMES[::-1]))
+    with pytest.raises(ValueError, match=r"ends in \.json"):
+        evaluate(path, data=Digits(), output="result.txt")
+    other = tmp_path / "other.safetensors"
+    CondensedSet(torch.rand(2, 3, 8, 8), torch.tensor([0, 9])).save(other)
+    with pytest.raises(ValueError, match="image_shape"):
+        judged(tmp_path, str(other))
+    CondensedSet(torch.rand(2, 1, 8, 8), torch.tensor([0, 1])).save(other)
+    with pytest.raises(ValueError, match="num_classes"):
+        judged(tmp_path, str(other))
+
+
+def test_the_command_line_judges_a_packaged_set(tmp_path: Path) -> None:
+    networks = '{"small": {"class_path": "ConvNet", "init_args": {"image_size": 8, "in_channels": 1, "width": 4}}}'
+    output = tmp_path / "result.json"
+    augment = ["--recipe.augment=SiameseAugment", "--recipe.augment.policy=crop_rotate"]
+    options = ["--recipe.epochs=2", *augment, "--runs=1", "--test_every=1"]
+    args = ["package:digits-dm-1ipc.safetensors", "--data=DigitsDataModule", f"--output={output}", *options]
+    report = auto_cli(evaluate, args=[*args, f"--networks={networks}"])
+    assert "random real" in report
+    assert "best: chosen on the test images" in report
+    record = json.loads(output.read_text())
+    assert record["networks"]["small"]["network"] == "ConvNet"
+    assert (record["recipe"]["epochs"], record["recipe"]["drop_epoch"]) == (2, 1)
+    assert "policy=crop_rotate" in record["recipe"]["augment"]
+    assert record["rows"][0]["last"]["std"] is None
+
+
+def test_by_default_the_network_is_the_one_of_the_literature(tmp_path: Path) -> None:
+    _, record = judged(tmp_path, condensed(tmp_path), networks=None, runs=1, recipe=replace(RECIPE, epochs=1))
+    expected = ConvNet(image_size=8, in_channels=1, depth=2)
+    assert record["networks"]["ConvNet"]["parameters"] == sum(p.numel() for p in expected.parameters())
+
+
+@pytest.mark.parametrize(("pixels", "depth"), [(8, 2), (28, 3), (32, 3), (64, 4), (128, 5)])
+def test_the_network_of_the_literature_has_a_depth_for_every_size(pixels: int, depth: int) -> None:
+    from lightning_condkd.modules.evaluate import _standard_network
+
+    source = ImageSource(torch.zeros(1, 3, pixels, pixels, dtype=torch.uint8), torch.tensor([0]), ("only",))
+    network = _standard_network(source)()
+    assert sum(isinstance(module, torch.nn.Conv2d) for module in network.modules()) == depth
