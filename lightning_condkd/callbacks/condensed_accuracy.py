@@ -1,0 +1,129 @@
+"""How good the set is that is being learned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from torch import nn
+from torchvision.utils import make_grid
+
+from lightning_condkd.condensation import FreshNetworks, Recipe, evaluate
+from lightning_condkd.data.condensed import CondensedSet
+from lightning_condkd.data.datamodule_images import ImageDataModule
+from lightning_condkd.modules.condensation import Condensation
+
+
+class CondensedAccuracy(Callback):
+    """Every so many iterations of a condensation, the accuracy of fresh networks that are trained on the set so far.
+
+    It is logged before the first iteration too, with a picture of the set in TensorBoard.
+    The learning does not depend on it. On several ranks the first one does it while the others wait.
+
+    Args:
+        every_n_steps: iterations between two evaluations.
+        network: makes the networks; ``None`` for those of the method.
+        recipe: how they are trained; ``None`` for the published one of 1000 epochs, which takes long.
+        runs: networks each time.
+        test_images: held-out images to test on, evenly spaced in their order; ``None`` for all.
+        seed: seed of the evaluation, the same every time.
+        name: it is logged as ``condensed/NAME``; two of these in one run need different ones.
+
+    Raises:
+        ValueError: if a count is not positive.
+
+    Example:
+        >>> CondensedAccuracy(every_n_steps=50, recipe=Recipe(epochs=100)).curve
+        []
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int = 500,
+        *,
+        network: Callable[[], nn.Module] | None = None,
+        recipe: Recipe | None = None,
+        runs: int = 1,
+        test_images: int | None = 2000,
+        seed: int = 0,
+        name: str = "accuracy",
+    ) -> None:
+        for what, count in {"every_n_steps": every_n_steps, "runs": runs, "test_images": test_images}.items():
+            if count is not None and count < 1:
+                raise ValueError(f"{what}: expected a positive number, got {count}")
+        self.every_n_steps, self.network, self.recipe = every_n_steps, network, recipe or Recipe.dsa()
+        self.runs, self.test_images, self.seed, self.name = runs, test_images, seed, name
+        self.curve: list[tuple[int, float]] = []
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Evaluate what the run starts from, unless it is a resumed one.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the trained module.
+
+        Raises:
+            TypeError: if the module is no condensation, or has no held-out images.
+        """
+        if not isinstance(pl_module, Condensation) or not isinstance(_data(trainer), ImageDataModule):
+            raise TypeError("CondensedAccuracy judges what Condensation learns from an ImageDataModule: remove it here")
+        if not trainer.global_step:
+            self._evaluate(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:  # noqa: ANN401
+        """Evaluate when it is time.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the trained module.
+        """
+        if trainer.global_step % self.every_n_steps == 0:
+            self._evaluate(trainer, cast(Condensation, pl_module))
+
+    @rank_zero_only
+    def _evaluate(self, trainer: L.Trainer, module: Condensation) -> None:
+        source, condensed, own = _data(trainer).val_source, module.condensed(), module.method.networks
+        rows = torch.linspace(0, len(source) - 1, min(len(source), self.test_images or len(source))).long()
+        networks = FreshNetworks(self.network, own.mean, own.std) if self.network else own
+        options = {"runs": self.runs, "seed": self.seed, "device": module.device}
+        test = source.images[rows], source.labels[rows]
+        with torch.enable_grad():
+            result = evaluate(condensed.images, condensed.labels, *test, networks, self.recipe, **options)
+        accuracy = sum(result.last) / len(result.last)
+        self.curve.append((trainer.global_step, accuracy))
+        rank_zero_info(f"iteration {trainer.global_step}: fresh networks reach {100 * accuracy:.1f} %")
+        for logger in trainer.loggers:
+            logger.log_metrics({f"condensed/{self.name}": accuracy}, trainer.global_step)
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image("condensed", _picture(condensed), trainer.global_step)
+
+    @property
+    def state_key(self) -> str:
+        """What its state is called in a checkpoint."""
+        return self._generate_state_key(name=self.name)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the curve."""
+        return {"curve": self.curve}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the curve.
+
+        Args:
+            state_dict: what :meth:`state_dict` returned.
+        """
+        self.curve = [(step, accuracy) for step, accuracy in state_dict["curve"]]
+
+
+def _data(trainer: L.Trainer) -> Any:  # noqa: ANN401 - what the user fitted with
+    return getattr(trainer, "datamodule", None)
+
+
+def _picture(condensed: CondensedSet) -> torch.Tensor:
+    rows = [condensed.class_indices(label)[:10] for label in range(min(condensed.num_classes, 10))]
+    return make_grid(condensed.pixels(torch.cat(rows)).clamp(0, 1), nrow=len(rows[0]), padding=1, pad_value=0.5)

@@ -1,0 +1,67 @@
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.demos.boring_classes import BoringModel
+
+from lightning_condkd.augment import SiameseAugment
+from lightning_condkd.callbacks import CondensedAccuracy
+from lightning_condkd.condensation import DistributionMatching, Recipe, evaluate
+from lightning_condkd.data import CondensedSet, DigitsDataModule
+from lightning_condkd.models import ConvNet
+from lightning_condkd.modules import Condensation
+
+NETWORK = partial(ConvNet, 10, image_size=8, in_channels=1, depth=1, width=8)
+RECIPE = Recipe(epochs=30, augment=None)
+
+
+def run(folder: Path, *callbacks: L.Callback, steps: int = 4, **more: Any) -> Condensation:
+    method = DistributionMatching(NETWORK, augment=SiameseAugment("crop_rotate", fill=0.0), real_batch=8)
+    module = Condensation(method, 2, output=folder / "set.safetensors", steps_per_epoch=steps, seed=1)
+    trainer = L.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        callbacks=list(callbacks),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+    trainer.fit(module, DigitsDataModule(), **more)
+    return module
+
+
+def test_the_curve_is_that_of_the_evaluator_and_the_learning_does_not_depend_on_it(tmp_path: Path) -> None:
+    judge = CondensedAccuracy(2, recipe=RECIPE, runs=2, test_images=200)
+    with_judge, without = run(tmp_path / "a", judge), run(tmp_path / "b")
+    assert with_judge.output.read_bytes() == without.output.read_bytes()
+    assert [step for step, _ in judge.curve] == [0, 2, 4]
+    condensed, source = CondensedSet.load(without.output), DigitsDataModule().val_source
+    rows = torch.linspace(0, len(source) - 1, 200).long()
+    test = source.images[rows], source.labels[rows]
+    networks = without.method.networks
+    expected = evaluate(condensed.images, condensed.labels, *test, networks, RECIPE, runs=2).last
+    assert judge.curve[-1][1] == pytest.approx(sum(expected) / 2)
+    assert judge.curve[-1][1] > 0.3
+
+
+def test_other_networks_may_judge_and_the_curve_travels_with_the_checkpoint(tmp_path: Path) -> None:
+    networks = {"own": None, "other": partial(NETWORK, width=4)}
+    networks = {"own": None, "other": partial(NETWORK, width=4)}
+    own, other = (CondensedAccuracy(4, network=network, recipe=RECIPE, name=name) for name, network in networks.items())
+    run(tmp_path, own, other)
+    assert own.curve != other.curve
+    resumed = CondensedAccuracy()
+    resumed.load_state_dict(own.state_dict())
+    assert resumed.curve == own.curve
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="every_n_steps"):
+        CondensedAccuracy(0)
+    with pytest.raises(TypeError, match="CondensedAccuracy judges"):
+        L.Trainer(callbacks=[CondensedAccuracy()], logger=False, default_root_dir=tmp_path).fit(BoringModel())
