@@ -5,22 +5,27 @@ from lightning_condkd.condensation.dm import DistributionMatching
 from lightning_condkd.condensation.evaluation import evaluate
 from lightning_condkd.condensation.evaluation_recipe import Recipe
 from lightning_condkd.condensation.evaluation_result import Evaluation
+from lightning_condkd.condensation.generative import ConditionalGAN, SelfDistillation
+from lightning_condkd.condensation.matching_pool import MatchingPool
 from lightning_condkd.condensation.networks import FreshNetworks
 from lightning_condkd.condensation.realism import RealismSelection
 from lightning_condkd.condensation.selection import Herding, KCentre, KMeans, RandomSelection, SelectionMethod
 
 __all__ = [
     "CondensationMethod",
+    "ConditionalGAN",
     "DistributionMatching",
     "Evaluation",
     "FreshNetworks",
     "Herding",
     "KCentre",
     "KMeans",
+    "MatchingPool",
     "RandomSelection",
     "RealImages",
     "RealismSelection",
     "Recipe",
     "SelectionMethod",
+    "SelfDistillation",
     "evaluate",
 ]

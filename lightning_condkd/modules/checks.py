@@ -54,7 +54,7 @@ def check_strategy(trainer: L.Trainer) -> None:
         return
     if not strategy._ddp_kwargs.get("find_unused_parameters") or strategy._ddp_kwargs.get("static_graph"):
         raise ValueError(
-            "CondKD updates its networks in turn, so every backward pass leaves parameters unused; "
+            "the networks are updated in turn, so every backward pass leaves parameters unused; "
             "expected --trainer.strategy ddp_find_unused_parameters_true without static_graph, got plain ddp"
         )
 

@@ -1,0 +1,169 @@
+"""Networks that learn from real images while generated ones are compared with real ones through them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from lightning_condkd.augment import Augment, SiameseAugment
+from lightning_condkd.condensation.networks import FreshNetworks
+from lightning_condkd.distributed import mean_over_ranks, sync_buffers
+from lightning_condkd.functional.precision import at_least_float32
+from lightning_condkd.models import Observer
+from lightning_condkd.randomness import Draw, seeded_generator
+
+RealDraw = Callable[[str], tuple[Tensor, Tensor]]
+
+
+class MatchingPool(nn.Module):
+    """Networks that learn from real images and lend their eyes: a step draws one, trains it on, and compares by it.
+
+    DiM's code has one network, new in every epoch, that takes 16 real batches before every comparison. Here there are
+    several, each with an age of its own. Networks, momenta and ages are state, so a run resumes exactly. They are
+    trained by SGD on this rank's share of a batch, with gradients and running statistics averaged over ranks, and are
+    in eval mode when they compare (our choice: with BatchNorm, generated images leave no trace in them).
+
+    Args:
+        network: makes a new network with random weights at every call, such as a class or a ``functools.partial``.
+        mean: what the network is to subtract from each channel, in the units of [0, 1]; ``None`` for nothing.
+        std: likewise what it is to divide by.
+        augment: view of the images: drawn for each image in training, one for real and generated images when they are
+            compared. ``None`` for :class:`~lightning_condkd.augment.SiameseAugment` with ``color_crop_cutout`` (DiM).
+        size: networks in the pool (our default; DiM 1).
+        lifetime: comparisons after which a network makes room for a new one (our default; DiM an epoch's).
+        training_batches: real batches before every comparison (DiM 16).
+        learning_rate: of SGD (DiM 0.01).
+        momentum: of SGD (DiM 0.9).
+        weight_decay: of SGD (DiM 5e-4).
+
+    Raises:
+        ValueError: if the network is the same object at every call, or a count is out of its range.
+
+    Example:
+        >>> from lightning_condkd.models import ConvNet
+        >>> pool = MatchingPool(lambda: ConvNet(2, image_size=8, depth=1, width=4), size=2, training_batches=1)
+        >>> pool.build((3, 8, 8), 2, seed=0)
+        >>> images, labels, draw = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 0, 1]), Draw(seed=0, step=0)
+        >>> network = pool.draw_network(draw, lambda purpose: (images, labels))
+        >>> [logits.shape for logits in pool.opinions(network, images, 1 - images, draw)]
+        [torch.Size([4, 2]), torch.Size([4, 2])]
+    """
+
+    ages: Tensor
+    momenta: Tensor
+
+    def __init__(
+        self,
+        network: Callable[[], nn.Module],
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        *,
+        augment: Augment | None = None,
+        size: int = 4,
+        lifetime: int = 100,
+        training_batches: int = 16,
+        learning_rate: float = 0.01,
+        momentum: float = 0.9,
+        weight_decay: float = 5e-4,
+    ) -> None:
+        super().__init__()
+        for name, number in {"size": size, "lifetime": lifetime, "training_batches": training_batches}.items():
+            if number < (least := 0 if name == "training_batches" else 1):
+                raise ValueError(f"{name}: expected at least {least}, got {number}")
+        self.fresh = FreshNetworks(network, mean, std)
+        self.augment = SiameseAugment("color_crop_cutout") if augment is None else augment
+        self.size, self.lifetime, self.training_batches = size, lifetime, training_batches
+        self.learning_rate, self.momentum, self.weight_decay = learning_rate, momentum, weight_decay
+        self.networks = nn.ModuleList()
+
+    def build(self, image_shape: tuple[int, int, int], num_classes: int, seed: int) -> None:
+        """Create the networks on the CPU, frozen, and check that they fit the images.
+
+        Args:
+            image_shape: ``(C, H, W)`` in pixels.
+            num_classes: number of classes K.
+            seed: seed of the run.
+
+        Raises:
+            ValueError: if they have another number of classes or cannot read such images.
+        """
+        generators = [seeded_generator(seed, "first matching networks", slot) for slot in range(self.size)]
+        self.networks = nn.ModuleList(self.fresh.make(generator).requires_grad_(False) for generator in generators)
+        parameters = torch.zeros(self.size, self.fresh.num_parameters, device="cpu")
+        self.register_buffer("momenta", parameters)
+        self.register_buffer("ages", torch.zeros(self.size, dtype=torch.int64, device="cpu"))
+        _check_network(cast(Observer, self.networks[0]), image_shape, num_classes)
+
+    def draw_network(self, draw: Draw, real: RealDraw) -> Observer:
+        """Return a network of the pool in eval mode, trained further on real images for this step.
+
+        Args:
+            draw: randomness of the step.
+            real: returns this rank's share of a real batch of its own for every purpose: images and classes.
+        """
+        slot = int(torch.randint(self.size, (), generator=draw.generator("matching slot"), device="cpu"))
+        network = cast(Observer, self.networks[slot])
+        if int(self.ages[slot]) >= self.lifetime:
+            network.load_state_dict(self.fresh.make(draw.generator("matching network")).state_dict())
+            self.momenta[slot], self.ages[slot] = 0, 0
+        for batch in range(self.training_batches):
+            images, labels = real(f"matching images/{batch}")
+            view = self.augment.view(images, draw, f"matching augment/{batch}")
+            self._train(network.train(), self.momenta[slot], view, labels)
+        self.ages[slot] += 1
+        sync_buffers([network])
+        return network.eval()
+
+    @torch.enable_grad()
+    def _train(self, network: Observer, momenta: Tensor, images: Tensor, labels: Tensor) -> None:
+        """Take one step of SGD on copies of the frozen parameters, of which no hook of DDP knows."""
+        parameters = {name: value.detach().requires_grad_() for name, value in network.named_parameters()}
+        loss = F.cross_entropy(at_least_float32(functional_call(network, parameters, (images,)).logits), labels)
+        gradients = torch.autograd.grad(loss, list(parameters.values()))
+        gradient = mean_over_ranks(torch.cat([part.flatten() for part in gradients]))
+        weights = torch.cat([value.detach().flatten() for value in parameters.values()])
+        momenta.mul_(self.momentum).add_(gradient + self.weight_decay * weights)
+        sizes = [value.numel() for value in parameters.values()]
+        for parameter, step in zip(network.parameters(), torch.split(momenta, sizes), strict=True):
+            parameter.data.sub_(self.learning_rate * step.view_as(parameter))
+
+    def opinions(self, network: Observer, real: Tensor, synthetic: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        """Return the logits of real and of generated images under one view; the real ones have no graph.
+
+        Args:
+            network: from :meth:`draw_network`.
+            real: ``(N, C, H, W)``, pixels in the units of [0, 1].
+            synthetic: ``(N, C, H, W)``.
+            draw: randomness of the step.
+        """
+        shared = self.augment.sample(1, draw.generator("matching view"))
+        with torch.no_grad():
+            of_real = network(self.augment(real, shared)).logits
+        return of_real, network(self.augment(synthetic, shared)).logits
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a file records of the pool, JSON values only."""
+        names = ("size", "lifetime", "training_batches", "learning_rate", "momentum", "weight_decay")
+        numbers = {name: getattr(self, name) for name in names}
+        return {**self.fresh.settings(), "augment": repr(self.augment), **numbers}
+
+
+@torch.no_grad()
+def _check_network(network: Observer, image_shape: tuple[int, int, int], num_classes: int) -> None:
+    try:
+        weight = next(network.parameters())
+        shape = tuple(network.eval()(torch.zeros(1, *image_shape).to(weight)).logits.shape)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"the matching network cannot read images of {image_shape} (channels, height, width); give it the size "
+            f"and channels of the data. It said: {error}"
+        ) from error
+    finally:
+        network.train()
+    if shape != (1, num_classes):
+        raise ValueError(f"the data has {num_classes} classes, the matching network {shape[-1]}: set its num_classes")

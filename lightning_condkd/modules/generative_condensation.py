@@ -1,0 +1,299 @@
+"""Learning a generator that stands for a dataset, and freezing a condensed set from it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_condkd.condensation.generative import ConditionalGAN, SelfDistillation
+from lightning_condkd.condensation.matching_pool import MatchingPool
+from lightning_condkd.data.condensed import CondensedInfo, CondensedSet
+from lightning_condkd.data.images import ImageSource
+from lightning_condkd.distributed import mean_over_ranks, sync_buffers
+from lightning_condkd.modules.batches import real_batch
+from lightning_condkd.modules.checks import check_batch, check_strategy
+from lightning_condkd.modules.ticks import tick_once
+from lightning_condkd.modules.turns import OptimizerTurns
+from lightning_condkd.randomness import Draw, seeded_generator
+from lightning_condkd.types import LossTerms
+
+STATE_KEY = "generative condensation"
+
+
+class GenerativeCondensation(L.LightningModule):
+    """Train a conditional GAN on a dataset, then let networks that know the data correct it, and freeze a set.
+
+    OUR RECONSTRUCTION of generative condensation by self-distillation. The paper has no public code, and weight,
+    temperature, pool and schedule are not known to us: none of its numbers are to be expected here. The base is DiM's
+    recipe. First the GAN trains alone for ``gan_epochs``. In the epochs after that both optimizers start anew with
+    the learning rate of the matching stage, and the generator also minimises the divergence between what a network of
+    the pool says of real images and of generated ones of the same classes, under one augmentation. DiM starts its
+    second stage from the best GAN by accuracy, we from the last.
+
+    One ``training_step`` is a step of the generator, then one of the critic. Real images are drawn uniformly from the
+    datamodule's. The stored object is the generator, in the checkpoint; a set frozen from it is written when training
+    ends and with every checkpoint, from the images of the eval-mode generator.
+
+    On several ranks each takes its share of every batch and gradients are averaged. Statistics of the generator's
+    BatchNorm, and class means if those are paired, are of each rank's share.
+
+    Args:
+        pool: the networks that compare, with the normalisation of the data and the augmentation.
+        ipc: images per class of the set that is written.
+        gan: the GAN; ``None`` for :class:`ConditionalGAN` with its defaults.
+        matching: the second stage; ``None`` for :class:`SelfDistillation` with its defaults.
+        gan_epochs: epochs before the second stage (DiM 150).
+        output: file to which a condensed set is written.
+        steps_per_epoch: steps in what the trainer counts as an epoch (DiM's batches of 128 CIFAR images: 390).
+        seed: seed of all draws and of the set that is written; ``None`` takes the one of ``seed_everything``, else 0.
+            A resumed run keeps its own.
+
+    Raises:
+        ValueError: at setup, if a class has no image, a batch does not divide by the ranks or the pool's networks do
+            not fit the data.
+
+    Example:
+        >>> from lightning_condkd.models import ConvNet
+        >>> pool = MatchingPool(lambda: ConvNet(10, image_size=8, in_channels=1, depth=2), mean=(0.31,), std=(0.38,))
+        >>> GenerativeCondensation(pool, ipc=10, gan=ConditionalGAN(width=32)).gan.batch_size
+        128
+
+    References:
+        Li et al.: "Generative Dataset Distillation Based on Self-knowledge Distillation", arXiv 2501.04202.
+        Wang et al.: "DiM: Distilling Dataset into Generative Model", arXiv 2303.04707; its code.
+    """
+
+    def __init__(
+        self,
+        pool: MatchingPool,
+        ipc: int = 10,
+        *,
+        gan: ConditionalGAN | None = None,
+        matching: SelfDistillation | None = None,
+        gan_epochs: int = 150,
+        output: str | Path = "condensed.safetensors",
+        steps_per_epoch: int = 390,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        for name, number, least in (
+            ("ipc", ipc, 1),
+            ("gan_epochs", gan_epochs, 0),
+            ("steps_per_epoch", steps_per_epoch, 1),
+        ):
+            if number < least:
+                raise ValueError(f"{name}: expected at least {least}, got {number}")
+        if Path(output).suffix != ".safetensors":
+            raise ValueError(f"output: expected a path that ends in .safetensors, got {str(output)!r}")
+        self.automatic_optimization = False
+        self.pool, self.ipc = pool, ipc
+        self.gan = ConditionalGAN() if gan is None else gan
+        self.matching = SelfDistillation() if matching is None else matching
+        self.gan_epochs, self.steps_per_epoch = gan_epochs, steps_per_epoch
+        self.output = Path(output)
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
+        self.class_names: tuple[str, ...] = ()
+        self.iterations = 0
+        self._source: ImageSource | None = None
+        self._last_good: tuple[int, dict[str, Tensor]] | None = None
+
+    def setup(self, stage: str) -> None:
+        """Check batches and strategy, and find the real images.
+
+        Args:
+            stage: ``fit``; there is nothing to validate or test.
+        """
+        check_strategy(self.trainer)
+        for name, size in {"gan": self.gan.batch_size, "matching": self.matching.batch_size}.items():
+            check_batch(f"{name}.batch_size", size, self.trainer.world_size)
+        source = getattr(getattr(self.trainer, "datamodule", None), "train_source", None)
+        if not isinstance(source, ImageSource):
+            raise TypeError("expected real images to learn from: fit with an ImageDataModule, such as DigitsDataModule")
+        if empty := [n for n, rows in zip(source.class_names, source.class_rows, strict=True) if not len(rows)]:
+            raise ValueError(f"class {empty[0]!r} has no training image: add one, or leave the class out of the data")
+        self._source = source
+
+    def configure_model(self) -> None:
+        """Make the networks for the data, on the CPU; a second run must have data of the same shapes."""
+        if self._source is None:
+            return  # loaded without a trainer: the checkpoint tells the shapes
+        with torch.device("cpu"):  # the trainer calls this with its device as the default one
+            self._build(self._source.image_shape, self._source.class_names)
+
+    def _build(self, image_shape: tuple[int, int, int], class_names: tuple[str, ...]) -> None:
+        if self.gan.built:
+            known = self.gan.image_shape, self.class_names
+            if known != (image_shape, class_names):
+                raise ValueError(f"the GAN was built for {known}, got {image_shape}, {class_names}: make a new module")
+            return
+        self.class_names = class_names
+        self.gan.build(image_shape, len(class_names), seeded_generator(self.seed, "GAN"))
+        if self.matching.weight:
+            self.pool.build(image_shape, len(class_names), self.seed)
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        """Return the optimizers of generator and critic."""
+        optimizers = self.gan.optimizers()
+        self._turns = OptimizerTurns(optimizers)
+        return list(optimizers.values())
+
+    def training_step(self, batch: object, batch_idx: int) -> None:
+        """Update the generator, then the critic.
+
+        Args:
+            batch: not used; real images are drawn by step.
+            batch_idx: position in the epoch.
+        """
+        tick_once(self)
+        step = self.current_epoch * self.steps_per_epoch + batch_idx
+        draw = Draw(self.seed, step, self.global_rank, self.trainer.world_size)
+        self._set_stage(step)
+        images, labels = self._draw_real("real", draw)
+        before = self.iterations, {n: v.detach().clone() for n, v in self.gan.generator.state_dict().items()}
+        generated = self._generator_step(images, labels, draw)
+        judged = self._critic_step(images, labels, draw)
+        self._last_good, self.iterations = before, self.iterations + 1
+        values = {f"{n}/{k}": v for n, t in (("generator", generated), ("critic", judged)) for k, v in t.values.items()}
+        self.log_dict(values, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+
+    @property
+    def _is_matching(self) -> bool:
+        return self.current_epoch >= self.gan_epochs
+
+    def _set_stage(self, step: int) -> None:
+        rate = self.matching.learning_rate if self._is_matching else self.gan.learning_rate
+        for name, network in (("generator", self.gan.generator), ("critic", self.gan.critic)):
+            self._turns.scale(self, name, rate / self.gan.learning_rate)
+            if step == self.gan_epochs * self.steps_per_epoch:
+                self._turns.forget(self, name, list(network.parameters()))
+
+    def _draw_real(self, purpose: str, draw: Draw) -> tuple[Tensor, Tensor]:
+        size = self.matching.batch_size if self._is_matching else self.gan.batch_size
+        rows = torch.randint(len(self._data), (size,), generator=draw.generator(purpose), device="cpu")[draw.rows]
+        images, labels = real_batch((self._data.images[rows].to(self.device), self._data.labels[rows].to(self.device)))
+        return images.to(self.gan.generator.to_image.weight.dtype), labels
+
+    def _generator_step(self, real: Tensor, labels: Tensor, draw: Draw) -> LossTerms:
+        with self._turns.turn(self, "generator") as update:
+            images = self.gan.render(labels, draw, "latents")
+            terms = self.gan.generator_loss(images, labels)
+            if self._is_matching and self.matching.weight:
+                terms = terms.merge(self._matching_loss(real, images, labels, draw))
+            self._guard(terms)
+            update(terms.total())
+        return terms
+
+    def _matching_loss(self, real: Tensor, images: Tensor, labels: Tensor, draw: Draw) -> LossTerms:
+        network = self.pool.draw_network(draw, lambda purpose: self._draw_real(purpose, draw))
+        term = self.matching(*self.pool.opinions(network, real, images, draw), labels)
+        return LossTerms({"matching": term}, {"matching": self.matching.weight})
+
+    def _critic_step(self, real: Tensor, labels: Tensor, draw: Draw) -> LossTerms:
+        with self._turns.turn(self, "critic") as update:
+            terms = self.gan.critic_loss(real, labels, draw)
+            self._guard(terms)
+            update(terms.total())
+        return terms
+
+    def _guard(self, terms: LossTerms) -> None:
+        """Stop at the first loss that is not finite, with the last generator that had finite ones."""
+        if bool(mean_over_ranks(terms.total()).isfinite()):
+            return
+        found = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in terms.values.items())
+        cure = "matching.learning_rate or matching.weight" if self._is_matching else "gan.learning_rate"
+        self._restore()
+        self.write()
+        raise FloatingPointError(
+            f"the loss of step {self.iterations} is not finite ({found}); {self.output} holds a set of the last good "
+            f"generator. Lower {cure}"
+        )
+
+    def _restore(self) -> None:
+        if self._last_good is not None:
+            self.iterations, state = self._last_good
+            self.gan.generator.load_state_dict(state)
+
+    def export(self, ipc: int, seed: int) -> CondensedSet:
+        """Freeze a set of generated images, the same for the same generator and seed.
+
+        The generator is in eval mode: its BatchNorm layers use their running statistics, so no image depends on which
+        others are in the set. Nothing is selected: the first images that the seed yields are taken.
+
+        Args:
+            ipc: images of each class.
+            seed: seed of the latents.
+
+        Raises:
+            RuntimeError: before the networks are made, by ``Trainer.fit`` or from a checkpoint.
+        """
+        if not self.gan.built:
+            raise RuntimeError("the generator is made when Trainer.fit begins, or from a checkpoint")
+        labels = torch.arange(len(self.class_names)).repeat_interleave(ipc)
+        images = self.gan.sample(labels, seeded_generator(seed, "export")).float()
+        name = "generative self-distillation (our reconstruction)" if self.matching.weight else "conditional GAN"
+        settings = {**self.settings(), "ipc": ipc}
+        info = CondensedInfo(len(self.class_names), self.class_names, method=name, settings=settings, seed=seed)
+        return CondensedSet(images, labels, info=info)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a file of this method records, JSON values only."""
+        names = ("latent_size", "width", "learning_rate", "batch_size", "penalty")
+        return {
+            "gan": {name: getattr(self.gan, name) for name in names},
+            "matching": asdict(self.matching),
+            "pool": self.pool.settings() if self.matching.weight else None,
+            "iterations": self.iterations,
+            "gan_iterations": min(self.iterations, self.gan_epochs * self.steps_per_epoch),
+            "training_seed": self.seed,
+        }
+
+    def write(self) -> None:
+        """Write a set to its file, on rank 0; if the last step broke the generator, as it was before that step."""
+        sync_buffers([self.gan.generator])
+        if not all(bool(value.isfinite().all()) for value in self.gan.generator.state_dict().values()):
+            self._restore()
+        if self.trainer.is_global_zero:
+            self.export(self.ipc, self.seed).save(self.output)
+
+    def on_train_end(self) -> None:
+        """Write a set."""
+        self.write()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write a set, and add seed, shapes and progress to what the checkpoint holds.
+
+        Args:
+            checkpoint: what Lightning is about to write; its tensors share memory with the module's.
+        """
+        sync_buffers([self.pool])
+        self.write()
+        checkpoint[STATE_KEY] = {
+            "seed": self.seed,
+            "iterations": self.iterations,
+            "image_shape": list(self.gan.image_shape),
+            "class_names": list(self.class_names),
+        }
+
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        """Keep the seed of the run that is resumed, and make the networks if no fit has done so.
+
+        Args:
+            checkpoint: what Lightning has read.
+        """
+        state = checkpoint[STATE_KEY]
+        self.seed, self.iterations = state["seed"], state["iterations"]
+        self._build(tuple(state["image_shape"]), tuple(state["class_names"]))
+
+    @property
+    def _data(self) -> ImageSource:
+        if self._source is None:
+            raise RuntimeError("the images are known when Trainer.fit begins")
+        return self._source
