@@ -6,8 +6,10 @@ from lightning_condkd.condensation.evaluation import evaluate
 from lightning_condkd.condensation.evaluation_recipe import Recipe
 from lightning_condkd.condensation.evaluation_result import Evaluation
 from lightning_condkd.condensation.generative import ConditionalGAN, SelfDistillation
+from lightning_condkd.condensation.gradient_matching import GradientMatching
 from lightning_condkd.condensation.matching_pool import MatchingPool
 from lightning_condkd.condensation.networks import FreshNetworks
+from lightning_condkd.condensation.real_batches import RepresentativeBatches
 from lightning_condkd.condensation.realism import RealismSelection
 from lightning_condkd.condensation.selection import Herding, KCentre, KMeans, RandomSelection, SelectionMethod
 
@@ -17,6 +19,7 @@ __all__ = [
     "DistributionMatching",
     "Evaluation",
     "FreshNetworks",
+    "GradientMatching",
     "Herding",
     "KCentre",
     "KMeans",
@@ -25,6 +28,7 @@ __all__ = [
     "RealImages",
     "RealismSelection",
     "Recipe",
+    "RepresentativeBatches",
     "SelectionMethod",
     "SelfDistillation",
     "evaluate",

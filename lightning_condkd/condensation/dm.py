@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from lightning_condkd.augment import Augment, SiameseAugment
 from lightning_condkd.condensation.base import RealImages
-from lightning_condkd.condensation.matching import MatchingMethod, draw_rows
+from lightning_condkd.condensation.matching import MatchingMethod, embed
+from lightning_condkd.condensation.real_batches import RepresentativeBatches
 from lightning_condkd.distributed import mean_over_ranks
 from lightning_condkd.functional.matching import class_means, mean_embedding_distance
 from lightning_condkd.models import Observer
@@ -29,12 +29,15 @@ class DistributionMatching(MatchingMethod):
         network: makes a new network with random weights at every call, such as a class or a ``functools.partial``.
         mean: what the network is to subtract from each channel, in the units of [0, 1]; ``None`` for nothing.
         std: likewise what it is to divide by.
-        augment: ``None`` for all of :class:`~lightning_condkd.augment.SiameseAugment`, as in the official code.
+        augment: ``None`` for all of :class:`~lightning_condkd.augment.SiameseAugment`, as in the official code; without
+            its ``flip`` if ``mirrored``, which makes up for it.
         real_batch: real images of each class in an iteration, over all ranks (official code 256).
         chunk: real images in a forward pass; ``None`` for as many as have the pixels of 32 images of 32x32, which was
             the fastest on a CPU with 128 channels.
         classes_per_part: classes that have their graph in memory at a time; ``None`` for 10 (our default).
         mirrored: whether the mirror image of each learned one is matched too (FYI).
+        representative: how the real images are chosen (DREAM), in the embedding of the network of the iteration in
+            which it happens; ``None`` for new random ones in every iteration.
 
     Raises:
         ValueError: if the network is the same object at every call, a count is not positive, or parts are asked for
@@ -69,9 +72,18 @@ class DistributionMatching(MatchingMethod):
         chunk: int | None = None,
         classes_per_part: int | None = None,
         mirrored: bool = False,
+        representative: RepresentativeBatches | None = None,
     ) -> None:
-        augment = SiameseAugment() if augment is None else augment
-        super().__init__(network, mean, std, augment=augment, real_batch=real_batch, chunk=chunk, mirrored=mirrored)
+        super().__init__(
+            network,
+            mean,
+            std,
+            augment=_default_policy(mirrored) if augment is None else augment,
+            real_batch=real_batch,
+            chunk=chunk,
+            mirrored=mirrored,
+            representative=representative,
+        )
         if classes_per_part is not None and classes_per_part < 1:
             raise ValueError(f"classes_per_part: expected a positive number, got {classes_per_part}")
         if classes_per_part is not None and self.networks.has_bn:
@@ -89,13 +101,13 @@ class DistributionMatching(MatchingMethod):
         """
         observer = self.networks.make(draw.generator("network")).requires_grad_(False)
         observer.to(images.device, images.dtype).to(memory_format=torch.channels_last)
-        rows = draw_rows(real, self.real_batch, draw)
+        rows = self._real_rows(observer, real, draw)
         size = len(rows) if self.networks.has_bn else self.classes_per_part
-        for part in torch.arange(len(rows)).split(size):
+        for part in torch.split(torch.arange(len(rows)), size):
             classes = part.tolist()
             real_means = self._real_means(observer, [real.pixels(rows[label]) for label in classes], classes, draw)
             learned = [self._learned(images, labels, label, draw) for label in classes]
-            distance = mean_embedding_distance(real_means, _means(self._embed(observer, torch.cat(learned)), learned))
+            distance = mean_embedding_distance(real_means, _means(embed(observer, torch.cat(learned)), learned))
             yield LossTerms({"matching": distance}, {"matching": 1.0})
 
     @torch.no_grad()
@@ -103,15 +115,15 @@ class DistributionMatching(MatchingMethod):
         dtype = next(observer.parameters()).dtype
         views = [self._view(of_class.to(dtype), label, draw) for of_class, label in zip(images, classes, strict=True)]
         chunks = [torch.cat(views)] if self.networks.has_bn else self._chunks(torch.cat(views))
-        embeddings = torch.cat([self._embed(observer, chunk) for chunk in chunks])
+        embeddings = torch.cat([embed(observer, chunk) for chunk in chunks])
         counts = torch.tensor([len(view) for view in views]).to(embeddings)[:, None]
         # A small class may have no image on this rank; sums and counts are what can be averaged over ranks.
         sums = torch.where(counts > 0, _means(embeddings, views) * counts, 0)
         return mean_over_ranks(sums) / mean_over_ranks(counts)
 
-    def _embed(self, observer: Observer, images: Tensor) -> Tensor:
-        output = observer(images.contiguous(memory_format=torch.channels_last), embedding=True)
-        return cast(Tensor, output.embedding)
+
+def _default_policy(mirrored: bool) -> SiameseAugment:
+    return SiameseAugment("color_crop_cutout_scale_rotate") if mirrored else SiameseAugment()
 
 
 def _means(embeddings: Tensor, of_classes: Sequence[Tensor]) -> Tensor:

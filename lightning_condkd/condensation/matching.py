@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from lightning_condkd.augment import Augment
 from lightning_condkd.condensation.base import CondensationMethod, RealImages
 from lightning_condkd.condensation.networks import FreshNetworks
+from lightning_condkd.condensation.real_batches import RepresentativeBatches
 from lightning_condkd.functional.augmentation import mirror
+from lightning_condkd.models import Observer
 from lightning_condkd.randomness import Draw
 
 CHUNK_PIXELS = 32 * 32 * 32
@@ -29,6 +31,7 @@ class MatchingMethod(CondensationMethod):
         chunk: real images in a forward pass; ``None`` for as many as have the pixels of 32 images of 32x32, which was
             the fastest on a CPU with 128 channels.
         mirrored: whether the mirror image of each learned one is matched too (FYI).
+        representative: how the real images are chosen (DREAM); ``None`` for new random ones in every iteration.
 
     Raises:
         ValueError: if the network is the same object at every call, or a count is not positive.
@@ -47,6 +50,7 @@ class MatchingMethod(CondensationMethod):
         real_batch: int = 256,
         chunk: int | None = None,
         mirrored: bool = False,
+        representative: RepresentativeBatches | None = None,
     ) -> None:
         super().__init__()
         for name, count in {"real_batch": real_batch, "chunk": chunk}.items():
@@ -54,6 +58,7 @@ class MatchingMethod(CondensationMethod):
                 raise ValueError(f"{name}: expected a positive number of images, got {count}")
         self.networks, self.std = FreshNetworks(network, mean, std), std
         self.augment, self.real_batch, self.chunk, self.mirrored = augment, real_batch, chunk, mirrored
+        self.representative = representative
 
     def build(self, num_classes: int, ipc: int) -> None:
         """Check the networks against the data.
@@ -63,13 +68,15 @@ class MatchingMethod(CondensationMethod):
             ipc: images per class.
 
         Raises:
-            ValueError: if they have another number of classes.
+            ValueError: if they have another number of classes, or the pool of representative images is too small.
         """
         if self.networks.num_classes != num_classes:
             raise ValueError(
                 f"network: expected {num_classes} classes as in the data, got {self.networks.num_classes}; "
                 "set its num_classes"
             )
+        if self.representative is not None:
+            self.representative.build(num_classes, self.real_batch)
 
     def settings(self) -> dict[str, Any]:
         """Return what a file of this method records."""
@@ -78,7 +85,24 @@ class MatchingMethod(CondensationMethod):
             "augment": repr(self.augment),
             "real_batch": self.real_batch,
             "mirrored": self.mirrored,
+            "representative": None if self.representative is None else repr(self.representative),
         }
+
+    def _real_rows(self, observer: Observer, real: RealImages, draw: Draw) -> list[Tensor]:
+        """Return rows of the data, a tensor for each class: this rank's share of the real images of an iteration."""
+        if self.representative is None:
+            return draw_rows(real, self.real_batch, draw)
+        return self.representative.choose(real.class_rows, lambda rows: self._embeddings(observer, real, rows), draw)
+
+    @torch.no_grad()
+    def _embeddings(self, observer: Observer, real: RealImages, rows: Tensor) -> Tensor:
+        # Statistics of small chunks would be noise: in training mode BatchNorm sees as many images as in the matching.
+        whole = self.networks.has_bn and observer.training
+        dtype, embeddings = next(observer.parameters()).dtype, []
+        for batch in torch.split(rows, self.real_batch):
+            images = real.pixels(batch).to(dtype)
+            embeddings += [embed(observer, chunk) for chunk in ([images] if whole else self._chunks(images))]
+        return torch.cat(embeddings)
 
     def _view(self, images: Tensor, label: int, draw: Draw) -> Tensor:
         """Augment images of a class by parameters that depend on nothing but the class and the iteration."""
@@ -94,6 +118,17 @@ class MatchingMethod(CondensationMethod):
 
     def _chunks(self, images: Tensor) -> tuple[Tensor, ...]:
         return torch.split(images, self.chunk or max(1, CHUNK_PIXELS // images[0, 0].numel()))
+
+
+def embed(observer: Observer, images: Tensor) -> Tensor:
+    """Return the embeddings of images, computed in the memory format that is the fastest on a CPU.
+
+    Args:
+        observer: the network.
+        images: ``(N, C, H, W)``, pixels in the units of [0, 1].
+    """
+    output = observer(images.contiguous(memory_format=torch.channels_last), embedding=True)
+    return cast(Tensor, output.embedding)
 
 
 def draw_rows(real: RealImages, per_class: int, draw: Draw) -> list[Tensor]:
