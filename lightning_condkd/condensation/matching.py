@@ -117,7 +117,7 @@ class MatchingMethod(CondensationMethod):
         return self._view(torch.cat([of_class, mirror(of_class)]) if self.mirrored else of_class, label, draw)
 
     def _chunks(self, images: Tensor) -> tuple[Tensor, ...]:
-        return torch.split(images, self.chunk or max(1, CHUNK_PIXELS // images[0, 0].numel()))
+        return torch.split(images, self.chunk or max(1, CHUNK_PIXELS // (images.shape[2] * images.shape[3])))
 
 
 def embed(observer: Observer, images: Tensor) -> Tensor:
