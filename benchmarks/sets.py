@@ -13,6 +13,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -146,9 +147,14 @@ SUITES = {
 
 def make(command: list[str], output: Path, seed: int) -> float:
     """Run a command of ours that writes a set; return its CPU-seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        return _make(command, output, seed, folder)
+
+
+def _make(command: list[str], output: Path, seed: int, folder: str) -> float:
     if command[0] == "fit":
-        flags = [f"--model.init_args.output={output}", f"--seed_everything={seed}", "--trainer.logger=false"]
-        flags += ["--trainer.enable_checkpointing=false", "--trainer.enable_progress_bar=false"]
+        flags = [f"--model.init_args.output={output}", f"--seed_everything={seed}"]
+        flags += [f"--trainer.default_root_dir={folder}", "--trainer.enable_progress_bar=false"]
     else:
         flags = [str(output), f"--seed={seed}"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

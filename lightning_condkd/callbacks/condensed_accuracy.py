@@ -90,10 +90,18 @@ class CondensedAccuracy(Callback):
         source, condensed, own = _data(trainer).val_source, module.condensed(), module.method.networks
         rows = torch.linspace(0, len(source) - 1, min(len(source), self.test_images or len(source))).long()
         networks = FreshNetworks(self.network, own.mean, own.std) if self.network else own
-        options = {"runs": self.runs, "seed": self.seed, "device": module.device}
-        test = source.images[rows], source.labels[rows]
         with torch.enable_grad():
-            result = evaluate(condensed.images, condensed.labels, *test, networks, self.recipe, **options)
+            result = evaluate(
+                condensed.images,
+                condensed.labels,
+                source.images[rows],
+                source.labels[rows],
+                networks,
+                self.recipe,
+                runs=self.runs,
+                seed=self.seed,
+                device=module.device,
+            )
         accuracy = sum(result.last) / len(result.last)
         self.curve.append((trainer.global_step, accuracy))
         rank_zero_info(f"iteration {trainer.global_step}: fresh networks reach {100 * accuracy:.1f} %")

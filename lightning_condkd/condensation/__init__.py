@@ -12,6 +12,8 @@ from lightning_condkd.condensation.networks import FreshNetworks
 from lightning_condkd.condensation.real_batches import RepresentativeBatches
 from lightning_condkd.condensation.realism import RealismSelection
 from lightning_condkd.condensation.selection import Herding, KCentre, KMeans, RandomSelection, SelectionMethod
+from lightning_condkd.condensation.trajectory_matching import TrajectoryMatching
+from lightning_condkd.condensation.trajectory_schedule import TrajectorySchedule, published_schedule
 
 __all__ = [
     "CondensationMethod",
@@ -31,5 +33,8 @@ __all__ = [
     "RepresentativeBatches",
     "SelectionMethod",
     "SelfDistillation",
+    "TrajectoryMatching",
+    "TrajectorySchedule",
     "evaluate",
+    "published_schedule",
 ]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from lightning_condkd.condensation.networks import FreshNetworks
 from lightning_condkd.randomness import Draw
 from lightning_condkd.types import LossTerms
 
@@ -34,13 +35,13 @@ class CondensationMethod(nn.Module, ABC):
     Attributes:
         name: what the method is called in the files that it makes.
         pixel_lr: published step size on normalised pixels; :class:`~lightning_condkd.modules.Condensation` multiplies
-            it by the square of ``std``, which makes it one for pixels in the units of [0, 1].
-        std: what the method's networks divide each channel by, in the units of [0, 1].
+            it by the squared deviation that the networks divide by: one for pixels in the units of [0, 1].
+        networks: makes the networks that look at the images.
     """
 
     name: str
     pixel_lr: float
-    std: Sequence[float] | None = None
+    networks: FreshNetworks
 
     def build(self, num_classes: int, ipc: int) -> None:
         """Check and size what depends on the task; called once, before the first iteration.
@@ -48,7 +49,15 @@ class CondensationMethod(nn.Module, ABC):
         Args:
             num_classes: number of classes K.
             ipc: images per class.
+
+        Raises:
+            ValueError: if the networks have another number of classes.
         """
+        if self.networks.num_classes != num_classes:
+            raise ValueError(
+                f"network: expected {num_classes} classes as in the data, got {self.networks.num_classes}; "
+                "set its num_classes"
+            )
 
     @abstractmethod
     def losses(self, images: Tensor, labels: Tensor, real: RealImages, draw: Draw) -> Iterator[LossTerms]:

@@ -56,7 +56,7 @@ class MatchingMethod(CondensationMethod):
         for name, count in {"real_batch": real_batch, "chunk": chunk}.items():
             if count is not None and count < 1:
                 raise ValueError(f"{name}: expected a positive number of images, got {count}")
-        self.networks, self.std = FreshNetworks(network, mean, std), std
+        self.networks = FreshNetworks(network, mean, std)
         self.augment, self.real_batch, self.chunk, self.mirrored = augment, real_batch, chunk, mirrored
         self.representative = representative
 
@@ -70,11 +70,7 @@ class MatchingMethod(CondensationMethod):
         Raises:
             ValueError: if they have another number of classes, or the pool of representative images is too small.
         """
-        if self.networks.num_classes != num_classes:
-            raise ValueError(
-                f"network: expected {num_classes} classes as in the data, got {self.networks.num_classes}; "
-                "set its num_classes"
-            )
+        super().build(num_classes, ipc)
         if self.representative is not None:
             self.representative.build(num_classes, self.real_batch)
 

@@ -117,7 +117,7 @@ def k_means_nearest(embeddings: Tensor, count: int, generator: torch.Generator) 
     """
     centred = _centred(embeddings, count).cpu()
     start = centred[_spread_rows(centred, count, generator)]
-    with warnings.catch_warnings(), threadpool_limits(1, user_api="openmp"):
+    with warnings.catch_warnings(), cast(Any, threadpool_limits)(1, user_api="openmp"):
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different rows than centres: no harm, see above
         found = cast(Any, KMeans)(count, init=start.numpy(), n_init=1).fit(centred.numpy())
     distances = torch.cdist(torch.from_numpy(found.cluster_centers_), centred)

@@ -78,7 +78,7 @@ class Condensation(L.LightningModule):
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.pixels: nn.Parameter | None = None
         self._source: ImageSource | None = None
-        self._last_good: Tensor | None = None
+        self._last_good: list[Tensor] = []
         self._undone = 0
 
     def configure_model(self) -> None:
@@ -114,36 +114,38 @@ class Condensation(L.LightningModule):
 
     def _differentiated(self, draw: Draw) -> Tensor:
         """Return the loss with its gradients, which are taken part by part."""
-        learned = [parameter for group in self.method.parameter_groups() for parameter in group["params"]]
-        images = self._pixels.detach().requires_grad_()
+        pixels, *learned = self._learned
+        images = pixels.detach().requires_grad_()
         loss, gradients = images.new_zeros(()), [torch.zeros_like(tensor) for tensor in (images, *learned)]
         for terms in self.method.losses(images, self.labels, self._real_images(), draw):
             total = terms.total()
             parts = torch.autograd.grad(total, [images, *learned], allow_unused=True)
             gradients = [g if part is None else g + part for g, part in zip(gradients, parts, strict=True)]
             loss = loss + total.detach()
-        return with_gradients(loss, [self._pixels, *learned], gradients)
+        return with_gradients(loss, [pixels, *learned], gradients)
 
     def _real_images(self) -> RealImages:
         source = self._data
         return RealImages(lambda rows: to_pixels(source.images[rows], self.device), source.class_rows)
 
     def _guard(self, loss: Tensor) -> None:
-        """Stop at the first loss that is not finite, with the last pixels that had a finite one."""
+        """Stop at the first loss that is not finite, with the last that was learned when it was finite."""
         if bool(mean_over_ranks(loss).isfinite()):
-            self._last_good = self._pixels.detach().clone()
+            self._last_good = [tensor.detach().clone() for tensor in self._learned]
             return
         self._restore()
         self.write()
         raise FloatingPointError(
-            f"the loss of iteration {self.global_step} is {float(loss.detach())}; {self.output} holds the last good set. "
-            "Lower learning_rate"
+            f"the loss of iteration {self.global_step} is {float(loss.detach())}; {self.output} holds the last good "
+            "set. Lower learning_rate, or what the method learns with beside it"
         )
 
     def _restore(self) -> None:
-        if self._last_good is not None:
-            self._pixels.data.copy_(self._last_good)
-            self._undone = 1
+        if not self._last_good:
+            return
+        for tensor, good in zip(self._learned, self._last_good, strict=True):
+            tensor.data.copy_(good)
+        self._undone = 1
 
     def configure_optimizers(self) -> Optimizer:
         """Return SGD on the pixels, and on what else the method learns."""
@@ -154,7 +156,7 @@ class Condensation(L.LightningModule):
     def _pixel_lr(self) -> float:
         if self.learning_rate is not None:
             return self.learning_rate
-        deviations = self.method.std or self._data.channel_statistics()[1]
+        deviations = self.method.networks.std or self._data.channel_statistics()[1]
         return self.method.pixel_lr * sum(std**2 for std in deviations) / len(deviations)
 
     def condensed(self) -> CondensedSet:
@@ -172,8 +174,8 @@ class Condensation(L.LightningModule):
         return CondensedSet(self._pixels.detach().cpu().float(), self.labels, info=info)
 
     def write(self) -> None:
-        """Write the set to its file, on rank 0; if the last step broke the pixels, as it was before that step."""
-        if not bool(self._pixels.isfinite().all()):
+        """Write the set to its file, on rank 0; if the last step broke what is learned, as it was before that step."""
+        if not all(bool(tensor.isfinite().all()) for tensor in self._learned):
             self._restore()
         if self.trainer.is_global_zero:
             self.condensed().save(self.output)
@@ -204,6 +206,12 @@ class Condensation(L.LightningModule):
         if self.pixels is None:
             raise RuntimeError("the pixels are made when Trainer.fit begins")
         return self.pixels
+
+    @property
+    def _learned(self) -> list[nn.Parameter]:
+        """The pixels, and what else the method learns."""
+        groups = self.method.parameter_groups()
+        return [self._pixels, *(parameter for group in groups for parameter in group["params"])]
 
     @property
     def _data(self) -> ImageSource:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_condkd.condensation import CondensationMethod, DistributionMatching, RealImages
+from lightning_condkd.condensation import CondensationMethod, DistributionMatching, FreshNetworks, RealImages
 from lightning_condkd.data.condensed import CondensedSet, to_pixels
 from lightning_condkd.data.datamodule_images import ImageDataModule
 from lightning_condkd.data.images import ImageSource
@@ -16,6 +16,8 @@ from lightning_condkd.models import ConvNet
 from lightning_condkd.modules.condensation import Condensation
 from lightning_condkd.randomness import Draw
 from lightning_condkd.types import LossTerms
+
+NETWORK = partial(ConvNet, 3, image_size=8, depth=1, width=4)
 
 
 class Uneven(ImageDataModule):
@@ -35,7 +37,7 @@ class Explosive(CondensationMethod):
 
     def __init__(self, until: int) -> None:
         super().__init__()
-        self.until = until
+        self.until, self.networks = until, FreshNetworks(NETWORK)
 
     def losses(self, images: Tensor, labels: Tensor, real: RealImages, draw: Draw) -> Iterator[LossTerms]:
         value = images.sum() * (10.0 if draw.step < self.until else float("nan"))
@@ -64,8 +66,7 @@ class StopAfterFirst(L.Callback):
 
 
 def matching() -> DistributionMatching:
-    network = partial(ConvNet, 3, image_size=8, depth=1, width=4)
-    return DistributionMatching(network, (0.5, 0.5, 0.5), (0.3, 0.3, 0.3), real_batch=8)
+    return DistributionMatching(NETWORK, (0.5, 0.5, 0.5), (0.3, 0.3, 0.3), real_batch=8)
 
 
 def fit(module: Condensation, *callbacks: L.Callback, data: L.LightningDataModule | None = None, **more: Any) -> None:
@@ -185,6 +186,7 @@ class TwoParts(CondensationMethod):
     def __init__(self, joined: bool) -> None:
         super().__init__()
         self.joined, self.scale = joined, torch.nn.Parameter(torch.tensor(2.0))
+        self.networks = FreshNetworks(NETWORK)
 
     def losses(self, images: Tensor, labels: Tensor, real: RealImages, draw: Draw) -> Iterator[LossTerms]:
         halves = [(self.scale * image.square()).mean() for image in images.chunk(2)]
@@ -207,6 +209,36 @@ def test_parts_give_the_gradient_of_their_sum_and_what_a_method_learns_is_learne
     assert torch.allclose(sets[0].images, sets[1].images, atol=1e-7)
     assert sets[0].info.settings["scale"] == pytest.approx(sets[1].info.settings["scale"])
     assert sets[0].info.settings["scale"] < 1.9
+
+
+class BrokenScale(TwoParts):
+    """Its loss is NaN from the third iteration on, or its scale leaves the finite numbers at the first step."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__(joined=True)
+        self.rate = rate
+
+    def losses(self, images: Tensor, labels: Tensor, real: RealImages, draw: Draw) -> Iterator[LossTerms]:
+        for terms in super().losses(images, labels, real, draw):
+            yield LossTerms({"square": terms.total() * (100.0 if draw.step < 2 else float("nan"))}, {"square": 1.0})
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": [self.scale], "lr": self.rate}]
+
+
+def test_what_a_method_learns_goes_back_with_the_pixels(tmp_path: Path) -> None:
+    rates = {"once": 0.001, "stopped": 0.001, "broken": 3e38}
+    once, stopped, broken = (
+        condensation(tmp_path / name, BrokenScale(rate), learning_rate=0.001) for name, rate in rates.items()
+    )
+    fit(once, StopAfterFirst())
+    with pytest.raises(FloatingPointError, match="Lower learning_rate"):
+        fit(stopped)
+    fit(broken, StopAfterFirst())
+    sets = [CondensedSet.load(module.output) for module in (once, stopped, broken)]
+    assert sets[0].info.settings["scale"] == sets[1].info.settings["scale"] < 2.0
+    assert torch.equal(sets[0].images, sets[1].images)
+    assert (sets[2].info.settings["scale"], sets[2].info.settings["iterations"]) == (2.0, 0)
 
 
 def test_noise_has_the_statistics_of_the_data(tmp_path: Path) -> None:

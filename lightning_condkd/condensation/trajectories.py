@@ -1,0 +1,178 @@
+"""The trajectories of experts: networks that were trained on real images, epoch by epoch, in files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+KIND = "expert snapshot"
+HEADER_KEY = "condkd"  # as in data/files.py, which writes these files
+TENSOR = "parameters"
+
+
+@dataclass(frozen=True)
+class ExpertInfo:
+    """What all snapshots of a folder have in common; JSON values only.
+
+    Args:
+        network: class name of the network.
+        mean: what it subtracts from each channel, in the units of [0, 1].
+        std: what it divides by.
+        names: names of its parameters, in their order in a snapshot.
+        shapes: their shapes.
+        epochs: epochs of an expert; it has one snapshot more.
+        training: how the experts were trained.
+    """
+
+    network: str
+    mean: list[float] | None
+    std: list[float] | None
+    names: list[str]
+    shapes: list[list[int]]
+    epochs: int
+    training: Mapping[str, Any]
+
+    def differences(self, other: ExpertInfo) -> dict[str, tuple[Any, Any]]:
+        """Return the fields that differ, with both values.
+
+        Args:
+            other: what to compare with.
+        """
+        own, others = asdict(self), asdict(other)
+        return {name: (own[name], others[name]) for name in own if own[name] != others[name]}
+
+
+def snapshot_path(folder: Path, expert: int, epoch: int) -> Path:
+    """Return the file of a snapshot.
+
+    Args:
+        folder: that of the experts.
+        expert: number of the expert.
+        epoch: how many epochs it was trained for.
+    """
+    return folder / f"expert_{expert:04}_epoch_{epoch:04}.safetensors"
+
+
+def flatten(network: nn.Module) -> Tensor:
+    """Return a copy of a network's parameters as one vector, ``(P,)`` float32 on the CPU.
+
+    Args:
+        network: the network.
+
+    Example:
+        >>> flatten(nn.Linear(2, 1)).shape
+        torch.Size([3])
+    """
+    return torch.cat([parameter.detach().flatten().float() for parameter in network.parameters()]).cpu()
+
+
+def unflatten(vector: Tensor, names: Sequence[str], shapes: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+    """Return the parameters in a vector by name, as views.
+
+    Args:
+        vector: ``(P,)``.
+        names: names of the parameters.
+        shapes: their shapes.
+
+    Example:
+        >>> unflatten(torch.arange(3.0), ["weight", "bias"], [[1, 2], [1]])
+        {'weight': tensor([[0., 1.]]), 'bias': tensor([2.])}
+    """
+    sizes = [torch.Size(shape).numel() for shape in shapes]
+    parts = zip(names, torch.split(vector, sizes), shapes, strict=True)
+    return {name: part.view(*shape) for name, part, shape in parts}
+
+
+def layout(network: nn.Module) -> tuple[list[str], list[list[int]]]:
+    """Return names and shapes of a network's parameters, in their order in a snapshot.
+
+    Args:
+        network: the network.
+
+    Raises:
+        ValueError: if parameters are not all that it computes with.
+    """
+    parameters = dict(network.named_parameters())
+    beside = sorted(set(network.state_dict()) - set(parameters))
+    random = [name for name, module in network.named_modules() if "Dropout" in type(module).__name__]
+    if beside or random:
+        raise ValueError(
+            f"network: a snapshot holds parameters only, but {type(network).__name__} also depends on "
+            f"{', '.join(beside or random)}; take a network without running statistics and dropout, such as "
+            "ConvNet with norm='instance'"
+        )
+    return list(parameters), [list(parameter.shape) for parameter in parameters.values()]
+
+
+def read_snapshot_header(path: Path) -> tuple[ExpertInfo, int, int]:
+    """Return what a snapshot says of itself, its expert and its epoch, without its parameters.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ValueError: if it is no snapshot.
+    """
+    try:
+        with safe_open(path, framework="pt") as stream:
+            header = json.loads((stream.metadata() or {}).get(HEADER_KEY, "{}"))
+    except SafetensorError as error:
+        raise ValueError(f"{path} is cut off or no safetensors file ({error}): copy or make it again") from error
+    names = [field.name for field in fields(ExpertInfo)]
+    if header.get("kind") != KIND or header.get("format_version") != 1 or set(names) - set(header):
+        raise ValueError(f"{path}: expected an {KIND} of this release: write it with ExpertTrajectories")
+    return ExpertInfo(**{name: header[name] for name in names}), header["expert"], header["epoch"]
+
+
+class ExpertFolder:
+    """The experts in a folder; what is asked for is read from the files, and nothing kept.
+
+    Args:
+        folder: folder that :class:`~lightning_condkd.modules.experts.ExpertTrajectories` wrote.
+
+    Raises:
+        FileNotFoundError: if there is no snapshot.
+        ValueError: if the snapshots are not of one kind, or an expert lacks some.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        paths = sorted(Path(folder).glob("expert_*.safetensors"))
+        if not paths:
+            raise FileNotFoundError(f"experts: no snapshots in {folder}: check the path, or fit ExpertTrajectories")
+        headers = [read_snapshot_header(path) for path in paths]
+        self.info = headers[0][0]
+        for path, (info, _, _) in zip(paths, headers, strict=True):
+            if different := self.info.differences(info):
+                raise ValueError(
+                    f"experts: {paths[0].name} and {path.name} in {folder} are of different runs: {different}; "
+                    "keep each run in a folder of its own"
+                )
+        self._paths = {(expert, epoch): path for path, (_, expert, epoch) in zip(paths, headers, strict=True)}
+        self.experts = sorted({expert for expert, _ in self._paths})
+        self._check_complete(folder)
+
+    def _check_complete(self, folder: str | Path) -> None:
+        for expert in self.experts:
+            if absent := [n for n in range(self.info.epochs + 1) if (expert, n) not in self._paths]:
+                raise ValueError(
+                    f"experts: expert {expert} in {folder} lacks the snapshots of epochs {absent}: resume the run "
+                    "that makes it from its checkpoint, or remove the files of this expert"
+                )
+
+    def read(self, expert: int, epoch: int) -> Tensor:
+        """Return the parameters of an expert, ``(P,)`` float32.
+
+        Args:
+            expert: number of the expert, one of :attr:`experts`.
+            epoch: how many epochs it was trained for.
+        """
+        with safe_open(self._paths[expert, epoch], framework="pt") as stream:
+            parameters: Tensor = stream.get_tensor(TENSOR)
+        return parameters

@@ -1,0 +1,218 @@
+"""Trajectory matching: training on the set is to lead where experts were led by the real images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from lightning_condkd.augment import Augment, SiameseAugment, take
+from lightning_condkd.condensation.base import CondensationMethod, RealImages
+from lightning_condkd.condensation.matching import CHUNK_PIXELS
+from lightning_condkd.condensation.networks import FreshNetworks
+from lightning_condkd.condensation.trajectories import ExpertFolder, layout, unflatten
+from lightning_condkd.condensation.trajectory_schedule import TrajectorySchedule
+from lightning_condkd.functional.trajectory import Part, Segment, positive_step_size, recomputed, tesla, unrolled
+from lightning_condkd.models import Observer
+from lightning_condkd.randomness import Draw, seeded_generator
+from lightning_condkd.types import LossTerms, NetworkOutput
+
+GRADIENTS = {"unrolled": unrolled, "recomputed": recomputed, "tesla": tesla}
+
+
+class TrajectoryMatching(CondensationMethod):
+    """MTT: a few training steps on the learned set are to lead a network where epochs of real images led an expert.
+
+    An iteration takes an expert, joins it after a random number of epochs, and trains from there on the learned set, by
+    plain SGD with a learned step size. The loss is the squared distance that is left to the expert some epochs later,
+    as a share of the distance between the expert's two points. Every expert is used once before one is used again.
+
+    The images of each inner step are augmented by one operator, each image with its own parameters. The step size is
+    learned as its logarithm, so that it stays positive, at a speed for which the published numbers hold, see
+    :func:`~lightning_condkd.functional.trajectory.positive_step_size`. Its last value is ``train_lr`` in the settings
+    of the file: networks are to be trained on the set with it. All ranks do the same work.
+
+    Args:
+        network: makes a network such as the experts; it must depend on nothing but parameters and images, so no
+            running statistics and no dropout.
+        mean: what the network is to subtract from each channel, in the units of [0, 1]; that of the experts.
+        std: likewise what it is to divide by.
+        experts: folder that :class:`~lightning_condkd.modules.experts.ExpertTrajectories` wrote.
+        schedule: the numbers that change with the data; the published ones are in
+            :func:`~lightning_condkd.condensation.trajectory_schedule.published_schedule`.
+        augment: ``None`` for all of :class:`~lightning_condkd.augment.SiameseAugment`, as in the official code.
+        gradient: ``unrolled`` keeps the graph of all inner steps, as the official code does. ``recomputed`` gives the
+            same gradient with that of one chunk of one step (our default: for 100 images of 32x32 and 30 steps it
+            took 0.4 GB instead of 10.4, in no more time). ``tesla`` is TESLA's, which leaves out how the images of a
+            step change the gradients of later ones, so it is not the gradient of the loss, see
+            :func:`~lightning_condkd.functional.trajectory.tesla`; it is no cheaper.
+        chunk: images in a forward pass; ``None`` for as many as have the pixels of 32 images of 32x32, which was the
+            fastest on a CPU with 128 channels.
+
+    Raises:
+        ValueError: if the network or an argument does not fit.
+
+    Example:
+        >>> from lightning_condkd.condensation.trajectory_schedule import published_schedule
+        >>> from lightning_condkd.models import ConvNet
+        >>> schedule = published_schedule("cifar10", ipc=10)
+        >>> TrajectoryMatching(ConvNet, experts="experts", schedule=schedule).pixel_lr
+        100
+
+    References:
+        Cazenavette et al., "Dataset Distillation by Matching Training Trajectories", arXiv 2203.11932.
+    """
+
+    name = "MTT"
+
+    def __init__(
+        self,
+        network: Callable[[], nn.Module],
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        *,
+        experts: str | Path,
+        schedule: TrajectorySchedule,
+        augment: Augment | None = None,
+        gradient: Literal["unrolled", "recomputed", "tesla"] = "recomputed",
+        chunk: int | None = None,
+    ) -> None:
+        super().__init__()
+        if gradient not in GRADIENTS:
+            raise ValueError(f"gradient: expected one of {', '.join(GRADIENTS)}, got {gradient!r}")
+        if chunk is not None and chunk < 1:
+            raise ValueError(f"chunk: expected a positive number of images, got {chunk}")
+        self.networks = FreshNetworks(network, mean, std)
+        self.folder, self.schedule, self.pixel_lr = Path(experts), schedule, schedule.pixel_lr
+        self.augment = SiameseAugment() if augment is None else augment
+        self.gradient, self.chunk = gradient, chunk
+        self.log_step_size = nn.Parameter(torch.tensor(schedule.step_size).log())
+        self._layout = layout(self._network().network)
+        self._experts: ExpertFolder | None = None
+
+    def _network(self) -> Observer:
+        # Its weights are not used: those of experts take their place.
+        return self.networks.make(seeded_generator(0, "network")).requires_grad_(False)
+
+    def build(self, num_classes: int, ipc: int) -> None:
+        """Open the experts, and check them and the network against the data.
+
+        Args:
+            num_classes: number of classes K.
+            ipc: images per class.
+
+        Raises:
+            ValueError: if something does not fit.
+        """
+        super().build(num_classes, ipc)
+        if (self.schedule.batch_size or 1) > num_classes * ipc:
+            raise ValueError(
+                f"batch_size: expected at most {num_classes * ipc}, the images of the set, got "
+                f"{self.schedule.batch_size}; leave it out to train on all of them"
+            )
+        self._experts = ExpertFolder(self.folder)
+        self._check_experts(self._experts)
+
+    def _check_experts(self, experts: ExpertFolder) -> None:
+        names, shapes = self._layout
+        own = {**self.networks.settings(), "names": names, "shapes": shapes}
+        there = {name: getattr(experts.info, name) for name in own}
+        if different := {name: (own[name], there[name]) for name in own if own[name] != there[name]}:
+            raise ValueError(
+                f"experts: those in {self.folder} differ from the network here (here, there): {different}; "
+                "give network, mean and std as they were given to ExpertTrajectories"
+            )
+        needed = self.schedule.max_start_epoch - 1 + self.schedule.expert_epochs
+        if needed > experts.info.epochs:
+            raise ValueError(
+                f"schedule: max_start_epoch - 1 + expert_epochs = {needed}, but the experts in {self.folder} were "
+                f"trained for {experts.info.epochs} epochs; lower max_start_epoch or train them for longer"
+            )
+
+    def losses(self, images: Tensor, labels: Tensor, real: RealImages, draw: Draw) -> Iterator[LossTerms]:
+        """Yield the distance from an expert that is left after training on the learned set.
+
+        Args:
+            images: the learned pixels of the whole set, ``(N, C, H, W)``, in the units of [0, 1].
+            labels: their classes, ``(N,)`` int64, on the CPU.
+            real: not used: experts saw the real images.
+            draw: the randomness of the iteration.
+        """
+        start, target = self._expert(draw)
+        observer = self._network().to(images.device, images.dtype)
+        batches = self._batches(len(labels), draw)
+        steps = [self._parts(observer, rows, labels, images, step, draw) for step, rows in enumerate(batches)]
+        segment = Segment(start.to(images), target.to(images), steps)
+        distance = GRADIENTS[self.gradient](segment, images, positive_step_size(self.log_step_size))
+        yield LossTerms({"trajectory": distance}, {"trajectory": 1.0})
+
+    def _expert(self, draw: Draw) -> tuple[Tensor, Tensor]:
+        """Return the parameters of the iteration's expert at two times."""
+        if self._experts is None:
+            raise RuntimeError("experts: they are opened by build(num_classes, ipc), which Condensation calls")
+        turn, position = divmod(draw.step, len(self._experts.experts))
+        order = torch.randperm(len(self._experts.experts), generator=seeded_generator(draw.seed, "experts", turn))
+        expert = self._experts.experts[int(order[position])]
+        first = int(torch.randint(self.schedule.max_start_epoch, (), generator=draw.generator("start epoch")))
+        last = first + self.schedule.expert_epochs
+        start, target = (self._experts.read(expert, epoch) for epoch in (first, last))
+        if torch.equal(start, target):
+            raise ValueError(
+                f"experts: expert {expert} in {self.folder} is the same after {first} and {last} epochs: "
+                "it was not trained; make it again with a learning rate above 0"
+            )
+        return start, target
+
+    def _batches(self, count: int, draw: Draw) -> list[Tensor]:
+        size = self.schedule.batch_size
+        if size is None:
+            return [torch.arange(count)] * self.schedule.inner_steps
+        generator, batches = draw.generator("batches"), list[Tensor]()
+        while len(batches) < self.schedule.inner_steps:
+            batches += torch.split(torch.randperm(count, generator=generator), size)
+        return batches[: self.schedule.inner_steps]
+
+    def _parts(
+        self, observer: Observer, rows: Tensor, labels: Tensor, images: Tensor, step: int, draw: Draw
+    ) -> list[Part]:
+        """Return the chunks of an inner step."""
+        views = self.augment.sample(len(rows), draw.generator(f"augment/{step}"))
+        places = torch.split(torch.arange(len(rows)), self.chunk or max(1, CHUNK_PIXELS // images[0, 0].numel()))
+
+        def part(chosen: Tensor) -> Part:
+            own, classes = take(views, chosen), labels[rows[chosen]].to(images.device)
+
+            def loss(parameters: Tensor, batch: Tensor) -> Tensor:
+                logits = self._logits(observer, parameters, self.augment(batch, own))
+                return F.cross_entropy(logits, classes, reduction="sum") / len(rows)
+
+            return Part(rows[chosen].to(images.device), loss)
+
+        return [part(chosen) for chosen in places]
+
+    def _logits(self, observer: Observer, parameters: Tensor, images: Tensor) -> Tensor:
+        by_name = {f"network.{name}": value for name, value in unflatten(parameters, *self._layout).items()}
+        output: NetworkOutput = functional_call(observer, by_name, (images,))
+        return output.logits
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a file of this method records; ``train_lr`` is the learned step size."""
+        info = None if self._experts is None else {"count": len(self._experts.experts), **self._experts.info.training}
+        return {
+            **self.networks.settings(),
+            **asdict(self.schedule),
+            "augment": repr(self.augment),
+            "gradient": self.gradient,
+            "experts": info,
+            "train_lr": float(self.log_step_size.detach().double().exp()),
+        }
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the group of the step size."""
+        return [{"params": [self.log_step_size], "lr": self.schedule.step_size_lr}]

@@ -1,0 +1,226 @@
+"""Training the experts of trajectory matching: many networks one after the other, with every epoch in a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+from torchmetrics.classification import MulticlassAccuracy
+
+from lightning_condkd.augment import Augment, SiameseAugment, take
+from lightning_condkd.condensation.networks import FreshNetworks
+from lightning_condkd.condensation.trajectories import (
+    KIND,
+    TENSOR,
+    ExpertInfo,
+    flatten,
+    layout,
+    read_snapshot_header,
+    snapshot_path,
+)
+from lightning_condkd.data.datamodule_images import ImageDataModule
+from lightning_condkd.data.files import pack, plain_json, write_atomic
+from lightning_condkd.modules.batches import real_batch
+from lightning_condkd.randomness import Draw, seeded_generator
+
+STATE_KEY = "experts"
+
+
+class ExpertTrajectories(L.LightningModule):
+    """Train experts on real images, one after the other, and write their parameters before and after every epoch.
+
+    Training is plain SGD without momentum, weight decay or schedule, as in the official code; a network with random
+    weights takes the expert's place after every ``epochs`` epochs of the trainer. So its ``max_epochs`` is the number
+    of experts times ``epochs`` (published 100 times 50), and a checkpoint resumes in mid-expert. Unlike the official
+    code, the images that are left over at the end of an epoch are not used in it. A snapshot is one vector of float32
+    in a ``.safetensors`` file: 1.3 MB for the usual ConvNet, 6.5 GB for 100 experts.
+
+    Fit it with an :class:`~lightning_condkd.data.datamodule_images.ImageDataModule` (published batch size 256). More
+    ranks share the batches of one expert.
+
+    Args:
+        network: makes a new network with random weights at every call, such as a class or a ``functools.partial``.
+        mean: what the network is to subtract from each channel, in the units of [0, 1]; ``None`` for nothing.
+        std: likewise what it is to divide by.
+        output: folder for the snapshots, that of one run.
+        epochs: epochs of each expert (published 50).
+        learning_rate: step size (published 0.01).
+        augment: one operator for each batch, each image with its own parameters; ``None`` for all of
+            :class:`~lightning_condkd.augment.SiameseAugment`, as in the official code.
+        seed: seed of the networks and the augmentation; ``None`` takes the one of ``seed_everything``, else 0. A
+            resumed run keeps its own.
+
+    Raises:
+        ValueError: if the network has running statistics or dropout, or a count is not positive; when fitting begins,
+            if the network or ``max_epochs`` does not fit, or the folder holds the snapshots of another run.
+
+    Example:
+        >>> from lightning_condkd.models import ConvNet
+        >>> experts = ExpertTrajectories(lambda: ConvNet(10, image_size=8, in_channels=1, depth=2, width=4), epochs=5)
+        >>> experts.position(epoch=13)
+        (2, 3)
+    """
+
+    def __init__(
+        self,
+        network: Callable[[], nn.Module],
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        *,
+        output: str | Path = "experts",
+        epochs: int = 50,
+        learning_rate: float = 0.01,
+        augment: Augment | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        if epochs < 1:
+            raise ValueError(f"epochs: expected a positive number for each expert, got {epochs}")
+        self.networks = FreshNetworks(network, mean, std)
+        self.output, self.epochs, self.learning_rate = Path(output), epochs, learning_rate
+        self.augment = SiameseAugment() if augment is None else augment
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
+        self.network = self.networks.make(seeded_generator(self.seed, "expert"))
+        self._layout = layout(self.network.network)
+        self.accuracy = MulticlassAccuracy(self.networks.num_classes, average="micro")
+
+    def position(self, epoch: int) -> tuple[int, int]:
+        """Return the number of the expert that an epoch of the trainer belongs to, and how many it was trained for.
+
+        Args:
+            epoch: epoch of the trainer.
+        """
+        return divmod(epoch, self.epochs)
+
+    @property
+    def info(self) -> ExpertInfo:
+        """What all snapshots of this run have in common."""
+        training = {
+            "learning_rate": self.learning_rate,
+            "batch_size": self._data.batch_size,
+            "augment": repr(self.augment),
+            "seed": self.seed,
+            "data_seed": self._data.seed,
+        }
+        names, shapes = self._layout
+        own = self.networks.settings()
+        return ExpertInfo(
+            **own, names=names, shapes=shapes, epochs=self.epochs, training=plain_json("training", training)
+        )
+
+    @property
+    def _data(self) -> ImageDataModule:
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, ImageDataModule):
+            raise TypeError("ExpertTrajectories: fit it with an ImageDataModule, such as DigitsDataModule")
+        return data
+
+    def on_fit_start(self) -> None:
+        """Check the run before it begins."""
+        if self._data.num_classes != self.networks.num_classes:
+            raise ValueError(
+                f"network: expected {self._data.num_classes} classes as in the data, got {self.networks.num_classes}; "
+                "set its num_classes"
+            )
+        epochs = self.trainer.max_epochs or 0
+        if epochs < 1 or epochs % self.epochs:
+            raise ValueError(
+                f"max_epochs={self.trainer.max_epochs}: expected a multiple of {self.epochs}, the epochs of an expert; "
+                f"set --trainer.max_epochs to {self.epochs} times the number of experts"
+            )
+        self._check_folder()
+
+    def _check_folder(self) -> None:
+        for path in sorted(self.output.glob("expert_*.safetensors")):
+            if different := self.info.differences(read_snapshot_header(path)[0]):
+                raise ValueError(
+                    f"output: {path} is of another run, which differs in (here, there) {different}: choose another "
+                    "folder, remove this one, or resume that run from its checkpoint"
+                )
+
+    def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
+        """Put a network with random weights in the place of the one that is done.
+
+        Args:
+            batch: not used.
+            batch_idx: position in the epoch.
+        """
+        expert, epoch = self.position(self.current_epoch)
+        if batch_idx or epoch:
+            return
+        fresh = self.networks.make(seeded_generator(self.seed, "expert", expert))
+        self.network.load_state_dict(fresh.state_dict())
+        self._write(expert, 0)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Return the loss of a batch.
+
+        Args:
+            batch: images ``(N, C, H, W)``, in [0, 1] or uint8, and labels ``(N,)``.
+            batch_idx: position in the epoch.
+        """
+        images, labels = real_batch(batch)
+        draw = Draw(self.seed, batch_idx, self.global_rank, self.trainer.world_size)
+        views = self.augment.sample(len(images) * draw.world_size, draw.generator(f"augment/{self.current_epoch}"))
+        loss = F.cross_entropy(self.network(self.augment(images, take(views, draw.rows))).logits, labels)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(labels))
+        return loss
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Lightning's own signature
+        """Take a step; after the last of an epoch, write the snapshot.
+
+        Args:
+            args: what Lightning gives.
+            kwargs: likewise.
+        """
+        super().optimizer_step(*args, **kwargs)
+        # Not in on_train_epoch_end: Lightning leaves that out after a resume from a checkpoint of the last batch.
+        if self.trainer.is_last_batch:
+            expert, epoch = self.position(self.current_epoch)
+            self._write(expert, epoch + 1)
+
+    def _write(self, expert: int, epoch: int) -> None:
+        if not self.trainer.is_global_zero:
+            return
+        header = {**asdict(self.info), "expert": expert, "epoch": epoch}
+        content = pack(KIND, {TENSOR: flatten(self.network.network)}, header)
+        write_atomic(snapshot_path(self.output, expert, epoch), content)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Measure the expert on a batch of held-out images.
+
+        Args:
+            batch: as in :meth:`training_step`; it may be empty.
+            batch_idx: position in the loader.
+        """
+        images, labels = real_batch(batch)
+        if len(labels):
+            self.accuracy.update(self.network(images).logits, labels)
+        self.log("val/accuracy", self.accuracy, on_step=False, on_epoch=True, prog_bar=True)
+
+    def configure_optimizers(self) -> Optimizer:
+        """Return plain SGD."""
+        return SGD(self.network.parameters(), lr=self.learning_rate)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the seed to what the checkpoint holds.
+
+        Args:
+            checkpoint: what Lightning is about to write.
+        """
+        checkpoint[STATE_KEY] = {"seed": self.seed}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the seed of the run that is resumed.
+
+        Args:
+            checkpoint: what Lightning has read.
+        """
+        self.seed = checkpoint[STATE_KEY]["seed"]
