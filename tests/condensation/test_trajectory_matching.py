@@ -32,6 +32,7 @@ from lightning_condkd.models import ConvNet
 from lightning_condkd.modules.condensation import Condensation
 from lightning_condkd.modules.experts import ExpertTrajectories
 from lightning_condkd.randomness import Draw
+from tests.callbacks import SaveAt
 from tests.conftest import ROOT
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
@@ -239,17 +240,6 @@ def test_published_numbers_are_those_without_the_mistake_of_the_table() -> None:
 
 DIGITS = {"mean": (0.3059,), "std": (0.3754,), "augment": SiameseAugment("crop_scale_rotate", fill=0.0)}
 DIGITS_NET = partial(ConvNet, 10, image_size=8, in_channels=1, depth=2, width=8)
-
-
-class SaveAt(L.Callback):
-    """Writes a checkpoint after so many steps."""
-
-    def __init__(self, step: int, path: Path) -> None:
-        self.step, self.path = step, path
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
-        if trainer.global_step == self.step:
-            trainer.save_checkpoint(self.path)
 
 
 def fit(module: L.LightningModule, folder: Path, *callbacks: L.Callback, max_epochs: int = 1, **more: Any) -> None:

@@ -14,6 +14,7 @@ from lightning_condkd.data.images import ImageSource
 from lightning_condkd.models import DigitsNet, Observer
 from lightning_condkd.models.weights import load_weights
 from lightning_condkd.modules.classification import Classification
+from tests.callbacks import SaveAt
 
 MEAN, STD = (0.3059,), (0.3754,)
 
@@ -93,17 +94,6 @@ def test_digits_are_learned_and_the_weights_exported(tmp_path: Path) -> None:
         normalisation = json.loads(stream.metadata()["normalisation"])
     assert normalisation["mean"] == pytest.approx(MEAN)
     assert normalisation["std"] == pytest.approx(STD)
-
-
-class SaveAt(L.Callback):
-    """Writes a checkpoint after so many steps."""
-
-    def __init__(self, step: int, path: Path) -> None:
-        self.step, self.path = step, path
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
-        if trainer.global_step == self.step:
-            trainer.save_checkpoint(self.path)
 
 
 @pytest.mark.parametrize("step", [2, 3, 5])

@@ -16,6 +16,7 @@ from lightning_condkd.models import ConvNet
 from lightning_condkd.modules.condensation import Condensation
 from lightning_condkd.randomness import Draw
 from lightning_condkd.types import LossTerms
+from tests.callbacks import SaveAt
 
 NETWORK = partial(ConvNet, 3, image_size=8, depth=1, width=4)
 
@@ -45,17 +46,6 @@ class Explosive(CondensationMethod):
 
     def settings(self) -> dict[str, Any]:
         return {"until": self.until}
-
-
-class SaveAt(L.Callback):
-    """Writes a checkpoint after so many steps."""
-
-    def __init__(self, step: int, path: Path) -> None:
-        self.step, self.path = step, path
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
-        if trainer.global_step == self.step:
-            trainer.save_checkpoint(self.path)
 
 
 class StopAfterFirst(L.Callback):

@@ -16,6 +16,7 @@ from lightning_condkd.data.images import ImageSource
 from lightning_condkd.models import ConvNet
 from lightning_condkd.modules.experts import ExpertTrajectories
 from lightning_condkd.randomness import seeded_generator
+from tests.callbacks import SaveAt
 
 MEAN, STD = (0.5,), (0.25,)
 NETWORK = partial(ConvNet, 2, image_size=8, in_channels=1, depth=1, width=4)
@@ -28,17 +29,6 @@ class Few(ImageDataModule):
     def load(self, train: bool) -> ImageSource:
         images = torch.randint(256, (13, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         return ImageSource(images, torch.arange(13) % 2, ("even", "odd"))
-
-
-class SaveAt(L.Callback):
-    """Writes a checkpoint after so many steps."""
-
-    def __init__(self, step: int, path: Path) -> None:
-        self.step, self.path = step, path
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
-        if trainer.global_step == self.step:
-            trainer.save_checkpoint(self.path)
 
 
 def experts(folder: Path, **arguments: Any) -> ExpertTrajectories:
