@@ -23,7 +23,8 @@ class DistributionMatching(MatchingMethod):
 
     The network is never trained. Real and learned images of a class go through the same augmentation with the same
     parameters. The real side needs no graph and runs in chunks that stay in the cache; with BatchNorm all classes run
-    as one batch, and its statistics are those of one rank.
+    as one batch, and its statistics are those of one rank. The published step size is 1 on normalised pixels; its
+    authors take 10 from 100 images per class on (CIFAR-10): set ``learning_rate`` of the module for that.
 
     Args:
         network: makes a new network with random weights at every call, such as a class or a ``functools.partial``.
