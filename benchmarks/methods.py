@@ -36,10 +36,12 @@ class Suite(NamedTuple):
     Args:
         base: flags of every run, without the leading ``--``.
         methods: flags of each method, the same way; its recipe in ``configs/methods`` comes before them.
+        student_steps: in a round, of the row without a method.
     """
 
     base: list[str]
     methods: dict[str, list[str]]
+    student_steps: int
 
 
 def inversion(**arguments: object) -> list[str]:
@@ -88,6 +90,13 @@ def run(arguments: list[str], threads: int) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
+def condensed_only(student_steps: int) -> list[str]:
+    """Return the flags of the row that no method has a part in, at the same student steps."""
+    flags = inversion(cadence__synthesis_steps=0, cadence__distill_steps=student_steps, cadence__warmup_rounds=1)
+    class_path = "--model.init_args.inversion=NoInversion"
+    return [class_path, *SAME_LOSS, *(f"--{flag}" for flag in flags), f"--{ALIGNMENT}=null"]
+
+
 def digits(steps: int, **arguments: object) -> list[str]:
     """Return the flags of a method on the digits: 16 images a round."""
     return budget(steps, 16, 60, **arguments)
@@ -126,6 +135,7 @@ DIGITS = Suite(
         "dfad": digits(50, **SMALL, source="bank"),
         "pre_dfkd": digits(50, memory__batch_size=16),
     },
+    student_steps=60,
 )
 CIFAR10 = Suite(
     base=[
@@ -146,6 +156,7 @@ CIFAR10 = Suite(
         "dfad": cifar10(40, generator_width=32, source="bank"),
         "pre_dfkd": cifar10(40, memory__batch_size=32, memory__replay_novel=32),
     },
+    student_steps=40,
 )
 LIVE = Suite(
     base=DIGITS.base,
@@ -156,6 +167,7 @@ LIVE = Suite(
         "dfad": live(**SMALL),
         "pre_dfkd": live(memory__batch_size=16, memory__replay_novel=64, memory__replay_steps=2),
     },
+    student_steps=60,
 )
 SUITES = {"digits": DIGITS, "digits-live": LIVE, "cifar10": CIFAR10}
 SAME_LOSS = ["--model.init_args.distillation=KLDistillation", "--model.init_args.distillation.init_args.temperature=20"]
@@ -176,12 +188,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("suite", choices=SUITES)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", nargs="+", help="names of methods")
+    parser.add_argument("--only", nargs="+", help="names of methods, and condensed_only")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side, one thread each if more than one")
     options = parser.parse_args()
     suite = SUITES[options.suite]
     write_real_images(options.suite.removesuffix("-live"))
     table: dict[str, list[str]] = {}
+    if not options.only or "condensed_only" in options.only:
+        table["condensed only"] = condensed_only(suite.student_steps)
     for method, flags in suite.methods.items():
         if not options.only or method in options.only:
             table |= ways(method, flags)
