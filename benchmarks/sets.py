@@ -56,9 +56,9 @@ class Suite(NamedTuple):
     runs: int
 
 
-def fit(config: str, **flags: object) -> list[str]:
-    """Return the command of a fit; two underscores stand for a dot."""
-    return ["fit", f"--config=configs/{config}.yaml", *(f"--{n.replace('__', '.')}={v}" for n, v in flags.items())]
+def fit(config: str, *flags: str) -> list[str]:
+    """Return the command of a fit, with flags without the leading ``--``."""
+    return ["fit", f"--config=configs/{config}.yaml", *(f"--{flag}" for flag in flags)]
 
 
 def select(method: str, ipc: int, data: list[str], teacher: list[str]) -> list[str]:
@@ -85,15 +85,14 @@ SELECTIONS = ("RandomSelection", "Herding", "KCentre", "KMeans", "RealismSelecti
 
 def digits(ipc: int) -> dict[str, list[str]]:
     """Return the commands for the digits: each method of ours takes a minute or two on one core."""
-    arguments = {"model__init_args__ipc": ipc}
-    inner = {f"{METHOD}.inner_steps".replace(".", "__"): 10, f"{METHOD}.network_epochs".replace(".", "__"): 10}
-    loops = inner if ipc > 1 else {}
+    size = f"model.init_args.ipc={ipc}"
+    loops = [f"{METHOD}.inner_steps=10", f"{METHOD}.network_epochs=10"] if ipc > 1 else []
     learned = {
-        "DM": fit("digits/dm", **arguments),
-        "DC": fit("digits/dc", **arguments, **loops),
-        "DSA": fit("digits/dsa", **arguments, **loops),
-        "MTT": fit("digits/mtt", **arguments, **{f"{METHOD}.experts".replace(".", "__"): "data/sets/digits-experts"}),
-        "generative": fit("digits/generative", **arguments),
+        "DM": fit("digits/dm", size),
+        "DC": fit("digits/dc", size, *loops),
+        "DSA": fit("digits/dsa", size, *loops),
+        "MTT": fit("digits/mtt", size, f"{METHOD}.experts=data/sets/digits-experts"),
+        "generative": fit("digits/generative", size),
     }
     chosen = {name: select(name, ipc, ["--data=DigitsDataModule"], DIGITS_TEACHER) for name in SELECTIONS}
     return {f"{name} {ipc}": command for name, command in {**chosen, **learned}.items()}
@@ -101,16 +100,14 @@ def digits(ipc: int) -> dict[str, list[str]]:
 
 def cifar10() -> dict[str, list[str]]:
     """Return the commands for CIFAR-10 at 10 images per class and stated small budgets."""
-    real_batch = {f"{METHOD}.real_batch".replace(".", "__"): 64}
-    epoch = {"trainer__max_epochs": 1, "trainer__precision": "32-true"}
+    budget = ["trainer.max_epochs=1", "trainer.precision=32-true", f"{METHOD}.real_batch=64"]
+    steps = "model.init_args.steps_per_epoch"
     data = ["--data=ImageFolderDataModule", "--data.root=data/cifar10"]
     return {
         **{f"{name} 10": select(name, 10, data, CIFAR_TEACHER) for name in SELECTIONS},
-        "DM 10": fit("cifar10/dm", **epoch, **real_batch, model__init_args__steps_per_epoch=100),
-        "DSA 10": fit("cifar10/dsa", **epoch, **real_batch, model__init_args__steps_per_epoch=30),
-        "DC 10": fit(
-            "cifar10/dc", **epoch, **real_batch, model__init_args__steps_per_epoch=30, model__init_args__init="real"
-        ),
+        "DM 10": fit("cifar10/dm", *budget, f"{steps}=100"),
+        "DSA 10": fit("cifar10/dsa", *budget, f"{steps}=30"),
+        "DC 10": fit("cifar10/dc", *budget, f"{steps}=30", "model.init_args.init=real"),
     }
 
 

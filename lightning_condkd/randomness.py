@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 
 def seeded_generator(seed: int, purpose: str, step: int = 0) -> torch.Generator:
@@ -50,6 +51,23 @@ def seeded_initialisation(generator: torch.Generator) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)
         yield
+
+
+def draw_by_class(class_rows: Sequence[Tensor], counts: Sequence[int], generator: torch.Generator) -> list[Tensor]:
+    """Draw rows of every class without replacement.
+
+    Args:
+        class_rows: rows of each class.
+        counts: how many of each; a smaller class gives all that it has.
+        generator: a CPU generator.
+
+    Example:
+        >>> rows = draw_by_class([torch.arange(3), torch.tensor([7])], [2, 2], seeded_generator(0, "example"))
+        >>> [len(of_class) for of_class in rows]
+        [2, 1]
+    """
+    orders = [torch.randperm(len(rows), generator=generator) for rows in class_rows]
+    return [rows[order[:n]] for rows, order, n in zip(class_rows, orders, counts, strict=True)]
 
 
 class Draw(NamedTuple):

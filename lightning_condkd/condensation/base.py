@@ -53,11 +53,7 @@ class CondensationMethod(nn.Module, ABC):
         Raises:
             ValueError: if the networks have another number of classes.
         """
-        if self.networks.num_classes != num_classes:
-            raise ValueError(
-                f"network: expected {num_classes} classes as in the data, got {self.networks.num_classes}; "
-                "set its num_classes"
-            )
+        self.networks.check_classes(num_classes)
 
     @abstractmethod
     def losses(self, images: Tensor, labels: Tensor, real: RealImages, draw: Draw) -> Iterator[LossTerms]:

@@ -18,7 +18,7 @@ from lightning_condkd.distributed import mean_over_ranks
 from lightning_condkd.functional.augmentation import mirror
 from lightning_condkd.functional.matching import GradientDistance, gradient_distance
 from lightning_condkd.models.taps import batch_norm_layers
-from lightning_condkd.randomness import Draw, seeded_generator
+from lightning_condkd.randomness import Draw, draw_by_class, seeded_generator
 from lightning_condkd.types import LossTerms
 
 PUBLISHED_LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
@@ -198,7 +198,7 @@ class GradientMatching(MatchingMethod):
     def _fix_statistics(self, real: RealImages, dtype: torch.dtype, draw: Draw) -> None:
         """Set the statistics of BatchNorm to those of one batch of real images of all classes."""
         generator = draw.generator("statistics")
-        chosen = [rows[torch.randperm(len(rows), generator=generator)[:STATISTICS_IMAGES]] for rows in real.class_rows]
+        chosen = draw_by_class(real.class_rows, [STATISTICS_IMAGES] * len(real.class_rows), generator)
         layers = batch_norm_layers(_normalise_by_batch(self.observer))
         momenta = [layer.momentum for layer in layers]
         for layer in layers:

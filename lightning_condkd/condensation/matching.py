@@ -14,7 +14,7 @@ from lightning_condkd.condensation.networks import FreshNetworks
 from lightning_condkd.condensation.real_batches import RepresentativeBatches
 from lightning_condkd.functional.augmentation import mirror
 from lightning_condkd.models import Observer
-from lightning_condkd.randomness import Draw
+from lightning_condkd.randomness import Draw, draw_by_class
 
 CHUNK_PIXELS = 32 * 32 * 32
 
@@ -143,6 +143,5 @@ def draw_rows(real: RealImages, per_class: int, draw: Draw) -> list[Tensor]:
         >>> [[len(rows) for rows in draw_rows(real, 2, Draw(0, 0, rank, world_size=2))] for rank in (0, 1)]
         [[1, 1], [1, 0]]
     """
-    generator = draw.generator("real")
-    chosen = [rows[torch.randperm(len(rows), generator=generator)[:per_class]] for rows in real.class_rows]
+    chosen = draw_by_class(real.class_rows, [per_class] * len(real.class_rows), draw.generator("real"))
     return [rows[draw.rows] for rows in chosen]

@@ -55,6 +55,20 @@ class FreshNetworks:
             network = self.network()
         return Observer(network, self.mean, self.std).train()
 
+    def check_classes(self, num_classes: int) -> None:
+        """Check the networks against the data.
+
+        Args:
+            num_classes: number of classes K of the data.
+
+        Raises:
+            ValueError: if they have another number of classes.
+        """
+        if self.num_classes != num_classes:
+            raise ValueError(
+                f"network: expected {num_classes} classes as in the data, got {self.num_classes}; set its num_classes"
+            )
+
     def settings(self) -> dict[str, Any]:
         """Return what a file records of the networks, JSON values only."""
         statistics = {"mean": self.mean, "std": self.std}

@@ -16,7 +16,7 @@ from lightning_condkd.data.condensed import CondensedInfo, CondensedSet, to_pixe
 from lightning_condkd.data.images import ImageSource
 from lightning_condkd.distributed import mean_over_ranks
 from lightning_condkd.functional.surrogate import with_gradients
-from lightning_condkd.randomness import Draw, seeded_generator
+from lightning_condkd.randomness import Draw, draw_by_class, seeded_generator
 
 STATE_KEY = "condensation"
 
@@ -233,7 +233,7 @@ def _initial_pixels(source: ImageSource, ipc: int, init: str | Path, seed: int) 
     generator = seeded_generator(seed, "initial pixels")
     dtype = torch.get_default_dtype()
     if init == "real":
-        chosen = [rows[torch.randperm(len(rows), generator=generator)[:ipc]] for rows in source.class_rows]
+        chosen = draw_by_class(source.class_rows, [ipc] * source.num_classes, generator)
         return source.images[torch.cat(chosen)].to(dtype) / 255
     if init != "noise":
         return _pixels_of(CondensedSet.load(init), source, ipc, init)

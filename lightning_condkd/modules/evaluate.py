@@ -24,7 +24,7 @@ from lightning_condkd.data.datamodule_images import ImageDataModule
 from lightning_condkd.data.files import sha256, write_atomic
 from lightning_condkd.data.images import ImageSource
 from lightning_condkd.models import ConvNet
-from lightning_condkd.randomness import seeded_generator
+from lightning_condkd.randomness import draw_by_class, seeded_generator
 
 Networks = Mapping[str, Callable[[], nn.Module]]
 RecipeName = Literal["dsa", "dc"]
@@ -129,9 +129,7 @@ def random_real(source: ImageSource, counts: Sequence[int], seed: int) -> tuple[
         Images ``(N, C, H, W)``, pixels in the units of [0, 1], and classes ``(N,)`` int64, by class.
     """
     generator = seeded_generator(seed, "random real")
-    orders = [torch.randperm(len(rows), generator=generator) for rows in source.class_rows]
-    chosen = [rows[order[:n]] for rows, order, n in zip(source.class_rows, orders, counts, strict=True)]
-    rows = torch.cat(chosen)
+    rows = torch.cat(draw_by_class(source.class_rows, counts, generator))
     return to_pixels(source.images[rows]), source.labels[rows]
 
 

@@ -124,11 +124,7 @@ class ExpertTrajectories(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Check the run before it begins."""
-        if self._data.num_classes != self.networks.num_classes:
-            raise ValueError(
-                f"network: expected {self._data.num_classes} classes as in the data, got {self.networks.num_classes}; "
-                "set its num_classes"
-            )
+        self.networks.check_classes(self._data.num_classes)
         epochs = self.trainer.max_epochs or 0
         if epochs < 1 or epochs % self.epochs:
             raise ValueError(
