@@ -164,6 +164,12 @@ def _make(command: list[str], output: Path, seed: int, folder: str) -> float:
     return round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1)
 
 
+def make_experts() -> None:
+    """Train the experts of trajectory matching on the digits, once."""
+    if not (FOLDER / "digits-experts").exists():
+        make(fit("digits/experts"), FOLDER / "digits-experts", 0)
+
+
 def judge(path: Path, suite: Suite, seed: int) -> dict[str, Any]:
     """Train fresh networks on a set; return accuracies and the CPU-seconds of all."""
     condensed, test = CondensedSet.load(path), suite.real().val_source
@@ -224,8 +230,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     suite, name = SUITES[options.suite], f"sets-{options.suite}"
-    if options.suite == "digits" and not Path("data/sets/digits-experts").exists():
-        make(fit("digits/experts"), FOLDER / "digits-experts", 0)
+    if options.suite == "digits":
+        make_experts()
     path = common.RESULTS / f"{name}.json"
     content = json.loads(path.read_text()) if path.exists() else {"rows": {}}
     content |= {"commands": suite.sets, "expand": suite.expand, "recipe": suite.recipe.settings(), "runs": suite.runs}

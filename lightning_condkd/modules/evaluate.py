@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lightning_condkd.assets import resolve_asset
 from lightning_condkd.condensation.evaluation import evaluate as train_and_test
 from lightning_condkd.condensation.evaluation_recipe import Recipe
-from lightning_condkd.condensation.evaluation_result import Evaluation, Spread
+from lightning_condkd.condensation.evaluation_result import Evaluation
 from lightning_condkd.condensation.network_batch import check_stackable
 from lightning_condkd.condensation.networks import FreshNetworks
 from lightning_condkd.data.condensed import CondensedSet, to_pixels
@@ -24,6 +24,7 @@ from lightning_condkd.data.datamodule_images import ImageDataModule
 from lightning_condkd.data.files import sha256, write_atomic
 from lightning_condkd.data.images import ImageSource
 from lightning_condkd.models import ConvNet
+from lightning_condkd.modules.evaluation_report import RANDOM_REAL, Row, TrainingSet, report
 from lightning_condkd.randomness import draw_by_class, seeded_generator
 
 Networks = Mapping[str, Callable[[], nn.Module]]
@@ -82,39 +83,17 @@ def evaluate(
     sets = _training_sets(chosen, labels, real.train, seed)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     options = {"runs": runs, "seed": seed, "test_every": test_every, "batched": batched, "device": device}
-    rows = [_Row(name, one, _test(one, real.test, made, plan, options)) for name, made in fresh.items() for one in sets]
+    rows = [Row(name, one, _test(one, real.test, made, plan, options)) for name, made in fresh.items() for one in sets]
     if output is not None:
-        facts: dict[str, Any] = {"condensed": _source(condensed, chosen), "recipe": plan.settings()}
-        facts |= {
-            "learned_rate": learned,
-            "options": options,
-            "networks": _facts(fresh),
-            "rows": [row.record() for row in rows],
-        }
+        facts = {"learned_rate": learned, "options": options, "rows": [row.record() for row in rows]}
+        facts |= {"condensed": _source(condensed, chosen), "recipe": plan.settings(), "networks": _facts(fresh)}
         write_atomic(Path(output), (json.dumps(facts, indent=1, allow_nan=False) + "\n").encode())
-    return "\n".join([*_table(rows), *_notes(plan, learned, rows), *_warnings(real)])
+    return report(rows, plan, learned)
 
 
 class _Real(NamedTuple):
     test: ImageSource
     train: ImageSource | None
-
-
-class _TrainingSet(NamedTuple):
-    name: str
-    label_kind: str
-    images: Tensor
-    labels: Tensor
-
-
-class _Row(NamedTuple):
-    network: str
-    trained_on: _TrainingSet
-    result: Evaluation
-
-    def record(self) -> dict[str, Any]:
-        trained_on = {"set": self.trained_on.name, "labels": self.trained_on.label_kind}
-        return {"network": self.network, **trained_on, "images": len(self.trained_on.images), **self.result.record()}
 
 
 def random_real(source: ImageSource, counts: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
@@ -134,7 +113,7 @@ def random_real(source: ImageSource, counts: Sequence[int], seed: int) -> tuple[
 
 
 def _test(
-    one: _TrainingSet, test: ImageSource, networks: FreshNetworks, recipe: Recipe, options: Mapping[str, Any]
+    one: TrainingSet, test: ImageSource, networks: FreshNetworks, recipe: Recipe, options: Mapping[str, Any]
 ) -> Evaluation:
     return train_and_test(one.images, one.labels, test.images, test.labels, networks, recipe, **options)
 
@@ -212,54 +191,19 @@ def _check_network(name: str, networks: FreshNetworks, test: ImageSource, batche
         raise ValueError(f"network {name} does not take images of shape {test.image_shape}: {error}") from error
 
 
-def _training_sets(condensed: CondensedSet, labels: str, train: ImageSource | None, seed: int) -> list[_TrainingSet]:
+def _training_sets(condensed: CondensedSet, labels: str, train: ImageSource | None, seed: int) -> list[TrainingSet]:
     kind, soft = condensed.info.label_kind, condensed.soft_labels
     if labels == "soft" and soft is None:
         raise ValueError("labels: the set has no soft labels, only hard ones: set labels to hard")
     images, name, sets = condensed.pixels(slice(None)), condensed.info.method, []
     if labels != "soft":
-        sets.append(_TrainingSet(name, "hard", images, condensed.labels))
+        sets.append(TrainingSet(name, "hard", images, condensed.labels))
     if labels != "hard" and soft is not None:
         probabilities = soft.softmax(1) if kind == "logits" else soft
-        sets.append(_TrainingSet(name, "soft", images, probabilities))
+        sets.append(TrainingSet(name, "soft", images, probabilities))
     if train is not None:
-        sets.append(_TrainingSet("random real", "hard", *random_real(train, condensed.counts.tolist(), seed)))
+        sets.append(TrainingSet(RANDOM_REAL, "hard", *random_real(train, condensed.counts.tolist(), seed)))
     return sets
-
-
-def _table(rows: Sequence[_Row]) -> list[str]:
-    best = any(row.result.best for row in rows)
-    head = ["network", "trained on", "labels", "images", "last, %", *(["best, %"] if best else []), "ECE, %"]
-    cells = [head, *(_cells(row) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
-
-
-def _cells(row: _Row) -> list[str]:
-    result, trained_on = row.result, row.trained_on
-    figures = [result.last, *([result.best] if result.best else []), result.calibration_errors]
-    what = [row.network, trained_on.name, trained_on.label_kind, str(len(trained_on.images))]
-    return [*what, *(_percent(values) for values in figures)]
-
-
-def _percent(values: Sequence[float]) -> str:
-    mean, std = Spread.of(values)
-    return f"{100 * mean:.1f}" if std is None else f"{100 * mean:.1f} ± {100 * std:.1f}"
-
-
-def _notes(recipe: Recipe, learned: float | None, rows: Sequence[_Row]) -> list[str]:
-    first = rows[0].result
-    rate = f"{recipe.full_rate:g}{', learned with the set and used for all rows' if learned else ''}"
-    return [
-        f"{len(first.last)} networks a row, mean ± sample standard deviation; ECE is that of the last weights",
-        f"recipe: {recipe.epochs} epochs, learning rate {rate}, a tenth of it after {recipe.drop_epoch} epochs, "
-        f"batches of {recipe.batch_size}, augment {recipe.augment}{', mirrored' if recipe.mirrored else ''}",
-        "best: chosen on the test images" if first.best else "best: not known, set test_every to test before the end",
-    ]
-
-
-def _warnings(real: _Real) -> list[str]:
-    return [] if real.train is not None else ["no row of random real images: the data has no training images"]
 
 
 def _facts(networks: Mapping[str, FreshNetworks]) -> dict[str, Any]:

@@ -1,0 +1,95 @@
+"""How good a condensed set is while it is learned: fresh networks are trained on the set so far.
+
+A curve that the result file already holds is not learned again. The set is that of ``sets.py`` with the same seed; that
+it is judged on the way does not change it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import common
+import sets
+from sweep import spread
+
+AUGMENT = "recipe.augment"
+
+
+class Suite(NamedTuple):
+    """How sets are judged on the way.
+
+    Args:
+        every: iterations between two evaluations, by row of ``sets.py``.
+        judge: arguments of the callback.
+    """
+
+    every: dict[str, int]
+    judge: list[str]
+
+
+SUITES = {
+    "digits": Suite(
+        {"DM 1": 100, "DC 1": 100, "DSA 1": 100, "MTT 1": 100, "DM 10": 100, "MTT 10": 100},
+        ["recipe.epochs=300", f"{AUGMENT}.policy=color_crop_cutout_scale_rotate", f"{AUGMENT}.fill=0.0"],
+    ),
+    "cifar10": Suite({"DM 10": 25, "DSA 10": 15, "DC 10": 15}, ["recipe.epochs=60", f"{AUGMENT}.fill=0.47"]),
+}
+
+
+def learn(suite: str, row: str, seed: int) -> list[list[float]]:
+    """Return pairs of iteration and accuracy."""
+    every, judge = SUITES[suite].every[row], SUITES[suite].judge
+    callback = [f"every_n_steps={every}", "runs=2", f"{AUGMENT}=SiameseAugment", *judge]
+    flags = ["trainer.callbacks+=CondensedAccuracy", *(f"trainer.callbacks.{flag}" for flag in callback)]
+    with tempfile.TemporaryDirectory() as folder:
+        flags += ["trainer.logger=CSVLogger", f"trainer.logger.save_dir={folder}", f"seed_everything={seed}"]
+        flags += [f"model.init_args.output={folder}/set.safetensors", f"trainer.default_root_dir={folder}"]
+        command = [*sets.SUITES[suite].sets[row], *(f"--{flag}" for flag in flags)]
+        run([*command, "--trainer.enable_progress_bar=false"])
+        with next(Path(folder).rglob("metrics.csv")).open() as table:
+            judged = [line for line in csv.DictReader(table) if line.get("condensed/accuracy")]
+    return [[int(line["step"]), round(float(line["condensed/accuracy"]), 4)] for line in judged]
+
+
+def run(command: list[str]) -> None:
+    """Run a command of ours on one thread."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    line = [sys.executable, "-m", "lightning_condkd", *command]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-3000:])
+
+
+def main() -> None:
+    """Learn all sets of a suite and write the result file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("suite", choices=SUITES)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", nargs="+", help="names of sets, as 'DM 10'")
+    options = parser.parse_args()
+    if options.suite == "digits":
+        sets.make_experts()
+    name, suite = f"curves-{options.suite}", SUITES[options.suite]
+    path = common.RESULTS / f"{name}.json"
+    rows = json.loads(path.read_text())["rows"] if path.exists() else {}
+    for seed, row in ((seed, row) for seed in options.seeds for row in options.only or suite.every):
+        entry = rows.setdefault(row, {"runs": {}})
+        if str(seed) in entry["runs"]:
+            continue
+        entry["runs"][str(seed)] = learn(options.suite, row, seed)
+        steps = zip(*entry["runs"].values(), strict=True)
+        entry["mean"] = [[step[0][0], spread([accuracy for _, accuracy in step])] for step in steps]
+        print(f"{row:10} seed {seed}: {entry['runs'][str(seed)]}", flush=True)
+        common.write(name, {"judge": suite.judge, "networks": 2, "test_images": 2000, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

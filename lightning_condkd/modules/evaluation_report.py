@@ -1,0 +1,92 @@
+"""What the command ``evaluate`` prints and records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from lightning_condkd.condensation.evaluation_recipe import Recipe
+from lightning_condkd.condensation.evaluation_result import Evaluation, Spread
+
+RANDOM_REAL = "random real"
+
+
+class TrainingSet(NamedTuple):
+    """Images that networks are trained on.
+
+    Args:
+        name: where they come from, such as ``DM``.
+        label_kind: ``hard`` or ``soft``.
+        images: ``(N, C, H, W)``, pixels in the units of [0, 1].
+        labels: classes ``(N,)`` int64, or probabilities ``(N, K)``.
+    """
+
+    name: str
+    label_kind: str
+    images: Tensor
+    labels: Tensor
+
+
+class Row(NamedTuple):
+    """Networks of one architecture, trained on one set.
+
+    Args:
+        network: name of the architecture.
+        trained_on: the set.
+        result: their accuracies.
+    """
+
+    network: str
+    trained_on: TrainingSet
+    result: Evaluation
+
+    def record(self) -> dict[str, Any]:
+        """Return what a result file holds of it, JSON values only."""
+        trained_on = {"set": self.trained_on.name, "labels": self.trained_on.label_kind}
+        return {"network": self.network, **trained_on, "images": len(self.trained_on.images), **self.result.record()}
+
+
+def report(rows: Sequence[Row], recipe: Recipe, learned: float | None) -> str:
+    """Return a table of rows with the facts that are needed to read it.
+
+    Args:
+        rows: what was measured, one row at least.
+        recipe: how all networks were trained.
+        learned: the step size where it came with the set.
+    """
+    has_real = any(row.trained_on.name == RANDOM_REAL for row in rows)
+    missing = [] if has_real else ["no row of random real images: the data has no training images"]
+    return "\n".join([*_table(rows), *_notes(recipe, learned, rows), *missing])
+
+
+def _table(rows: Sequence[Row]) -> list[str]:
+    best = any(row.result.best for row in rows)
+    head = ["network", "trained on", "labels", "images", "last, %", *(["best, %"] if best else []), "ECE, %"]
+    cells = [head, *(_cells(row) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+
+
+def _cells(row: Row) -> list[str]:
+    result, trained_on = row.result, row.trained_on
+    figures = [result.last, *([result.best] if result.best else []), result.calibration_errors]
+    what = [row.network, trained_on.name, trained_on.label_kind, str(len(trained_on.images))]
+    return [*what, *(_percent(values) for values in figures)]
+
+
+def _percent(values: Sequence[float]) -> str:
+    mean, std = Spread.of(values)
+    return f"{100 * mean:.1f}" if std is None else f"{100 * mean:.1f} ± {100 * std:.1f}"
+
+
+def _notes(recipe: Recipe, learned: float | None, rows: Sequence[Row]) -> list[str]:
+    first = rows[0].result
+    rate = f"{recipe.full_rate:g}{', learned with the set and used for all rows' if learned else ''}"
+    return [
+        f"{len(first.last)} networks a row, mean ± sample standard deviation; ECE is that of the last weights",
+        f"recipe: {recipe.epochs} epochs, learning rate {rate}, a tenth of it after {recipe.drop_epoch} epochs, "
+        f"batches of {recipe.batch_size}, augment {recipe.augment}{', mirrored' if recipe.mirrored else ''}",
+        "best: chosen on the test images" if first.best else "best: not known, set test_every to test before the end",
+    ]
