@@ -40,7 +40,7 @@ SUITES = {
         {"DM 1": 100, "DC 1": 100, "DSA 1": 100, "MTT 1": 100, "DM 10": 100, "MTT 10": 100},
         ["recipe.epochs=300", f"{AUGMENT}.policy=color_crop_cutout_scale_rotate", f"{AUGMENT}.fill=0.0"],
     ),
-    "cifar10": Suite({"DM 10": 25, "DSA 10": 15, "DC 10": 15}, ["recipe.epochs=60", f"{AUGMENT}.fill=0.47"]),
+    "cifar10": Suite({"DM 10": 25, "DSA 10": 20, "DC 10": 20}, ["recipe.epochs=60", f"{AUGMENT}.fill=0.47"]),
 }
 
 

@@ -101,13 +101,13 @@ def digits(ipc: int) -> dict[str, list[str]]:
 def cifar10() -> dict[str, list[str]]:
     """Return the commands for CIFAR-10 at 10 images per class and stated small budgets."""
     budget = ["trainer.max_epochs=1", "trainer.precision=32-true", f"{METHOD}.real_batch=64"]
-    steps = "model.init_args.steps_per_epoch"
+    steps, short = "model.init_args.steps_per_epoch", f"{METHOD}.network_epochs=5"
     data = ["--data=ImageFolderDataModule", "--data.root=data/cifar10"]
     return {
         **{f"{name} 10": select(name, 10, data, CIFAR_TEACHER) for name in SELECTIONS},
         "DM 10": fit("cifar10/dm", *budget, f"{steps}=100"),
-        "DSA 10": fit("cifar10/dsa", *budget, f"{steps}=30"),
-        "DC 10": fit("cifar10/dc", *budget, f"{steps}=30", "model.init_args.init=real"),
+        "DSA 10": fit("cifar10/dsa", *budget, f"{steps}=60", short),
+        "DC 10": fit("cifar10/dc", *budget, f"{steps}=60", short, "model.init_args.init=real"),
     }
 
 

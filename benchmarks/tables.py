@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import common
+import tables_sets
 
 FIGURES = {
     "to_real": "to real",
@@ -67,6 +68,15 @@ def show(table: list[list[str]]) -> None:
         print(f"| {' | '.join(row)} |")
 
 
+TABLES = {
+    "methods": (methods, distances),
+    "sets": (tables_sets.sets,),
+    "generative": (tables_sets.generative,),
+    "curves": (tables_sets.curves,),
+    "cost-condensation-sizes": (tables_sets.sizes,),
+}
+
+
 def main() -> None:
     """Print the tables of a result file."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -74,7 +84,7 @@ def main() -> None:
     name = parser.parse_args().name
     content = json.loads((common.RESULTS / f"{name}.json").read_text())
     print(f"commit {content['environment']['commit']}, {content['environment']['machine']}\n")
-    for table in (methods, distances) if name.startswith("methods") else (rows,):
+    for table in next((tables for start, tables in TABLES.items() if name.startswith(start)), (rows,)):
         show(table(content))
         print()
 

@@ -1,0 +1,53 @@
+"""Tables of what was measured on condensed sets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Table = list[list[str]]
+
+
+def spread(entry: dict[str, float] | None) -> str:
+    """Return mean and deviation, as the result file holds them."""
+    return "-" if entry is None else f"{entry['mean']:.1f} ± {entry['std']:.1f}"
+
+
+def _seconds(entry: dict[str, Any], key: str) -> str:
+    values = [run[key] for run in entry["runs"].values() if key in run]
+    return f"{sum(values) / len(values):.0f}" if values else "-"
+
+
+def sets(content: dict[str, Any]) -> Table:
+    """Return every set: networks on it alone, students mixed and guided, what it took to make it."""
+    table = [["set", "alone", "student, + condensed", "student, guided", "seeds", "CPU-seconds to make"]]
+    for name, entry in content["rows"].items():
+        figures = [spread(entry.get(what)) for what in ("alone", "student + condensed", "student *")]
+        table.append([name, *figures, str(len(entry["runs"])), _seconds(entry, "making_cpu_seconds")])
+    return table
+
+
+def generative(content: dict[str, Any]) -> Table:
+    """Return every way to train the generator, with what its exports of each size teach."""
+    sizes = [str(ipc) for ipc in content["ipc"]]
+    table = [["generator", *(f"{ipc} per class" for ipc in sizes), "CPU-seconds"]]
+    for name, entry in content["rows"].items():
+        table.append([name, *(spread(entry.get(ipc)) for ipc in sizes), _seconds(entry, "cpu_seconds")])
+    return table
+
+
+def curves(content: dict[str, Any]) -> Table:
+    """Return accuracies in the order of the iterations."""
+    table = [["set", "iteration: accuracy"]]
+    for name, entry in content["rows"].items():
+        table.append([name, ", ".join(f"{step}: {spread(figures)}" for step, figures in entry["mean"])])
+    return table
+
+
+def sizes(content: dict[str, Any]) -> Table:
+    """Return seconds and memory of an iteration by the size of the set."""
+    table = [["classes", "per class", "classes in a part", "CPU-seconds", "MB above the start"]]
+    for row in content["sizes"]:
+        memory = row["peak_megabytes"] - row["megabytes_before"]
+        facts = [row[name] for name in ("classes", "ipc", "part")]
+        table.append([*map(str, facts), f"{row['cpu_seconds']:.1f}", str(memory)])
+    return table
