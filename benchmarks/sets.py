@@ -196,12 +196,15 @@ def expand(path: Path, suite: Suite, seed: int) -> dict[str, float]:
     return {way: rows.run([*base, *flags], threads=1)["student_accuracy_last"] for way, flags in ways.items()}
 
 
-def work(name: str, suite: Suite, row: str, seed: int, students: bool) -> dict[str, Any]:
-    """Make, judge and expand one set."""
+def work(name: str, suite: Suite, row: str, seed: int, done: dict[str, Any], students: bool) -> dict[str, Any]:
+    """Make, judge and expand one set, as far as that is not done."""
     path = FOLDER / f"{name}-{row.replace(' ', '-')}-seed{seed}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
-    result: dict[str, Any] = {"making_cpu_seconds": make(suite.sets[row], path, seed)}
-    result |= {"alone": judge(path, suite, seed)}
+    result = dict(done)
+    if not done or not path.exists():
+        result["making_cpu_seconds"] = make(suite.sets[row], path, seed)
+    if not done:
+        result["alone"] = judge(path, suite, seed)
     if students:
         result["student"] = expand(path, suite, seed)
     return result
@@ -239,9 +242,10 @@ def main() -> None:
 
     def job(task: tuple[int, str]) -> None:
         seed, row = task
-        if str(seed) in content["rows"].get(row, {"runs": {}})["runs"]:
+        done = content["rows"].get(row, {"runs": {}})["runs"].get(str(seed), {})
+        if "student" in done or (done and options.no_students):
             return
-        result = work(options.suite, suite, row, seed, not options.no_students)
+        result = work(options.suite, suite, row, seed, done, not options.no_students)
         print(f"{row:20} seed {seed}: {json.dumps(result)}", flush=True)
         with writing:
             add(content, row, seed, result)
