@@ -43,17 +43,18 @@ class CondensationMethod(nn.Module, ABC):
     pixel_lr: float
     networks: FreshNetworks
 
-    def build(self, num_classes: int, ipc: int) -> None:
+    def build(self, image_shape: tuple[int, int, int], num_classes: int, ipc: int) -> None:
         """Check and size what depends on the task; called once, before the first iteration.
 
         Args:
+            image_shape: ``(C, H, W)`` in pixels.
             num_classes: number of classes K.
             ipc: images per class.
 
         Raises:
-            ValueError: if the networks have another number of classes.
+            ValueError: if the networks have another number of classes, or cannot read such images.
         """
-        self.networks.check_classes(num_classes)
+        self.networks.check(image_shape, num_classes)
 
     @abstractmethod
     def losses(self, images: Tensor, labels: Tensor, real: RealImages, draw: Draw) -> Iterator[LossTerms]:

@@ -68,7 +68,7 @@ class GradientMatching(MatchingMethod):
     Example:
         >>> from lightning_condkd.models import ConvNet
         >>> method = GradientMatching(lambda: ConvNet(2, image_size=8, depth=1, width=4), real_batch=3)
-        >>> method.build(num_classes=2, ipc=1)
+        >>> method.build((3, 8, 8), num_classes=2, ipc=1)
         >>> images, labels = torch.rand(2, 3, 8, 8, requires_grad=True), torch.tensor([0, 1])
         >>> data = torch.rand(6, 3, 8, 8)
         >>> real = RealImages(lambda rows: data[rows], [torch.arange(3), torch.arange(3, 6)])
@@ -120,18 +120,19 @@ class GradientMatching(MatchingMethod):
         self.distance, self.inner_steps, self.network_epochs = distance, inner_steps, network_epochs
         self.observer = self.networks.make(seeded_generator(0, "network")).requires_grad_(False)
 
-    def build(self, num_classes: int, ipc: int) -> None:
+    def build(self, image_shape: tuple[int, int, int], num_classes: int, ipc: int) -> None:
         """Check the networks against the data, and look up the loops that are not given.
 
         Args:
+            image_shape: ``(C, H, W)`` in pixels.
             num_classes: number of classes K.
             ipc: images per class.
 
         Raises:
-            ValueError: if the networks have another number of classes, or there are no published loops for the images
-                per class.
+            ValueError: if the networks have another number of classes or cannot read the images, or there are no
+                published loops for the images per class.
         """
-        super().build(num_classes, ipc)
+        super().build(image_shape, num_classes, ipc)
         if self.inner_steps is not None and self.network_epochs is not None:
             return
         if ipc not in PUBLISHED_LOOPS:

@@ -60,17 +60,19 @@ class MatchingMethod(CondensationMethod):
         self.augment, self.real_batch, self.chunk, self.mirrored = augment, real_batch, chunk, mirrored
         self.representative = representative
 
-    def build(self, num_classes: int, ipc: int) -> None:
+    def build(self, image_shape: tuple[int, int, int], num_classes: int, ipc: int) -> None:
         """Check the networks against the data.
 
         Args:
+            image_shape: ``(C, H, W)`` in pixels.
             num_classes: number of classes K.
             ipc: images per class.
 
         Raises:
-            ValueError: if they have another number of classes, or the pool of representative images is too small.
+            ValueError: if they have another number of classes or cannot read the images, or the pool of representative
+                images is too small.
         """
-        super().build(num_classes, ipc)
+        super().build(image_shape, num_classes, ipc)
         if self.representative is not None:
             self.representative.build(num_classes, self.real_batch)
 

@@ -92,12 +92,12 @@ class MatchingPool(nn.Module):
         Raises:
             ValueError: if they have another number of classes or cannot read such images.
         """
+        self.fresh.check(image_shape, num_classes)
         generators = [seeded_generator(seed, "first matching networks", slot) for slot in range(self.size)]
         self.networks = nn.ModuleList(self.fresh.make(generator).requires_grad_(False) for generator in generators)
         parameters = torch.zeros(self.size, self.fresh.num_parameters, device="cpu")
         self.register_buffer("momenta", parameters)
         self.register_buffer("ages", torch.zeros(self.size, dtype=torch.int64, device="cpu"))
-        _check_network(cast(Observer, self.networks[0]), image_shape, num_classes)
 
     def draw_network(self, draw: Draw, real: RealDraw) -> Observer:
         """Return a network of the pool in eval mode, trained further on real images for this step.
@@ -151,19 +151,3 @@ class MatchingPool(nn.Module):
         names = ("size", "lifetime", "training_batches", "learning_rate", "momentum", "weight_decay")
         numbers = {name: getattr(self, name) for name in names}
         return {**self.fresh.settings(), "augment": repr(self.augment), **numbers}
-
-
-@torch.no_grad()
-def _check_network(network: Observer, image_shape: tuple[int, int, int], num_classes: int) -> None:
-    try:
-        weight = next(network.parameters())
-        shape = tuple(network.eval()(torch.zeros(1, *image_shape).to(weight)).logits.shape)
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"the matching network cannot read images of {image_shape} (channels, height, width); give it the size "
-            f"and channels of the data. It said: {error}"
-        ) from error
-    finally:
-        network.train()
-    if shape != (1, num_classes):
-        raise ValueError(f"the data has {num_classes} classes, the matching network {shape[-1]}: set its num_classes")

@@ -55,19 +55,30 @@ class FreshNetworks:
             network = self.network()
         return Observer(network, self.mean, self.std).train()
 
-    def check_classes(self, num_classes: int) -> None:
+    @torch.no_grad()
+    def check(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
         """Check the networks against the data.
 
         Args:
+            image_shape: ``(C, H, W)`` in pixels.
             num_classes: number of classes K of the data.
 
         Raises:
-            ValueError: if they have another number of classes.
+            ValueError: if they have another number of classes, or cannot read such images.
         """
         if self.num_classes != num_classes:
             raise ValueError(
-                f"network: expected {num_classes} classes as in the data, got {self.num_classes}; set its num_classes"
+                f"network: expected {num_classes} classes as in the data, {self.name} has {self.num_classes}; "
+                "set its num_classes"
             )
+        first = self.make(seeded_generator(0, "network")).eval()
+        try:
+            first(torch.zeros(1, *image_shape).to(next(first.parameters())))
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise ValueError(
+                f"network: {self.name} cannot read images of {image_shape} (channels, height, width); give it their "
+                f"size and channels. It said: {error}"
+            ) from error
 
     def settings(self) -> dict[str, Any]:
         """Return what a file records of the networks, JSON values only."""

@@ -100,17 +100,18 @@ class TrajectoryMatching(CondensationMethod):
         # Its weights are not used: those of experts take their place.
         return self.networks.make(seeded_generator(0, "network")).requires_grad_(False)
 
-    def build(self, num_classes: int, ipc: int) -> None:
+    def build(self, image_shape: tuple[int, int, int], num_classes: int, ipc: int) -> None:
         """Open the experts, and check them and the network against the data.
 
         Args:
+            image_shape: ``(C, H, W)`` in pixels.
             num_classes: number of classes K.
             ipc: images per class.
 
         Raises:
             ValueError: if something does not fit.
         """
-        super().build(num_classes, ipc)
+        super().build(image_shape, num_classes, ipc)
         if (self.schedule.batch_size or 1) > num_classes * ipc:
             raise ValueError(
                 f"batch_size: expected at most {num_classes * ipc}, the images of the set, got "

@@ -89,7 +89,7 @@ class Condensation(L.LightningModule):
         if not isinstance(source, ImageSource):
             raise TypeError("Condensation needs real images: fit it with an ImageDataModule, such as DigitsDataModule")
         _check_classes(source, self.ipc if self.init == "real" else 1)
-        self.method.build(source.num_classes, self.ipc)
+        self.method.build(source.image_shape, source.num_classes, self.ipc)
         self._source = source
         self.pixels = nn.Parameter(_initial_pixels(source, self.ipc, self.init, self.seed))
 

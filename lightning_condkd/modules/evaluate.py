@@ -178,17 +178,12 @@ def _standard_network(test: ImageSource) -> Callable[[], nn.Module]:
 
 
 def _check_network(name: str, networks: FreshNetworks, test: ImageSource, batched: bool) -> None:
-    if networks.num_classes != test.num_classes:
-        raise ValueError(
-            f"network {name} has {networks.num_classes} classes, the data {test.num_classes}: set its num_classes"
-        )
-    network = networks.make(seeded_generator(0, "check")).eval()
-    if batched:
-        check_stackable(network)
     try:
-        network(to_pixels(test.images[:1]).to(next(network.parameters()).dtype))
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise ValueError(f"network {name} does not take images of shape {test.image_shape}: {error}") from error
+        networks.check(test.image_shape, test.num_classes)
+    except ValueError as error:
+        raise ValueError(f"networks: {name} does not fit the data: {error}") from error
+    if batched:
+        check_stackable(networks.make(seeded_generator(0, "check")).eval())
 
 
 def _training_sets(condensed: CondensedSet, labels: str, train: ImageSource | None, seed: int) -> list[TrainingSet]:

@@ -124,7 +124,7 @@ class ExpertTrajectories(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Check the run before it begins."""
-        self.networks.check_classes(self._data.num_classes)
+        self.networks.check(self._data.image_shape, self._data.num_classes)
         epochs = self.trainer.max_epochs or 0
         if epochs < 1 or epochs % self.epochs:
             raise ValueError(

@@ -220,7 +220,7 @@ def test_matching_numbers_are_checked(arguments: dict[str, Any]) -> None:
 
 def test_networks_that_do_not_fit_the_data_are_refused() -> None:
     made = MatchingPool(network, MEAN, STD)
-    with pytest.raises(ValueError, match="data has 4 classes, the matching network 3"):
+    with pytest.raises(ValueError, match="expected 4 classes as in the data, ConvNet has 3"):
         made.build((1, 8, 8), 4, seed=0)
     with pytest.raises(ValueError, match="cannot read images of"):
         made.build((1, 16, 16), 3, seed=0)

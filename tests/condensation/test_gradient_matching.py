@@ -23,6 +23,7 @@ from tests.modules.test_condensation import SaveAt, condensation, fit
 from tests.reference.matching import gradient_distance
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
+SHAPE = (3, 8, 8)
 LABELS = torch.arange(3).repeat_interleave(torch.tensor((9, 5, 1)))
 LOOPS = {"inner_steps": 3, "network_epochs": 2}
 
@@ -221,11 +222,11 @@ def test_matching_survives_mixed_precision() -> None:
 @pytest.mark.parametrize(("ipc", "loops"), PUBLISHED_LOOPS.items())
 def test_loops_are_the_published_ones_unless_given(ipc: int, loops: tuple[int, int]) -> None:
     found = method(inner_steps=None, network_epochs=None)
-    found.build(num_classes=3, ipc=ipc)
+    found.build(SHAPE, num_classes=3, ipc=ipc)
     assert (found.inner_steps, found.network_epochs) == loops
     assert (found.settings()["inner_steps"], found.settings()["network_epochs"]) == loops
     given = method(inner_steps=7, network_epochs=None)
-    given.build(num_classes=3, ipc=ipc)
+    given.build(SHAPE, num_classes=3, ipc=ipc)
     assert (given.inner_steps, given.network_epochs) == (7, loops[1])
 
 
@@ -236,9 +237,11 @@ def test_names_tell_dc_from_dsa() -> None:
 
 def test_mistakes_are_named() -> None:
     with pytest.raises(ValueError, match="set both"):
-        method(network_epochs=None).build(num_classes=3, ipc=5)
+        method(network_epochs=None).build(SHAPE, num_classes=3, ipc=5)
     with pytest.raises(ValueError, match="network: expected 4 classes"):
-        method().build(num_classes=4, ipc=1)
+        method().build(SHAPE, num_classes=4, ipc=1)
+    with pytest.raises(ValueError, match=r"cannot read images of \(3, 16, 16\)"):
+        method().build((3, 16, 16), num_classes=3, ipc=1)
     with pytest.raises(RuntimeError, match="call build"):
         loss_of(method(inner_steps=None), *learned(), 0)
     with pytest.raises(ValueError, match="distance: expected one of layerwise"):

@@ -94,7 +94,7 @@ def method(kind: type[MatchingMethod], norm: str = "instance", **arguments: Any)
     factory = partial(ConvNet, 3, image_size=8, depth=1, width=4, norm=norm)
     representative = RepresentativeBatches(interval=2)
     made = kind(factory, (0.5,) * 3, (0.3,) * 3, real_batch=4, representative=representative, **arguments)
-    made.build(num_classes=3, ipc=1)
+    made.build((3, 8, 8), num_classes=3, ipc=1)
     return made
 
 

@@ -36,6 +36,7 @@ from tests.callbacks import SaveAt
 from tests.conftest import ROOT
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
+SHAPE = (3, 8, 8)
 SCHEDULE = TrajectorySchedule(3, 2, 2, pixel_lr=10.0, step_size=0.5, step_size_lr=0.01)
 NO_IMAGES = RealImages(lambda rows: rows, [])
 
@@ -62,7 +63,7 @@ def experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def method(experts: Path, schedule: TrajectorySchedule = SCHEDULE, ipc: int = 2, **more: Any) -> TrajectoryMatching:
     made = TrajectoryMatching(network, MEAN, STD, experts=experts, schedule=schedule, **more).double()
-    made.build(num_classes=3, ipc=ipc)
+    made.build(SHAPE, num_classes=3, ipc=ipc)
     return made
 
 
@@ -189,19 +190,19 @@ def test_the_file_records_the_learned_step_size_and_the_numbers(experts: Path) -
 def test_mistakes_are_named(experts: Path) -> None:
     make = partial(TrajectoryMatching, network, MEAN, STD, experts=experts, schedule=SCHEDULE)
     with pytest.raises(ValueError, match="network: expected 10 classes"):
-        make().build(10, 1)
+        make().build(SHAPE, 10, 1)
     with pytest.raises(ValueError, match="batch_size: expected at most 3"):
-        make(schedule=replace(SCHEDULE, batch_size=4)).build(3, 1)
+        make(schedule=replace(SCHEDULE, batch_size=4)).build(SHAPE, 3, 1)
     with pytest.raises(ValueError, match=r"max_start_epoch - 1 \+ expert_epochs = 4.*3 epochs"):
-        make(schedule=replace(SCHEDULE, max_start_epoch=3)).build(3, 1)
+        make(schedule=replace(SCHEDULE, max_start_epoch=3)).build(SHAPE, 3, 1)
     with pytest.raises(ValueError, match=r"differ from the network here.*'std'"):
-        TrajectoryMatching(network, MEAN, experts=experts, schedule=SCHEDULE).build(3, 1)
+        TrajectoryMatching(network, MEAN, experts=experts, schedule=SCHEDULE).build(SHAPE, 3, 1)
     with pytest.raises(ValueError, match=r"differ from the network here.*'shapes'"):
         TrajectoryMatching(
             partial(ConvNet, 3, image_size=8, depth=1), MEAN, STD, experts=experts, schedule=SCHEDULE
-        ).build(3, 1)
+        ).build(SHAPE, 3, 1)
     with pytest.raises(FileNotFoundError, match="no snapshots"):
-        make(experts=experts / "none").build(3, 1)
+        make(experts=experts / "none").build(SHAPE, 3, 1)
     with pytest.raises(ValueError, match="gradient: expected one of"):
         make(gradient="exact")
     with pytest.raises(ValueError, match="chunk"):

@@ -141,8 +141,8 @@ def test_mistakes_are_named_before_anything_is_trained(tmp_path: Path, monkeypat
     monkeypatch.setattr("lightning_condkd.modules.evaluate.train_and_test", lambda *_, **__: pytest.fail("trained"))
     path = condensed(tmp_path)
     wrong = {
-        "has 3 classes, the data 10": partial(SMALL, 3),
-        "does not take images of shape": partial(SMALL, in_channels=3),
+        "expected 10 classes as in the data, ConvNet has 3": partial(SMALL, 3),
+        "cannot read images of": partial(SMALL, in_channels=3),
         "set batched to false": DigitsNet,
     }
     for message, network in wrong.items():
