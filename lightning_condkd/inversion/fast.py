@@ -19,7 +19,8 @@ from lightning_condkd.functional.inversion import (
     bn_distance,
     class_loss,
 )
-from lightning_condkd.inversion.base import Inversion, Observe, Selection, check_bn, make_generator
+from lightning_condkd.inversion.base import Inversion, Observe, Selection
+from lightning_condkd.inversion.fit import check_bn, make_generator
 from lightning_condkd.models.generators import ConvGenerator
 from lightning_condkd.randomness import Draw
 from lightning_condkd.types import BatchNormStatistics, Cadence, LossTerms, NetworkOutput, Spec, Synthetic, Unit

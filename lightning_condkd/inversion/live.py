@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from lightning_condkd.augment import Augment
-from lightning_condkd.inversion.base import Inversion, Observe, Source, make_generator
+from lightning_condkd.inversion.base import Inversion, Observe, Source
+from lightning_condkd.inversion.fit import make_generator
 from lightning_condkd.randomness import Draw
 from lightning_condkd.types import Cadence, Spec, Synthetic, Unit
 

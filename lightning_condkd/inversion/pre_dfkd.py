@@ -15,8 +15,9 @@ from torch.optim import Adam, Optimizer
 from lightning_condkd.distributed import world_size
 from lightning_condkd.functional.generative import activation_loss, balance_loss
 from lightning_condkd.functional.inversion import class_loss
-from lightning_condkd.inversion.base import Observe, check_generator
+from lightning_condkd.inversion.base import Observe
 from lightning_condkd.inversion.competition import Competition
+from lightning_condkd.inversion.fit import check_generator
 from lightning_condkd.inversion.live import LiveInversion
 from lightning_condkd.inversion.replay_memory import Memory, ReplayMemory, check_encoder
 from lightning_condkd.models.encoder import Encoder
@@ -65,7 +66,7 @@ class PREDFKD(LiveInversion):
 
     Raises:
         ValueError: if an argument is out of its range; in :meth:`build`, if a network does not fit the task or replay
-            batches do not divide by the number of processes; in :meth:`sample`, if novel or memory images do not.
+            batches do not divide by the number of processes; in :meth:`check_sample`, if novel or memory images do not.
 
     Example:
         >>> PREDFKD.released_code(memory=Memory(share=0.25)).memory.latents.gradient_leak
@@ -221,21 +222,28 @@ class PREDFKD(LiveInversion):
         terms = self.autoencoder.reconstruction(torch.cat((novel, images)), observe, draw)
         return terms.merge(recalled.terms) if self.memory.latents.gradient_leak else terms
 
-    def _memory_count(self, count: int, unit: Unit, draw: Draw) -> int:
-        memory = int(self.memory.share * count + 0.5)
+    def check_sample(self, count: int, world_size: int) -> None:
+        """Check that novel and memory images are both there, and equally many on every rank."""
+        memory = self._memory_of(count)
         if self.memory.share and not 0 < memory < count:
             raise ValueError(
                 f"memory.share={self.memory.share} of {count} synthetic images in a student step leaves {memory} "
                 "memory images, expected some of both kinds: change memory.share or the batch_size of the student"
             )
-        if memory % draw.world_size or count % draw.world_size:
+        if memory % world_size or count % world_size:
             raise ValueError(
                 f"memory.share={self.memory.share} of {count} synthetic images in a student step leaves "
                 f"{count - memory} novel and {memory} memory images, which do not both divide by "
-                f"{draw.world_size} processes: change memory.share or the batch_size of the student"
+                f"{world_size} processes: change memory.share or the batch_size of the student"
             )
+
+    def _memory_of(self, count: int) -> int:
+        return int(self.memory.share * count + 0.5)
+
+    def _memory_count(self, count: int, unit: Unit, draw: Draw) -> int:
+        self.check_sample(count, draw.world_size)
         first_block = unit.round == self.cadence.warmup_rounds and unit.block == 0
-        return 0 if first_block else memory
+        return 0 if first_block else self._memory_of(count)
 
 
 @torch.no_grad()

@@ -167,18 +167,23 @@ def check_maps(name: str, network: Observer, maps: Sequence[str]) -> None:
         raise ValueError(f"the distillation loss asks the {name} for the module {lacking!r}; there are: {names}")
 
 
-def check_source(inversion: Inversion, transfer_set: TransferSet) -> None:
-    """Check that a method whose images are not stored has a share of every batch.
+def check_source(inversion: Inversion, transfer_set: TransferSet, world_size: int) -> None:
+    """Check that a method whose images are not stored has a share of every batch, and one that it can divide.
 
     Args:
         inversion: the method.
         transfer_set: says how batches are mixed.
+        world_size: number of processes.
 
     Raises:
-        ValueError: if batches are drawn from the bank, which stays empty.
+        ValueError: if batches are drawn from the bank, which stays empty, or the method cannot divide its share.
     """
-    if inversion.source == "live" and transfer_set.condensed_per_batch is None:
+    if inversion.source == "bank":
+        return
+    if transfer_set.condensed_per_batch is None:
         raise ValueError(
             f"{type(inversion).__name__} renders images for every student step and stores none, so mix='union' has no "
             "bank to draw from: set data.mix to the share of condensed images in a batch (0.0: none) or to 'two_term'"
         )
+    if transfer_set.synthetic_per_batch:
+        inversion.check_sample(transfer_set.synthetic_per_batch, world_size)

@@ -132,7 +132,7 @@ class CondKD(TeacherStudent):
         self.transfer_set = transfer_set
         check_strategy(self.trainer)
         transfer_set.check_world_size(self.trainer.world_size)
-        check_source(self.inversion, transfer_set)
+        check_source(self.inversion, transfer_set, self.trainer.world_size)
         check_maps("teacher", self.teacher, self.distillation.teacher_maps)
         check_maps("student", self.student, self.distillation.student_maps)
         if self.inversion.cadence.synthesis_steps:

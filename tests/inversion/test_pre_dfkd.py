@@ -553,6 +553,14 @@ def test_parts_that_do_not_divide_are_refused(teacher: Observer, monkeypatch: py
             _built(memory=_memory(**{"batch_size": 8, "replay_novel": 8, name: 10}))
 
 
+def test_a_run_that_cannot_divide_its_images_does_not_begin() -> None:
+    model = toy.condkd(_method())
+    with pytest.raises(ValueError, match="leaves 0 memory images"):
+        toy.fit(model, mix=0.0, batch_size=1)
+    assert model.trainer.global_step == 0
+    assert model.spec is None
+
+
 def test_a_run_trains_the_memory() -> None:
     run = toy.fit(toy.condkd(_method()), mix=0.0, batch_size=16)
     before, after = _built().state_dict(), run.model.inversion.state_dict()
