@@ -68,4 +68,4 @@ def main(args: Sequence[str] | None = None) -> None:
         if result is not None:
             print(result)
         return
-    CondKDCLI(given)
+    CondKDCLI(args)

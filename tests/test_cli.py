@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,12 @@ def test_convert_reports_what_it_found(real_data: Path, tmp_path: Path, capsys: 
     assert "100 images" in out
     assert "66" in out
     assert target.is_file()
+
+
+def test_the_arguments_of_the_process_are_read_without_a_warning(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["lightning-condkd", "--help"])
+    with pytest.raises(SystemExit):
+        main()
+    assert not [warning for warning in recwarn if "args parameter" in str(warning.message)]
