@@ -1,4 +1,4 @@
-"""Which rows of one class stand for it: herding, k-centre and k-means on embeddings; small images in large ones."""
+"""Which rows of one class stand for it: herding, k-centre and k-means on embeddings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import warnings
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
@@ -127,69 +126,6 @@ def k_means_nearest(embeddings: Tensor, count: int, generator: torch.Generator) 
         distances[centre, rows] = torch.inf
         rows.append(int(distances[centre].argmin()))
     return torch.tensor(rows)
-
-
-def tile(images: Tensor, factor: int) -> Tensor:
-    """Join small images into large ones of factor x factor tiles.
-
-    The first images give the upper left tiles, the next ones the tiles to their right, and so on, as in RDED's code:
-    of images in the order of their score each tile has its share of the best.
-
-    Args:
-        images: ``(n * factor**2, C, h, w)``.
-        factor: tiles along a side.
-
-    Returns:
-        ``(n, C, factor * h, factor * w)``.
-
-    Example:
-        >>> tile(torch.arange(8.0).view(8, 1, 1, 1), factor=2)[0, 0]
-        tensor([[0., 2.],
-                [4., 6.]])
-    """
-    _, channels, height, width = images.shape
-    grid = images.reshape(factor, factor, -1, channels, height, width).permute(2, 3, 0, 4, 1, 5)
-    return grid.reshape(-1, channels, factor * height, factor * width)
-
-
-def shrink(images: Tensor, factor: int) -> Tensor:
-    """Make images smaller by a whole factor, bilinearly and with antialiasing; a factor of 1 changes nothing.
-
-    Args:
-        images: ``(N, C, H, W)``.
-        factor: divides H and W.
-
-    Example:
-        >>> shrink(torch.ones(1, 3, 8, 4), factor=2).shape
-        torch.Size([1, 3, 4, 2])
-    """
-    if factor == 1:
-        return images
-    size = [side // factor for side in images.shape[2:]]
-    return F.interpolate(images, size, mode="bilinear", antialias=True)
-
-
-def frame(images: Tensor, size: tuple[int, int], colour: Tensor) -> Tensor:
-    """Put small images in the middle of larger ones of one colour.
-
-    Args:
-        images: ``(N, C, h, w)``.
-        size: height and width of the result, at least those of the images.
-        colour: one value for each channel, ``(C,)``.
-
-    Returns:
-        ``(N, C, *size)``; where a side does not split evenly, the pixel left over is below or to the right.
-
-    Example:
-        >>> frame(torch.tensor([[[[7.0]]]]), (2, 3), torch.tensor([1.0]))
-        tensor([[[[1., 7., 1.],
-                  [1., 1., 1.]]]])
-    """
-    count, channels, height, width = images.shape
-    framed = colour.to(images).view(-1, 1, 1).expand(count, channels, *size).clone()
-    top, left = (size[0] - height) // 2, (size[1] - width) // 2
-    framed[:, :, top : top + height, left : left + width] = images
-    return framed
 
 
 def _centred(embeddings: Tensor, count: int) -> Tensor:
