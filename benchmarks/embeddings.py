@@ -25,6 +25,16 @@ def spread(sample: Tensor) -> float:
     return float(torch.cdist(sample, sample).sum() / (count * (count - 1))) if count > 1 else 0.0
 
 
+def distance_in_class(few: Tensor, labels: Tensor, real: Tensor, real_labels: Tensor) -> float:
+    """Return the mean energy distance of a set's embeddings to those of real images of their class.
+
+    In units of the mean distance of two real embeddings. Of a class with a single image it is what remains when the
+    distance of two of the set is taken as 0.
+    """
+    pairs = [(few[labels == k], real[real_labels == k]) for k in labels.unique()]
+    return sum(energy_distance(*pair) for pair in pairs) / len(pairs) / spread(real)
+
+
 def figures(
     teacher: Observer, synthetic: Tensor, labels: Tensor, real: tuple[Tensor, Tensor], condensed: Tensor
 ) -> dict[str, float]:

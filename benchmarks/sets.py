@@ -1,6 +1,7 @@
 """Condensed sets and plain choices of real images, made by our own commands, judged, and expanded.
 
-For every set and seed: it is made; fresh networks are trained on it alone; and a student is distilled from it by CondKD
+For every set and seed: it is made; fresh networks are trained on it alone; its distance to real images in the teacher's
+features is measured; and a student is distilled from it by CondKD
 at one equal budget, with the set mixed in (``+ condensed``) and as guide as well (``*``). A seed gives a set, the
 networks that judge it and the student. What the result file already holds is not done again.
 """
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -25,12 +26,14 @@ from typing import Any, NamedTuple
 import common
 import rows
 import torch
+from embeddings import distance_in_class, embed
 from sweep import spread
 
 from lightning_condkd.augment import SiameseAugment
 from lightning_condkd.condensation import FreshNetworks, Recipe, evaluate
 from lightning_condkd.data import CondensedSet, DigitsDataModule, ImageFolderDataModule
-from lightning_condkd.models import ConvNet
+from lightning_condkd.data.condensed import to_pixels
+from lightning_condkd.models import CifarResNet, ConvNet, DigitsNet, Observer
 
 FOLDER = Path("data/sets")
 METHOD = "model.init_args.method.init_args"
@@ -46,6 +49,7 @@ class Suite(NamedTuple):
         networks: what judges a set.
         recipe: how these are trained.
         runs: how many judge a set.
+        teacher: makes the network in whose features the set's distance to real images is measured.
     """
 
     sets: Mapping[str, list[str]]
@@ -54,6 +58,7 @@ class Suite(NamedTuple):
     networks: Any
     recipe: Recipe
     runs: int
+    teacher: Callable[[], Observer]
 
 
 def fit(config: str, *flags: str) -> list[str]:
@@ -111,6 +116,8 @@ def cifar10() -> dict[str, list[str]]:
     }
 
 
+GREY = (0.3059,), (0.3754,)
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DIGITS_NETWORK = partial(ConvNet, 10, image_size=8, in_channels=1, depth=2, width=64)
 SUITES = {
     "digits": Suite(
@@ -122,9 +129,10 @@ SUITES = {
             "--model.init_args.inversion.init_args.batch_size=16",
         ],
         real=DigitsDataModule,
-        networks=FreshNetworks(DIGITS_NETWORK, (0.3059,), (0.3754,)),
+        networks=FreshNetworks(DIGITS_NETWORK, *GREY),
         recipe=Recipe(epochs=300, augment=SiameseAugment("color_crop_cutout_scale_rotate", fill=0.0)),
         runs=3,
+        teacher=lambda: Observer(DigitsNet(), *GREY, weights="package:digits-teacher.safetensors").freeze(),
     ),
     "cifar10": Suite(
         sets=cifar10(),
@@ -138,6 +146,7 @@ SUITES = {
         networks=FreshNetworks(ConvNet, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
         recipe=Recipe(epochs=151, augment=SiameseAugment(fill=0.47)),
         runs=2,
+        teacher=lambda: Observer(CifarResNet(20), *IMAGENET, weights="data/resnet20-cifar10.safetensors").freeze(),
     ),
 }
 
@@ -189,6 +198,14 @@ def judge(path: Path, suite: Suite, seed: int) -> dict[str, Any]:
     return {"accuracies": result.last, "learning_rate": recipe.full_rate, "cpu_seconds": time.thread_time() - begin}
 
 
+def place(path: Path, suite: Suite) -> float:
+    """Return how far a set lies from held-out real images of its classes in the teacher's features."""
+    condensed, test, teacher = CondensedSet.load(path), suite.real().val_source, suite.teacher()
+    rows = torch.linspace(0, len(test) - 1, min(len(test), 2000)).long()
+    real, few = embed(teacher, to_pixels(test.images[rows])), embed(teacher, condensed.pixels(slice(None)))
+    return round(distance_in_class(few, condensed.labels, real, test.labels[rows]), 4)
+
+
 def expand(path: Path, suite: Suite, seed: int) -> dict[str, float]:
     """Distil a student from a set, mixed in and as guide as well."""
     ways = {"+ condensed": rows.PLAIN, "*": []}
@@ -205,7 +222,9 @@ def work(name: str, suite: Suite, row: str, seed: int, done: dict[str, Any], stu
         result["making_cpu_seconds"] = make(suite.sets[row], path, seed)
     if not done:
         result["alone"] = judge(path, suite, seed)
-    if students:
+    if "distance" not in result:
+        result["distance"] = place(path, suite)
+    if students and "student" not in result:
         result["student"] = expand(path, suite, seed)
     return result
 
@@ -215,6 +234,7 @@ def add(content: dict[str, Any], row: str, seed: int, result: dict[str, Any]) ->
     entry = content["rows"].setdefault(row, {"runs": {}})
     entry["runs"][str(seed)] = result
     runs = list(entry["runs"].values())
+    entry["distance"] = spread([run["distance"] for run in runs if "distance" in run], 1)
     entry["alone"] = spread([sum(run["alone"]["accuracies"]) / len(run["alone"]["accuracies"]) for run in runs])
     for way in ("+ condensed", "*"):
         values = [run["student"][way] for run in runs if "student" in run]
@@ -243,7 +263,7 @@ def main() -> None:
     def job(task: tuple[int, str]) -> None:
         seed, row = task
         done = content["rows"].get(row, {"runs": {}})["runs"].get(str(seed), {})
-        if "student" in done or (done and options.no_students):
+        if "distance" in done and ("student" in done or options.no_students):
             return
         result = work(options.suite, suite, row, seed, done, not options.no_students)
         print(f"{row:20} seed {seed}: {json.dumps(result)}", flush=True)

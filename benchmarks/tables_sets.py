@@ -19,10 +19,13 @@ def _seconds(entry: dict[str, Any], key: str) -> str:
 
 def sets(content: dict[str, Any]) -> Table:
     """Return every set: networks on it alone, students mixed and guided, what it took to make it."""
-    table = [["set", "alone", "student, + condensed", "student, guided", "seeds", "CPU-seconds to make"]]
+    table = [["set", "alone", "distance", "student, + condensed", "student, guided", "seeds", "CPU-seconds to make"]]
     for name, entry in content["rows"].items():
-        figures = [spread(entry.get(what)) for what in ("alone", "student + condensed", "student *")]
-        table.append([name, *figures, str(len(entry["runs"])), _seconds(entry, "making_cpu_seconds")])
+        alone, mixed, guided = (spread(entry.get(what)) for what in ("alone", "student + condensed", "student *"))
+        distance = f"{entry['distance']['mean']:.2f}"
+        table.append(
+            [name, alone, distance, mixed, guided, str(len(entry["runs"])), _seconds(entry, "making_cpu_seconds")]
+        )
     return table
 
 
