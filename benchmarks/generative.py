@@ -62,11 +62,13 @@ ROWS = {
     "GAN, 6 epochs": Row(6, 0, {}),
     "GAN, 12 epochs": Row(12, 0, {}),
     "6 + 4: GAN alone": Row(6, 4, {"weight": 0.0}),
-    "6 + 4: KL by sample": Row(6, 4, {}),
+    "6 + 4: KL by sample": Row(6, 4, {"weight": 1.0}),
     "6 + 4: KL by sample, weight 10": Row(6, 4, {"weight": 10.0}),
-    "6 + 4: KL by sample, not standardised": Row(6, 4, {"standardise": False}),
-    "6 + 4: KL of class means": Row(6, 4, {"pairing": "class_mean"}),
-    "6 + 4: KL of class means, not standardised": Row(6, 4, {"pairing": "class_mean", "standardise": False}),
+    "6 + 4: KL by sample, not standardised": Row(6, 4, {"weight": 1.0, "standardise": False}),
+    "6 + 4: KL of class means": Row(6, 4, {"weight": 1.0, "pairing": "class_mean"}),
+    "6 + 4: KL of class means, not standardised": Row(
+        6, 4, {"weight": 1.0, "pairing": "class_mean", "standardise": False}
+    ),
     "6 + 4: DiM's distance": Row(6, 4, DIM),
     "6 + 4, fast: GAN alone": Row(6, 4, {**FAST, "weight": 0.0}),
     "6 + 4, fast: KL by sample, weight 10": Row(6, 4, {**FAST, "weight": 10.0}),

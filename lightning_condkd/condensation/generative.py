@@ -27,7 +27,8 @@ class SelfDistillation:
     """The matching stage: how a network's opinion of real images pulls at the generator.
 
     Args:
-        weight: factor of the term beside the GAN's (our default); 0 leaves a plain conditional GAN, the ablation.
+        weight: factor of the term beside the GAN's (our default: on the digits 10 is ahead of 1 at one image per class,
+            and neither matters at ten); 0 leaves a plain conditional GAN, the ablation.
         temperature: divisor of the logits (our default).
         standardise: whether each sample's logits lose their mean and their scale first.
         pairing: by ``sample``, or by the mean logits of a class in the batch, on several ranks that of each rank.
@@ -49,7 +50,7 @@ class SelfDistillation:
         Li et al.: "Generative Dataset Distillation Based on Self-knowledge Distillation", arXiv 2501.04202.
     """
 
-    weight: float = 1.0
+    weight: float = 10.0
     temperature: float = 4.0
     standardise: bool = True
     pairing: Pairing = "sample"
