@@ -70,7 +70,7 @@ def show(table: list[list[str]]) -> None:
 
 TABLES = {
     "methods": (methods, distances),
-    "sets": (tables_sets.sets,),
+    "sets": (tables_sets.sets, tables_sets.correlations),
     "generative": (tables_sets.generative,),
     "curves": (tables_sets.curves,),
     "cost-condensation-sizes": (tables_sets.sizes,),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from statistics import mean
 from typing import Any
+
+from scipy.stats import spearmanr
 
 Table = list[list[str]]
 
@@ -26,6 +29,22 @@ def sets(content: dict[str, Any]) -> Table:
         table.append(
             [name, alone, distance, mixed, guided, str(len(entry["runs"])), _seconds(entry, "making_cpu_seconds")]
         )
+    return table
+
+
+def correlations(content: dict[str, Any]) -> Table:
+    """Return how the rank of a set goes with that of its students, by size and seed; equal sets count once."""
+    table = [["per class", "seed", "sets", "alone, mixed", "alone, guided", "nearness, mixed", "nearness, guided"]]
+    sizes = sorted({name.split()[1] for name in content["rows"]}, key=int)
+    for ipc, seed in ((ipc, seed) for ipc in sizes for seed in ("0", "1", "2")):
+        entries = [entry["runs"] for name, entry in content["rows"].items() if name.split()[1] == ipc]
+        runs = [runs[seed] for runs in entries if "student" in runs.get(seed, {})]
+        points = {(mean(run["alone"]["accuracies"]), -run["distance"], *run["student"].values()) for run in runs}
+        if len(points) > 3:
+            alone, nearness, mixed, guided = zip(*sorted(points), strict=True)
+            pairs = ((alone, mixed), (alone, guided), (nearness, mixed), (nearness, guided))
+            figures = [f"{spearmanr(*pair).statistic:+.2f}" for pair in pairs]
+            table.append([ipc, seed, str(len(points)), *figures])
     return table
 
 
