@@ -10,9 +10,11 @@ from scipy.stats import spearmanr
 Table = list[list[str]]
 
 
-def spread(entry: dict[str, float] | None) -> str:
-    """Return mean and deviation, as the result file holds them."""
-    return "-" if entry is None else f"{entry['mean']:.1f} ± {entry['std']:.1f}"
+def spread(entry: dict[str, float] | None, seeds: int = 2) -> str:
+    """Return mean and deviation, as the result file holds them; a single seed has no deviation."""
+    if entry is None:
+        return "-"
+    return f"{entry['mean']:.1f} ± {entry['std']:.1f}" if seeds > 1 else f"{entry['mean']:.1f}"
 
 
 def _seconds(entry: dict[str, Any], key: str) -> str:
@@ -61,7 +63,8 @@ def curves(content: dict[str, Any]) -> Table:
     """Return accuracies in the order of the iterations."""
     table = [["set", "iteration: accuracy"]]
     for name, entry in content["rows"].items():
-        table.append([name, ", ".join(f"{step}: {spread(figures)}" for step, figures in entry["mean"])])
+        seeds = len(entry["runs"])
+        table.append([name, ", ".join(f"{step}: {spread(figures, seeds)}" for step, figures in entry["mean"])])
     return table
 
 
