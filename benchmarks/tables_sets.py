@@ -26,11 +26,10 @@ def sets(content: dict[str, Any]) -> Table:
     """Return every set: networks on it alone, students mixed and guided, what it took to make it."""
     table = [["set", "alone", "distance", "student, + condensed", "student, guided", "seeds", "CPU-seconds to make"]]
     for name, entry in content["rows"].items():
-        alone, mixed, guided = (spread(entry.get(what)) for what in ("alone", "student + condensed", "student *"))
-        distance = f"{entry['distance']['mean']:.2f}"
-        table.append(
-            [name, alone, distance, mixed, guided, str(len(entry["runs"])), _seconds(entry, "making_cpu_seconds")]
-        )
+        seeds, distance = len(entry["runs"]), f"{entry['distance']['mean']:.2f}"
+        ways = ("alone", "student + condensed", "student *")
+        alone, mixed, guided = (spread(entry.get(what), seeds) for what in ways)
+        table.append([name, alone, distance, mixed, guided, str(seeds), _seconds(entry, "making_cpu_seconds")])
     return table
 
 
