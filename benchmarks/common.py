@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,23 @@ def environment() -> dict[str, Any]:
         "machine": f"{device}, {platform.machine()}",
         "threads": torch.get_num_threads(),
     }
+
+
+def run(command: list[str], threads: int = 1) -> None:
+    """Run a command of the package in a process of its own.
+
+    Args:
+        command: its arguments, such as ``fit``.
+        threads: of that process.
+
+    Raises:
+        RuntimeError: with the end of what it said, if it fails.
+    """
+    variables = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    line = [sys.executable, "-m", "lightning_condkd", *command]
+    done = subprocess.run(line, env=variables, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-3000:])
 
 
 def write(name: str, content: dict[str, Any]) -> Path:

@@ -9,9 +9,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -53,19 +50,10 @@ def learn(suite: str, row: str, seed: int) -> list[list[float]]:
         flags += ["trainer.logger=CSVLogger", f"trainer.logger.save_dir={folder}", f"seed_everything={seed}"]
         flags += [f"model.init_args.output={folder}/set.safetensors", f"trainer.default_root_dir={folder}"]
         command = [*sets.SUITES[suite].sets[row], *(f"--{flag}" for flag in flags)]
-        run([*command, "--trainer.enable_progress_bar=false"])
+        common.run([*command, "--trainer.enable_progress_bar=false"])
         with next(Path(folder).rglob("metrics.csv")).open() as table:
             judged = [line for line in csv.DictReader(table) if line.get("condensed/accuracy")]
     return [[int(line["step"]), round(float(line["condensed/accuracy"]), 4)] for line in judged]
-
-
-def run(command: list[str]) -> None:
-    """Run a command of ours on one thread."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    line = [sys.executable, "-m", "lightning_condkd", *command]
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(done.stderr[-3000:])
 
 
 def main() -> None:

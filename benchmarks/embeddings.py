@@ -25,14 +25,17 @@ def spread(sample: Tensor) -> float:
     return float(torch.cdist(sample, sample).sum() / (count * (count - 1))) if count > 1 else 0.0
 
 
-def distance_in_class(few: Tensor, labels: Tensor, real: Tensor, real_labels: Tensor) -> float:
-    """Return the mean energy distance of a set's embeddings to those of real images of their class.
+Pair = tuple[Tensor, Tensor]
 
-    In units of the mean distance of two real embeddings. Of a class with a single image it is what remains when the
-    distance of two of the set is taken as 0.
-    """
-    pairs = [(few[labels == k], real[real_labels == k]) for k in labels.unique()]
-    return sum(energy_distance(*pair) for pair in pairs) / len(pairs) / spread(real)
+
+def class_pairs(ours: Tensor, labels: Tensor, real: Tensor, real_labels: Tensor) -> list[Pair]:
+    """Return for every class of a set its embeddings and those of real images."""
+    return [(ours[labels == k], real[real_labels == k]) for k in labels.unique()]
+
+
+def distance_in_class(pairs: list[Pair]) -> float:
+    """Return the mean energy distance over classes; where a set has one image, its spread counts as 0."""
+    return sum(energy_distance(*pair) for pair in pairs) / max(len(pairs), 1)
 
 
 def figures(
@@ -48,11 +51,11 @@ def figures(
     """
     ours, theirs, few = embed(teacher, synthetic), embed(teacher, real[0]), embed(teacher, condensed)
     unit = spread(theirs)
-    pairs = [(ours[labels == k], theirs[real[1] == k]) for k in labels.unique() if int((labels == k).sum()) > 1]
+    pairs = [pair for pair in class_pairs(ours, labels, theirs, real[1]) if len(pair[0]) > 1]
     pixels = torch.cdist(synthetic.flatten(1), condensed.flatten(1)).min(1).values / synthetic[0].numel() ** 0.5
     values = {
         "to_real": energy_distance(ours, theirs) / unit,
-        "to_real_in_class": sum(energy_distance(*pair) for pair in pairs) / max(len(pairs), 1) / unit,
+        "to_real_in_class": distance_in_class(pairs) / unit,
         "to_condensed": energy_distance(ours, few) / unit,
         "nearest_condensed": float(torch.cdist(ours, few).min(1).values.mean()) / unit,
         "nearest_condensed_real": float(torch.cdist(theirs, few).min(1).values.mean()) / unit,

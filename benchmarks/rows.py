@@ -8,13 +8,11 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import common
 from sweep import sweep
 
 PLAIN = ["--model.init_args.alignment=null"]
@@ -54,13 +52,9 @@ SUITES: dict[str, list[str]] = {
 
 def run(arguments: list[str], threads: int) -> dict[str, Any]:
     """Fit once; return the summary and the accuracy after every validation."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "lightning_condkd", "fit", *arguments]
-        command += [f"--trainer.default_root_dir={folder}", "--trainer.enable_progress_bar=false"]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(done.stderr[-3000:])
+        quiet = [f"--trainer.default_root_dir={folder}", "--trainer.enable_progress_bar=false"]
+        common.run(["fit", *arguments, *quiet], threads)
         summary = json.loads(next(Path(folder).rglob("summary.json")).read_text())
         with next(Path(folder).rglob("metrics.csv")).open() as table:
             curve = [float(row["val/student_accuracy"]) for row in csv.DictReader(table) if row["val/student_accuracy"]]

@@ -1,19 +1,16 @@
 """Condensed sets and plain choices of real images, made by our own commands, judged, and expanded.
 
 For every set and seed: it is made; fresh networks are trained on it alone; its distance to real images in the teacher's
-features is measured; and a student is distilled from it by CondKD
-at one equal budget, with the set mixed in (``+ condensed``) and as guide as well (``*``). A seed gives a set, the
-networks that judge it and the student. What the result file already holds is not done again.
+features is measured; and a student is distilled from it by CondKD at one equal budget, with the set mixed in (``+
+condensed``) and as guide as well (``*``). A seed gives a set, the networks that judge it and the student. What the
+result file already holds is not done again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -24,9 +21,9 @@ from threading import Lock
 from typing import Any, NamedTuple
 
 import common
+import embeddings
 import rows
 import torch
-from embeddings import distance_in_class, embed
 from sweep import spread
 
 from lightning_condkd.augment import SiameseAugment
@@ -164,11 +161,7 @@ def _make(command: list[str], output: Path, seed: int, folder: str) -> float:
     else:
         flags = [str(output), f"--seed={seed}"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    line = [sys.executable, "-m", "lightning_condkd", *command, *flags]
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(done.stderr[-3000:])
+    common.run([*command, *flags])
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1)
 
@@ -202,8 +195,10 @@ def place(path: Path, suite: Suite) -> float:
     """Return how far a set lies from held-out real images of its classes in the teacher's features."""
     condensed, test, teacher = CondensedSet.load(path), suite.real().val_source, suite.teacher()
     rows = torch.linspace(0, len(test) - 1, min(len(test), 2000)).long()
-    real, few = embed(teacher, to_pixels(test.images[rows])), embed(teacher, condensed.pixels(slice(None)))
-    return round(distance_in_class(few, condensed.labels, real, test.labels[rows]), 4)
+    images = (to_pixels(test.images[rows]), condensed.pixels(slice(None)))
+    real, few = (embeddings.embed(teacher, part) for part in images)
+    pairs = embeddings.class_pairs(few, condensed.labels, real, test.labels[rows])
+    return round(embeddings.distance_in_class(pairs) / embeddings.spread(real), 4)
 
 
 def expand(path: Path, suite: Suite, seed: int) -> dict[str, float]:

@@ -66,19 +66,19 @@ class FreshNetworks:
         Raises:
             ValueError: if they have another number of classes, or cannot read such images.
         """
-        if self.num_classes != num_classes:
-            raise ValueError(
-                f"network: expected {num_classes} classes as in the data, {self.name} has {self.num_classes}; "
-                "set its num_classes"
-            )
         first = self.make(seeded_generator(0, "network")).eval()
         try:
-            first(torch.zeros(1, *image_shape).to(next(first.parameters())))
+            shape = tuple(first(torch.zeros(1, *image_shape).to(next(first.parameters()))).logits.shape)
         except (RuntimeError, ValueError, TypeError) as error:
             raise ValueError(
                 f"network: {self.name} cannot read images of {image_shape} (channels, height, width); give it their "
                 f"size and channels. It said: {error}"
             ) from error
+        if shape != (1, num_classes):
+            raise ValueError(
+                f"network: expected {num_classes} classes as in the data, {self.name} has {shape[-1]}; "
+                "set its num_classes"
+            )
 
     def settings(self) -> dict[str, Any]:
         """Return what a file records of the networks, JSON values only."""

@@ -17,9 +17,9 @@ from lightning_condkd.functional.generative import activation_loss, balance_loss
 from lightning_condkd.functional.inversion import class_loss
 from lightning_condkd.inversion.base import Observe
 from lightning_condkd.inversion.competition import Competition
-from lightning_condkd.inversion.fit import check_generator
+from lightning_condkd.inversion.fit import check_encoder, check_generator
 from lightning_condkd.inversion.live import LiveInversion
-from lightning_condkd.inversion.replay_memory import Memory, ReplayMemory, check_encoder
+from lightning_condkd.inversion.replay_memory import Memory, ReplayMemory
 from lightning_condkd.models.encoder import Encoder
 from lightning_condkd.models.normalised_generator import NormalisedGenerator
 from lightning_condkd.randomness import Draw, seeded_initialisation

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -208,30 +207,3 @@ class ReplayMemory(nn.Module):
             "divergence": self.memory.divergence_weight,
         }
         return LossTerms.of(terms, weights)
-
-
-@torch.no_grad()
-def check_encoder(encoder: nn.Module, latent_size: int, image_shape: tuple[int, int, int]) -> None:
-    """Check that an encoder reads images of the task and writes latents.
-
-    Args:
-        encoder: the network; a copy of it is run.
-        latent_size: length of a latent.
-        image_shape: ``(C, H, W)`` in pixels.
-
-    Raises:
-        ValueError: if it does not.
-    """
-    images = torch.zeros(2, *image_shape).to(next(encoder.parameters(), torch.empty(0)))
-    try:
-        mean, log_variance = copy.deepcopy(encoder).eval()(images)
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"the encoder cannot read images of shape {image_shape} as mean and log variance: build it for the "
-            f"condensed images. {type(encoder).__name__} said: {error}"
-        ) from error
-    if not mean.shape == log_variance.shape == (2, latent_size):
-        raise ValueError(
-            f"expected an encoder to mean and log variance of length latent_size={latent_size}, got "
-            f"{tuple(mean.shape)} and {tuple(log_variance.shape)}: set latent_size to its own"
-        )
