@@ -16,13 +16,18 @@ import torch
 RESULTS = Path(__file__).parent / "results"
 
 
+def origin() -> dict[str, str]:
+    """Return commit and version of torch: for each run of a file that grows over days."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return {"commit": commit.stdout.strip(), "torch": version("torch")}
+
+
 def environment() -> dict[str, Any]:
     """Return commit, versions and class of the machine."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     packages = ("torch", "torchvision", "lightning", "kornia", "torchmetrics")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
     return {
-        "commit": commit.stdout.strip(),
+        "commit": origin()["commit"],
         "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
         "machine": f"{device}, {platform.machine()}",
         "threads": torch.get_num_threads(),

@@ -73,6 +73,7 @@ def main() -> None:
         if str(seed) in entry["runs"]:
             continue
         entry["runs"][str(seed)] = learn(options.suite, row, seed)
+        entry.setdefault("origins", {})[str(seed)] = common.origin()
         steps = zip(*entry["runs"].values(), strict=True)
         entry["mean"] = [[step[0][0], spread([accuracy for _, accuracy in step])] for step in steps]
         print(f"{row:10} seed {seed}: {entry['runs'][str(seed)]}", flush=True)

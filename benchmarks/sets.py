@@ -216,7 +216,7 @@ def work(name: str, suite: Suite, row: str, seed: int, done: dict[str, Any], stu
     if not done or not path.exists():
         result["making_cpu_seconds"] = make(suite.sets[row], path, seed)
     if not done:
-        result["alone"] = judge(path, suite, seed)
+        result |= {"alone": judge(path, suite, seed), "origin": common.origin()}
     if "distance" not in result:
         result["distance"] = place(path, suite)
     if students and "student" not in result:
