@@ -3,6 +3,7 @@
 from lightning_condkd.condensation.base import CondensationMethod, RealImages
 from lightning_condkd.condensation.dm import DistributionMatching
 from lightning_condkd.condensation.evaluation import evaluate
+from lightning_condkd.condensation.evaluation_batches import TeacherLabels
 from lightning_condkd.condensation.evaluation_recipe import Recipe
 from lightning_condkd.condensation.evaluation_result import Evaluation
 from lightning_condkd.condensation.generative import ConditionalGAN, SelfDistillation
@@ -33,6 +34,7 @@ __all__ = [
     "RepresentativeBatches",
     "SelectionMethod",
     "SelfDistillation",
+    "TeacherLabels",
     "TrajectoryMatching",
     "TrajectorySchedule",
     "evaluate",

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.optim import SGD
+from torch.optim import Optimizer
 
+from lightning_condkd.condensation.evaluation_batches import Batches, Labels, TeacherLabels
 from lightning_condkd.condensation.evaluation_recipe import Recipe
 from lightning_condkd.condensation.evaluation_result import Evaluation, calibration_error
 from lightning_condkd.condensation.network_batch import NetworkBatch
 from lightning_condkd.condensation.networks import FreshNetworks
 from lightning_condkd.functional.augmentation import mirror
 from lightning_condkd.randomness import seeded_generator
+
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 GPU_CHUNK = 500
 # On a CPU a test pass over 32 px in chunks of 32 took less than half the time that it took in chunks of 500.
@@ -25,7 +28,7 @@ CPU_CHUNK_PIXELS = 32 * 32 * 32
 
 class _Data(NamedTuple):
     images: Tensor
-    labels: Tensor
+    labels: Labels
     test_images: Tensor
     test_labels: Tensor
 
@@ -35,34 +38,9 @@ class _Outcome(NamedTuple):
     calibration_errors: list[float]
 
 
-class _Batches(NamedTuple):
-    """The training batches of some runs, each with an order and augmentation of its own."""
-
-    images: Tensor
-    labels: Tensor
-    recipe: Recipe
-    seed: int
-    runs: Sequence[int]
-
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        generators = [seeded_generator(self.seed, f"order/{run}", epoch) for run in self.runs]
-        orders = torch.stack([torch.randperm(len(self.images), generator=generator) for generator in generators])
-        batches = torch.split(orders.to(self.images.device), self.recipe.batch_size, dim=1)
-        for step, rows in enumerate(batches, start=epoch * len(batches)):
-            views = [self._view(self.images[own], run, step) for own, run in zip(rows, self.runs, strict=True)]
-            yield torch.stack(views), self.labels[rows]
-
-    def _view(self, images: Tensor, run: int, step: int) -> Tensor:
-        if self.recipe.augment is None:
-            return images
-        generator = seeded_generator(self.seed, f"augment/{run}", step)
-        view: Tensor = self.recipe.augment(images, self.recipe.augment.sample(len(images), generator))
-        return view
-
-
 def evaluate(
     images: Tensor,
-    labels: Tensor,
+    labels: Labels,
     test_images: Tensor,
     test_labels: Tensor,
     networks: FreshNetworks,
@@ -81,7 +59,8 @@ def evaluate(
 
     Args:
         images: the set, ``(N, C, H, W)``, floating point pixels in the units of [0, 1].
-        labels: classes, ``(N,)`` int64, or probabilities, ``(N, K)``. The loss is the cross-entropy with either.
+        labels: classes, ``(N,)`` int64, or probabilities, ``(N, K)``, the loss being the cross-entropy with either; or
+            a teacher that is asked about every view.
         test_images: ``(M, C, H, W)``, uint8 or floating point pixels in the units of [0, 1].
         test_labels: classes, ``(M,)`` int64.
         networks: makes the networks.
@@ -123,9 +102,13 @@ def evaluate(
 
 def _prepared(data: _Data, recipe: Recipe, device: torch.device) -> _Data:
     """Move the set and the labels; the test images follow batch by batch, since they may be many."""
-    images, labels = data.images.to(device), data.labels.to(device)
+    images, labels = data.images.to(device), data.labels
     if recipe.mirrored:
-        images, labels = torch.cat([images, mirror(images)]), torch.cat([labels, labels])
+        images = torch.cat([images, mirror(images)])
+    if isinstance(labels, TeacherLabels):
+        labels.teacher.to(device).eval()
+    else:
+        labels = (torch.cat([labels, labels]) if recipe.mirrored else labels).to(device)
     return _Data(images, labels, data.test_images, data.test_labels.to(device))
 
 
@@ -134,14 +117,17 @@ def _train(
 ) -> _Outcome:
     device = data.images.device
     batch = NetworkBatch([networks.make(seeded_generator(seed, "network", run)).to(device) for run in runs])
-    images, labels = data.images.to(batch.dtype), _cast(data.labels, batch.dtype)
-    batches, accuracies = _Batches(images, labels, recipe, seed, runs), []
+    labels = data.labels
+    if not isinstance(labels, TeacherLabels):
+        labels = _targets(labels, batch.dtype, recipe, networks.num_classes)
+    batches, accuracies = Batches(data.images.to(batch.dtype), labels, recipe, seed, runs), []
     with _own_stream(seeded_generator(seed, "dropout", runs[0])):
         for epoch in range(recipe.epochs):
             if epoch in (0, recipe.drop_epoch):
-                optimizer = _sgd(batch, recipe, epoch)
+                optimizer = recipe.make_optimizer(batch.parameters())
+            optimizer.param_groups[0]["lr"] = recipe.rate(epoch)
             for views, targets in batches.epoch(epoch):
-                _step(batch, optimizer, views, targets)
+                _step(batch, optimizer, views, targets, batches.loss)
             if epoch + 1 in tests:
                 logits = _test_logits(batch, data.test_images, device)
                 _check_finite(logits, epoch + 1, recipe)
@@ -149,22 +135,20 @@ def _train(
     return _Outcome(accuracies, [calibration_error(logits_of_run, data.test_labels) for logits_of_run in logits])
 
 
-def _step(batch: NetworkBatch, optimizer: SGD, views: Tensor, targets: Tensor) -> None:
+def _step(batch: NetworkBatch, optimizer: Optimizer, views: Tensor, targets: Tensor, loss: Loss) -> None:
     logits = batch(views)
     # A sum over networks, each of which has parameters of its own: every one gets the gradient of its own mean.
-    losses = [F.cross_entropy(own, target) for own, target in zip(logits, targets, strict=True)]
+    losses = [loss(own, target) for own, target in zip(logits, targets, strict=True)]
     optimizer.zero_grad()
     torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
     optimizer.step()
 
 
-def _sgd(batch: NetworkBatch, recipe: Recipe, epoch: int) -> SGD:
-    momentum, decay = recipe.momentum, recipe.weight_decay
-    return SGD(batch.parameters(), lr=recipe.rate(epoch), momentum=momentum, weight_decay=decay)
-
-
-def _cast(labels: Tensor, dtype: torch.dtype) -> Tensor:
-    return labels.to(dtype) if labels.is_floating_point() else labels
+def _targets(labels: Tensor, dtype: torch.dtype, recipe: Recipe, num_classes: int) -> Tensor:
+    """Return labels as they are trained on: shares of classes can be mixed, numbers of classes cannot."""
+    if labels.is_floating_point():
+        return labels.to(dtype)
+    return F.one_hot(labels, num_classes).to(dtype) if recipe.cutmix else labels
 
 
 def _test_logits(batch: NetworkBatch, images: Tensor, device: torch.device) -> Tensor:
@@ -204,8 +188,14 @@ def _check_data(data: _Data, num_classes: int) -> None:
         raise ValueError(f"test_labels: expected classes (M,), got {tuple(data.test_labels.shape)}")
 
 
-def _check_labels(name: str, labels: Tensor, number: int, num_classes: int) -> None:
-    if labels.is_floating_point():
+def _check_labels(name: str, labels: Labels, number: int, num_classes: int) -> None:
+    if isinstance(labels, TeacherLabels):
+        if labels.teacher.num_classes != num_classes or not labels.temperature > 0:
+            raise ValueError(
+                f"{name}: expected a teacher of {num_classes} classes at a positive temperature, got "
+                f"{labels.teacher.num_classes} classes at {labels.temperature}; give the teacher of this data"
+            )
+    elif labels.is_floating_point():
         if labels.shape != (number, num_classes) or bool(((labels.double().sum(1) - 1).abs() > 1e-2).any()):
             raise ValueError(
                 f"{name}: expected probabilities ({number}, {num_classes}) whose rows sum to 1, got "

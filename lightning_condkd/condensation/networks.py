@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lightning_condkd.models import Observer
+from lightning_condkd.models.fit import check_classifier
 from lightning_condkd.randomness import seeded_generator, seeded_initialisation
 
 
@@ -55,7 +56,6 @@ class FreshNetworks:
             network = self.network()
         return Observer(network, self.mean, self.std).train()
 
-    @torch.no_grad()
     def check(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
         """Check the networks against the data.
 
@@ -66,19 +66,7 @@ class FreshNetworks:
         Raises:
             ValueError: if they have another number of classes, or cannot read such images.
         """
-        first = self.make(seeded_generator(0, "network")).eval()
-        try:
-            shape = tuple(first(torch.zeros(1, *image_shape).to(next(first.parameters()))).logits.shape)
-        except (RuntimeError, ValueError, TypeError) as error:
-            raise ValueError(
-                f"network: {self.name} cannot read images of {image_shape} (channels, height, width); give it their "
-                f"size and channels. It said: {error}"
-            ) from error
-        if shape != (1, num_classes):
-            raise ValueError(
-                f"network: expected {num_classes} classes as in the data, {self.name} has {shape[-1]}; "
-                "set its num_classes"
-            )
+        check_classifier("network", self.make(seeded_generator(0, "network")).eval(), image_shape, num_classes)
 
     def settings(self) -> dict[str, Any]:
         """Return what a file records of the networks, JSON values only."""

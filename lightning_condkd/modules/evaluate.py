@@ -13,22 +13,32 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_condkd.assets import resolve_asset
 from lightning_condkd.condensation.evaluation import evaluate as train_and_test
+from lightning_condkd.condensation.evaluation_batches import TeacherLabels
 from lightning_condkd.condensation.evaluation_recipe import Recipe
 from lightning_condkd.condensation.evaluation_result import Evaluation
 from lightning_condkd.condensation.network_batch import check_stackable
 from lightning_condkd.condensation.networks import FreshNetworks
 from lightning_condkd.data.condensed import CondensedSet, to_pixels
 from lightning_condkd.data.datamodule_images import ImageDataModule
-from lightning_condkd.data.files import sha256, write_atomic
+from lightning_condkd.data.files import write_atomic
 from lightning_condkd.data.images import ImageSource
-from lightning_condkd.models import ConvNet
-from lightning_condkd.modules.evaluation_report import RANDOM_REAL, Row, TrainingSet, report
+from lightning_condkd.models import ConvNet, Observer
+from lightning_condkd.models.fit import check_classifier
+from lightning_condkd.modules.evaluation_report import (
+    RANDOM_REAL,
+    Row,
+    TrainingSet,
+    network_facts,
+    report,
+    source_facts,
+    teacher_facts,
+)
 from lightning_condkd.randomness import draw_by_class, seeded_generator
 
 Networks = Mapping[str, Callable[[], nn.Module]]
-RecipeName = Literal["dsa", "dc"]
+RecipeName = Literal["dsa", "dc", "rded"]
+LabelChoice = Literal["all", "hard", "soft", "teacher"]
 
 
 def evaluate(
@@ -37,7 +47,9 @@ def evaluate(
     data: ImageDataModule,
     networks: Networks | None = None,
     recipe: Recipe | RecipeName = "dsa",
-    labels: Literal["all", "hard", "soft"] = "all",
+    labels: LabelChoice = "all",
+    teacher: Observer | None = None,
+    temperature: float = 20.0,
     runs: int = 5,
     seed: int = 0,
     test_every: int = 0,
@@ -54,9 +66,13 @@ def evaluate(
         data: real images; the held-out ones are for the test, the training ones for the random rows.
         networks: architectures by name, such as ``{"ResNet": {"class_path": "SmallImageResNet"}}``; by default the
             ConvNet of the literature for images of this size.
-        recipe: ``dsa`` (of DSA, DM and MTT), ``dc``, or changes to ``dsa`` such as ``--recipe.epochs 100``.
-        labels: which labels of the set to train on; ``all`` for as many rows as it has kinds. Random real images always
-            have hard ones.
+        recipe: ``dsa`` (of DSA, DM and MTT), ``dc``, ``rded`` (of RDED, for a teacher's labels), or changes to ``dsa``
+            such as ``--recipe.epochs 100``.
+        labels: which labels to train on: the ``hard`` or ``soft`` ones of the set, or what the ``teacher`` says of each
+            view; ``all`` for as many rows as there are kinds. Random real images have hard ones, and the teacher's.
+        teacher: the network to distil from where sets come without soft labels, as those of SRe2L and RDED do; it is
+            set to eval.
+        temperature: of the distillation from the teacher (code of RDED 20).
         runs: networks for each row.
         seed: seed of networks, order, augmentation, and of the choice of real images.
         test_every: also test after every so many epochs, to report the best accuracy too; 0 for the last only.
@@ -67,7 +83,7 @@ def evaluate(
         output: JSON file for all numbers, such as ``result.json``.
 
     Returns:
-        A table with a row for each network and kind of labels, and one for random real images.
+        A table with a row for each network and kind of labels, and as many as they need for random real images.
 
     Raises:
         ValueError: if set, data and networks do not fit each other, or a choice is not possible.
@@ -76,17 +92,19 @@ def evaluate(
         raise ValueError(f"output: expected a path that ends in .json, got {output!r}")
     chosen, real = CondensedSet.load(condensed), _real_images(data)
     _check_fit(chosen, real.test)
-    plan, learned = _with_learned_rate(_resolve(recipe), chosen)
+    plan, learned = _with_learned_rate(_resolve(recipe, chosen), chosen)
     fresh = _fresh_networks(networks, real.test, *_normalisation(mean, std, real.train))
     for name, made in fresh.items():
         _check_network(name, made, real.test, batched and runs > 1)
-    sets = _training_sets(chosen, labels, real.train, seed)
+    asked = _ask(teacher, temperature, labels, real.test)
+    sets = _training_sets(chosen, labels, asked, real.train, seed)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     options = {"runs": runs, "seed": seed, "test_every": test_every, "batched": batched, "device": device}
     rows = [Row(name, one, _test(one, real.test, made, plan, options)) for name, made in fresh.items() for one in sets]
     if output is not None:
         facts = {"learned_rate": learned, "options": options, "rows": [row.record() for row in rows]}
-        facts |= {"condensed": _source(condensed, chosen), "recipe": plan.settings(), "networks": _facts(fresh)}
+        facts |= {"condensed": source_facts(condensed, chosen), "teacher": teacher_facts(asked)}
+        facts |= {"recipe": plan.settings(), "networks": network_facts(fresh)}
         write_atomic(Path(output), (json.dumps(facts, indent=1, allow_nan=False) + "\n").encode())
     return report(rows, plan, learned)
 
@@ -127,13 +145,15 @@ def _real_images(data: ImageDataModule) -> _Real:
     return _Real(data.val_source, train)
 
 
-def _resolve(recipe: Recipe | RecipeName) -> Recipe:
+def _resolve(recipe: Recipe | RecipeName, condensed: CondensedSet) -> Recipe:
+    if recipe == "rded":
+        return Recipe.rded(condensed.ipc, condensed.num_classes)
     return recipe if isinstance(recipe, Recipe) else {"dsa": Recipe.dsa, "dc": Recipe.dc}[recipe]()
 
 
 def _with_learned_rate(recipe: Recipe, condensed: CondensedSet) -> tuple[Recipe, float | None]:
     learned = condensed.info.settings.get("train_lr")
-    if learned is None or recipe.learning_rate is not None:
+    if learned is None or recipe.learning_rate is not None or recipe.optimizer != "sgd":
         return recipe, None
     return replace(recipe, learning_rate=float(learned)), float(learned)
 
@@ -186,26 +206,39 @@ def _check_network(name: str, networks: FreshNetworks, test: ImageSource, batche
         check_stackable(networks.make(seeded_generator(0, "check")).eval())
 
 
-def _training_sets(condensed: CondensedSet, labels: str, train: ImageSource | None, seed: int) -> list[TrainingSet]:
-    kind, soft = condensed.info.label_kind, condensed.soft_labels
-    if labels == "soft" and soft is None:
-        raise ValueError("labels: the set has no soft labels, only hard ones: set labels to hard")
-    images, name, sets = condensed.pixels(slice(None)), condensed.info.method, []
-    if labels != "soft":
-        sets.append(TrainingSet(name, "hard", images, condensed.labels))
-    if labels != "hard" and soft is not None:
-        probabilities = soft.softmax(1) if kind == "logits" else soft
-        sets.append(TrainingSet(name, "soft", images, probabilities))
-    if train is not None:
-        sets.append(TrainingSet(RANDOM_REAL, "hard", *random_real(train, condensed.counts.tolist(), seed)))
+def _ask(teacher: Observer | None, temperature: float, labels: LabelChoice, test: ImageSource) -> TeacherLabels | None:
+    if labels == "teacher" and teacher is None:
+        raise ValueError("labels: the teacher's are asked for, but there is none: give teacher, or other labels")
+    if teacher is None:
+        return None
+    if not temperature > 0:
+        raise ValueError(f"temperature: expected a positive number, got {temperature}; 20 is usual")
+    if labels in ("hard", "soft"):
+        raise ValueError(f"teacher: it is not asked with labels={labels!r}: leave it out, or set labels to all")
+    check_classifier("teacher", teacher.eval(), test.image_shape, test.num_classes)
+    return TeacherLabels(teacher, temperature)
+
+
+def _training_sets(
+    condensed: CondensedSet, labels: LabelChoice, asked: TeacherLabels | None, train: ImageSource | None, seed: int
+) -> list[TrainingSet]:
+    real = None if train is None else random_real(train, condensed.counts.tolist(), seed)
+    images, name = condensed.pixels(slice(None)), condensed.info.method
+    sets = [TrainingSet(name, kind, images, own) for kind, own in _own_labels(condensed, labels).items()]
+    if real is not None and labels != "teacher":
+        sets.append(TrainingSet(RANDOM_REAL, "hard", *real))
+    if asked is not None:
+        sources = {name: images} if real is None else {name: images, RANDOM_REAL: real[0]}
+        sets += [TrainingSet(source, "teacher", pixels, asked) for source, pixels in sources.items()]
     return sets
 
 
-def _facts(networks: Mapping[str, FreshNetworks]) -> dict[str, Any]:
-    return {name: {**made.settings(), "parameters": made.num_parameters} for name, made in networks.items()}
-
-
-def _source(path: str, condensed: CondensedSet) -> dict[str, Any]:
-    info, place = condensed.info, resolve_asset(path)
-    digest = sha256(place) if place.is_file() else None
-    return {"file": place.name, "sha256": digest, "method": info.method, "settings": info.settings}
+def _own_labels(condensed: CondensedSet, labels: LabelChoice) -> dict[str, Tensor]:
+    """Return the stored labels that are asked for, by kind."""
+    soft = condensed.soft_labels
+    if labels == "soft" and soft is None:
+        raise ValueError("labels: the set has no soft labels, only hard ones: set labels to hard, or give a teacher")
+    if soft is not None and condensed.info.label_kind == "logits":
+        soft = soft.softmax(1)
+    kinds = {"hard": condensed.labels, "soft": soft}
+    return {kind: own for kind, own in kinds.items() if own is not None and labels in ("all", kind)}

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from lightning_condkd.assets import resolve_asset
+from lightning_condkd.condensation.evaluation_batches import Labels, TeacherLabels
 from lightning_condkd.condensation.evaluation_recipe import Recipe
 from lightning_condkd.condensation.evaluation_result import Evaluation, Spread
+from lightning_condkd.condensation.networks import FreshNetworks
+from lightning_condkd.data.condensed import CondensedSet
+from lightning_condkd.data.files import sha256
 
 RANDOM_REAL = "random real"
 
@@ -18,15 +23,15 @@ class TrainingSet(NamedTuple):
 
     Args:
         name: where they come from, such as ``DM``.
-        label_kind: ``hard`` or ``soft``.
+        label_kind: ``hard``, ``soft`` or ``teacher``.
         images: ``(N, C, H, W)``, pixels in the units of [0, 1].
-        labels: classes ``(N,)`` int64, or probabilities ``(N, K)``.
+        labels: classes ``(N,)`` int64, probabilities ``(N, K)``, or a teacher that is asked about every view.
     """
 
     name: str
     label_kind: str
     images: Tensor
-    labels: Tensor
+    labels: Labels
 
 
 class Row(NamedTuple):
@@ -86,7 +91,50 @@ def _notes(recipe: Recipe, learned: float | None, rows: Sequence[Row]) -> list[s
     rate = f"{recipe.full_rate:g}{', learned with the set and used for all rows' if learned else ''}"
     return [
         f"{len(first.last)} networks a row, mean ± sample standard deviation; ECE is that of the last weights",
-        f"recipe: {recipe.epochs} epochs, learning rate {rate}, a tenth of it after {recipe.drop_epoch} epochs, "
-        f"batches of {recipe.batch_size}, augment {recipe.augment}{', mirrored' if recipe.mirrored else ''}",
+        f"recipe: {recipe.epochs} epochs of {recipe.optimizer}, learning rate {rate}, {_schedule(recipe)}, "
+        f"batches of {recipe.batch_size}, augment {recipe.augment}{_extras(recipe)}",
         "best: chosen on the test images" if first.best else "best: not known, set test_every to test before the end",
     ]
+
+
+def _schedule(recipe: Recipe) -> str:
+    if recipe.cosine_stretch is None:
+        return f"a tenth of it after {recipe.drop_epoch} epochs"
+    return f"by a cosine to {recipe.rate(recipe.epochs):.2g} at the end"
+
+
+def _extras(recipe: Recipe) -> str:
+    return "".join(f", {name}" for name in ("mirrored", "cutmix") if getattr(recipe, name))
+
+
+def network_facts(networks: Mapping[str, FreshNetworks]) -> dict[str, Any]:
+    """Return what a result file holds of the architectures, JSON values only.
+
+    Args:
+        networks: by name.
+    """
+    return {name: {**made.settings(), "parameters": made.num_parameters} for name, made in networks.items()}
+
+
+def source_facts(path: str, condensed: CondensedSet) -> dict[str, Any]:
+    """Return what a result file holds of the set, JSON values only.
+
+    Args:
+        path: where it was read from.
+        condensed: the set.
+    """
+    info, place = condensed.info, resolve_asset(path)
+    digest = sha256(place) if place.is_file() else None
+    return {"file": place.name, "sha256": digest, "method": info.method, "settings": info.settings}
+
+
+def teacher_facts(asked: TeacherLabels | None) -> dict[str, Any] | None:
+    """Return what a result file holds of the teacher, JSON values only.
+
+    Args:
+        asked: who was asked for labels, if anybody was.
+    """
+    if asked is None:
+        return None
+    name, fingerprint = type(asked.teacher.network).__name__, asked.teacher.fingerprint()
+    return {"network": name, "fingerprint": fingerprint, "temperature": asked.temperature}

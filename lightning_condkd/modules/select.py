@@ -13,6 +13,7 @@ from lightning_condkd.data.convert import teacher_accuracy
 from lightning_condkd.data.datamodule_images import ImageDataModule
 from lightning_condkd.data.images import ImageSource
 from lightning_condkd.models import Observer
+from lightning_condkd.models.fit import check_classifier
 from lightning_condkd.randomness import seeded_generator
 
 
@@ -43,15 +44,14 @@ def select(
         device: where the teacher runs.
 
     Raises:
-        ValueError: if the ending is another one, a class has too few images, or the teacher is missing or has another
-            number of classes.
+        ValueError: if the ending is another one, a class has too few images, or the teacher is missing or does not fit.
     """
     _check_arguments(Path(output), ipc)
     method.check_teacher(teacher)
     source = data.train_source
     _check_classes(source, method, ipc)
     if teacher is not None:
-        _check_teacher(source, teacher.to(device).eval())
+        check_classifier("teacher", teacher.to(device).eval(), source.image_shape, source.num_classes)
     labels = torch.arange(source.num_classes).repeat_interleave(ipc)
     info = _info(source, data, method, ipc, teacher, seed)
     condensed = CondensedSet(_choose(source, method, ipc, teacher, seed), labels, info=info)
@@ -106,11 +106,3 @@ def _check_classes(source: ImageSource, method: SelectionMethod, ipc: int) -> No
                 f"class {name!r} has {len(rows)} training images, expected at least {needed} for ipc={ipc} by "
                 f"{method.name}: lower ipc, or leave the class out of the data"
             )
-
-
-def _check_teacher(source: ImageSource, teacher: Observer) -> None:
-    if teacher.num_classes != source.num_classes:
-        raise ValueError(
-            f"the teacher knows {teacher.num_classes} classes, the data has {source.num_classes}: give the teacher of "
-            "this data"
-        )

@@ -9,12 +9,13 @@ import torch
 from jsonargparse import auto_cli
 
 from lightning_condkd.condensation.evaluation import evaluate as train_and_test
+from lightning_condkd.condensation.evaluation_batches import TeacherLabels
 from lightning_condkd.condensation.evaluation_recipe import Recipe
 from lightning_condkd.condensation.networks import FreshNetworks
 from lightning_condkd.data import CondensedInfo, CondensedSet, DigitsDataModule
 from lightning_condkd.data.digits import load_digits_split
 from lightning_condkd.data.images import ImageSource
-from lightning_condkd.models import ConvNet, DigitsNet
+from lightning_condkd.models import ConvNet, DigitsNet, Observer
 from lightning_condkd.modules.evaluate import evaluate, random_real
 
 SMALL = partial(ConvNet, image_size=8, in_channels=1, depth=2, width=4)
@@ -116,6 +117,54 @@ def test_soft_labels_have_a_row_of_their_own(tmp_path: Path) -> None:
         judged(tmp_path, condensed(tmp_path), labels="soft")
 
 
+def digits_teacher() -> Observer:
+    return Observer(DigitsNet(), (0.3059,), (0.3754,), weights="package:digits-teacher.safetensors")
+
+
+def test_a_teacher_labels_the_set_and_the_real_images(tmp_path: Path) -> None:
+    path, teacher = condensed(tmp_path), digits_teacher()
+    kinds = {}
+    for labels in ("all", "teacher"):
+        _, record = judged(tmp_path, path, labels=labels, teacher=teacher, temperature=4.0)
+        kinds[labels] = [(row["set"], row["labels"]) for row in record["rows"]]
+    own = [("DM", "hard"), ("random real", "hard")]
+    asked = [("DM", "teacher"), ("random real", "teacher")]
+    assert kinds == {"all": own + asked, "teacher": asked}
+    assert record["teacher"] == {"network": "DigitsNet", "fingerprint": teacher.fingerprint(), "temperature": 4.0}
+    data, loaded = Digits().val_source, CondensedSet.load(path)
+    made = FreshNetworks(SMALL, *Digits().train_source.channel_statistics())
+    by_hand = train_and_test(loaded.images, TeacherLabels(teacher, 4.0), data.images, data.labels, made, RECIPE, runs=2)
+    assert record["rows"][0]["calibration_errors"] == list(by_hand.calibration_errors)
+
+
+def test_a_teacher_that_is_not_asked_or_does_not_fit_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning_condkd.modules.evaluate.train_and_test", lambda *_, **__: pytest.fail("trained"))
+    path = condensed(tmp_path)
+    wrong: dict[str, dict[str, Any]] = {
+        "give teacher": {"labels": "teacher"},
+        "not asked with labels='hard'": {"labels": "hard", "teacher": digits_teacher()},
+        "temperature: expected": {"teacher": digits_teacher(), "temperature": 0.0},
+        "teacher: expected 10 classes as in the data, DigitsNet has 3": {"teacher": Observer(DigitsNet(3))},
+        "teacher: ConvNet cannot read images of": {"teacher": Observer(ConvNet(10))},
+    }
+    for message, options in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            judged(tmp_path, path, **options)
+
+
+def test_the_recipe_of_rded_goes_by_name_and_by_the_size_of_the_set(tmp_path: Path) -> None:
+    path = tmp_path / "one.safetensors"
+    CondensedSet(torch.rand(10, 1, 8, 8), torch.arange(10), info=CondensedInfo(10, settings={"train_lr": 0.03})).save(
+        path
+    )
+    report, record = judged(tmp_path, str(path), recipe="rded", runs=1)
+    assert (record["recipe"]["batch_size"], record["recipe"]["epochs"], record["learned_rate"]) == (10, 300, None)
+    assert "300 epochs of adamw, learning rate 0.001, by a cosine to 0.0005 at the end" in report
+    assert "cutmix" in report
+
+
 def test_a_learned_step_size_is_used_unless_another_is_given(tmp_path: Path) -> None:
     path = condensed(tmp_path, settings={"train_lr": 0.03})
     report, record = judged(tmp_path, path)
@@ -164,9 +213,11 @@ def test_mistakes_are_named_before_anything_is_trained(tmp_path: Path, monkeypat
 def test_the_command_line_judges_a_packaged_set(tmp_path: Path) -> None:
     networks = '{"small": {"class_path": "ConvNet", "init_args": {"image_size": 8, "in_channels": 1, "width": 4}}}'
     output = tmp_path / "result.json"
+    teacher = ["--teacher.network=DigitsNet", "--teacher.mean=[0.3059]", "--teacher.std=[0.3754]"]
+    teacher += ["--teacher.weights=package:digits-teacher.safetensors", "--labels=all"]
     augment = ["--recipe.augment=SiameseAugment", "--recipe.augment.policy=crop_rotate"]
     options = ["--recipe.epochs=2", *augment, "--runs=1", "--test_every=1"]
-    args = ["package:digits-dm-1ipc.safetensors", "--data=DigitsDataModule", f"--output={output}", *options]
+    args = ["package:digits-dm-1ipc.safetensors", "--data=DigitsDataModule", f"--output={output}", *options, *teacher]
     report = auto_cli(evaluate, args=[*args, f"--networks={networks}"])
     assert "random real" in report
     assert "best: chosen on the test images" in report
@@ -175,6 +226,7 @@ def test_the_command_line_judges_a_packaged_set(tmp_path: Path) -> None:
     assert (record["recipe"]["epochs"], record["recipe"]["drop_epoch"]) == (2, 1)
     assert "policy=crop_rotate" in record["recipe"]["augment"]
     assert record["rows"][0]["last"]["std"] is None
+    assert [row["labels"] for row in record["rows"]] == ["hard", "hard", "teacher", "teacher"]
 
 
 def test_by_default_the_network_is_the_one_of_the_literature(tmp_path: Path) -> None:

@@ -32,6 +32,31 @@ def train(network: nn.Module, images: Tensor, targets: Tensor, epochs: int, drop
                 weight -= rate * velocity[i]
 
 
+def divergence(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """Sum over classes of p log(p / q), both softened, times the squared temperature."""
+    q = (logits / temperature).exp() / (logits / temperature).exp().sum()
+    p = (teacher_logits / temperature).exp() / (teacher_logits / temperature).exp().sum()
+    return temperature**2 * (p * (p.log() - q.log())).sum()
+
+
+def distil(network: nn.Module, teacher: nn.Module, images: Tensor, epochs: int, temperature: float) -> None:
+    """Full-batch AdamW as in its paper (algorithm 2), rate 0.001 by the first half of a cosine, decay 0.01."""
+    weights = list(network.parameters())
+    first, second = [torch.zeros_like(w) for w in weights], [torch.zeros_like(w) for w in weights]
+    for epoch in range(epochs):
+        rate = 0.001 * 0.5 * (1 + math.cos(math.pi * epoch / epochs / 2))
+        opinions = teacher(images).logits.detach()
+        pairs = zip(network(images).logits, opinions, strict=True)
+        total = sum((divergence(row, opinion, temperature) for row, opinion in pairs), torch.zeros(()))
+        gradients = torch.autograd.grad(total / len(images), weights)
+        with torch.no_grad():
+            for i, (weight, gradient) in enumerate(zip(weights, gradients, strict=True)):
+                first[i] = 0.9 * first[i] + 0.1 * gradient
+                second[i] = 0.999 * second[i] + 0.001 * gradient**2
+                corrected = first[i] / (1 - 0.9 ** (epoch + 1)), second[i] / (1 - 0.999 ** (epoch + 1))
+                weight -= rate * (corrected[0] / (corrected[1].sqrt() + 1e-8) + 0.01 * weight)
+
+
 def accuracy(logits: Tensor, labels: Tensor) -> float:
     right = 0
     for row, label in zip(logits.tolist(), labels.tolist(), strict=True):

@@ -1,0 +1,114 @@
+"""What networks are trained on, batch by batch, when a set is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_condkd.condensation.evaluation_recipe import Recipe
+from lightning_condkd.functional.cutmix import cutmix, mix_labels
+from lightning_condkd.functional.kd import kd_divergence
+from lightning_condkd.models import Observer
+from lightning_condkd.randomness import seeded_generator
+
+
+class TeacherLabels(NamedTuple):
+    """What a teacher says of every view of an image, in place of labels that are stored with it.
+
+    Args:
+        teacher: the trained network with its normalisation; it is moved to where networks are trained, and set to eval.
+        temperature: divisor of both logits in :func:`~lightning_condkd.functional.kd.kd_divergence`, which is the loss;
+            20 is the value in the codes of Fast and, with CutMix, of RDED.
+    """
+
+    teacher: Observer
+    temperature: float = 20.0
+
+    @torch.no_grad()
+    def __call__(self, views: Tensor) -> Tensor:
+        """Return logits ``(R, N, K)``.
+
+        Args:
+            views: ``(R, N, C, H, W)``, pixels in the units of [0, 1].
+        """
+        weights = next(self.teacher.parameters())
+        logits: Tensor = self.teacher(views.flatten(0, 1).to(weights)).logits
+        return logits.to(views).view(*views.shape[:2], -1)
+
+    def loss(self, logits: Tensor, teacher_logits: Tensor) -> Tensor:
+        """Return the divergence from the teacher, a scalar.
+
+        Args:
+            logits: ``(N, K)``.
+            teacher_logits: ``(N, K)``.
+        """
+        return kd_divergence(logits, teacher_logits, self.temperature)
+
+
+Labels = Tensor | TeacherLabels
+
+
+class Batches(NamedTuple):
+    """The training batches of some runs, each with an order, augmentation and boxes of its own.
+
+    Args:
+        images: the set, ``(N, C, H, W)``, pixels in the units of [0, 1].
+        labels: classes ``(N,)``, probabilities ``(N, K)``, or who is asked for them.
+        recipe: how networks are trained.
+        seed: seed of all draws.
+        runs: numbers of the runs.
+    """
+
+    images: Tensor
+    labels: Labels
+    recipe: Recipe
+    seed: int
+    runs: Sequence[int]
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield views ``(R, B, C, H, W)`` and their targets ``(R, B)`` or ``(R, B, K)``, R being the number of runs.
+
+        Args:
+            epoch: counted from 0.
+        """
+        generators = [seeded_generator(self.seed, f"order/{run}", epoch) for run in self.runs]
+        orders = torch.stack([torch.randperm(len(self.images), generator=generator) for generator in generators])
+        batches = torch.split(orders.to(self.images.device), self.recipe.batch_size, dim=1)
+        for step, rows in enumerate(batches, start=epoch * len(batches)):
+            pairs = [self._batch(own, run, step) for own, run in zip(rows, self.runs, strict=True)]
+            views = torch.stack([view for view, _ in pairs])
+            stored = [target for _, target in pairs]
+            yield views, self.labels(views) if isinstance(self.labels, TeacherLabels) else torch.stack(stored)
+
+    def _batch(self, rows: Tensor, run: int, step: int) -> tuple[Tensor, Tensor]:
+        view = self._view(self.images[rows], run, step)
+        targets = rows if isinstance(self.labels, TeacherLabels) else self.labels[rows]
+        return self._mixed(view, targets, run, step) if self.recipe.cutmix else (view, targets)
+
+    def _view(self, images: Tensor, run: int, step: int) -> Tensor:
+        if self.recipe.augment is None:
+            return images
+        generator = seeded_generator(self.seed, f"augment/{run}", step)
+        view: Tensor = self.recipe.augment(images, self.recipe.augment.sample(len(images), generator))
+        return view
+
+    def _mixed(self, view: Tensor, targets: Tensor, run: int, step: int) -> tuple[Tensor, Tensor]:
+        generator = seeded_generator(self.seed, f"cutmix/{run}", step)
+        partners = torch.randperm(len(view), generator=generator).to(view.device)
+        share, row, column = torch.rand(3, generator=generator).tolist()
+        view, share = cutmix(view, partners, share, (row, column))
+        return view, mix_labels(targets, partners, share) if targets.is_floating_point() else targets
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of one network on one batch, a scalar.
+
+        Args:
+            logits: ``(B, K)``.
+            targets: of :meth:`epoch`, for that network.
+        """
+        labels = self.labels
+        return labels.loss(logits, targets) if isinstance(labels, TeacherLabels) else F.cross_entropy(logits, targets)

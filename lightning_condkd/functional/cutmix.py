@@ -1,0 +1,64 @@
+"""Boxes of one image in another."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+
+def cutmix(images: Tensor, partners: Tensor, share: float, centre: tuple[float, float]) -> tuple[Tensor, float]:
+    """Put a box of another image of the batch into each image, the same box everywhere.
+
+    The box has the aspect ratio of the image; what would lie outside is left out, so its true share may be smaller.
+
+    Args:
+        images: ``(N, C, H, W)``.
+        partners: whose box an image gets, ``(N,)`` int64.
+        share: share of the area that the box is to have.
+        centre: where the middle of the box lies, as shares of height and width, in [0, 1).
+
+    Returns:
+        The images, and the share of their area that is another's.
+
+    Example:
+        >>> import torch
+        >>> images = torch.arange(2.0).view(2, 1, 1, 1).expand(2, 1, 4, 4)
+        >>> mixed, share = cutmix(images, torch.tensor([1, 0]), share=0.25, centre=(0.5, 0.0))
+        >>> mixed[0, 0], share
+        (tensor([[0., 0., 0., 0.],
+                 [1., 0., 0., 0.],
+                 [1., 0., 0., 0.],
+                 [0., 0., 0., 0.]]), 0.125)
+
+    References:
+        Yun et al., "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features",
+        arXiv 1905.04899.
+    """
+    rows, columns = (_span(size, share, at) for size, at in zip(images.shape[2:], centre, strict=True))
+    mixed = images.clone()
+    mixed[:, :, rows, columns] = images[partners][:, :, rows, columns]
+    area = (rows.stop - rows.start) * (columns.stop - columns.start)
+    return mixed, area / images[0, 0].numel()
+
+
+def _span(size: int, share: float, centre: float) -> slice:
+    half, middle = int(size * math.sqrt(share)) // 2, int(size * centre)
+    return slice(max(0, middle - half), min(size, middle + half))
+
+
+def mix_labels(probabilities: Tensor, partners: Tensor, share: float) -> Tensor:
+    """Return the labels of images that have a share of another's pixels.
+
+    Args:
+        probabilities: ``(N, K)``.
+        partners: whose pixels an image has, ``(N,)`` int64.
+        share: share of the area that is another's.
+
+    Example:
+        >>> import torch
+        >>> mix_labels(torch.eye(2), torch.tensor([1, 0]), share=0.25)
+        tensor([[0.7500, 0.2500],
+                [0.2500, 0.7500]])
+    """
+    return (1 - share) * probabilities + share * probabilities[partners]
