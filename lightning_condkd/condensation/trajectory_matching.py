@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +18,7 @@ from lightning_condkd.condensation.base import CondensationMethod, RealImages
 from lightning_condkd.condensation.matching import CHUNK_PIXELS
 from lightning_condkd.condensation.networks import FreshNetworks
 from lightning_condkd.condensation.trajectories import ExpertFolder, layout, unflatten
-from lightning_condkd.condensation.trajectory_schedule import TrajectorySchedule
+from lightning_condkd.condensation.trajectory_schedule import PublishedName, TrajectorySchedule, published_schedule
 from lightning_condkd.functional.trajectory import Part, Segment, positive_step_size, recomputed, tesla, unrolled
 from lightning_condkd.models import Observer
 from lightning_condkd.randomness import Draw, seeded_generator
@@ -44,7 +45,8 @@ class TrajectoryMatching(CondensationMethod):
         mean: what the network is to subtract from each channel, in the units of [0, 1]; that of the experts.
         std: likewise what it is to divide by.
         experts: folder that :class:`~lightning_condkd.modules.experts.ExpertTrajectories` wrote.
-        schedule: the numbers that change with the data; the published ones are in
+        schedule: the numbers that change with the data, or ``cifar10``, ``cifar100`` or ``tiny`` for those published
+            for that data set and the number of images per class, see
             :func:`~lightning_condkd.condensation.trajectory_schedule.published_schedule`.
         augment: ``None`` for all of :class:`~lightning_condkd.augment.SiameseAugment`, as in the official code.
         gradient: ``unrolled`` keeps the graph of all inner steps, as the official code does. ``recomputed`` gives the
@@ -59,9 +61,8 @@ class TrajectoryMatching(CondensationMethod):
         ValueError: if the network or an argument does not fit.
 
     Example:
-        >>> from lightning_condkd.condensation.trajectory_schedule import published_schedule
         >>> from lightning_condkd.models import ConvNet
-        >>> schedule = published_schedule("cifar10", ipc=10)
+        >>> schedule = TrajectorySchedule(30, 2, 20, pixel_lr=100, step_size=0.001, step_size_lr=1e-5)
         >>> TrajectoryMatching(ConvNet, experts="experts", schedule=schedule).pixel_lr
         100
 
@@ -78,7 +79,7 @@ class TrajectoryMatching(CondensationMethod):
         std: Sequence[float] | None = None,
         *,
         experts: str | Path,
-        schedule: TrajectorySchedule,
+        schedule: TrajectorySchedule | PublishedName,
         augment: Augment | None = None,
         gradient: Literal["unrolled", "recomputed", "tesla"] = "recomputed",
         chunk: int | None = None,
@@ -89,12 +90,27 @@ class TrajectoryMatching(CondensationMethod):
         if chunk is not None and chunk < 1:
             raise ValueError(f"chunk: expected a positive number of images, got {chunk}")
         self.networks = FreshNetworks(network, mean, std)
-        self.folder, self.schedule, self.pixel_lr = Path(experts), schedule, schedule.pixel_lr
+        self.folder = Path(experts)
         self.augment = SiameseAugment() if augment is None else augment
         self.gradient, self.chunk = gradient, chunk
-        self.log_step_size = nn.Parameter(torch.tensor(schedule.step_size).log())
+        self.log_step_size = nn.Parameter(torch.empty(()))
+        self._published = None if isinstance(schedule, TrajectorySchedule) else schedule
+        self._schedule: TrajectorySchedule | None = None
+        if isinstance(schedule, TrajectorySchedule):
+            self._follow(schedule)
         self._layout = layout(self._network().network)
         self._experts: ExpertFolder | None = None
+
+    def _follow(self, schedule: TrajectorySchedule) -> None:
+        self._schedule, self.pixel_lr = schedule, schedule.pixel_lr
+        self.log_step_size.data.fill_(math.log(schedule.step_size))
+
+    @property
+    def schedule(self) -> TrajectorySchedule:
+        """The numbers in use; published ones are known once :meth:`build` was called."""
+        if self._schedule is None:
+            raise RuntimeError("schedule: the published numbers depend on the images per class; call build first")
+        return self._schedule
 
     def _network(self) -> Observer:
         # Its weights are not used: those of experts take their place.
@@ -112,6 +128,8 @@ class TrajectoryMatching(CondensationMethod):
             ValueError: if something does not fit.
         """
         super().build(image_shape, num_classes, ipc)
+        if self._published is not None:
+            self._follow(published_schedule(self._published, ipc))
         if (self.schedule.batch_size or 1) > num_classes * ipc:
             raise ValueError(
                 f"batch_size: expected at most {num_classes * ipc}, the images of the set, got "

@@ -39,6 +39,8 @@ class TrajectorySchedule:
                 raise ValueError(f"{name}: expected a positive number, got {value}")
 
 
+PublishedName = Literal["cifar10", "cifar100", "tiny"]
+
 # Dataset and images per class. As in methods/tm/readme.md of justincui03/dc_benchmark, "provided by the author".
 PUBLISHED = {
     ("cifar10", 1): TrajectorySchedule(50, 2, 2, 100, 0.01, 1e-7),
@@ -53,7 +55,7 @@ PUBLISHED = {
 }
 
 
-def published_schedule(dataset: Literal["cifar10", "cifar100", "tiny"], ipc: int) -> TrajectorySchedule:
+def published_schedule(dataset: PublishedName, ipc: int) -> TrajectorySchedule:
     """Return the published numbers of a data set.
 
     They are those of the authors as DC-BENCH lists them; the table of the official README differs for CIFAR-10 at 10

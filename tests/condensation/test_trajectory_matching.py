@@ -24,7 +24,7 @@ from lightning_condkd.condensation.trajectories import (
     unflatten,
 )
 from lightning_condkd.condensation.trajectory_matching import TrajectoryMatching
-from lightning_condkd.condensation.trajectory_schedule import TrajectorySchedule, published_schedule
+from lightning_condkd.condensation.trajectory_schedule import PUBLISHED, TrajectorySchedule, published_schedule
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.datamodule_images import DigitsDataModule
 from lightning_condkd.data.files import pack, write_atomic
@@ -237,6 +237,21 @@ def test_published_numbers_are_those_without_the_mistake_of_the_table() -> None:
     assert published_schedule("cifar100", 50).batch_size == 125
     with pytest.raises(ValueError, match=r"expected one of: cifar10 1, .* got cifar10 5"):
         published_schedule("cifar10", 5)
+
+
+def test_published_numbers_go_by_name_and_by_the_images_of_a_class(
+    experts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PUBLISHED, ("tiny", 2), SCHEDULE)
+    named = TrajectoryMatching(network, MEAN, STD, experts=experts, schedule="tiny")
+    with pytest.raises(RuntimeError, match="call build first"):
+        named.parameter_groups()
+    with pytest.raises(ValueError, match=r"expected one of: .* got tiny 3"):
+        named.build(SHAPE, 3, 3)
+    named.build(SHAPE, 3, 2)
+    written = method(experts)
+    assert (named.pixel_lr, named.settings()) == (written.pixel_lr, written.settings())
+    assert named.parameter_groups()[0]["lr"] == SCHEDULE.step_size_lr
 
 
 DIGITS = {"mean": (0.3059,), "std": (0.3754,), "augment": SiameseAugment("crop_scale_rotate", fill=0.0)}
