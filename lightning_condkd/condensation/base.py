@@ -74,6 +74,10 @@ class CondensationMethod(nn.Module, ABC):
     def settings(self) -> dict[str, Any]:
         """Return what a file of this method records of its settings, JSON values only."""
 
+    def is_sound(self) -> bool:
+        """Return whether what the method has learned beside the pixels can be used; where it cannot, it is undone."""
+        return True
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return groups for the optimizer, beside that of the pixels."""
         return []

@@ -53,8 +53,7 @@ class FreshNetworks:
             generator: its weights are drawn from it.
         """
         with seeded_initialisation(generator):
-            network = self.network()
-        return Observer(network, self.mean, self.std).train()
+            return Observer(self.network(), self.mean, self.std).train()
 
     def check(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
         """Check the networks against the data.

@@ -232,6 +232,11 @@ class TrajectoryMatching(CondensationMethod):
             "train_lr": float(self.log_step_size.detach().double().exp()),
         }
 
+    def is_sound(self) -> bool:
+        """Return whether the step size can be written: its logarithm may be finite where the step size is not."""
+        step_size = self.log_step_size.detach().exp()
+        return bool(step_size.isfinite() & (step_size > 0))
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the group of the step size."""
         return [{"params": [self.log_step_size], "lr": self.schedule.step_size_lr}]

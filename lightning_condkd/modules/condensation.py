@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import lightning as L
 import torch
@@ -33,7 +33,8 @@ class Condensation(L.LightningModule):
         learning_rate: step size on pixels in the units of [0, 1]; ``None`` for the method's published one. That is for
             normalised pixels, so it is multiplied by the squared standard deviation that the method's networks divide
             by, or else that of the data: DM's 1 becomes 0.04 on CIFAR-10.
-        momentum: momentum of SGD (official codes of DC, DM and MTT 0.5).
+        momentum: momentum of SGD (official codes of DC, DM and MTT 0.5). A resumed run takes step sizes and momentum as
+            they are given to it, not those of the run before.
         init: what to start from: ``real`` for random real images, ``noise`` with the data's mean and standard
             deviation, or the file of a condensed set with as many images per class.
         output: file to which the condensed set is written.
@@ -65,8 +66,9 @@ class Condensation(L.LightningModule):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        if ipc < 1:
-            raise ValueError(f"ipc: expected a positive number of images per class, got {ipc}")
+        for name, number in {"ipc": ipc, "steps_per_epoch": steps_per_epoch}.items():
+            if number < 1:
+                raise ValueError(f"{name}: expected a positive number, got {number}")
         if Path(output).suffix != ".safetensors":
             raise ValueError(f"output: expected a path that ends in .safetensors, got {str(output)!r}")
         self.method = method
@@ -82,9 +84,12 @@ class Condensation(L.LightningModule):
         self._undone = 0
 
     def configure_model(self) -> None:
-        """Make the pixels from the datamodule's training images."""
-        if self._source is not None:
-            return
+        """Make the pixels from the datamodule's training images, on the CPU."""
+        if self._source is None:
+            with torch.device("cpu"):  # the trainer calls this with its device as the default one
+                self._build()
+
+    def _build(self) -> None:
         source = getattr(getattr(self.trainer, "datamodule", None), "train_source", None)
         if not isinstance(source, ImageSource):
             raise TypeError("Condensation needs real images: fit it with an ImageDataModule, such as DigitsDataModule")
@@ -152,6 +157,12 @@ class Condensation(L.LightningModule):
         groups = [{"params": [self._pixels], "lr": self._pixel_lr}, *self.method.parameter_groups()]
         return SGD(groups, momentum=self.momentum)
 
+    def on_train_start(self) -> None:
+        """Put the given step sizes and momentum in the place of those that came with a checkpoint."""
+        loaded = cast(Optimizer, self.optimizers(use_pl_optimizer=False))
+        for group, given in zip(loaded.param_groups, self.configure_optimizers().param_groups, strict=True):
+            group.update({name: value for name, value in given.items() if name != "params"})
+
     @property
     def _pixel_lr(self) -> float:
         if self.learning_rate is not None:
@@ -175,7 +186,7 @@ class Condensation(L.LightningModule):
 
     def write(self) -> None:
         """Write the set to its file, on rank 0; if the last step broke what is learned, as it was before that step."""
-        if not all(bool(tensor.isfinite().all()) for tensor in self._learned):
+        if not (all(bool(tensor.isfinite().all()) for tensor in self._learned) and self.method.is_sound()):
             self._restore()
         if self.trainer.is_global_zero:
             self.condensed().save(self.output)
@@ -236,10 +247,17 @@ def _initial_pixels(source: ImageSource, ipc: int, init: str | Path, seed: int) 
         chosen = draw_by_class(source.class_rows, [ipc] * source.num_classes, generator)
         return source.images[torch.cat(chosen)].to(dtype) / 255
     if init != "noise":
-        return _pixels_of(CondensedSet.load(init), source, ipc, init)
+        return _pixels_of(_start(init), source, ipc, init)
     mean, std = (torch.tensor(values, dtype=dtype).view(-1, 1, 1) for values in source.channel_statistics())
     noise = torch.randn(source.num_classes * ipc, *source.image_shape, generator=generator, dtype=dtype)
     return mean + std * noise
+
+
+def _start(init: str | Path) -> CondensedSet:
+    try:
+        return CondensedSet.load(init)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"init: expected 'real', 'noise' or the file of a set, got {str(init)!r}") from error
 
 
 def _pixels_of(condensed: CondensedSet, source: ImageSource, ipc: int, init: str | Path) -> Tensor:

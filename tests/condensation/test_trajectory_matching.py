@@ -298,6 +298,18 @@ def test_a_resumed_run_equals_an_uninterrupted_one(trained: Path, step: int, tmp
     assert CondensedSet.load(whole.output).info.settings["train_lr"] != pytest.approx(0.02, rel=1e-4)
 
 
+@pytest.mark.parametrize("rate", [1e3, 1e9])
+def test_a_step_size_that_leaves_the_numbers_is_undone(trained: Path, rate: float, tmp_path: Path) -> None:
+    """Its logarithm is finite, the step size itself is not, or is zero."""
+    schedule = TrajectorySchedule(8, 2, 4, pixel_lr=30.0, step_size=0.02, step_size_lr=rate)
+    mtt = TrajectoryMatching(DIGITS_NET, **DIGITS, experts=trained, schedule=schedule)  # type: ignore[arg-type]
+    module = Condensation(mtt, output=tmp_path / "set.safetensors", steps_per_epoch=1, seed=1)
+    fit(module, tmp_path)
+    settings = CondensedSet.load(module.output).info.settings
+    assert settings["train_lr"] == pytest.approx(0.02)
+    assert settings["iterations"] == 0
+
+
 def test_learning_lowers_the_trajectory_loss(trained: Path, tmp_path: Path) -> None:
     """On draws that it did not learn from, against the images it starts from with the step size that it learned."""
 

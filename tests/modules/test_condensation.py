@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -6,9 +7,16 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 
-from lightning_condkd.condensation import CondensationMethod, DistributionMatching, FreshNetworks, RealImages
+from lightning_condkd.condensation import (
+    CondensationMethod,
+    DistributionMatching,
+    FreshNetworks,
+    GradientMatching,
+    RealImages,
+)
 from lightning_condkd.data.condensed import CondensedSet, to_pixels
 from lightning_condkd.data.datamodule_images import ImageDataModule
 from lightning_condkd.data.images import ImageSource
@@ -59,8 +67,15 @@ def matching() -> DistributionMatching:
     return DistributionMatching(NETWORK, (0.5, 0.5, 0.5), (0.3, 0.3, 0.3), real_batch=8)
 
 
-def fit(module: Condensation, *callbacks: L.Callback, data: L.LightningDataModule | None = None, **more: Any) -> None:
+def fit(
+    module: Condensation,
+    *callbacks: L.Callback,
+    data: L.LightningDataModule | None = None,
+    strategy: SingleDeviceStrategy | None = None,
+    **more: Any,
+) -> None:
     trainer = L.Trainer(
+        strategy=strategy or "auto",
         accelerator="cpu",
         max_epochs=2,
         callbacks=list(callbacks),
@@ -116,6 +131,54 @@ def test_a_resumed_run_equals_an_uninterrupted_one(step: int, tmp_path: Path) ->
     assert set(torch.load(path, weights_only=True)["state_dict"]) == {"pixels"}
     fit(resumed, ckpt_path=path)
     assert whole.output.read_bytes() == resumed.output.read_bytes()
+
+
+def test_a_resumed_run_takes_the_step_size_and_momentum_that_it_is_given(tmp_path: Path) -> None:
+    path = tmp_path / "middle.ckpt"
+    fit(condensation(tmp_path / "whole"), SaveAt(3, path))
+    still = condensation(tmp_path / "still", learning_rate=0.0, momentum=0.0)
+    fit(still, ckpt_path=path)
+    condensed = CondensedSet.load(still.output)
+    assert torch.equal(condensed.images, torch.load(path, weights_only=True)["state_dict"]["pixels"])
+    settings = condensed.info.settings
+    assert (settings["learning_rate"], settings["momentum"], settings["iterations"]) == (0.0, 0.0, 6)
+
+
+def test_a_step_is_sgd_with_the_published_momentum(tmp_path: Path) -> None:
+    start, moved = (condensation(tmp_path / str(lr), Explosive(99), learning_rate=lr) for lr in (0.0, 0.001))
+    fit(start)
+    fit(moved)
+    velocity, path = 0.0, 0.0
+    for _ in range(6):
+        velocity = 0.5 * velocity + 10.0
+        path += 0.001 * velocity
+    before, after = (CondensedSet.load(module.output).images for module in (start, moved))
+    assert torch.allclose(before - after, torch.tensor(path), atol=1e-5)
+
+
+def test_step_sizes_are_those_of_the_official_codes() -> None:
+    assert (DistributionMatching.pixel_lr, GradientMatching.pixel_lr) == (1.0, 0.1)
+
+
+class OtherDefaultDevice(SingleDeviceStrategy):
+    """Configures the model as on an accelerator: with a default device on which no CPU generator draws."""
+
+    @contextmanager
+    def tensor_init_context(self, empty_init: bool | None = None) -> Iterator[None]:
+        with torch.device("meta"):
+            yield
+
+
+@pytest.mark.parametrize("init", ["real", "noise"])
+@pytest.mark.parametrize("mean", [None, (0.5, 0.5, 0.5)])
+@pytest.mark.parametrize("kind", [DistributionMatching, GradientMatching])
+def test_building_does_not_follow_the_default_device(kind: type, mean: Any, init: Any, tmp_path: Path) -> None:
+    outputs = []
+    for strategy in (None, OtherDefaultDevice(torch.device("cpu"))):
+        module = condensation(tmp_path, kind(NETWORK, mean, mean, real_batch=4), init=init)
+        fit(module, StopAfterFirst(), strategy=strategy)
+        outputs.append(module.output.read_bytes())
+    assert outputs[0] == outputs[1]
 
 
 def test_every_checkpoint_writes_the_set(tmp_path: Path) -> None:
@@ -267,7 +330,10 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         fit(condensation(tmp_path, ipc=3))
     with pytest.raises(TypeError, match="ImageDataModule"):
         fit(condensation(tmp_path), data=L.LightningDataModule())
-    with pytest.raises(ValueError, match="ipc"):
-        condensation(tmp_path, ipc=0)
+    for count in ("ipc", "steps_per_epoch"):
+        with pytest.raises(ValueError, match=f"{count}: expected a positive number"):
+            condensation(tmp_path, **{count: 0})
+    with pytest.raises(FileNotFoundError, match="init: expected 'real', 'noise' or the file of a set, got 'nosie'"):
+        fit(condensation(tmp_path, init="nosie"))
     with pytest.raises(ValueError, match="safetensors"):
         condensation(tmp_path, output="set.pt")
