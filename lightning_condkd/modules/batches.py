@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import lightning as L
 import torch
 from torch import Tensor
+
+from lightning_condkd.data.datamodule_images import ImageDataModule
+from lightning_condkd.data.images import ImageSource
 
 
 def real_batch(batch: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - a user's loader may yield anything
@@ -33,3 +37,44 @@ def real_batch(batch: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - a user's 
             f"{float(images.max()):.2f}: remove Normalize from the loader, the networks normalise by themselves"
         )
     return images.to(torch.get_default_dtype()), labels
+
+
+def real_images(module: L.LightningModule) -> ImageDataModule:
+    """Return the datamodule that a module is fitted with, which must hold real images in memory.
+
+    Args:
+        module: the module.
+
+    Raises:
+        TypeError: if it is fitted with something else.
+    """
+    data = getattr(module.trainer, "datamodule", None)
+    if not isinstance(data, ImageDataModule):
+        name = type(module).__name__
+        raise TypeError(f"{name} needs real images: fit it with an ImageDataModule, such as DigitsDataModule")
+    return data
+
+
+def check_class_sizes(source: ImageSource, needed: int, cure: str) -> None:
+    """Check that every class has enough images.
+
+    Args:
+        source: the images.
+        needed: images of a class.
+        cure: what to do if one has fewer, beside leaving it out.
+
+    Raises:
+        ValueError: if one has.
+
+    Example:
+        >>> source = ImageSource(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.tensor([0, 1]), ("cat", "dog"))
+        >>> check_class_sizes(source, 2, cure="lower ipc")
+        Traceback (most recent call last):
+        ValueError: class 'cat' has 1 training images, expected at least 2: lower ipc, or leave it out of the data
+    """
+    for name, rows in zip(source.class_names, source.class_rows, strict=True):
+        if len(rows) < needed:
+            raise ValueError(
+                f"class {name!r} has {len(rows)} training images, expected at least {needed}: {cure}, or leave it out "
+                "of the data"
+            )

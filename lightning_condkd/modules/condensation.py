@@ -16,6 +16,7 @@ from lightning_condkd.data.condensed import CondensedInfo, CondensedSet, to_pixe
 from lightning_condkd.data.images import ImageSource
 from lightning_condkd.distributed import mean_over_ranks
 from lightning_condkd.functional.surrogate import with_gradients
+from lightning_condkd.modules.batches import check_class_sizes, real_images
 from lightning_condkd.randomness import Draw, draw_by_class, seeded_generator
 
 STATE_KEY = "condensation"
@@ -90,10 +91,8 @@ class Condensation(L.LightningModule):
                 self._build()
 
     def _build(self) -> None:
-        source = getattr(getattr(self.trainer, "datamodule", None), "train_source", None)
-        if not isinstance(source, ImageSource):
-            raise TypeError("Condensation needs real images: fit it with an ImageDataModule, such as DigitsDataModule")
-        _check_classes(source, self.ipc if self.init == "real" else 1)
+        source = real_images(self).train_source
+        check_class_sizes(source, self.ipc if self.init == "real" else 1, cure="lower ipc, set init to noise")
         self.method.build(source.image_shape, source.num_classes, self.ipc)
         self._source = source
         self.pixels = nn.Parameter(_initial_pixels(source, self.ipc, self.init, self.seed))
@@ -229,15 +228,6 @@ class Condensation(L.LightningModule):
         if self._source is None:
             raise RuntimeError("the images are known when Trainer.fit begins")
         return self._source
-
-
-def _check_classes(source: ImageSource, needed: int) -> None:
-    for name, rows in zip(source.class_names, source.class_rows, strict=True):
-        if len(rows) < needed:
-            raise ValueError(
-                f"class {name!r} has {len(rows)} training images, expected at least {needed}: "
-                "lower ipc, set init to noise, or leave the class out of the data"
-            )
 
 
 def _initial_pixels(source: ImageSource, ipc: int, init: str | Path, seed: int) -> Tensor:

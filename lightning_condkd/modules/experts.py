@@ -25,9 +25,8 @@ from lightning_condkd.condensation.trajectories import (
     read_snapshot_header,
     snapshot_path,
 )
-from lightning_condkd.data.datamodule_images import ImageDataModule
 from lightning_condkd.data.files import pack, plain_json, write_atomic
-from lightning_condkd.modules.batches import real_batch
+from lightning_condkd.modules.batches import real_batch, real_images
 from lightning_condkd.randomness import Draw, seeded_generator
 
 STATE_KEY = "experts"
@@ -102,12 +101,13 @@ class ExpertTrajectories(L.LightningModule):
     @property
     def info(self) -> ExpertInfo:
         """What all snapshots of this run have in common."""
+        data = real_images(self)
         training = {
             "learning_rate": self.learning_rate,
-            "batch_size": self._data.batch_size,
+            "batch_size": data.batch_size,
             "augment": repr(self.augment),
             "seed": self.seed,
-            "data_seed": self._data.seed,
+            "data_seed": data.seed,
         }
         names, shapes = self._layout
         own = self.networks.settings()
@@ -115,16 +115,10 @@ class ExpertTrajectories(L.LightningModule):
             **own, names=names, shapes=shapes, epochs=self.epochs, training=plain_json("training", training)
         )
 
-    @property
-    def _data(self) -> ImageDataModule:
-        data = getattr(self.trainer, "datamodule", None)
-        if not isinstance(data, ImageDataModule):
-            raise TypeError("ExpertTrajectories: fit it with an ImageDataModule, such as DigitsDataModule")
-        return data
-
     def on_fit_start(self) -> None:
         """Check the run before it begins."""
-        self.networks.check(self._data.image_shape, self._data.num_classes)
+        data = real_images(self)
+        self.networks.check(data.image_shape, data.num_classes)
         epochs = self.trainer.max_epochs or 0
         if epochs < 1 or epochs % self.epochs:
             raise ValueError(

@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -18,7 +19,7 @@ from lightning_condkd.condensation.matching_pool import MatchingPool
 from lightning_condkd.data.condensed import CondensedInfo, CondensedSet
 from lightning_condkd.data.images import ImageSource
 from lightning_condkd.distributed import mean_over_ranks, sync_buffers
-from lightning_condkd.modules.batches import real_batch
+from lightning_condkd.modules.batches import check_class_sizes, real_batch, real_images
 from lightning_condkd.modules.checks import check_batch, check_strategy
 from lightning_condkd.modules.ticks import tick_once
 from lightning_condkd.modules.turns import OptimizerTurns
@@ -106,7 +107,7 @@ class GenerativeCondensation(L.LightningModule):
         self._last_good: tuple[int, dict[str, Tensor]] | None = None
 
     def setup(self, stage: str) -> None:
-        """Check batches and strategy, and find the real images.
+        """Check batches, strategy and length, and find the real images.
 
         Args:
             stage: ``fit``; there is nothing to validate or test.
@@ -114,12 +115,12 @@ class GenerativeCondensation(L.LightningModule):
         check_strategy(self.trainer)
         for name, size in {"gan": self.gan.batch_size, "matching": self.matching.batch_size}.items():
             check_batch(f"{name}.batch_size", size, self.trainer.world_size)
-        source = getattr(getattr(self.trainer, "datamodule", None), "train_source", None)
-        if not isinstance(source, ImageSource):
-            raise TypeError("expected real images to learn from: fit with an ImageDataModule, such as DigitsDataModule")
-        if empty := [n for n, rows in zip(source.class_names, source.class_rows, strict=True) if not len(rows)]:
-            raise ValueError(f"class {empty[0]!r} has no training image: add one, or leave the class out of the data")
-        self._source = source
+        self._source = real_images(self).train_source
+        check_class_sizes(self._source, 1, cure="add one")
+        epochs = self.trainer.max_epochs or 0
+        if self.matching.weight and 0 < epochs <= self.gan_epochs:
+            cure = "lower gan_epochs, raise max_epochs, or set matching.weight to 0"
+            rank_zero_warn(f"max_epochs={epochs} ends in the first of two stages, which has {self.gan_epochs}: {cure}")
 
     def configure_model(self) -> None:
         """Make the networks for the data, on the CPU; a second run must have data of the same shapes."""
@@ -171,7 +172,8 @@ class GenerativeCondensation(L.LightningModule):
     def _set_stage(self, step: int) -> None:
         rate = self.matching.learning_rate if self._is_matching else self.gan.learning_rate
         for name, network in (("generator", self.gan.generator), ("critic", self.gan.critic)):
-            self._turns.scale(self, name, rate / self.gan.learning_rate)
+            for group in self._turns.get(self, name).optimizer.param_groups:
+                group["lr"] = rate
             if step == self.gan_epochs * self.steps_per_epoch:
                 self._turns.forget(self, name, list(network.parameters()))
 
@@ -238,8 +240,9 @@ class GenerativeCondensation(L.LightningModule):
             raise RuntimeError("the generator is made when Trainer.fit begins, or from a checkpoint")
         labels = torch.arange(len(self.class_names)).repeat_interleave(ipc)
         images = self.gan.sample(labels, seeded_generator(seed, "export")).float()
-        name = "generative self-distillation (our reconstruction)" if self.matching.weight else "conditional GAN"
         settings = {**self.settings(), "ipc": ipc}
+        matched = self.matching.weight and settings["iterations"] > settings["gan_iterations"]
+        name = "generative self-distillation (our reconstruction)" if matched else "conditional GAN"
         info = CondensedInfo(len(self.class_names), self.class_names, method=name, settings=settings, seed=seed)
         return CondensedSet(images, labels, info=info)
 

@@ -14,6 +14,7 @@ from lightning_condkd.data.datamodule_images import ImageDataModule
 from lightning_condkd.data.images import ImageSource
 from lightning_condkd.models import Observer
 from lightning_condkd.models.fit import check_classifier
+from lightning_condkd.modules.batches import check_class_sizes
 from lightning_condkd.randomness import seeded_generator
 
 
@@ -49,7 +50,7 @@ def select(
     _check_arguments(Path(output), ipc)
     method.check_teacher(teacher)
     source = data.train_source
-    _check_classes(source, method, ipc)
+    check_class_sizes(source, method.needed(ipc), cure=f"lower ipc={ipc}")
     if teacher is not None:
         check_classifier("teacher", teacher.to(device).eval(), source.image_shape, source.num_classes)
     labels = torch.arange(source.num_classes).repeat_interleave(ipc)
@@ -96,13 +97,3 @@ def _check_arguments(output: Path, ipc: int) -> None:
         raise ValueError(f"output: expected a path that ends in .safetensors, got {str(output)!r}: change the ending")
     if ipc < 1:
         raise ValueError(f"ipc: expected a positive number of images per class, got {ipc}")
-
-
-def _check_classes(source: ImageSource, method: SelectionMethod, ipc: int) -> None:
-    needed = method.needed(ipc)
-    for name, rows in zip(source.class_names, source.class_rows, strict=True):
-        if len(rows) < needed:
-            raise ValueError(
-                f"class {name!r} has {len(rows)} training images, expected at least {needed} for ipc={ipc} by "
-                f"{method.name}: lower ipc, or leave the class out of the data"
-            )

@@ -105,6 +105,29 @@ def test_both_stages_run_with_their_own_rate_and_batch(tmp_path: Path) -> None:
     assert [entry[:2] for entry in seen[3:]] == second
 
 
+def test_a_resumed_run_takes_the_rates_that_it_is_given(tmp_path: Path) -> None:
+    path, rates = tmp_path / "middle.ckpt", []
+
+    class Watch(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+            rates.append({group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups})
+
+    fit(module(tmp_path), SaveAt(2, path))
+    gan = ConditionalGAN(latent_size=4, width=4, batch_size=8, learning_rate=1e-6)
+    fit(module(tmp_path, gan=gan, matching=SelfDistillation(batch_size=6, learning_rate=3e-5)), Watch(), ckpt_path=path)
+    assert rates == [{1e-6}] + 6 * [{3e-5}]
+
+
+def test_a_run_without_its_second_stage_says_so(tmp_path: Path) -> None:
+    model = module(tmp_path, gan_epochs=2)
+    with pytest.warns(UserWarning, match="max_epochs=2 ends in the first of two stages"):
+        fit(model, epochs=2)
+    assert CondensedSet.load(model.output).info.method == "conditional GAN"
+    model = module(tmp_path)
+    fit(model, epochs=2)
+    assert CondensedSet.load(model.output).info.method.startswith("generative self-distillation")
+
+
 @pytest.mark.parametrize("step", [2, 3, 5])
 def test_a_resumed_run_equals_an_uninterrupted_one(step: int, tmp_path: Path) -> None:
     path = tmp_path / "middle.ckpt"
@@ -198,7 +221,7 @@ class WithoutClass(ImageDataModule):
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="class 'b' has no training image"):
+    with pytest.raises(ValueError, match="class 'b' has 0 training images, expected at least 1: add one"):
         fit(module(tmp_path), data=WithoutClass())
     with pytest.raises(TypeError, match="ImageDataModule"):
         fit(module(tmp_path), data=L.LightningDataModule())
