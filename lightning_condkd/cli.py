@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import lightning as L
@@ -56,6 +57,18 @@ class CondKDCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
 
+def _check_recipe(given: Sequence[str]) -> None:
+    """Refuse a recipe by name and in parts at once: the parser would drop the name without a word."""
+    flags = " ".join(given).replace("--recipe=", "--recipe ").split()
+    named = [value for flag, value in pairwise(flags) if flag == "--recipe"]
+    parts = [flag for flag in flags if flag.startswith("--recipe.")]
+    if parts and set(named) - {"dsa"}:
+        raise SystemExit(
+            f"--recipe {named[-1]} cannot be changed by {parts[0]}: set --epochs, which every recipe takes, or leave "
+            "--recipe out and state all that differs from dsa"
+        )
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line.
 
@@ -64,6 +77,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     given = list(sys.argv[1:] if args is None else args)
     if given and given[0] in COMMANDS:
+        _check_recipe(given)
         result = auto_cli(COMMANDS[given[0]], args=given[1:], prog=f"lightning-condkd {given[0]}")
         if result is not None:
             print(result)

@@ -3,7 +3,15 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from lightning_condkd.augment import Augment, CropFlip, DifferentiableAugment, RollFlip, SiameseAugment, take
+from lightning_condkd.augment import (
+    Augment,
+    CropFlip,
+    DifferentiableAugment,
+    RollFlip,
+    SiameseAugment,
+    resolve_augment,
+    take,
+)
 from lightning_condkd.randomness import Draw, seeded_generator
 from tests.reference import deep_inversion as reference
 
@@ -152,6 +160,25 @@ def test_siamese_augment_draws_one_operator_for_a_batch_and_all_in_time() -> Non
 def test_siamese_augment_accepts_a_rank_without_images() -> None:
     augment = SiameseAugment()
     assert augment(torch.empty(0, 1, 8, 8), take(augment.sample(1, seeded()), slice(1, None))).shape == (0, 1, 8, 8)
+
+
+def test_policies_by_name_have_the_strength_that_normalised_pixels_have_in_the_published_code() -> None:
+    mean, std = [0.2, 0.4, 0.6], [0.1, 0.2, 0.3]
+    augment = resolve_augment("dsa", mean, std)
+    assert isinstance(augment, SiameseAugment)
+    assert augment.policy == ("color", "crop", "cutout", "flip", "scale", "rotate")
+    assert augment.strength == pytest.approx(SiameseAugment(fill=0.4, brightness=0.1).strength)
+    for name, mirrored in (("dsa", True), ("dsa_digits", False)):
+        digits = resolve_augment(name, [0.1], [0.3], mirrored)  # type: ignore[arg-type]
+        assert isinstance(digits, SiameseAugment)
+        assert digits.policy == ("color", "crop", "cutout", "scale", "rotate")
+        assert digits.strength[:1] == (0.15,)
+        assert digits.strength.fill == 0.1
+    own = CropFlip(2)
+    assert resolve_augment(own, mean, std, mirrored=True) is own
+    assert resolve_augment(None, mean, std) is resolve_augment("none", mean, std) is None
+    with pytest.raises(ValueError, match="expected an Augment, None or one of dsa, dsa_digits, none, got 'dsb'"):
+        resolve_augment("dsb", mean, std)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("call", [lambda: SiameseAugment("color_jitter"), lambda: DifferentiableAugment(())])

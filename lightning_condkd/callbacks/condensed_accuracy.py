@@ -25,6 +25,8 @@ class CondensedAccuracy(Callback):
     It is logged before the first iteration too, with a picture of the set in TensorBoard.
     The learning does not depend on it. On several ranks the first one does it while the others wait.
 
+    A step size that is learned with the set is used, as the command ``evaluate`` does.
+
     Args:
         every_n_steps: iterations between two evaluations.
         network: makes the networks; ``None`` for those of the method.
@@ -82,7 +84,8 @@ class CondensedAccuracy(Callback):
             trainer: the trainer.
             pl_module: the trained module.
         """
-        if trainer.global_step % self.every_n_steps == 0:
+        done = self.curve[-1][0] if self.curve else 0
+        if trainer.global_step % self.every_n_steps == 0 and trainer.global_step != done:
             self._evaluate(trainer, cast(Condensation, pl_module))
 
     @rank_zero_only
@@ -97,7 +100,7 @@ class CondensedAccuracy(Callback):
                 source.images[rows],
                 source.labels[rows],
                 networks,
-                self.recipe,
+                self.recipe.with_learned_rate(condensed.info.settings.get("train_lr")),
                 runs=self.runs,
                 seed=self.seed,
                 device=module.device,

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from lightning_condkd.augment import Augment, SiameseAugment
+from lightning_condkd.augment import Augment, AugmentName
 from lightning_condkd.condensation.base import RealImages
 from lightning_condkd.condensation.matching import MatchingMethod, embed
+from lightning_condkd.condensation.networks import normalise_by_batch
 from lightning_condkd.condensation.real_batches import RepresentativeBatches
 from lightning_condkd.distributed import mean_over_ranks
 from lightning_condkd.functional.matching import class_means, mean_embedding_distance
@@ -23,15 +24,15 @@ class DistributionMatching(MatchingMethod):
 
     The network is never trained. Real and learned images of a class go through the same augmentation with the same
     parameters. The real side needs no graph and runs in chunks that stay in the cache; with BatchNorm all classes run
-    as one batch, and its statistics are those of one rank. The published step size is 1 on normalised pixels; its
-    authors take 10 from 100 images per class on (CIFAR-10): set ``learning_rate`` of the module for that.
+    as one batch, and its statistics are those of one rank. Dropout is off. The published step size is 1 on normalised
+    pixels; its authors take 10 from 100 images per class on (CIFAR-10): set ``learning_rate`` of the module for that.
 
     Args:
         network: makes a new network with random weights at every call, such as a class or a ``functools.partial``.
         mean: what the network is to subtract from each channel, in the units of [0, 1]; ``None`` for nothing.
         std: likewise what it is to divide by.
-        augment: ``None`` for all of :class:`~lightning_condkd.augment.SiameseAugment`, as in the official code; without
-            its ``flip`` if ``mirrored``, which makes up for it.
+        augment: ``dsa`` (official code), without its flip if ``mirrored``, which makes up for it; ``dsa_digits``, which
+            has none either, ``None`` for no augmentation, or one of your own.
         real_batch: real images of each class in an iteration, over all ranks (official code 256).
         chunk: real images in a forward pass; ``None`` for as many as have the pixels of 32 images of 32x32, which was
             the fastest on a CPU with 128 channels.
@@ -41,8 +42,8 @@ class DistributionMatching(MatchingMethod):
             which it happens; ``None`` for new random ones in every iteration.
 
     Raises:
-        ValueError: if the network is the same object at every call, a count is not positive, or parts are asked for
-            with BatchNorm.
+        ValueError: if the network is the same object at every call, a count is not positive, or parts or chunks are
+            asked for with BatchNorm.
 
     Example:
         >>> from lightning_condkd.models import ConvNet
@@ -68,7 +69,7 @@ class DistributionMatching(MatchingMethod):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         *,
-        augment: Augment | None = None,
+        augment: AugmentName | Augment | None = "dsa",
         real_batch: int = 256,
         chunk: int | None = None,
         classes_per_part: int | None = None,
@@ -79,7 +80,7 @@ class DistributionMatching(MatchingMethod):
             network,
             mean,
             std,
-            augment=_default_policy(mirrored) if augment is None else augment,
+            augment=augment,
             real_batch=real_batch,
             chunk=chunk,
             mirrored=mirrored,
@@ -87,8 +88,9 @@ class DistributionMatching(MatchingMethod):
         )
         if classes_per_part is not None and classes_per_part < 1:
             raise ValueError(f"classes_per_part: expected a positive number, got {classes_per_part}")
-        if classes_per_part is not None and self.networks.has_bn:
-            raise ValueError("classes_per_part: BatchNorm needs all classes in one batch; leave it out")
+        for name, count in {"classes_per_part": classes_per_part, "chunk": chunk}.items():
+            if count is not None and self.networks.has_bn:
+                raise ValueError(f"{name}: BatchNorm needs all images in one batch; leave it out")
         self.classes_per_part = classes_per_part or 10
 
     def losses(self, images: Tensor, labels: Tensor, real: RealImages, draw: Draw) -> Iterator[LossTerms]:
@@ -100,7 +102,7 @@ class DistributionMatching(MatchingMethod):
             real: the real images.
             draw: the randomness of the iteration.
         """
-        observer = self.networks.make(draw.generator("network")).requires_grad_(False)
+        observer = normalise_by_batch(self.networks.make(draw.generator("network")).requires_grad_(False))
         observer.to(images.device, images.dtype).to(memory_format=torch.channels_last)
         rows = self._real_rows(observer, real, draw)
         size = len(rows) if self.networks.has_bn else self.classes_per_part
@@ -121,10 +123,6 @@ class DistributionMatching(MatchingMethod):
         # A small class may have no image on this rank; sums and counts are what can be averaged over ranks.
         sums = torch.where(counts > 0, _means(embeddings, views) * counts, 0)
         return mean_over_ranks(sums) / mean_over_ranks(counts)
-
-
-def _default_policy(mirrored: bool) -> SiameseAugment:
-    return SiameseAugment("color_crop_cutout_scale_rotate") if mirrored else SiameseAugment()
 
 
 def _means(embeddings: Tensor, of_classes: Sequence[Tensor]) -> Tensor:

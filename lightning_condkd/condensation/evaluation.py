@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_condkd.augment import resolve_augment
 from lightning_condkd.condensation.evaluation_batches import Batches, Labels, TeacherLabels
 from lightning_condkd.condensation.evaluation_recipe import Recipe
 from lightning_condkd.condensation.evaluation_result import Evaluation, calibration_error
@@ -120,7 +121,8 @@ def _train(
     labels = data.labels
     if not isinstance(labels, TeacherLabels):
         labels = _targets(labels, batch.dtype, recipe, networks.num_classes)
-    batches, accuracies = Batches(data.images.to(batch.dtype), labels, recipe, seed, runs), []
+    augment = resolve_augment(recipe.augment, networks.mean, networks.std)
+    batches, accuracies = Batches(data.images.to(batch.dtype), labels, recipe, augment, seed, runs), []
     with _own_stream(seeded_generator(seed, "dropout", runs[0])):
         for epoch in range(recipe.epochs):
             if epoch in (0, recipe.drop_epoch):

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_condkd.augment import Augment
 from lightning_condkd.condensation.evaluation_recipe import Recipe
 from lightning_condkd.functional.cutmix import cutmix, mix_labels
 from lightning_condkd.functional.kd import kd_divergence
@@ -59,6 +60,7 @@ class Batches(NamedTuple):
         images: the set, ``(N, C, H, W)``, pixels in the units of [0, 1].
         labels: classes ``(N,)``, probabilities ``(N, K)``, or who is asked for them.
         recipe: how networks are trained.
+        augment: that of the recipe, for the networks' normalisation.
         seed: seed of all draws.
         runs: numbers of the runs.
     """
@@ -66,6 +68,7 @@ class Batches(NamedTuple):
     images: Tensor
     labels: Labels
     recipe: Recipe
+    augment: Augment | None
     seed: int
     runs: Sequence[int]
 
@@ -90,10 +93,10 @@ class Batches(NamedTuple):
         return self._mixed(view, targets, run, step) if self.recipe.cutmix else (view, targets)
 
     def _view(self, images: Tensor, run: int, step: int) -> Tensor:
-        if self.recipe.augment is None:
+        if self.augment is None:
             return images
         generator = seeded_generator(self.seed, f"augment/{run}", step)
-        view: Tensor = self.recipe.augment(images, self.recipe.augment.sample(len(images), generator))
+        view: Tensor = self.augment(images, self.augment.sample(len(images), generator))
         return view
 
     def _mixed(self, view: Tensor, targets: Tensor, run: int, step: int) -> tuple[Tensor, Tensor]:

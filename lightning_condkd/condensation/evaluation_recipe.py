@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
-from lightning_condkd.augment import Augment, ResizedCrop, SiameseAugment
+from lightning_condkd.augment import Augment, AugmentName, ResizedCrop
 
 LEARNING_RATES = {"sgd": 0.01, "adamw": 0.001}
 
@@ -34,7 +34,8 @@ class Recipe:
         momentum: momentum of SGD (official code 0.9), or first beta of AdamW.
         weight_decay: weight decay on all parameters (official code 0.0005).
         batch_size: images in a batch (official code 256).
-        augment: what training images go through; ``None`` for nothing. DSA leaves out ``flip`` on digits.
+        augment: what training images go through: ``dsa``, or ``dsa_digits`` without its flip, as its authors have it on
+            MNIST and SVHN; ``None`` for nothing, or one of your own.
         mirrored: add the mirror image of every image to the set. The control is mirrored as well: a recipe is one for
             all rows.
         optimizer: ``sgd`` or ``adamw``.
@@ -67,7 +68,7 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     batch_size: int = 256
-    augment: Augment | None = field(default_factory=SiameseAugment)
+    augment: AugmentName | Augment | None = "dsa"
     mirrored: bool = False
     optimizer: Literal["sgd", "adamw"] = "sgd"
     cosine_stretch: float | None = None
@@ -137,6 +138,16 @@ class Recipe:
             cutmix=True,
         )
 
+    def with_learned_rate(self, learned: float | None) -> Recipe:
+        """Return the recipe with the step size that was learned with a set, if it is SGD and has none of its own.
+
+        Args:
+            learned: the step size; ``None`` if there is none.
+        """
+        if learned is None or self.learning_rate is not None or self.optimizer != "sgd":
+            return self
+        return replace(self, learning_rate=float(learned))
+
     @property
     def drop_epoch(self) -> int:
         """Number of epochs at the full learning rate."""
@@ -169,5 +180,5 @@ class Recipe:
 
     def settings(self) -> dict[str, Any]:
         """Return what a file records of the recipe, JSON values only."""
-        augment = None if self.augment is None else repr(self.augment)
+        augment = None if self.augment is None else str(self.augment)
         return {**vars(self), "learning_rate": self.full_rate, "drop_epoch": self.drop_epoch, "augment": augment}

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lightning_condkd.augment import Augment
+from lightning_condkd.augment import Augment, AugmentName
 from lightning_condkd.condensation.base import RealImages
 from lightning_condkd.condensation.matching import MatchingMethod
+from lightning_condkd.condensation.networks import normalise_by_batch
 from lightning_condkd.condensation.real_batches import RepresentativeBatches
 from lightning_condkd.distributed import mean_over_ranks
 from lightning_condkd.functional.augmentation import mirror
@@ -33,9 +34,9 @@ class GradientMatching(MatchingMethod):
     random weights takes its place. The published number of iterations is 1000 times ``inner_steps``.
 
     - **DC**: no augmentation. The official code starts from noise: ``init="noise"`` of the module.
-    - **DSA**: ``augment=SiameseAugment()``, for digits without ``flip``; it starts from real images. Real and learned
+    - **DSA**: ``augment="dsa"``, or ``"dsa_digits"`` without its flip; it starts from real images. Real and learned
       images of a class share the parameters; in the network's training each image has its own.
-    - **FYI**: ``mirrored=True``, with a policy without ``flip``. The mirror images are matched, and the network is
+    - **FYI**: ``mirrored=True``, by which ``"dsa"`` has no flip. The mirror images are matched, and the network is
       trained on them too. FYI's code keeps ``flip`` in another form: in addition to the drawn operator, on half of the
       batches. It also has, switched off in its recipes, a distance between gradients averaged with those of mirrored
       kernels. Both are left out here.
@@ -50,7 +51,7 @@ class GradientMatching(MatchingMethod):
         network: makes a new network with random weights at every call, such as a class or a ``functools.partial``.
         mean: what the network is to subtract from each channel, in the units of [0, 1]; ``None`` for nothing.
         std: likewise what it is to divide by.
-        augment: ``None`` for none, which is DC.
+        augment: ``None`` for none, which is DC; ``dsa``, ``dsa_digits``, or one of your own.
         real_batch: real images of each class in an iteration, over all ranks (official code 256).
         chunk: real images in a forward and backward pass; ``None`` for as many as have the pixels of 32 images of
             32x32.
@@ -91,7 +92,7 @@ class GradientMatching(MatchingMethod):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         *,
-        augment: Augment | None = None,
+        augment: AugmentName | Augment | None = None,
         real_batch: int = 256,
         chunk: int | None = None,
         distance: GradientDistance = "layerwise",
@@ -115,7 +116,7 @@ class GradientMatching(MatchingMethod):
                 raise ValueError(f"{name}: expected a positive number, got {count}")
         if distance not in get_args(GradientDistance):
             raise ValueError(f"distance: expected one of {', '.join(get_args(GradientDistance))}, got {distance!r}")
-        if augment is not None:
+        if self.augment is not None:
             self.name = "DSA"
         self.distance, self.inner_steps, self.network_epochs = distance, inner_steps, network_epochs
         self.observer = self.networks.make(seeded_generator(0, "network")).requires_grad_(False)
@@ -182,7 +183,7 @@ class GradientMatching(MatchingMethod):
         self.observer.eval()
 
     def _train(self, images: Tensor, labels: Tensor, epochs: int, generator: torch.Generator) -> None:
-        _normalise_by_batch(self.observer)
+        normalise_by_batch(self.observer)
         for _ in range(epochs):
             order = torch.randperm(len(images), generator=generator).to(images.device)
             for rows in torch.split(order, NETWORK_BATCH):
@@ -200,7 +201,7 @@ class GradientMatching(MatchingMethod):
         """Set the statistics of BatchNorm to those of one batch of real images of all classes."""
         generator = draw.generator("statistics")
         chosen = draw_by_class(real.class_rows, [STATISTICS_IMAGES] * len(real.class_rows), generator)
-        layers = batch_norm_layers(_normalise_by_batch(self.observer))
+        layers = batch_norm_layers(normalise_by_batch(self.observer))
         momenta = [layer.momentum for layer in layers]
         for layer in layers:
             layer.reset_running_stats()
@@ -238,11 +239,3 @@ class GradientMatching(MatchingMethod):
 
 def _constant(label: int, images: Tensor) -> Tensor:
     return torch.full((len(images),), label, device=images.device)
-
-
-def _normalise_by_batch(network: nn.Module) -> nn.Module:
-    """Put BatchNorm in training mode and all else in evaluation mode; dropout would draw from the global stream."""
-    network.eval()
-    for layer in batch_norm_layers(network):
-        layer.train()
-    return network

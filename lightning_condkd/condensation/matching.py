@@ -8,12 +8,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lightning_condkd.augment import Augment
+from lightning_condkd.augment import Augment, AugmentName, resolve_augment
 from lightning_condkd.condensation.base import CondensationMethod, RealImages
 from lightning_condkd.condensation.networks import FreshNetworks
 from lightning_condkd.condensation.real_batches import RepresentativeBatches
 from lightning_condkd.functional.augmentation import mirror
 from lightning_condkd.models import Observer
+from lightning_condkd.models.taps import batch_norm_layers
 from lightning_condkd.randomness import Draw, draw_by_class
 
 CHUNK_PIXELS = 32 * 32 * 32
@@ -26,7 +27,8 @@ class MatchingMethod(CondensationMethod):
         network: makes a new network with random weights at every call, such as a class or a ``functools.partial``.
         mean: what the network is to subtract from each channel, in the units of [0, 1]; ``None`` for nothing.
         std: likewise what it is to divide by.
-        augment: applied to real and learned images of a class with the same parameters; ``None`` for none.
+        augment: applied to real and learned images of a class with the same parameters; ``dsa``, ``dsa_digits``,
+            ``None`` for none, or one of your own. By name it has no flip if ``mirrored``.
         real_batch: real images of each class in an iteration, over all ranks; a smaller class gives all that it has.
         chunk: real images in a forward pass; ``None`` for as many as have the pixels of 32 images of 32x32, which was
             the fastest on a CPU with 128 channels.
@@ -46,7 +48,7 @@ class MatchingMethod(CondensationMethod):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         *,
-        augment: Augment | None = None,
+        augment: AugmentName | Augment | None = None,
         real_batch: int = 256,
         chunk: int | None = None,
         mirrored: bool = False,
@@ -57,7 +59,8 @@ class MatchingMethod(CondensationMethod):
             if count is not None and count < 1:
                 raise ValueError(f"{name}: expected a positive number of images, got {count}")
         self.networks = FreshNetworks(network, mean, std)
-        self.augment, self.real_batch, self.chunk, self.mirrored = augment, real_batch, chunk, mirrored
+        self.augment = resolve_augment(augment, mean, std, mirrored)
+        self.real_batch, self.chunk, self.mirrored = real_batch, chunk, mirrored
         self.representative = representative
 
     def build(self, image_shape: tuple[int, int, int], num_classes: int, ipc: int) -> None:
@@ -95,7 +98,7 @@ class MatchingMethod(CondensationMethod):
     @torch.no_grad()
     def _embeddings(self, observer: Observer, real: RealImages, rows: Tensor) -> Tensor:
         # Statistics of small chunks would be noise: in training mode BatchNorm sees as many images as in the matching.
-        whole = self.networks.has_bn and observer.training
+        whole = any(layer.training for layer in batch_norm_layers(observer))
         dtype, embeddings = next(observer.parameters()).dtype, []
         for batch in torch.split(rows, self.real_batch):
             images = real.pixels(batch).to(dtype)

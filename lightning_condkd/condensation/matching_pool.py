@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lightning_condkd.augment import Augment, SiameseAugment
-from lightning_condkd.condensation.networks import FreshNetworks
+from lightning_condkd.condensation.networks import FreshNetworks, normalise_by_batch
 from lightning_condkd.distributed import mean_over_ranks, sync_buffers
 from lightning_condkd.functional.precision import at_least_float32
 from lightning_condkd.models import Observer
@@ -26,7 +26,8 @@ class MatchingPool(nn.Module):
     DiM's code has one network, new in every epoch, that takes 16 real batches before every comparison. Here there are
     several, each with an age of its own. Networks, momenta and ages are state, so a run resumes exactly. They are
     trained by SGD on this rank's share of a batch, with gradients and running statistics averaged over ranks, and are
-    in eval mode when they compare (our choice: with BatchNorm, generated images leave no trace in them).
+    in eval mode when they compare (our choice: with BatchNorm, generated images leave no trace in them). There is no
+    dropout.
 
     Args:
         network: makes a new network with random weights at every call, such as a class or a ``functools.partial``.
@@ -114,7 +115,7 @@ class MatchingPool(nn.Module):
         for batch in range(self.training_batches):
             images, labels = real(f"matching images/{batch}")
             view = self.augment.view(images, draw, f"matching augment/{batch}")
-            self._train(network.train(), self.momenta[slot], view, labels)
+            self._train(normalise_by_batch(network), self.momenta[slot], view, labels)
         self.ages[slot] += 1
         sync_buffers([network])
         return network.eval()

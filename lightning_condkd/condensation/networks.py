@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from lightning_condkd.models import Observer
 from lightning_condkd.models.fit import check_classifier
+from lightning_condkd.models.taps import batch_norm_layers
 from lightning_condkd.randomness import seeded_generator, seeded_initialisation
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def normalise_by_batch(network: Network) -> Network:
+    """Put BatchNorm in training mode and all else in evaluation mode; dropout would draw from the global stream.
+
+    Args:
+        network: it is changed in place, and returned.
+
+    Example:
+        >>> network = normalise_by_batch(nn.Sequential(nn.BatchNorm2d(1), nn.Dropout(0.5)))
+        >>> [layer.training for layer in network]
+        [True, False]
+    """
+    network.eval()
+    for layer in batch_norm_layers(network):
+        layer.train()
+    return network
 
 
 class FreshNetworks:

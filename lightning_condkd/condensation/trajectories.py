@@ -27,8 +27,10 @@ class ExpertInfo:
         std: what it divides by.
         names: names of its parameters, in their order in a snapshot.
         shapes: their shapes.
+        architecture: what the network prints as: networks of the same parameters may compute different things.
         epochs: epochs of an expert; it has one snapshot more.
         training: how the experts were trained.
+        data: what they were trained on.
     """
 
     network: str
@@ -36,8 +38,10 @@ class ExpertInfo:
     std: list[float] | None
     names: list[str]
     shapes: list[list[int]]
+    architecture: str
     epochs: int
     training: Mapping[str, Any]
+    data: Mapping[str, Any]
 
     def differences(self, other: ExpertInfo) -> dict[str, tuple[Any, Any]]:
         """Return the fields that differ, with both values.
@@ -165,6 +169,10 @@ class ExpertFolder:
                     f"experts: expert {expert} in {folder} lacks the snapshots of epochs {absent}: resume the run "
                     "that makes it from its checkpoint, or remove the files of this expert"
                 )
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a file of a set records of the experts, JSON values only."""
+        return {"count": len(self.experts), **self.info.training, "data_sha256": self.info.data["sha256"]}
 
     def read(self, expert: int, epoch: int) -> Tensor:
         """Return the parameters of an expert, ``(P,)`` float32.

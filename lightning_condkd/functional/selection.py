@@ -146,7 +146,8 @@ def _centred(embeddings: Tensor, count: int) -> Tensor:
 
 
 def _squared_distances(points: Tensor, norms: Tensor, row: int) -> Tensor:
-    return (norms + norms[row] - 2 * (points @ points[row])).clamp(min=0)
+    with torch.autocast(points.device.type, enabled=False):  # it would round products that are nearly the norms
+        return (norms + norms[row] - 2 * (points @ points[row])).clamp(min=0)
 
 
 def _spread_rows(points: Tensor, count: int, generator: torch.Generator) -> Tensor:

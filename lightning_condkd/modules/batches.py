@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import hashlib
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -53,6 +54,24 @@ def real_images(module: L.LightningModule) -> ImageDataModule:
         name = type(module).__name__
         raise TypeError(f"{name} needs real images: fit it with an ImageDataModule, such as DigitsDataModule")
     return data
+
+
+def source_facts(source: ImageSource) -> dict[str, Any]:
+    """Return what tells real images from others, JSON values only.
+
+    Args:
+        source: the images.
+
+    Example:
+        >>> source = ImageSource(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.tensor([0, 1]), ("cat", "dog"))
+        >>> source_facts(source)["images"], source_facts(source)["sha256"][:8]
+        (2, '...')
+    """
+    digest = hashlib.sha256()
+    for tensor in (source.images, source.labels):
+        digest.update(cast(Any, tensor.contiguous().numpy()))
+    shape, names = list(source.image_shape), list(source.class_names)
+    return {"class_names": names, "image_shape": shape, "images": len(source), "sha256": digest.hexdigest()}
 
 
 def check_class_sizes(source: ImageSource, needed: int, cure: str) -> None:

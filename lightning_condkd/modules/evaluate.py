@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lightning_condkd.augment import resolve_augment
 from lightning_condkd.condensation.evaluation import evaluate as train_and_test
 from lightning_condkd.condensation.evaluation_batches import TeacherLabels
 from lightning_condkd.condensation.evaluation_recipe import Recipe
@@ -38,6 +40,7 @@ from lightning_condkd.randomness import draw_by_class, seeded_generator
 
 Networks = Mapping[str, Callable[[], nn.Module]]
 RecipeName = Literal["dsa", "dc", "rded"]
+Statistics = tuple[Sequence[float], Sequence[float]]
 LabelChoice = Literal["all", "hard", "soft", "teacher"]
 
 
@@ -47,6 +50,7 @@ def evaluate(
     data: ImageDataModule,
     networks: Networks | None = None,
     recipe: Recipe | RecipeName = "dsa",
+    epochs: int | None = None,
     labels: LabelChoice = "all",
     teacher: Observer | None = None,
     temperature: float = 20.0,
@@ -66,8 +70,9 @@ def evaluate(
         data: real images; the held-out ones are for the test, the training ones for the random rows.
         networks: architectures by name, such as ``{"ResNet": {"class_path": "SmallImageResNet"}}``; by default the
             ConvNet of the literature for images of this size.
-        recipe: ``dsa`` (of DSA, DM and MTT), ``dc``, ``rded`` (of RDED, for a teacher's labels), or changes to ``dsa``
-            such as ``--recipe.epochs 100``.
+        recipe: ``dsa`` (of DSA, DM and MTT), ``dc``, ``rded`` (of RDED, for a teacher's labels), or one of your own
+            as changes to ``dsa``, such as ``--recipe.augment dsa_digits``.
+        epochs: passes through the set in place of the recipe's; the learning rate follows.
         labels: which labels to train on: the ``hard`` or ``soft`` ones of the set, or what the ``teacher`` says of each
             view; ``all`` for as many rows as there are kinds. Random real images have hard ones, and the teacher's.
         teacher: the network to distil from where sets come without soft labels, as those of SRe2L and RDED do; it is
@@ -88,12 +93,15 @@ def evaluate(
     Raises:
         ValueError: if set, data and networks do not fit each other, or a choice is not possible.
     """
-    if output is not None and Path(output).suffix != ".json":
-        raise ValueError(f"output: expected a path that ends in .json, got {output!r}")
+    if output is not None:
+        _check_output(Path(output))
     chosen, real = CondensedSet.load(condensed), _real_images(data)
     _check_fit(chosen, real.test)
-    plan, learned = _with_learned_rate(_resolve(recipe, chosen), chosen)
-    fresh = _fresh_networks(networks, real.test, *_normalisation(mean, std, real.train))
+    statistics = _normalisation(mean, std, real.train)
+    given = _resolve(recipe, epochs, chosen, statistics)
+    plan = given.with_learned_rate(chosen.info.settings.get("train_lr"))
+    learned = None if plan is given else plan.learning_rate
+    fresh = _fresh_networks(networks, real.test, *statistics)
     for name, made in fresh.items():
         _check_network(name, made, real.test, batched and runs > 1)
     asked = _ask(teacher, temperature, labels, real.test)
@@ -107,6 +115,15 @@ def evaluate(
         facts |= {"recipe": plan.settings(), "networks": network_facts(fresh)}
         write_atomic(Path(output), (json.dumps(facts, indent=1, allow_nan=False) + "\n").encode())
     return report(rows, plan, learned)
+
+
+def _check_output(path: Path) -> None:
+    """Check before hours of training that the result can be written."""
+    if path.suffix != ".json" or path.is_dir():
+        raise ValueError(f"output: expected the path of a file that ends in .json, got {str(path)!r}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(f"output: no file can be written in {path.parent}: choose another folder")
 
 
 class _Real(NamedTuple):
@@ -145,22 +162,19 @@ def _real_images(data: ImageDataModule) -> _Real:
     return _Real(data.val_source, train)
 
 
-def _resolve(recipe: Recipe | RecipeName, condensed: CondensedSet) -> Recipe:
-    if recipe == "rded":
-        return Recipe.rded(condensed.ipc, condensed.num_classes)
-    return recipe if isinstance(recipe, Recipe) else {"dsa": Recipe.dsa, "dc": Recipe.dc}[recipe]()
+def _resolve(
+    recipe: Recipe | RecipeName, epochs: int | None, condensed: CondensedSet, statistics: Statistics
+) -> Recipe:
+    match recipe:
+        case "rded":
+            recipe = Recipe.rded(condensed.ipc, condensed.num_classes)
+        case "dsa" | "dc":
+            recipe = Recipe.dsa() if recipe == "dsa" else Recipe.dc()
+    augment = resolve_augment(recipe.augment, *statistics)
+    return replace(recipe, augment=augment, epochs=recipe.epochs if epochs is None else epochs)
 
 
-def _with_learned_rate(recipe: Recipe, condensed: CondensedSet) -> tuple[Recipe, float | None]:
-    learned = condensed.info.settings.get("train_lr")
-    if learned is None or recipe.learning_rate is not None or recipe.optimizer != "sgd":
-        return recipe, None
-    return replace(recipe, learning_rate=float(learned)), float(learned)
-
-
-def _normalisation(
-    mean: Sequence[float] | None, std: Sequence[float] | None, train: ImageSource | None
-) -> tuple[Sequence[float], Sequence[float]]:
+def _normalisation(mean: Sequence[float] | None, std: Sequence[float] | None, train: ImageSource | None) -> Statistics:
     if mean is not None and std is not None:
         return tuple(mean), tuple(std)
     if mean is not None or std is not None:

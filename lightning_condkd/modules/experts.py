@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_condkd.augment import Augment, SiameseAugment, take
+from lightning_condkd.augment import Augment, AugmentName, resolve_augment
 from lightning_condkd.condensation.networks import FreshNetworks
 from lightning_condkd.condensation.trajectories import (
     KIND,
@@ -26,7 +26,7 @@ from lightning_condkd.condensation.trajectories import (
     snapshot_path,
 )
 from lightning_condkd.data.files import pack, plain_json, write_atomic
-from lightning_condkd.modules.batches import real_batch, real_images
+from lightning_condkd.modules.batches import real_batch, real_images, source_facts
 from lightning_condkd.randomness import Draw, seeded_generator
 
 STATE_KEY = "experts"
@@ -51,8 +51,8 @@ class ExpertTrajectories(L.LightningModule):
         output: folder for the snapshots, that of one run.
         epochs: epochs of each expert (published 50).
         learning_rate: step size (published 0.01).
-        augment: one operator for each batch, each image with its own parameters; ``None`` for all of
-            :class:`~lightning_condkd.augment.SiameseAugment`, as in the official code.
+        augment: one operator for each batch, each image with its own parameters; ``dsa`` (official code),
+            ``dsa_digits`` without its flip, ``None`` for none, or one of your own.
         seed: seed of the networks and the augmentation; ``None`` takes the one of ``seed_everything``, else 0. A
             resumed run keeps its own.
 
@@ -76,7 +76,7 @@ class ExpertTrajectories(L.LightningModule):
         output: str | Path = "experts",
         epochs: int = 50,
         learning_rate: float = 0.01,
-        augment: Augment | None = None,
+        augment: AugmentName | Augment | None = "dsa",
         seed: int | None = None,
     ) -> None:
         super().__init__()
@@ -84,10 +84,11 @@ class ExpertTrajectories(L.LightningModule):
             raise ValueError(f"epochs: expected a positive number for each expert, got {epochs}")
         self.networks = FreshNetworks(network, mean, std)
         self.output, self.epochs, self.learning_rate = Path(output), epochs, learning_rate
-        self.augment = SiameseAugment() if augment is None else augment
+        self.augment = resolve_augment(augment, mean, std)
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.network = self.networks.make(seeded_generator(self.seed, "expert"))
         self._layout = layout(self.network.network)
+        self._data_facts: dict[str, Any] = {}
         self.accuracy = MulticlassAccuracy(self.networks.num_classes, average="micro")
 
     def position(self, epoch: int) -> tuple[int, int]:
@@ -112,13 +113,20 @@ class ExpertTrajectories(L.LightningModule):
         names, shapes = self._layout
         own = self.networks.settings()
         return ExpertInfo(
-            **own, names=names, shapes=shapes, epochs=self.epochs, training=plain_json("training", training)
+            **own,
+            names=names,
+            shapes=shapes,
+            architecture=repr(self.network.network),
+            epochs=self.epochs,
+            training=plain_json("training", training),
+            data=self._data_facts,
         )
 
     def on_fit_start(self) -> None:
         """Check the run before it begins."""
         data = real_images(self)
         self.networks.check(data.image_shape, data.num_classes)
+        self._data_facts = source_facts(data.train_source)
         epochs = self.trainer.max_epochs or 0
         if epochs < 1 or epochs % self.epochs:
             raise ValueError(
@@ -157,9 +165,10 @@ class ExpertTrajectories(L.LightningModule):
             batch_idx: position in the epoch.
         """
         images, labels = real_batch(batch)
-        draw = Draw(self.seed, batch_idx, self.global_rank, self.trainer.world_size)
-        views = self.augment.sample(len(images) * draw.world_size, draw.generator(f"augment/{self.current_epoch}"))
-        loss = F.cross_entropy(self.network(self.augment(images, take(views, draw.rows))).logits, labels)
+        if self.augment is not None:
+            draw = Draw(self.seed, batch_idx, self.global_rank, self.trainer.world_size)
+            images = self.augment.view(images, draw, f"augment/{self.current_epoch}")
+        loss = F.cross_entropy(self.network(images).logits, labels)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(labels))
         return loss
 

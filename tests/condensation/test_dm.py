@@ -70,7 +70,7 @@ def transcribed(dm: DistributionMatching, pixels: Tensor, labels: Tensor, draw: 
 @pytest.mark.parametrize("norm", ["instance", "batch", "none"])
 @pytest.mark.parametrize("step", [0, 1, 2, 3])
 def test_loss_and_gradient_equal_the_published_loop(norm: str, step: int) -> None:
-    dm, draw = method(norm, chunk=2), Draw(seed=5, step=step)
+    dm, draw = method(norm, chunk=None if norm == "batch" else 2), Draw(seed=5, step=step)
     pixels, labels = learned()
     actual = loss_of(dm, pixels, labels, draw)
     [gradient] = torch.autograd.grad(actual, pixels)
@@ -87,14 +87,15 @@ def test_parts_of_classes_add_up_to_the_whole() -> None:
     assert len(parts) == 2
     whole = loss_of(method(), pixels, labels, draw)
     assert torch.allclose(torch.stack([terms.total() for terms in parts]).sum(), whole, rtol=1e-12)
-    with pytest.raises(ValueError, match="classes_per_part: BatchNorm"):
-        method("batch", classes_per_part=2)
+    for argument in ("classes_per_part", "chunk"):
+        with pytest.raises(ValueError, match=f"{argument}: BatchNorm"):
+            method("batch", **{argument: 2})
 
 
 def test_mirrored_matches_the_set_with_its_mirror_images() -> None:
     draw, (pixels, labels) = Draw(seed=5, step=0), learned()
     doubled = torch.cat([pixels, pixels.flip(-1)]), torch.cat([labels, labels])
-    plain = method(augment=SiameseAugment("color_crop_cutout_scale_rotate"))  # the default where mirrored
+    plain = method(augment="dsa_digits")  # what the default becomes where mirrored
     expected = loss_of(plain, *doubled, draw)
     actual = loss_of(method(mirrored=True), pixels, labels, draw)
     assert torch.allclose(actual, expected, rtol=1e-9)
@@ -108,6 +109,25 @@ def test_networks_are_fresh_and_leave_the_global_stream_alone() -> None:
     assert torch.equal(state, torch.random.get_rng_state())
     assert first.fingerprint() == again.fingerprint() != other.fingerprint()
     assert first.training
+
+
+def test_dropout_is_off() -> None:
+    def with_dropout() -> nn.Module:
+        body = ConvNet(3, image_size=8, depth=1, width=4).double()
+        return nn.Sequential(body.features, nn.Dropout(0.5), body.classifier)
+
+    dm = DistributionMatching(with_dropout, MEAN, STD, real_batch=6)
+    pixels, labels = learned()
+    state = torch.random.get_rng_state()
+    first, again = (loss_of(dm, pixels, labels, Draw(seed=5, step=0)) for _ in range(2))
+    assert torch.equal(first, again)
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_without_augmentation_images_are_seen_as_they_are() -> None:
+    dm = method(augment=None)
+    assert dm.settings()["augment"] == "None"
+    assert torch.equal(dm._view(images(2, 0), 0, Draw(seed=0, step=0)), images(2, 0))
 
 
 def test_the_loss_is_zero_when_learned_images_are_the_real_ones() -> None:
@@ -125,7 +145,7 @@ def test_classes_have_augmentations_of_their_own() -> None:
 
 def test_default_augmentation_is_all_of_dsa_and_settings_record_it() -> None:
     settings = method().settings()
-    assert settings["augment"] == repr(SiameseAugment())
+    assert settings["augment"] == repr(SiameseAugment(fill=0.5, brightness=0.125))
     assert (settings["network"], settings["real_batch"], settings["mean"]) == ("ConvNet", 6, list(MEAN))
     assert "padding=2" in DistributionMatching(network, augment=CropFlip(2)).settings()["augment"]
 

@@ -115,8 +115,8 @@ def test_mixed_targets_follow_the_pixels_and_a_teacher_sees_the_mixed_view() -> 
     images, recipe = values.view(3, 1, 1, 1).expand(3, 3, 8, 8), Recipe(batch_size=2, augment=None, cutmix=True)
     shares = set()
     for epoch in range(8):
-        stored = list(Batches(images, torch.eye(3).double(), recipe, 0, [0, 1]).epoch(epoch))
-        by_teacher = list(Batches(images, TeacherLabels(teacher()), recipe, 0, [0, 1]).epoch(epoch))
+        stored = list(Batches(images, torch.eye(3).double(), recipe, None, 0, [0, 1]).epoch(epoch))
+        by_teacher = list(Batches(images, TeacherLabels(teacher()), recipe, None, 0, [0, 1]).epoch(epoch))
         for (views, targets), (same, opinions) in zip(stored, by_teacher, strict=True):
             assert torch.allclose(targets @ values, views.mean((2, 3, 4)))
             assert torch.equal(views, same)
@@ -214,6 +214,42 @@ def test_every_image_of_a_batch_has_parameters_of_its_own_and_no_batch_is_droppe
     augment = Counting()
     judged(Recipe(epochs=3, batch_size=4, augment=augment), runs=1)
     assert augment.sizes == 3 * [4, 4, 2]
+
+
+class Noting(Augment):
+    """Writes what was drawn for an image into its second channel."""
+
+    def sample(self, n: int, generator: torch.Generator) -> AugmentParameters:
+        return {"drawn": torch.rand(n, generator=generator)}
+
+    def transform(self, images: Tensor, parameters: AugmentParameters) -> Tensor:
+        drawn = parameters["drawn"].view(-1, 1, 1).expand(-1, *images.shape[2:])
+        return torch.stack([images[:, 0], drawn.to(images)], dim=1)
+
+
+@pytest.mark.parametrize("batch_size", [64, 20])
+def test_every_epoch_and_every_run_has_an_order_and_views_of_its_own(batch_size: int) -> None:
+    images = torch.arange(64.0).view(64, 1, 1, 1).expand(64, 2, 2, 2)
+    batches = Batches(images, torch.arange(64), Recipe(batch_size=batch_size), Noting(), 0, [0, 1])
+    orders, draws = set(), set()
+    for epoch in range(3):
+        views = torch.cat([views for views, _ in batches.epoch(epoch)], dim=1)[..., 0, 0]
+        targets = torch.cat([targets for _, targets in batches.epoch(epoch)], dim=1)
+        assert torch.equal(views[..., 0], targets.float())
+        assert views[..., 0].sort(1).values.tolist() == 2 * [list(range(64))]
+        orders |= {tuple(run) for run in views[..., 0].tolist()}
+        draws |= set(views[..., 1].flatten().tolist())
+    assert len(orders) == 3 * 2
+    assert len(draws) == 3 * 2 * 64
+
+
+def test_a_policy_by_name_has_the_strength_for_the_networks() -> None:
+    by_name, written = (
+        judged(Recipe(epochs=4, augment=augment))
+        for augment in ("dsa", SiameseAugment(fill=sum(MEAN) / 3, brightness=sum(STD) / 6))
+    )
+    assert by_name == written
+    assert by_name != judged(Recipe(epochs=4, augment=SiameseAugment()))
 
 
 def test_published_recipes_make_one_pass_more_than_they_say_and_drop_the_rate_where_their_code_does() -> None:

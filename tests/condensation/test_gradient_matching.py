@@ -232,7 +232,8 @@ def test_loops_are_the_published_ones_unless_given(ipc: int, loops: tuple[int, i
 
 def test_names_tell_dc_from_dsa() -> None:
     assert method().name == "DC"
-    assert method(augment=SiameseAugment()).name == "DSA"
+    assert method(augment="none").name == "DC"
+    assert method(augment=SiameseAugment()).name == method(augment="dsa").name == "DSA"
 
 
 def test_mistakes_are_named() -> None:

@@ -21,7 +21,7 @@ from lightning_condkd.models import ConvNet
 
 NETWORK = ConvNet(3, image_size=8, depth=1, width=2)
 NAMES, SHAPES = layout(NETWORK)
-INFO = ExpertInfo("ConvNet", [0.5, 0.5, 0.5], None, NAMES, SHAPES, epochs=2, training={"learning_rate": 0.01})
+INFO = ExpertInfo("ConvNet", [0.5] * 3, None, NAMES, SHAPES, "ConvNet()", 2, {"learning_rate": 0.01}, {"sha256": "0"})
 
 
 def write(folder: Path, expert: int, epoch: int, info: ExpertInfo = INFO) -> Path:

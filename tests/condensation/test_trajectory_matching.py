@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_condkd.augment import DifferentiableAugment, SiameseAugment
+from lightning_condkd.augment import DifferentiableAugment, SiameseAugment, resolve_augment
 from lightning_condkd.cli import main
 from lightning_condkd.condensation.base import RealImages
 from lightning_condkd.condensation.networks import FreshNetworks
@@ -50,7 +50,15 @@ def experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five experts that take three random steps."""
     folder, networks = tmp_path_factory.mktemp("experts"), FreshNetworks(network, MEAN, STD)
     names, shapes = layout(network())
-    info = ExpertInfo(**networks.settings(), names=names, shapes=shapes, epochs=3, training={"seed": 0})
+    info = ExpertInfo(
+        **networks.settings(),
+        names=names,
+        shapes=shapes,
+        architecture=repr(network()),
+        epochs=3,
+        training={"seed": 0},
+        data={"sha256": "0"},
+    )
     for expert in range(5):
         generator = torch.Generator().manual_seed(expert)
         vector = flatten(networks.make(generator).network)
@@ -122,6 +130,32 @@ def test_recomputed_gradients_are_the_unrolled_ones_and_teslas_are_not(
     assert (tesla[1] - unrolled[1]).norm() > 1e-3 * unrolled[1].norm()
 
 
+@pytest.mark.parametrize(("gradient", "chunk"), [("unrolled", None), ("recomputed", None), ("recomputed", 2)])
+def test_mirrored_trains_on_the_set_with_its_mirror_images(experts: Path, gradient: str, chunk: int | None) -> None:
+    pixels, labels = learned()
+    doubled = torch.cat([pixels, pixels.flip(-1)]).detach().requires_grad_()
+    mirrored = method(experts, gradient=gradient, chunk=chunk, augment=None, mirrored=True)
+    plain = method(experts, gradient="unrolled", augment=None, ipc=4)
+    [ours], [expected] = (
+        mtt.losses(images, classes, NO_IMAGES, Draw(5, 1))
+        for mtt, images, classes in ((mirrored, pixels, labels), (plain, doubled, labels.repeat(2)))
+    )
+    torch.testing.assert_close(ours.total(), expected.total(), rtol=1e-9, atol=0)
+    [gradient_here], [there] = (
+        torch.autograd.grad(t.total(), images) for t, images in ((ours, pixels), (expected, doubled))
+    )
+    torch.testing.assert_close(gradient_here, there[:6] + there[6:].flip(-1), rtol=1e-9, atol=1e-12)
+
+
+def test_mirrored_images_have_augmentations_of_their_own(experts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+    augment = DifferentiableAugment(("translation",))
+    monkeypatch.setattr(augment, "transform", lambda images, parameters: seen.append(parameters["shift"]) or images)
+    loss_of(method(experts, augment=augment, gradient="unrolled", mirrored=True, chunk=4), Draw(0, 0))
+    assert len({tuple(row) for step in seen for row in step.tolist()}) == 3 * 12
+    assert "flip" not in repr(method(experts, mirrored=True).augment)
+
+
 @pytest.mark.parametrize("gradient", ["unrolled", "recomputed", "tesla"])
 def test_gradients_reach_only_pixels_and_the_step_size(experts: Path, gradient: str) -> None:
     mtt, (pixels, _) = method(experts, gradient=gradient), learned()
@@ -182,8 +216,8 @@ def test_the_file_records_the_learned_step_size_and_the_numbers(experts: Path) -
     settings = mtt.settings()
     assert settings["train_lr"] == pytest.approx(0.5)
     assert (settings["inner_steps"], settings["gradient"], settings["batch_size"]) == (3, "recomputed", None)
-    assert settings["experts"] == {"count": 5, "seed": 0}
-    assert settings["augment"] == repr(SiameseAugment())
+    assert settings["experts"] == {"count": 5, "seed": 0, "data_sha256": "0"}
+    assert settings["augment"] == repr(resolve_augment("dsa", MEAN, STD))
     assert mtt.pixel_lr == 10.0
 
 
@@ -201,6 +235,14 @@ def test_mistakes_are_named(experts: Path) -> None:
         TrajectoryMatching(
             partial(ConvNet, 3, image_size=8, depth=1), MEAN, STD, experts=experts, schedule=SCHEDULE
         ).build(SHAPE, 3, 1)
+
+    def other_pooling() -> nn.Module:
+        made = network()
+        made.features[3] = nn.MaxPool2d(2)
+        return made
+
+    with pytest.raises(ValueError, match=r"differ from the network here.*'architecture'"):
+        TrajectoryMatching(other_pooling, MEAN, STD, experts=experts, schedule=SCHEDULE).build(SHAPE, 3, 1)
     with pytest.raises(FileNotFoundError, match="no snapshots"):
         make(experts=experts / "none").build(SHAPE, 3, 1)
     with pytest.raises(ValueError, match="gradient: expected one of"):

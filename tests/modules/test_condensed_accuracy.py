@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,27 @@ NETWORK = partial(ConvNet, 10, image_size=8, in_channels=1, depth=1, width=8)
 RECIPE = Recipe(epochs=30, augment=None)
 
 
-def run(folder: Path, *callbacks: L.Callback, steps: int = 4, **more: Any) -> Condensation:
-    method = DistributionMatching(NETWORK, augment=SiameseAugment("crop_rotate", fill=0.0), real_batch=8)
+class WithStepSize(DistributionMatching):
+    """Says that it learns a step size."""
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "train_lr": 0.05}
+
+
+def run(
+    folder: Path,
+    *callbacks: L.Callback,
+    steps: int = 4,
+    kind: type[DistributionMatching] = DistributionMatching,
+    accumulate: int = 1,
+    **more: Any,
+) -> Condensation:
+    method = kind(NETWORK, augment=SiameseAugment("crop_rotate", fill=0.0), real_batch=8)
     module = Condensation(method, 2, output=folder / "set.safetensors", steps_per_epoch=steps, seed=1)
     trainer = L.Trainer(
         max_epochs=1,
         accelerator="cpu",
+        accumulate_grad_batches=accumulate,
         callbacks=list(callbacks),
         logger=False,
         enable_checkpointing=False,
@@ -47,6 +63,20 @@ def test_the_curve_is_that_of_the_evaluator_and_the_learning_does_not_depend_on_
     expected = evaluate(condensed.images, condensed.labels, *test, networks, RECIPE, runs=2).last
     assert judge.curve[-1][1] == pytest.approx(sum(expected) / 2)
     assert judge.curve[-1][1] > 0.3
+
+
+def test_a_step_size_that_is_learned_with_the_set_trains_the_networks(tmp_path: Path) -> None:
+    short = replace(RECIPE, epochs=4)
+    judges = [CondensedAccuracy(2, recipe=recipe) for recipe in (short, replace(short, learning_rate=0.05), short)]
+    for judge, kind in zip(judges, (WithStepSize, DistributionMatching, DistributionMatching), strict=True):
+        run(tmp_path, judge, steps=2, kind=kind)
+    assert judges[0].curve == judges[1].curve != judges[2].curve
+
+
+def test_a_step_of_several_batches_is_judged_once(tmp_path: Path) -> None:
+    judge = CondensedAccuracy(2, recipe=replace(RECIPE, epochs=1), test_images=50)
+    run(tmp_path, judge, steps=8, accumulate=2)
+    assert [step for step, _ in judge.curve] == [0, 2, 4]
 
 
 def test_other_networks_may_judge_and_the_curve_travels_with_the_checkpoint(tmp_path: Path) -> None:

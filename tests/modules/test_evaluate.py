@@ -8,6 +8,8 @@ import pytest
 import torch
 from jsonargparse import auto_cli
 
+from lightning_condkd.augment import SiameseAugment
+from lightning_condkd.cli import main
 from lightning_condkd.condensation.evaluation import evaluate as train_and_test
 from lightning_condkd.condensation.evaluation_batches import TeacherLabels
 from lightning_condkd.condensation.evaluation_recipe import Recipe
@@ -165,6 +167,23 @@ def test_the_recipe_of_rded_goes_by_name_and_by_the_size_of_the_set(tmp_path: Pa
     assert "cutmix" in report
 
 
+def test_every_recipe_takes_other_epochs(tmp_path: Path) -> None:
+    report, record = judged(tmp_path, condensed(tmp_path), recipe="dc", epochs=4, runs=1)
+    recipe = record["recipe"]
+    assert (recipe["epochs"], recipe["drop_epoch"], recipe["augment"]) == (4, 2, None)
+    assert "recipe: 4 epochs of sgd" in report
+    _, record = judged(tmp_path, condensed(tmp_path), recipe="dsa", epochs=1, runs=1)
+    mean, std = Digits().train_source.channel_statistics()
+    assert record["recipe"]["augment"] == repr(SiameseAugment(fill=mean[0], brightness=std[0] / 2))
+
+
+@pytest.mark.parametrize("flags", [["--recipe", "dc"], ["--recipe=rded"]])
+def test_a_recipe_by_name_and_in_parts_is_refused(flags: list[str]) -> None:
+    args = ["evaluate", "package:digits-dm-1ipc.safetensors", "--data=DigitsDataModule", *flags, "--recipe.epochs=2"]
+    with pytest.raises(SystemExit, match=r"cannot be changed by --recipe.epochs=2: set --epochs"):
+        main(args)
+
+
 def test_a_learned_step_size_is_used_unless_another_is_given(tmp_path: Path) -> None:
     path = condensed(tmp_path, settings={"train_lr": 0.03})
     report, record = judged(tmp_path, path)
@@ -199,8 +218,10 @@ def test_mistakes_are_named_before_anything_is_trained(tmp_path: Path, monkeypat
             judged(tmp_path, path, networks={"small": SMALL, "wrong": network}, batched=True)
     with pytest.raises(ValueError, match="in another order"):
         judged(tmp_path, condensed(tmp_path, class_names=NAMES[::-1]))
-    with pytest.raises(ValueError, match=r"ends in \.json"):
-        evaluate(path, data=Digits(), output="result.txt")
+    (tmp_path / "folder.json").mkdir()
+    for output in ("result.txt", str(tmp_path / "folder.json")):
+        with pytest.raises(ValueError, match=r"file that ends in \.json"):
+            evaluate(path, data=Digits(), output=output)
     other = tmp_path / "other.safetensors"
     CondensedSet(torch.rand(2, 3, 8, 8), torch.tensor([0, 9])).save(other)
     with pytest.raises(ValueError, match="image_shape"):

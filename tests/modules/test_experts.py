@@ -122,6 +122,37 @@ def test_the_same_run_may_be_repeated_and_another_needs_a_folder_of_its_own(tmp_
     assert contents(tmp_path) == before
 
 
+def test_without_augmentation_an_epoch_is_plain_sgd(tmp_path: Path) -> None:
+    fit(experts(tmp_path, augment=None, epochs=1), max_epochs=1)
+    found, network = ExpertFolder(tmp_path / "experts"), NETWORK()
+    network.load_state_dict(unflatten(found.read(0, 0), found.info.names, found.info.shapes))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    batches: list[tuple[Tensor, Tensor]] = list(Few(4, seed=0).train_dataloader())  # type: ignore[arg-type]
+    for images, labels in batches:
+        optimizer.zero_grad()
+        F.cross_entropy(network((images / 255 - 0.5) / 0.25), labels).backward()
+        optimizer.step()
+    torch.testing.assert_close(found.read(0, 1), flatten(network))
+
+
+class Others(Few):
+    """As many images, but others."""
+
+    def load(self, train: bool) -> ImageSource:
+        source = super().load(train)
+        return ImageSource(source.images.flip(0), source.labels, source.class_names)
+
+
+def test_experts_of_other_images_need_a_folder_of_their_own(tmp_path: Path) -> None:
+    fit(experts(tmp_path, epochs=1), max_epochs=1)
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=r"is of another run.*'data'"):
+        fit(experts(tmp_path, epochs=1), data=Others(4, seed=0), max_epochs=1)
+    assert contents(tmp_path) == before
+    facts = ExpertFolder(tmp_path / "experts").info.data
+    assert (facts["class_names"], facts["image_shape"], facts["images"]) == (["even", "odd"], [1, 8, 8], 13)
+
+
 def test_a_limited_epoch_has_its_snapshot_too(tmp_path: Path) -> None:
     fit(experts(tmp_path), max_epochs=2, limit=2)
     assert ExpertFolder(tmp_path / "experts").experts == [0]
