@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -160,10 +159,7 @@ def _make(command: list[str], output: Path, seed: int, folder: str) -> float:
         flags += [f"--trainer.default_root_dir={folder}", "--trainer.enable_progress_bar=false"]
     else:
         flags = [str(output), f"--seed={seed}"]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    common.run([*command, *flags])
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1)
+    return round(common.run([*command, *flags]), 1)
 
 
 def make_experts() -> None:
