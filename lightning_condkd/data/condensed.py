@@ -6,16 +6,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_condkd.assets import resolve_asset
 from lightning_condkd.data.files import pack, plain_json, unpack, write_atomic
+from lightning_condkd.data.soft_labels import LabelKind, soft_label_kind
 from lightning_condkd.randomness import seeded_generator
 
-LabelKind = Literal["hard", "probabilities", "logits"]
 KIND = "condensed set"
 
 
@@ -28,21 +28,6 @@ def to_pixels(images: Tensor, device: torch.device | None = None) -> Tensor:
     """
     pixels = images.to(device).to(torch.get_default_dtype())
     return pixels / 255 if images.dtype == torch.uint8 else pixels
-
-
-def soft_label_kind(soft_labels: Tensor) -> LabelKind:
-    """Tell probabilities from logits: rows of probabilities are not negative and sum to 1.
-
-    Args:
-        soft_labels: ``(N, K)``.
-
-    Example:
-        >>> soft_label_kind(torch.tensor([[0.25, 0.75]])), soft_label_kind(torch.tensor([[-1.0, 2.0]]))
-        ('probabilities', 'logits')
-    """
-    values = soft_labels.double()
-    normalised = bool((values >= 0).all()) and bool(((values.sum(1) - 1).abs() < 1e-2).all())
-    return "probabilities" if normalised else "logits"
 
 
 @dataclass(frozen=True)
@@ -91,7 +76,8 @@ class CondensedSet:
         info: what else is known; by default only the number of classes (largest label + 1) and the kind of label.
 
     Raises:
-        ValueError: shapes, dtypes or values do not fit each other. A class without images is allowed, see
+        ValueError: shapes, dtypes or values do not fit each other, or soft labels without info may be probabilities as
+            well as logits. A class without images is allowed, see
             :attr:`missing_classes`.
 
     Example:

@@ -52,13 +52,14 @@ def _read_folder(path: Path, given: dict[str, Any]) -> CondensedSet:
 
 def _read_file(path: Path, given: dict[str, Any]) -> CondensedSet:
     content = read_untrusted(path)
-    source = Source(given.get("dataset"), given.get("mean"), given.get("std"))
+    source, label_kind = Source(given.get("dataset"), given.get("mean"), given.get("std")), given.get("label_kind")
     if is_list_of_two(content):
-        refuse_others(given, FACTS | {"factor"}, f"{path.name} is a list [images, labels] in pixels")
-        return read_decoded(content[0], content[1], path, given.get("factor"), source.dataset)
+        refuse_others(given, FACTS | {"factor", "label_kind"}, f"{path.name} is a list [images, labels] in pixels")
+        return read_decoded(content[0], content[1], path, given.get("factor"), source.dataset, label_kind)
     if isinstance(content, Tensor) and content.dim() == 4:
-        refuse_others(given, FACTS | {"mean", "std", "labels", "whitened"}, f"{path.name} holds one bare tensor")
-        return read_mtt(content, path, given.get("labels"), source, given.get("whitened"))
-    condensed = read_dc(content, path, source, given.get("run", -1))
-    refuse_others(given, FACTS | {"mean", "std", "run"}, f"{path.name} is a dict of the DC family")
+        known = FACTS | {"mean", "std", "labels", "whitened", "label_kind"}
+        refuse_others(given, known, f"{path.name} holds one bare tensor")
+        return read_mtt(content, path, given.get("labels"), source, given.get("whitened"), label_kind)
+    condensed = read_dc(content, path, source, given.get("run", -1), label_kind)
+    refuse_others(given, FACTS | {"mean", "std", "run", "label_kind"}, f"{path.name} is a dict of the DC family")
     return condensed

@@ -11,9 +11,10 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-from lightning_condkd.data.condensed import CondensedInfo, CondensedSet, LabelKind, soft_label_kind
+from lightning_condkd.data.condensed import CondensedInfo, CondensedSet
 from lightning_condkd.data.files import sha256
 from lightning_condkd.data.normalisations import Normalisation
+from lightning_condkd.data.soft_labels import LabelKind, SoftLabelKind, checked_kind, soft_label_kind
 
 
 class ImportOptions(TypedDict, total=False):
@@ -29,6 +30,8 @@ class ImportOptions(TypedDict, total=False):
         factor: a stored image packs factor x factor images (IDC, DREAM, NCFM); 1 for plain images.
         class_names: names of the dataset's classes in the order of its labels; a folder's classes are put into this
             order by name.
+        label_kind: what soft labels are, ``probabilities`` or ``logits``; by default told from their values, and asked
+            for where these do not tell.
         train_lr: learned step size with which the source trains on the set (MTT family), recorded in the settings.
     """
 
@@ -40,6 +43,7 @@ class ImportOptions(TypedDict, total=False):
     whitened: bool | None
     factor: int | None
     class_names: Sequence[str] | None
+    label_kind: SoftLabelKind | None
     train_lr: float | None
 
 
@@ -121,6 +125,7 @@ def build(
     images: Tensor,
     labels: Tensor,
     known: Normalisation,
+    label_kind: SoftLabelKind | None,
     *,
     method: str,
     settings: Mapping[str, Any],
@@ -132,6 +137,7 @@ def build(
         images: ``(N, C, H, W)`` as the source has them.
         labels: classes ``(N,)`` of any type, or probabilities or logits ``(N, K)``.
         known: the normalisation to undo.
+        label_kind: what soft labels are; ``None`` tells it from their values.
         method: the condensation method.
         settings: what else is known; ``None`` values are left out.
         provenance: where the set comes from.
@@ -141,7 +147,7 @@ def build(
     """
     if not images.is_floating_point():
         raise ValueError(f"expected floating point images, got {images.dtype}: no known source writes these")
-    hard, soft, kind = _labels(labels.detach())
+    hard, soft, kind = _labels(labels.detach(), label_kind)
     info = CondensedInfo(
         known.num_classes or (int(hard.max()) + 1 if soft is None else soft.shape[1]),
         label_kind=kind,
@@ -154,15 +160,17 @@ def build(
     return CondensedSet(known.undo(images.detach().float()), hard, soft, info)
 
 
-def _labels(labels: Tensor) -> tuple[Tensor, Tensor | None, LabelKind]:
+def _labels(labels: Tensor, named: SoftLabelKind | None) -> tuple[Tensor, Tensor | None, LabelKind]:
     if labels.dim() == 2 and labels.is_floating_point():
-        return labels.argmax(1), labels, soft_label_kind(labels)
+        return labels.argmax(1), labels, checked_kind(labels, named) if named else soft_label_kind(labels)
     hard = labels.long()
     if labels.dim() != 1 or not torch.equal(hard.to(labels.dtype), labels):
         raise ValueError(
             f"expected labels as whole numbers (N,), or probabilities or logits (N, K), got {labels.dtype} "
             f"{tuple(labels.shape)}: give the labels file of these images"
         )
+    if named:
+        raise ValueError(f"label_kind={named}, but the labels are classes (N,), no soft labels: drop it")
     return hard, None, "hard"
 
 

@@ -13,6 +13,7 @@ from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.files import read_untrusted
 from lightning_condkd.data.importers_common import NORMALISED_STD, build, provenance_of, what_is
 from lightning_condkd.data.normalisations import DC_CONSTANTS, Source, find_normalisation
+from lightning_condkd.data.soft_labels import SoftLabelKind
 
 # DataDAM's code ends the name with an underscore.
 _CODE_NAME = re.compile(r"res_(?P<method>[^_]+)_(?P<dataset>[^_]+)_(?P<network>.+)_(?P<ipc>\d+)ipc_?\.(?:pt|pth)")
@@ -26,6 +27,7 @@ def import_dc(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     run: int = -1,
+    label_kind: SoftLabelKind | None = None,
 ) -> CondensedSet:
     """Read a file of the DC family: a dict whose ``data`` lists one ``[images, labels]`` for each run.
 
@@ -39,6 +41,7 @@ def import_dc(
         mean: channel means that the source used, in place of the dataset's.
         std: channel standard deviations that the source used, in place of the dataset's.
         run: which run to take; -1 is the last.
+        label_kind: what soft labels are; by default told from their values.
 
     Raises:
         ValueError: the file is of another kind or asks for code to run, or the normalisation is not known.
@@ -47,10 +50,10 @@ def import_dc(
         Zhao, Mopuri, Bilen: Dataset Condensation with Gradient Matching, arXiv 2006.05929.
         Sajedi et al.: DataDAM: Efficient Dataset Distillation with Attention Matching, arXiv 2310.00093.
     """
-    return read_dc(read_untrusted(Path(path)), Path(path), Source(dataset, mean, std), run)
+    return read_dc(read_untrusted(Path(path)), Path(path), Source(dataset, mean, std), run, label_kind)
 
 
-def read_dc(content: object, path: Path, source: Source, run: int) -> CondensedSet:
+def read_dc(content: object, path: Path, source: Source, run: int, label_kind: SoftLabelKind | None) -> CondensedSet:
     """Return the set of a dict of the DC family.
 
     Args:
@@ -58,6 +61,7 @@ def read_dc(content: object, path: Path, source: Source, run: int) -> CondensedS
         path: the file.
         source: what is known about its normalisation.
         run: which run to take; -1 is the last.
+        label_kind: what soft labels are; ``None`` tells it from their values.
 
     Raises:
         ValueError: see :func:`import_dc`.
@@ -75,6 +79,7 @@ def read_dc(content: object, path: Path, source: Source, run: int) -> CondensedS
         images,
         labels,
         known,
+        label_kind,
         method=named.get("method", "unknown"),
         settings={"dataset": source.dataset, "network": named.get("network")},
         provenance=provenance_of("DC dict", path) | {"run": _which(run % len(runs) + 1, len(runs), named)},

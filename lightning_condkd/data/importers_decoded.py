@@ -13,6 +13,7 @@ from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.files import read_untrusted
 from lightning_condkd.data.importers_common import build, provenance_of, what_is
 from lightning_condkd.data.normalisations import Normalisation, known_classes
+from lightning_condkd.data.soft_labels import SoftLabelKind
 
 # The sources clamp to [0, 1] before every step, so that only the last step leaves it; normalised images go far beyond.
 _PIXEL_RANGE = (-0.5, 1.5)
@@ -58,7 +59,9 @@ def decode_tiles(images: Tensor, labels: Tensor, factor: int) -> tuple[Tensor, T
     return enlarged, labels.repeat(factor * factor, *[1] * (labels.dim() - 1))
 
 
-def import_decoded(path: str | Path, *, factor: int, dataset: str | None = None) -> CondensedSet:
+def import_decoded(
+    path: str | Path, *, factor: int, dataset: str | None = None, label_kind: SoftLabelKind | None = None
+) -> CondensedSet:
     """Read a list ``[images, labels]`` as IDC, DREAM and NCFM write it, and unpack its images.
 
     The pixels are in the units of [0, 1], so no normalisation is undone. The last step before saving is not clamped by
@@ -69,6 +72,7 @@ def import_decoded(path: str | Path, *, factor: int, dataset: str | None = None)
         factor: the ``factor`` of the source's command line: a stored image packs factor x factor images. 1 for plain
             images (IDC-I); IDC uses 2, and 3 on ImageNet.
         dataset: the dataset, which tells the number of classes.
+        label_kind: what soft labels are; by default told from their values.
 
     Raises:
         ValueError: the file is of another kind, or its images are not in pixels.
@@ -82,7 +86,7 @@ def import_decoded(path: str | Path, *, factor: int, dataset: str | None = None)
     content = read_untrusted(path)
     if not is_list_of_two(content):
         raise ValueError(f"expected a list [images, labels] in {path}, got {what_is(content)}: give a file of IDC")
-    return read_decoded(content[0], content[1], path, factor, dataset)
+    return read_decoded(content[0], content[1], path, factor, dataset, label_kind)
 
 
 def is_list_of_two(content: object) -> TypeGuard[Sequence[Tensor]]:
@@ -97,7 +101,14 @@ def is_list_of_two(content: object) -> TypeGuard[Sequence[Tensor]]:
     return isinstance(images, Tensor) and isinstance(labels, Tensor) and images.dim() == 4
 
 
-def read_decoded(images: Tensor, labels: Tensor, path: Path, factor: int | None, dataset: str | None) -> CondensedSet:
+def read_decoded(
+    images: Tensor,
+    labels: Tensor,
+    path: Path,
+    factor: int | None,
+    dataset: str | None,
+    label_kind: SoftLabelKind | None,
+) -> CondensedSet:
     """Return the set of a list.
 
     Args:
@@ -106,6 +117,7 @@ def read_decoded(images: Tensor, labels: Tensor, path: Path, factor: int | None,
         path: the file.
         factor: tiles along each side; ``None`` is refused.
         dataset: the dataset.
+        label_kind: what soft labels are; ``None`` tells it from their values.
 
     Raises:
         ValueError: see :func:`import_decoded`.
@@ -128,6 +140,7 @@ def read_decoded(images: Tensor, labels: Tensor, path: Path, factor: int | None,
         pixels,
         repeated,
         Normalisation((), (), known_classes(dataset)),
+        label_kind,
         method="IDC family",
         settings={"dataset": dataset, "factor": factor},
         provenance=provenance_of("IDC list", path) | {"stored images": str(len(images))},

@@ -28,6 +28,7 @@ from lightning_condkd.data.normalisations import (
     find_normalisation,
     known_classes,
 )
+from lightning_condkd.data.soft_labels import SoftLabelKind
 
 # Images to start from of DataDAM and DC-BENCH, which go by the constants of DC
 _START_NAME = re.compile(r"(?P<dataset>[^_]+)_IPC\d+(?:_normalize)?_images\.(?:pt|pth)")
@@ -44,6 +45,7 @@ def import_mtt(
     std: Sequence[float] | None = None,
     whitened: bool | None = None,
     train_lr: float | None = None,
+    label_kind: SoftLabelKind | None = None,
 ) -> CondensedSet:
     """Read a pair of tensor files of the MTT family (MTT, FTD, TESLA, DATM).
 
@@ -63,6 +65,7 @@ def import_mtt(
         whitened: whether the images are whitened; ``None`` judges by their spread.
         train_lr: the learned step size; by default that of an ``lr_*`` file beside the images. Goes into
             ``info.settings["train_lr"]``.
+        label_kind: what soft labels are; by default told from their values.
 
     Raises:
         FileNotFoundError: no labels file.
@@ -73,12 +76,18 @@ def import_mtt(
         Guo et al.: Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching, arXiv 2310.05773.
     """
     path = Path(images_path)
-    condensed = read_mtt(read_untrusted(path), path, labels_path, Source(dataset, mean, std), whitened)
+    source = Source(dataset, mean, std)
+    condensed = read_mtt(read_untrusted(path), path, labels_path, source, whitened, label_kind)
     return record(condensed, given_options({"train_lr": train_lr}))
 
 
 def read_mtt(
-    content: object, path: Path, labels_path: str | Path | None, source: Source, whitened: bool | None
+    content: object,
+    path: Path,
+    labels_path: str | Path | None,
+    source: Source,
+    whitened: bool | None,
+    label_kind: SoftLabelKind | None,
 ) -> CondensedSet:
     """Return the set of a pair, with the step size of its ``lr_*`` file where there is one.
 
@@ -88,6 +97,7 @@ def read_mtt(
         labels_path: its labels; ``None`` looks beside it.
         source: what is known about the normalisation.
         whitened: whether the images are whitened; ``None`` judges by their spread.
+        label_kind: what soft labels are; ``None`` tells it from their values.
 
     Raises:
         FileNotFoundError: no labels file.
@@ -105,6 +115,7 @@ def read_mtt(
         images,
         labels,
         known,
+        label_kind,
         method="real images" if start else "MTT family",
         settings={"dataset": source.dataset, "train_lr": train_lr},
         provenance=_provenance(files, label_files, known) | lr_record,

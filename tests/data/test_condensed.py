@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lightning_condkd.data import files
 from lightning_condkd.data.bank import MemoryBank
-from lightning_condkd.data.condensed import CondensedInfo, CondensedSet, soft_label_kind
+from lightning_condkd.data.condensed import CondensedInfo, CondensedSet
+from lightning_condkd.data.soft_labels import soft_label_kind
 from lightning_condkd.randomness import seeded_generator
 
 LABELS = torch.tensor([2, 0, 1, 0, 2, 2, 1, 0, 0])
@@ -175,6 +176,9 @@ def test_soft_labels_are_told_apart() -> None:
     assert soft_label_kind(logits.softmax(1)) == "probabilities"
     assert soft_label_kind(logits.softmax(1).half()) == "probabilities"
     assert soft_label_kind(logits - logits.mean(1, keepdim=True) + 0.2) == "logits"
+    scaled = logits.softmax(1) * torch.linspace(0.97, 1, 20).unsqueeze(1)
+    with pytest.raises(ValueError, match="or logits"):
+        soft_label_kind(scaled)
     assert CondensedSet(torch.rand(20, 1, 2, 2), logits.argmax(1), logits).info.label_kind == "logits"
 
 

@@ -224,6 +224,9 @@ def test_the_command_line_takes_the_options(tmp_path: Path, capsys: pytest.Captu
     mean = ["--mean=[0.5,0.5,0.5]", "--std=[0.2,0.2,0.2]"]
     main(["convert", str(target), str(tmp_path / "pair"), "--format=mtt", *mean])
     assert import_condensed(tmp_path / "pair" / "images_best.pt", mean=(0.5,) * 3, std=(0.2,) * 3).ipc == 8
+    torch.save(torch.eye(2)[[0] * 8 + [1] * 8] * 0.98, tmp_path / "pair" / "labels_best.pt")
+    main(["convert", str(tmp_path / "pair" / "images_best.pt"), str(target), "--label_kind=probabilities", *mean])
+    assert CondensedSet.load(target).info.label_kind == "probabilities"
 
 
 @pytest.mark.real_data

@@ -199,6 +199,32 @@ def test_tesla_pairs_bring_probabilities(tmp_path: Path) -> None:
     assert condensed.info.label_kind == "probabilities"
 
 
+def test_soft_labels_that_may_be_either_are_asked_for(tmp_path: Path) -> None:
+    soft = torch.randn(20, 10, generator=seeded_generator(0, "logits")).softmax(1)
+    soft[3] *= 0.98
+    pair = write_pair(tmp_path, "images_best.pt", soft)
+    dc = save(tmp_path / "dc.pt", {"data": [[CIFAR10.apply(pixels()), soft]]})
+    decoded = save(tmp_path / "data.pt", [pixels(unit=True), soft])
+    for path, options in ((pair, {}), (dc, {}), (decoded, {"factor": 1})):
+        options["dataset"] = "CIFAR10"
+        with pytest.raises(ValueError, match=r"misses it by 0\.020: are they .*label_kind \(--label_kind\)"):
+            import_condensed(path, **options)
+        for kind in ("probabilities", "logits"):
+            condensed = import_condensed(path, label_kind=kind, **options)
+            assert condensed.info.label_kind == kind
+            assert torch.equal(condensed.soft_labels, soft)
+
+
+def test_a_kind_of_labels_must_exist_and_fit(tmp_path: Path) -> None:
+    path = write_pair(tmp_path, "images_best.pt", torch.randn(20, 10) * 5)
+    kinds: Any = {"probabilities": "these are logits", "hard": "expected 'probabilities' or 'logits', got 'hard'"}
+    for kind, message in kinds.items():
+        with pytest.raises(ValueError, match=message):
+            import_mtt(path, dataset="CIFAR10", label_kind=kind)
+    with pytest.raises(ValueError, match=r"label_kind=logits, but the labels are classes"):
+        import_mtt(write_pair(tmp_path, "images_best.pt", LABELS), dataset="CIFAR10", label_kind="logits")
+
+
 def test_averaged_sets_of_ftd_and_their_unwhitened_view_find_their_labels(tmp_path: Path) -> None:
     path = write_pair(tmp_path, "ema_images_400.pt", LABELS)
     assert_pixels(import_mtt(path, dataset="CIFAR10"), pixels())

@@ -1,0 +1,63 @@
+"""Soft labels: probabilities or logits."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+LabelKind = Literal["hard", "probabilities", "logits"]
+SoftLabelKind = Literal["probabilities", "logits"]
+
+# Learned or rounded probabilities may miss [0, 1] and a sum of 1 by a little; logits have no reason to come so near.
+_NEAR = 0.1
+
+
+def soft_label_kind(soft_labels: Tensor) -> SoftLabelKind:
+    """Tell probabilities from logits: rows of probabilities are not negative and sum to 1.
+
+    Args:
+        soft_labels: ``(N, K)``.
+
+    Raises:
+        ValueError: they are nearly probabilities, so that either may be meant.
+
+    Example:
+        >>> import torch
+        >>> soft_label_kind(torch.tensor([[0.25, 0.75]])), soft_label_kind(torch.tensor([[-1.0, 2.0]]))
+        ('probabilities', 'logits')
+    """
+    missed = (soft_labels.double().sum(1) - 1).abs()
+    if bool((soft_labels >= 0).all()) and bool((missed < 1e-2).all()):
+        return "probabilities"
+    if _near_unit_range(soft_labels) and float((missed < _NEAR).double().mean()) > 0.5:
+        raise ValueError(
+            f"soft labels lie between {float(soft_labels.min()):.3f} and {float(soft_labels.max()):.3f} and most rows "
+            f"sum to about 1, but one misses it by {float(missed.max()):.3f}: are they probabilities or logits? Pass "
+            "label_kind (--label_kind), 'probabilities' or 'logits'; a CondensedSet takes it in its info"
+        )
+    return "logits"
+
+
+def checked_kind(soft_labels: Tensor, kind: SoftLabelKind) -> SoftLabelKind:
+    """Return the kind that a user names, if soft labels can be of it.
+
+    Args:
+        soft_labels: ``(N, K)``.
+        kind: ``probabilities`` or ``logits``.
+
+    Raises:
+        ValueError: there is no such kind, or probabilities lie outside [0, 1] by more than rounding or learning does.
+    """
+    if kind not in ("probabilities", "logits"):
+        raise ValueError(f"label_kind: expected 'probabilities' or 'logits', got {kind!r}")
+    if kind == "probabilities" and not _near_unit_range(soft_labels):
+        raise ValueError(
+            f"label_kind: expected probabilities between 0 and 1, got {float(soft_labels.min()):.3f} to "
+            f"{float(soft_labels.max()):.3f}: these are logits"
+        )
+    return kind
+
+
+def _near_unit_range(values: Tensor) -> bool:
+    return bool(((values >= -_NEAR) & (values <= 1 + _NEAR)).all())
