@@ -175,6 +175,8 @@ class CondensedSet:
             path: target, ending in ``.safetensors``; replaced whole.
 
         Raises:
+            IsADirectoryError: the target is a folder.
+            NotADirectoryError: the target would lie below a file.
             ValueError: another ending.
         """
         path = Path(path)

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from lightning_condkd.data.condensed import CondensedSet, to_pixels
-from lightning_condkd.data.files import write_atomic
+from lightning_condkd.data.files import make_parents, write_atomic
 from lightning_condkd.data.importers_folder import safe_name
 from lightning_condkd.data.normalisations import DC_CONSTANTS, MTT_CONSTANTS, Normalisation, Source, find_normalisation
 
@@ -142,7 +142,7 @@ def _new_folder(folder: Path) -> Iterator[Path]:
     """A sibling to write into, which takes the folder's name when all is written."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists and is not an empty folder: choose another, or remove it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_parents(folder)
     temporary = folder.with_name(f".{folder.name}.{os.urandom(4).hex()}.tmp")
     temporary.mkdir()
     try:

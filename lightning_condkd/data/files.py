@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,14 +32,34 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def make_parents(path: Path) -> None:
+    """Make the missing parent folders of a target.
+
+    Args:
+        path: the target, a file or a folder.
+
+    Raises:
+        NotADirectoryError: one of them is a file.
+    """
+    if taken := next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None):
+        raise NotADirectoryError(f"{path} would lie below {taken}, which is a file: choose another place, or move it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+
 def write_atomic(path: Path, content: bytes) -> None:
     """Write a file so that a reader or a crash never sees half of it.
 
     Args:
         path: the target; missing parent folders are made.
         content: all of its bytes.
+
+    Raises:
+        IsADirectoryError: the target is a folder.
+        NotADirectoryError: the target would lie below a file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, expected a file to write: choose another name, or move it")
+    make_parents(path)
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
     try:
         with temporary.open("wb") as stream:
@@ -115,7 +134,10 @@ def _checked_header(kind: str, path: Path, metadata: Mapping[str, str] | None) -
             f"{path} is a safetensors file, but no {kind}: its metadata lacks the key {HEADER_KEY!r}. "
             "Weights of a network belong to the argument that asks for weights"
         )
-    header: dict[str, Any] = json.loads((metadata or {})[HEADER_KEY])
+    try:
+        header: dict[str, Any] = json.loads((metadata or {})[HEADER_KEY])
+    except json.JSONDecodeError as error:
+        raise ValueError(f"the header of {path} is damaged ({error}): copy or make it again") from error
     version, found = header.pop("format_version", None), header.pop("kind", None)
     if version != FORMAT_VERSION:
         raise ValueError(
@@ -154,20 +176,34 @@ def read_untrusted(path: Path) -> Any:  # noqa: ANN401 (whatever the file holds)
         path: the file.
 
     Raises:
-        ValueError: the file holds something else, or is no such file.
+        FileNotFoundError: no such file.
+        PermissionError: the file may not be read.
+        ValueError: the file asks for code to run, is damaged, or is a folder.
     """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, expected a file of torch.save: give the file, or use import_folder")
     scalar: Any = np.float64(0).__reduce__()[0]
     paths = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     try:
         with torch.serialization.safe_globals([*paths, np.dtype, np.dtypes.Float64DType]):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        wanted = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it asks for {wanted[1]}, which no tensor needs" if wanted else "it holds no plain tensors"
-        raise ValueError(
-            f"refused to read {path}: {reason}. Expected a file that torch.load(weights_only=True) reads; "
-            "if you trust it, load it yourself and save its tensors with CondensedSet(images, labels).save(...)"
-        ) from error
+    except (FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:  # on damaged bytes the unpickler fails in whatever way it happens to
+        raise ValueError(_refusal(path, error)) from error
+
+
+def _refusal(path: Path, error: Exception) -> str:
+    if wanted := re.search(r"GLOBAL (\w[\w.]*\w)", str(error)):
+        return (
+            f"refused to read {path}: it asks for {wanted[1]}, which no tensor needs. Expected a file that "
+            "torch.load(weights_only=True) reads: copy it again if it may be damaged; if you trust it, load it "
+            "yourself and save its tensors with CondensedSet(images, labels).save(...)"
+        )
+    return (
+        f"refused to read {path}: expected a file of torch.save, but it is cut off, damaged or of another kind "
+        f"({type(error).__name__}). Copy or download it again"
+    )
 
 
 class Chunk(NamedTuple):
@@ -195,7 +231,7 @@ def link_or_copy(source: Path, target: Path) -> None:
     """
     if target.exists() and target.samefile(source):
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_parents(target)
     target.unlink(missing_ok=True)
     try:
         os.link(source, target)

@@ -121,6 +121,24 @@ def provenance_of(form: str, *paths: Path) -> dict[str, str]:
     return {"format": form, "file": ", ".join(path.name for path in paths), "sha256": hashes}
 
 
+def check_images(images: Tensor, path: Path) -> None:
+    """Check that a tensor holds images as sources write them.
+
+    Args:
+        images: the tensor.
+        path: its file.
+
+    Raises:
+        ValueError: it is of another shape or type, or empty.
+    """
+    if images.dim() != 4 or not images.numel():
+        raise ValueError(
+            f"expected images (N, C, H, W) in {path}, got {tuple(images.shape)}: give the images file of a finished run"
+        )
+    if not images.is_floating_point():
+        raise ValueError(f"expected floating point images in {path}, got {images.dtype}: no known source writes these")
+
+
 def build(
     images: Tensor,
     labels: Tensor,
@@ -145,8 +163,6 @@ def build(
     Raises:
         ValueError: the labels are of another kind, or do not fit the images.
     """
-    if not images.is_floating_point():
-        raise ValueError(f"expected floating point images, got {images.dtype}: no known source writes these")
     hard, soft, kind = _labels(labels.detach(), label_kind)
     info = CondensedInfo(
         known.num_classes or (int(hard.max()) + 1 if soft is None else soft.shape[1]),

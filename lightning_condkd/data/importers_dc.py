@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.files import read_untrusted
-from lightning_condkd.data.importers_common import NORMALISED_STD, build, provenance_of, what_is
+from lightning_condkd.data.importers_common import NORMALISED_STD, build, check_images, provenance_of, what_is
 from lightning_condkd.data.normalisations import DC_CONSTANTS, Source, find_normalisation
 from lightning_condkd.data.soft_labels import SoftLabelKind
 
@@ -73,6 +72,7 @@ def read_dc(content: object, path: Path, source: Source, run: int, label_kind: S
     source = source._replace(dataset=source.dataset or named.get("dataset"))
     known = find_normalisation(DC_CONSTANTS, source, path.name)
     images, labels = runs[run]
+    check_images(images, path)
     if named.get("method") == "DataDAM" and source.mean is None:
         _refuse_whitened(images, path)
     return build(
@@ -106,12 +106,16 @@ def _which(number: int, count: int, named: Mapping[str, str]) -> str:
 
 
 def _runs(content: object, path: Path) -> Sequence[tuple[Tensor, Tensor]]:
-    data: list[Any] = (content.get("data") if isinstance(content, dict) else None) or []
-    runs = [data] if data and isinstance(data[0], Tensor) else data
-    if runs and all(len(pair) == 2 and all(isinstance(item, Tensor) for item in pair) for pair in runs):
+    data = content.get("data") if isinstance(content, dict) else None
+    runs = [data] if _is_pair(data) else data
+    if isinstance(runs, list | tuple) and runs and all(map(_is_pair, runs)):
         return [(images, labels) for images, labels in runs]
     raise ValueError(
         f"{path} is neither a dict with a list 'data' of [images, labels] (DC, DSA, DM, DataDAM) nor a tensor of "
         "images (N, C, H, W) (MTT family) nor a list [images, labels] (IDC, DREAM, NCFM), but "
         f"{what_is(content)}: save its images in the units of [0, 1] with CondensedSet(images, labels).save(...)"
     )
+
+
+def _is_pair(item: object) -> bool:
+    return isinstance(item, list | tuple) and len(item) == 2 and all(isinstance(part, Tensor) for part in item)

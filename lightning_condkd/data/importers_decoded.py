@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.files import read_untrusted
-from lightning_condkd.data.importers_common import build, provenance_of, what_is
+from lightning_condkd.data.importers_common import build, check_images, provenance_of, what_is
 from lightning_condkd.data.normalisations import Normalisation, known_classes
 from lightning_condkd.data.soft_labels import SoftLabelKind
 
@@ -128,6 +128,7 @@ def read_decoded(
             "factor x factor images, and the file does not tell: pass factor (--factor) as on the source's command "
             "line. 1 means plain images (IDC-I); IDC uses 2, and 3 on ImageNet"
         )
+    check_images(images, path)
     low, high = float(images.min()), float(images.max())
     if low < _PIXEL_RANGE[0] or high > _PIXEL_RANGE[1]:
         raise ValueError(

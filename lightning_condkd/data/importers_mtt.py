@@ -15,6 +15,7 @@ from lightning_condkd.data.files import read_untrusted, sha256
 from lightning_condkd.data.importers_common import (
     NORMALISED_STD,
     build,
+    check_images,
     given_options,
     provenance_of,
     record,
@@ -148,6 +149,7 @@ def _read_images(path: Path) -> Tensor:
 def _checked_images(content: object, path: Path) -> Tensor:
     if not isinstance(content, Tensor) or content.dim() != 4:
         raise ValueError(f"expected a tensor of images (N, C, H, W) in {path}, got {what_is(content)}")
+    check_images(content, path)
     return content
 
 

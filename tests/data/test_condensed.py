@@ -212,6 +212,9 @@ def test_files_of_another_format_are_refused_with_a_cure(tmp_path: Path) -> None
     cut.write_bytes(cut.read_bytes()[:-10])
     with pytest.raises(ValueError, match="cut off"):
         CondensedSet.load(cut)
+    save_file({"images": float_images()}, cut, {files.HEADER_KEY: '{"kind": "conden'})
+    with pytest.raises(ValueError, match=r"header of .*cut\.safetensors is damaged"):
+        CondensedSet.load(cut)
     with pytest.raises(FileNotFoundError, match="check the path"):
         CondensedSet.load(tmp_path / "absent.safetensors")
     odd = tmp_path / "set.npz"
