@@ -47,8 +47,10 @@ class ImportOptions(TypedDict, total=False):
     train_lr: float | None
 
 
-# Whitened CIFAR-10 (ZCA, eps 0.1) has a standard deviation of 0.26, normalised CIFAR-10 of 1.2 (measured by us).
-NORMALISED_STD = 0.6
+# Whitened CIFAR-10 (ZCA, eps 0.1) has a standard deviation of 0.26, normalised CIFAR-10 of 1.2 (measured by us), pixels
+# 0.5 at most. Learned images may spread several times as far as real ones; pixels of 0 to 255 have about 50 and more.
+NORMALISED_STD = (0.6, 10.0)
+PIXEL_CONSTANTS = "for each channel 0 and 1 for pixels of 0 to 1, 0 and 0.003921569 for pixels of 0 to 255"
 
 # True of every set, whatever its format.
 FACTS = frozenset({"dataset", "class_names", "train_lr"})
@@ -137,6 +139,26 @@ def check_images(images: Tensor, path: Path) -> None:
         )
     if not images.is_floating_point():
         raise ValueError(f"expected floating point images in {path}, got {images.dtype}: no known source writes these")
+
+
+def misfit(images: Tensor, flat: bool = False) -> str | None:
+    """Return why images do not look normalised, ``None`` where they do.
+
+    Args:
+        images: ``(N, C, H, W)`` floating point.
+        flat: whether a small spread is known to be right.
+
+    Example:
+        >>> images = torch.arange(4.0).view(1, 1, 2, 2)
+        >>> misfit(images), misfit(images / 4)
+        (None, 'looks whitened or already in pixels (std 0.32, expected about 1)')
+    """
+    spread, (low, high) = float(images.detach().float().std()), NORMALISED_STD
+    if spread > high:
+        return f"looks like pixels of 0 to 255 (std {spread:.2f}, expected about 1)"
+    if spread < low and not flat:
+        return f"looks whitened or already in pixels (std {spread:.2f}, expected about 1)"
+    return None
 
 
 def build(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Never
 
 from torch import Tensor
 
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.files import read_untrusted
-from lightning_condkd.data.importers_common import NORMALISED_STD, build, check_images, provenance_of, what_is
-from lightning_condkd.data.normalisations import DC_CONSTANTS, Source, find_normalisation
+from lightning_condkd.data.importers_common import PIXEL_CONSTANTS, build, check_images, misfit, provenance_of, what_is
+from lightning_condkd.data.normalisations import DC_CONSTANTS, Normalisation, Source, find_normalisation
 from lightning_condkd.data.soft_labels import SoftLabelKind
 
 # DataDAM's code ends the name with an underscore.
@@ -43,7 +44,8 @@ def import_dc(
         label_kind: what soft labels are; by default told from their values.
 
     Raises:
-        ValueError: the file is of another kind or asks for code to run, or the normalisation is not known.
+        ValueError: the file is of another kind, damaged or asks for code to run, the normalisation is not known, or the
+            images do not look normalised and mean and std are not given.
 
     References:
         Zhao, Mopuri, Bilen: Dataset Condensation with Gradient Matching, arXiv 2006.05929.
@@ -73,8 +75,8 @@ def read_dc(content: object, path: Path, source: Source, run: int, label_kind: S
     known = find_normalisation(DC_CONSTANTS, source, path.name)
     images, labels = runs[run]
     check_images(images, path)
-    if named.get("method") == "DataDAM" and source.mean is None:
-        _refuse_whitened(images, path)
+    if source.mean is None and (why := misfit(images)):
+        _refuse(why, path, known)
     return build(
         images,
         labels,
@@ -92,12 +94,12 @@ def _name_facts(name: str) -> Mapping[str, str]:
     return match.groupdict() if (match := _CODE_NAME.fullmatch(name)) else {}
 
 
-def _refuse_whitened(images: Tensor, path: Path) -> None:
-    if (spread := float(images.detach().float().std())) < NORMALISED_STD:
-        raise ValueError(
-            f"{path.name} looks whitened (std {spread:.2f}, expected about 1), as DataDAM's code does with --zca, and "
-            "a teacher cannot read whitened images. If they are normalised after all, pass mean and std (--mean, --std)"
-        )
+def _refuse(why: str, path: Path, known: Normalisation) -> Never:
+    raise ValueError(
+        f"{path.name} {why}. A teacher cannot read whitened images, which DataDAM's code writes with --zca. Otherwise "
+        f"pass mean and std (--mean, --std): {list(known.mean)} and {list(known.std)} for images that are normalised "
+        f"after all; {PIXEL_CONSTANTS}"
+    )
 
 
 def _which(number: int, count: int, named: Mapping[str, str]) -> str:

@@ -13,10 +13,11 @@ from torch import Tensor
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.files import read_untrusted, sha256
 from lightning_condkd.data.importers_common import (
-    NORMALISED_STD,
+    PIXEL_CONSTANTS,
     build,
     check_images,
     given_options,
+    misfit,
     provenance_of,
     record,
     what_is,
@@ -70,7 +71,8 @@ def import_mtt(
 
     Raises:
         FileNotFoundError: no labels file.
-        ValueError: the images are whitened, the files are of another kind, or the normalisation is not known.
+        ValueError: the images are whitened or do not look normalised, the files are of another kind
+            or damaged, or the normalisation or the kind of the labels is not known.
 
     References:
         Cazenavette et al.: Dataset Distillation by Matching Training Trajectories, arXiv 2203.11932.
@@ -189,16 +191,12 @@ def _normalisation(
                 f"{path.name} is the view with the whitening undone, in pixels: drop mean, std and whitened"
             )
         return Normalisation((), (), known_classes(source.dataset))
-    spread = float(images.detach().float().std())
-    if whitened or (whitened is None and spread < NORMALISED_STD):
-        why = (
-            "is whitened"
-            if whitened
-            else f"looks whitened or is in pixels already (std {spread:.2f}, expected about 1)"
-        )
+    # A mean and std are the user's word on images of any spread.
+    judged = misfit(images, flat=whitened is False) if source.mean is None else None
+    if why := "is whitened" if whitened else judged:
         raise ValueError(
-            f"{path.name} {why}, and a teacher cannot read whitened images. Import the images_zca_*.pt file that the "
-            "source writes beside it; if the images are normalised after all, pass whitened=False (--whitened false); "
-            "for pixels, also a mean of 0 and a std of 1 for each channel"
+            f"{path.name} {why}. A teacher cannot read whitened images: import the images_zca_*.pt file that the "
+            "source writes beside it. If the images are normalised after all, pass whitened=False (--whitened false); "
+            f"otherwise mean and std (--mean, --std), {PIXEL_CONSTANTS}"
         )
     return find_normalisation(table, source, path.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -123,7 +124,7 @@ def find_normalisation(table: Mapping[str, Normalisation], source: Source, what:
         what: what they are needed for, for the error.
 
     Raises:
-        ValueError: neither is given, or only half of it.
+        ValueError: neither is given, or only half of it, or a value is not finite.
     """
     if (source.mean is None) != (source.std is None):
         raise ValueError("mean and std belong together: pass both (--mean, --std)")
@@ -138,8 +139,12 @@ def find_normalisation(table: Mapping[str, Normalisation], source: Source, what:
 
 
 def _given(mean: Sequence[float], std: Sequence[float], num_classes: int | None) -> Normalisation:
-    if not all(value > 0 for value in std):
-        raise ValueError(f"std: expected positive channel standard deviations, got {list(std)}")
+    if not (len(mean) and all(math.isfinite(value) for value in mean)):
+        raise ValueError(f"mean: expected finite channel means, got {list(mean)}: give one number for each channel")
+    if not all(math.isfinite(value) and value > 0 for value in std):
+        raise ValueError(
+            f"std: expected positive channel standard deviations, got {list(std)}: give one for each channel"
+        )
     return Normalisation(tuple(mean), tuple(std), num_classes)
 
 

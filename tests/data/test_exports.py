@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,33 @@ def test_png_export_rounds_and_tells_the_share_that_it_clips(tmp_path: Path) -> 
     back = import_folder(tmp_path / "png")
     expected = images()[LABELS.argsort(stable=True)].clamp(0, 1)
     assert (back.images / 255 - expected).abs().max() <= 0.5 / 255 + 1e-6
+
+
+def test_a_mean_and_std_are_the_users_word_on_a_pair_in_pixels(tmp_path: Path) -> None:
+    unit: Any = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+    export_mtt(make(images()), tmp_path / "pair", **unit)
+    file = tmp_path / "pair" / "images_best.pt"
+    with pytest.raises(ValueError, match=r"looks whitened or already in pixels .*0 and 1 for pixels of 0 to 1"):
+        import_mtt(file, dataset="CIFAR10")
+    torch.testing.assert_close(import_mtt(file, **unit).images, images())
+
+
+@pytest.mark.parametrize(
+    ("constants", "message"),
+    [
+        ({"mean": (math.nan, 0.4, 0.3)}, "mean: expected finite"),
+        ({"mean": (math.inf, 0.4, 0.3)}, "mean: expected finite"),
+        ({"mean": (), "std": ()}, "mean: expected finite channel means, got \\[\\]"),
+        ({"std": (math.inf, 0.3, 0.4)}, "std: expected positive"),
+        ({"std": (0.0, 0.3, 0.4)}, "std: expected positive"),
+    ],
+)
+def test_constants_that_are_no_numbers_are_refused(tmp_path: Path, constants: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        export_dc(make(images()), tmp_path / "dc.pt", **{**CONSTANTS, **constants})
+    torch.save({"data": [[images(), LABELS]]}, tmp_path / "in.pt")
+    with pytest.raises(ValueError, match=message):
+        import_condensed(tmp_path / "in.pt", **{**CONSTANTS, **constants})
 
 
 def test_uint8_sets_are_normalised_from_their_pixels(tmp_path: Path) -> None:

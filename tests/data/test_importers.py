@@ -91,7 +91,7 @@ def test_the_last_run_is_taken_unless_another_is_asked_for(tmp_path: Path) -> No
 
 
 def test_the_source_is_recorded(tmp_path: Path) -> None:
-    path = write_dc(tmp_path / "res_DC_CIFAR10_ConvNet_2ipc.pt", pixels())
+    path = write_dc(tmp_path / "res_DC_CIFAR10_ConvNet_2ipc.pt", normalised(pixels(), C10_MEAN, C10_STD))
     provenance = import_dc(path).info.provenance
     assert provenance["file"] == path.name
     assert provenance["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -110,7 +110,7 @@ def test_an_unknown_dataset_names_the_flags(tmp_path: Path) -> None:
     torch.testing.assert_close(condensed.images, pixels(), rtol=0, atol=1e-6)
     assert condensed.num_classes == 10
     assert import_dc(path, dataset="cifar-100").info.source_mean == C100_MEAN
-    named = write_dc(tmp_path / "res_DM_CIFAR10_ConvNet_2ipc.pt", pixels())
+    named = write_dc(tmp_path / "res_DM_CIFAR10_ConvNet_2ipc.pt", normalised(pixels(), C10_MEAN, C10_STD))
     assert import_dc(named, dataset="SVHN").info.source_mean == DC_CONSTANTS["svhn"].mean
 
 
@@ -122,7 +122,7 @@ def test_the_flat_layout_of_released_datadam_sets_is_read(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("core", ["core", "_core"])
 def test_files_of_old_and_new_numpy_are_read(tmp_path: Path, core: str) -> None:
-    path = write_dc(tmp_path / "res_DM_CIFAR10_ConvNet_2ipc.pt", pixels())
+    path = write_dc(tmp_path / "res_DM_CIFAR10_ConvNet_2ipc.pt", normalised(pixels(), C10_MEAN, C10_STD))
     renamed = tmp_path / core / path.name
     renamed.parent.mkdir()
     wanted = f"cnumpy.{core}.multiarray\nscalar\n".encode()
@@ -252,7 +252,7 @@ def test_other_contents_are_named(tmp_path: Path, content: object, message: str)
 
 
 def test_options_of_the_other_family_are_refused(tmp_path: Path) -> None:
-    dc = write_dc(tmp_path / "res_DM_CIFAR10_ConvNet_2ipc.pt", pixels())
+    dc = write_dc(tmp_path / "res_DM_CIFAR10_ConvNet_2ipc.pt", normalised(pixels(), C10_MEAN, C10_STD))
     mtt = write_mtt(tmp_path, normalised(pixels(), C10_MEAN, C10_STD), LABELS)
     with pytest.raises(ValueError, match="run=0 means nothing"):
         import_condensed(mtt, dataset="CIFAR10", run=0)

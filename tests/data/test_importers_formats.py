@@ -60,11 +60,31 @@ def test_datadams_own_file_gives_its_last_evaluation_and_says_so(tmp_path: Path)
     assert_pixels(import_dc(path, run=0), pixels(0))
 
 
-def test_whitened_datadam_sets_are_refused(tmp_path: Path) -> None:
-    path = save(tmp_path / "syn_data_cifar10_ipc_2.pt", {"data": [CIFAR10.apply(pixels()) * 0.1, LABELS]})
-    with pytest.raises(ValueError, match=r"looks whitened.*--zca.*--mean, --std"):
+@pytest.mark.parametrize(
+    ("images", "looks", "constants"),
+    [
+        (pixels(unit=True), r"whitened or already in pixels \(std 0\.29", (0.0, 1.0)),
+        (CIFAR10.apply(pixels()) * 0.1, r"whitened or already in pixels \(std 0\.\d", (0.0, 1.0)),
+        (pixels(unit=True) * 255, r"like pixels of 0 to 255 \(std 7\d\.", (0.0, 1 / 255)),
+    ],
+    ids=["pixels", "whitened", "bytes"],
+)
+@pytest.mark.parametrize("name", ["syn_data_cifar10_ipc_2.pt", "res_Mine_CIFAR10_ConvNet_2ipc.pt"])
+def test_dc_files_that_do_not_look_normalised_are_refused(
+    tmp_path: Path, name: str, images: Tensor, looks: str, constants: tuple[float, float]
+) -> None:
+    path = save(tmp_path / name, {"data": [images, LABELS]})
+    with pytest.raises(ValueError, match=rf"looks {looks}.*--zca.*--mean, --std.*\[0\.4914, .*0 and 1 for pixels"):
         import_dc(path)
-    assert import_dc(path, mean=CIFAR10.mean, std=CIFAR10.std).num_classes == 10
+    mean, std = constants
+    assert_pixels(import_dc(path, mean=(mean,) * 3, std=(std,) * 3), images * std + mean)
+
+
+@pytest.mark.parametrize("factor", [0.7, 6.0])
+def test_learned_images_may_spread_less_or_farther_than_real_ones(tmp_path: Path, factor: float) -> None:
+    images = torch.randn(20, 3, 4, 4, generator=seeded_generator(0, "learned")) * factor
+    path = save(tmp_path / "res_DM_CIFAR10_ConvNet_2ipc.pt", {"data": [[images, LABELS]]})
+    assert_pixels(import_dc(path), CIFAR10.undo(images))
 
 
 @pytest.mark.parametrize("name", ["CIFAR100_IPC2_images.pt", "CIFAR100_IPC2_normalize_images.pt"])
