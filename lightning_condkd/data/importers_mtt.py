@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from itertools import count, takewhile
 from pathlib import Path
 
 import torch
@@ -35,7 +34,7 @@ from lightning_condkd.data.soft_labels import SoftLabelKind
 # Images to start from of DataDAM and DC-BENCH, which go by the constants of DC
 _START_NAME = re.compile(r"(?P<dataset>[^_]+)_IPC\d+(?:_normalize)?_images\.(?:pt|pth)")
 # DC-BENCH splits MTT's Tiny-ImageNet set with 50 images per class.
-_SHARD_NAME = re.compile(r"(?P<stem>images_best_)(?P<number>\d)(?P<suffix>\.pt|\.pth)")
+_SHARD_NAME = re.compile(r"(?P<stem>images_best_)(?P<number>\d{1,2})(?P<suffix>\.pt|\.pth)")
 
 
 def import_mtt(
@@ -71,7 +70,7 @@ def import_mtt(
 
     Raises:
         FileNotFoundError: no labels file.
-        ValueError: the images are whitened or do not look normalised, the files are of another kind
+        ValueError: the images are whitened or do not look normalised, a shard is missing, the files are of another kind
             or damaged, or the normalisation or the kind of the labels is not known.
 
     References:
@@ -131,8 +130,17 @@ def _shards(path: Path) -> list[Path]:
         return [path]
     if match["number"] != "0":
         raise ValueError(f"{path.name} is one shard of a set: give the first, {match['stem']}0{match['suffix']}")
-    names = (path.with_name(f"{match['stem']}{number}{match['suffix']}") for number in count())
-    return list(takewhile(Path.is_file, names))
+    name = f"{match['stem']}{{}}{match['suffix']}"
+    files = [path.with_name(name.format(number)) for number in range(_shard_count(path))]
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise ValueError(f"{path.name} lacks its shards {', '.join(missing)}: copy or download them too")
+    return files
+
+
+def _shard_count(path: Path) -> int:
+    """One more than the highest number of the images and labels beside a shard."""
+    names = (file.name.replace("labels", "images") for file in path.parent.iterdir())
+    return 1 + max(int(match["number"]) for name in names if (match := _SHARD_NAME.fullmatch(name)))
 
 
 def _labels_path(path: Path) -> Path:

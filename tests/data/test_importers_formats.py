@@ -265,6 +265,15 @@ def test_shards_are_read_whole(tmp_path: Path) -> None:
         import_mtt(tmp_path / "images_best_2.pt", dataset="CIFAR10")
 
 
+@pytest.mark.parametrize("missing", ["images_best_2.pt", "labels_best_2.pt", "images_best_4.pt"])
+def test_a_missing_shard_is_named(tmp_path: Path, missing: str) -> None:
+    for number in range(5):
+        write_pair(tmp_path, f"images_best_{number}.pt", LABELS[:4], CIFAR10.apply(pixels()[:4]))
+    (tmp_path / missing).unlink()
+    with pytest.raises((ValueError, FileNotFoundError), match=missing):
+        import_mtt(tmp_path / "images_best_0.pt", dataset="CIFAR10")
+
+
 def test_class_names_are_recorded_and_counted(tmp_path: Path) -> None:
     path = write_pair(tmp_path, "images_best.pt", LABELS)
     names = tuple("abcdefghij")
