@@ -81,10 +81,19 @@ def _write(condensed: CondensedSet, output: Path, format: Format | None, constan
         export_dc(condensed, output, **constants)
         return f"written to {output} as a dict of the DC family.{dropped}"
     if format == "mtt":
-        export_mtt(condensed, output, **constants)
-        return f"written to {output} as a pair of the MTT family."
+        lost = export_mtt(condensed, output, **constants)
+        return f"written to {output} as a pair of the MTT family.{_lost_classes(lost, len(condensed))}"
     condensed.save(output)
     return f"written to {output}"
+
+
+def _lost_classes(lost: int, count: int) -> str:
+    if not lost:
+        return ""
+    return (
+        f"\nwarning: the classes of {lost} of {count} images are not the most likely ones of their soft labels, and "
+        "the format holds only these: on import such an image gets another class"
+    )
 
 
 def _warnings(condensed: CondensedSet) -> list[str]:

@@ -58,11 +58,12 @@ def export_mtt(
     dataset: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-) -> None:
+) -> int:
     """Write the pair of the MTT family: ``images_best.pt`` and ``labels_best.pt``.
 
     The images are normalised, never clipped. Labels are the soft labels as they are (probabilities as TESLA, logits as
     DATM reads them), else int64 classes. A step size in ``info.settings["train_lr"]`` becomes DATM's ``lr_best.pt``.
+    Beside soft labels the format has no place for classes: those who read it take the most likely one.
 
     Args:
         condensed: the set.
@@ -71,6 +72,9 @@ def export_mtt(
             ``info.settings["dataset"]``.
         mean: channel means to normalise with, in place of the dataset's.
         std: channel standard deviations to normalise with, in place of the dataset's.
+
+    Returns:
+        The number of images whose class is not the most likely one of their soft label, and so gets lost.
 
     Raises:
         FileExistsError: the folder holds something.
@@ -86,6 +90,7 @@ def export_mtt(
     with _new_folder(Path(folder)) as target:
         for name, tensor in contents.items():
             (target / name).write_bytes(_saved(tensor))
+    return 0 if condensed.soft_labels is None else int((condensed.soft_labels.argmax(1) != condensed.labels).sum())
 
 
 def export_png(condensed: CondensedSet, folder: str | Path) -> float:

@@ -115,6 +115,19 @@ def test_png_export_rounds_and_tells_the_share_that_it_clips(tmp_path: Path) -> 
     assert (back.images / 255 - expected).abs().max() <= 0.5 / 255 + 1e-6
 
 
+def test_classes_that_an_mtt_pair_cannot_hold_are_counted(tmp_path: Path) -> None:
+    soft = torch.eye(10)[LABELS]
+    assert export_mtt(make(images()), tmp_path / "hard", dataset="CIFAR10") == 0
+    assert export_mtt(make(images(), soft, "probabilities"), tmp_path / "same", dataset="CIFAR10") == 0
+    swapped = make(images(), torch.cat([soft[:17], soft[17:].roll(1, 1)]), "probabilities")
+    assert export_mtt(swapped, tmp_path / "other", dataset="CIFAR10") == 3
+    back = import_mtt(tmp_path / "other" / "images_best.pt", dataset="CIFAR10")
+    assert int((back.labels != LABELS).sum()) == 3
+    swapped.save(tmp_path / "ours.safetensors")
+    report = convert(tmp_path / "ours.safetensors", tmp_path / "pair", format="mtt", dataset="CIFAR10")
+    assert "warning: the classes of 3 of 20 images are not the most likely ones" in report
+
+
 def test_a_mean_and_std_are_the_users_word_on_a_pair_in_pixels(tmp_path: Path) -> None:
     unit: Any = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
     export_mtt(make(images()), tmp_path / "pair", **unit)
