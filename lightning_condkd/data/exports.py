@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from lightning_condkd.data.condensed import CondensedSet, to_pixels
 from lightning_condkd.data.files import make_parents, write_atomic
-from lightning_condkd.data.importers_folder import safe_name
+from lightning_condkd.data.importers_folder import NAMES_FILE, folder_names
 from lightning_condkd.data.normalisations import DC_CONSTANTS, MTT_CONSTANTS, Normalisation, Source, find_normalisation
 
 
@@ -97,7 +98,8 @@ def export_png(condensed: CondensedSet, folder: str | Path) -> float:
     """Write a folder of PNG images, one subfolder for each class, which ``ImageFolder`` reads.
 
     Subfolders are called by number and name (``3_cat``), with leading zeros, so that sorting keeps the order of the
-    classes. Pixels are clamped to [0, 1] and rounded to 8 bits; uint8 sets stay exact. Soft labels are left out.
+    classes; names are also kept beside them in ``class_names.json`` for our importer, since a folder cannot have every
+    name. Pixels are clamped to [0, 1] and rounded to 8 bits; uint8 sets stay exact. Soft labels are left out.
 
     Args:
         condensed: the set, with 1 or 3 channels.
@@ -118,7 +120,9 @@ def export_png(condensed: CondensedSet, folder: str | Path) -> float:
             "or mtt, or write .safetensors"
         )
     with _new_folder(Path(folder)) as target:
-        for label, name in enumerate(_folder_names(condensed)):
+        if condensed.info.class_names is not None:
+            (target / NAMES_FILE).write_text(json.dumps(condensed.info.class_names, ensure_ascii=False), "utf-8")
+        for label, name in enumerate(folder_names(condensed.info.class_names or [""] * condensed.num_classes)):
             (target / name).mkdir()
             for row in condensed.class_indices(label).tolist():
                 _picture(condensed.images[row]).save(target / name / f"{row:06d}.png")
@@ -155,12 +159,6 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _folder_names(condensed: CondensedSet) -> list[str]:
-    digits = len(str(condensed.num_classes - 1))
-    names = condensed.info.class_names or [""] * condensed.num_classes
-    return [f"{label:0{digits}d}{'_' * bool(name)}{safe_name(name)}" for label, name in enumerate(names)]
 
 
 def _picture(image: Tensor) -> Image.Image:

@@ -15,6 +15,8 @@ from PIL.Image import Image
 from torch import Tensor
 from torchvision.transforms import functional as transforms
 
+from lightning_condkd.data.folders import class_folders, is_image, open_image
+
 
 @dataclass(frozen=True, eq=False)
 class ImageSource:
@@ -80,19 +82,34 @@ def from_folder(root: str | Path, image_size: int | None = None) -> ImageSource:
     """Decode a folder with one subfolder of image files for each class, as RGB.
 
     Args:
-        root: the folder; classes are its subfolders in sorted order.
+        root: the folder; classes are its subfolders in sorted order, except hidden ones and ``__MACOSX``.
         image_size: resize the shorter side to so many pixels and cut out the central square; ``None`` keeps the size.
 
     Raises:
         FileNotFoundError: if there is no such folder, or no image in it.
-        ValueError: if the images have different sizes and ``image_size`` is not given.
+        ValueError: if the images have different sizes and ``image_size`` is not given, one is broken or has more than
+            8 bits for each channel, or a subfolder is no class but a part of the data.
     """
     if not Path(root).is_dir():
         raise FileNotFoundError(f"root: expected a folder with one subfolder for each class, found none at {root}")
-    dataset: Any = torchvision.datasets.ImageFolder(str(root), allow_empty=True)
+    dataset: Any = _ClassFolders(Path(root))
     if not len(dataset):
         raise FileNotFoundError(f"root: expected image files in subfolders of {root}, found none")
     return _decode(dataset, tuple(dataset.classes), image_size)
+
+
+class _ClassFolders(torchvision.datasets.ImageFolder):
+    """A folder of classes that passes over what is hidden; a class may have no images, as one part of a dataset may."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(str(root), loader=open_image, is_valid_file=self._is_valid, allow_empty=True)
+
+    def _is_valid(self, path: str) -> bool:
+        return is_image(Path(path), Path(self.root))
+
+    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+        names = [folder.name for folder in class_folders(Path(directory))]
+        return names, {name: label for label, name in enumerate(names)}
 
 
 def from_torchvision(

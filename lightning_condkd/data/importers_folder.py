@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import functional as transforms
 
 from lightning_condkd.data.condensed import CondensedInfo, CondensedSet
 from lightning_condkd.data.files import sha256
-from lightning_condkd.data.normalisations import known_classes
+from lightning_condkd.data.folders import class_folders, image_files, open_image
+from lightning_condkd.data.normalisations import known_class_names, known_classes
+
+# Our export writes the class names beside the folders, whose names cannot hold every one of them.
+NAMES_FILE = "class_names.json"
 
 # "new012", "00012", "03_cat"; ImageNet's names (n01440764) have more digits than any numbering of classes.
 _NUMBERED = re.compile(r"[^\d_]*(?P<number>\d{1,6})(?:_(?P<name>.+))?")
@@ -28,37 +31,37 @@ def import_folder(
 
     Class order is the trap of such folders: they are counted in sorted order, as ``ImageFolder`` does, which is the
     dataset's only if its authors sorted too. Where subfolders are named after classes, ``class_names`` puts them into
-    the dataset's order. Numbers in names are read only to refuse an order that contradicts them. Soft labels beside the
-    images (FKD) are not read.
+    the dataset's order, as does the dataset where we know its names (CIFAR-10, FashionMNIST). Names are compared as
+    :func:`safe_name` writes them, in upper or lower case. Numbers in names are read only to refuse an order that
+    contradicts them. Soft labels beside the images (FKD) are not read.
 
     Args:
         root: the folder.
-        dataset: the dataset, whose number of classes is checked.
+        dataset: the dataset, whose number of classes is checked, and their names where we know them.
         class_names: names of the dataset's classes in the order of its labels; classes without a subfolder are missing
-            classes of the set.
+            classes of the set. By default those that our export recorded.
 
     Raises:
         FileNotFoundError: no images there.
-        ValueError: images of several sizes, a broken image, or an order of classes that is not clear.
+        ValueError: images of several sizes, a broken image or one of more than 8 bits, a subfolder that is no class, or
+            an order of classes that is not clear.
 
     References:
         Yin, Xing, Shen: Squeeze, Recover and Relabel, arXiv 2306.13092.
         Sun et al.: On the Diversity and Realism of Distilled Dataset (RDED), arXiv 2312.03526.
     """
     root = Path(root)
-    folders = _class_folders(root)
-    names = [folder.name for folder in folders]
-    order, known_names = _positions(names) if class_names is None else (_by_name(names, class_names), class_names)
-    count = len(folders) if class_names is None else len(class_names)
+    files = _files_by_class(root)
+    order, names, count = _classes(root, files, dataset, class_names)
     _check_count(count, dataset, root)
-    files = [_image_files(folder) for folder in folders]
-    images = _read_images([file for group in files for file in group], root)
-    labels = torch.tensor(order).repeat_interleave(torch.tensor([len(group) for group in files]))
+    groups = [group for group in files.values() if group]
+    images = _read_images([file for group in groups for file in group], root)
+    labels = torch.tensor(order).repeat_interleave(torch.tensor([len(group) for group in groups]))
     info = CondensedInfo(
         count,
-        None if known_names is None else tuple(known_names),
+        None if names is None else tuple(names),
         settings={"dataset": dataset} if dataset else {},
-        provenance={"format": "folder of images", "file": root.resolve().name, "sha256": _hash(root, files)},
+        provenance={"format": "folder of images", "file": root.resolve().name, "sha256": _hash(root, groups)},
     )
     return CondensedSet(images, labels, info=info)
 
@@ -76,21 +79,72 @@ def safe_name(name: str) -> str:
     return re.sub(r'[/\\:*?"<>|\x00-\x1f]', "-", name)
 
 
-def _class_folders(root: Path) -> list[Path]:
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not any(_image_files(folder) for folder in folders):
+def folder_names(class_names: Sequence[str]) -> list[str]:
+    """Return what our export calls the folders of classes: by number and name, so that sorting keeps their order.
+
+    Args:
+        class_names: their names, empty where they have none.
+
+    Example:
+        >>> folder_names(["cat", "T-shirt/top"]), folder_names([""] * 11)[:2]
+        (['0_cat', '1_T-shirt-top'], ['00', '01'])
+    """
+    digits = len(str(len(class_names) - 1))
+    return [f"{label:0{digits}d}{'_' * bool(name)}{safe_name(name)}" for label, name in enumerate(class_names)]
+
+
+def _files_by_class(root: Path) -> dict[str, list[Path]]:
+    files = {folder.name: image_files(folder) for folder in class_folders(root)}
+    if not any(files.values()):
         raise FileNotFoundError(
             f"expected image files in subfolders of {root}, one for each class; found none. "
             "A pair of the MTT family is named by its images file"
         )
-    return folders
+    return files
 
 
-def _image_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS and path.is_file())
+def _classes(
+    root: Path, files: Mapping[str, Sequence[Path]], dataset: str | None, class_names: Sequence[str] | None
+) -> tuple[list[int], Sequence[str] | None, int]:
+    """Labels of the folders with images, names of the classes, and their number."""
+    folders = [folder for folder, group in files.items() if group]
+    if class_names is not None:
+        return _by_name(folders, class_names), class_names, len(class_names)
+    if (names := _recorded_names(root)) is not None:
+        order, count = _by_name(folders, names), len(names)
+    else:
+        _refuse_empty([folder for folder, group in files.items() if not group], root)
+        (order, names), count = _positions(folders), len(folders)
+    theirs = known_class_names(dataset)
+    if names is None or theirs is None or count != len(theirs):
+        return order, names, count
+    label_of = _by_name(names, theirs, f"the classes of {dataset} ({', '.join(theirs[:2])} ...)")
+    return [label_of[label] for label in order], theirs, count
 
 
-def _positions(names: Sequence[str]) -> tuple[list[int], Sequence[str] | None]:
+def _refuse_empty(names: Sequence[str], root: Path) -> None:
+    # Counting such a folder makes a class of any stray one; passing over it shifts the classes behind it.
+    if names:
+        raise ValueError(
+            f"folders {', '.join(names[:4])} in {root} hold no images: take them away; if they are classes without "
+            "images, pass class_names (--class_names), the names of all classes in the order of the dataset's labels"
+        )
+
+
+def _recorded_names(root: Path) -> list[str] | None:
+    file = root / NAMES_FILE
+    if not file.is_file():
+        return None
+    try:
+        names: object = json.loads(file.read_text("utf-8"))
+    except ValueError:
+        names = None
+    if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
+        return names
+    raise ValueError(f"expected a list of class names in {file}: copy it again, or take it away and pass class_names")
+
+
+def _positions(names: list[str]) -> tuple[list[int], list[str] | None]:
     """Labels by position, and what the folders say about the classes' names."""
     order = list(range(len(names)))
     matches = [match for name in names if (match := _NUMBERED.fullmatch(name))]
@@ -107,18 +161,29 @@ def _positions(names: Sequence[str]) -> tuple[list[int], Sequence[str] | None]:
     return order, plain if all(plain) else None
 
 
-def _by_name(names: Sequence[str], class_names: Sequence[str]) -> list[int]:
+def _by_name(names: Sequence[str], class_names: Sequence[str], whose: str = "class_names") -> list[int]:
     """Labels by name; a folder of our export is known by the name behind its number."""
-    wanted = {safe_name(name): label for label, name in enumerate(class_names)}
-    found = [name if name in wanted else _behind_number(name) for name in names]
-    if unknown := [name for name in found if name not in wanted]:
+    exported = {name: label for label, name in enumerate(folder_names(class_names))}
+    if exported.keys() >= set(names):  # also tells classes apart whose names look the same in a file name
+        return [exported[name] for name in names]
+    plain = _comparison(class_names)
+    wanted = {plain(name): label for label, name in enumerate(class_names)}
+    found = [plain(name if plain(name) in wanted else _behind_number(name)) for name in names]
+    if unknown := [name for name, key in zip(names, found, strict=True) if key not in wanted]:
         raise ValueError(
-            f"folders {', '.join(unknown[:4])} are not among class_names: give the names as the folders have them, in "
-            "the order of the dataset's labels; leave class_names out where the sorted folders have this order"
+            f"folders {', '.join(unknown[:4])} are not among {whose}: pass class_names (--class_names) as the folders "
+            "have them, in the order of the dataset's labels; without class_names and dataset the sorted folders are "
+            "counted"
         )
     if len(wanted) < len(class_names) or len(set(found)) < len(found):
         raise ValueError("class_names: two classes have the same name; rename one, and its folder")
-    return [wanted[name] for name in found]
+    return [wanted[key] for key in found]
+
+
+def _comparison(class_names: Sequence[str]) -> Callable[[str], str]:
+    """In which form names are compared: without case, unless it is all that tells two classes apart."""
+    folded = {safe_name(name).casefold() for name in class_names}
+    return (lambda name: safe_name(name).casefold()) if len(folded) == len(class_names) else safe_name
 
 
 def _behind_number(name: str) -> str:
@@ -134,7 +199,7 @@ def _check_count(count: int, dataset: str | None, root: Path) -> None:
 
 
 def _read_images(files: Sequence[Path], root: Path) -> Tensor:
-    images = [_read_image(file) for file in files]
+    images = [transforms.pil_to_tensor(open_image(file, gray=True)) for file in files]
     if len({image.shape[0] for image in images}) > 1:  # gray among colour
         images = [image.expand(3, -1, -1) for image in images]
     for file, image in zip(files, images, strict=True):
@@ -145,14 +210,6 @@ def _read_images(files: Sequence[Path], root: Path) -> Tensor:
                 "example with `mogrify -resize 224x224!`"
             )
     return torch.stack(images)
-
-
-def _read_image(file: Path) -> Tensor:
-    try:
-        with Image.open(file) as image:
-            return transforms.pil_to_tensor(image.convert("L" if image.mode in ("1", "L") else "RGB"))
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{file} is no image or is cut off ({error}): copy it again, or take it away") from error
 
 
 def _hash(root: Path, files: Sequence[Sequence[Path]]) -> str:

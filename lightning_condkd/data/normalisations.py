@@ -100,6 +100,28 @@ MTT_CONSTANTS: Mapping[str, Normalisation] = {
     "tiny": _TINY,
 }
 
+# In the order of the labels. Other datasets need none: digits are named by numbers, the rest is in sorted order.
+CLASS_NAMES: Mapping[str, tuple[str, ...]] = {
+    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    "fashionmnist": (
+        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+    ),
+}
+
+
+def known_class_names(dataset: str | None) -> tuple[str, ...] | None:
+    """Return the names of a dataset's classes in the order of its labels, ``None`` where they are not known.
+
+    Args:
+        dataset: the name in any spelling.
+
+    Example:
+        >>> known_class_names("Fashion-MNIST")[0], known_class_names("flowers")
+        ('T-shirt/top', None)
+    """
+    return CLASS_NAMES.get(_key(dataset))
+
 
 def known_classes(dataset: str | None) -> int | None:
     """Return the number of classes of a dataset by its name, ``None`` where it is not known.

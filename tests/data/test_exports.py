@@ -89,12 +89,25 @@ def test_each_format_goes_by_the_constants_of_its_code(tmp_path: Path) -> None:
 def test_a_png_folder_gives_uint8_sets_back_exactly(tmp_path: Path, channels: int) -> None:
     condensed = make(levels(channels))
     assert export_png(condensed, tmp_path / "png") == 0.0
-    back = import_folder(tmp_path / "png", class_names=NAMES)
+    back = import_folder(tmp_path / "png")
     by_class = LABELS.argsort(stable=True)
     assert back.images.dtype == torch.uint8
     assert torch.equal(back.images, condensed.images[by_class])
     assert torch.equal(back.labels, LABELS[by_class])
-    assert import_folder(tmp_path / "png").info.class_names == ("airplane", "T-shirt-top", *"cdefghij")
+    assert back.info.class_names == NAMES
+
+
+def test_class_names_that_no_folder_can_have_come_back(tmp_path: Path) -> None:
+    names = ("a/b", "a:b", "Äpfel\n", "cat", "CAT", *"fghij")
+    export_png(CondensedSet(levels(), LABELS, info=CondensedInfo(10, names)), tmp_path / "png")
+    for given in (None, names):
+        back = import_folder(tmp_path / "png", class_names=given)
+        assert back.info.class_names == names
+        assert torch.equal(back.images, levels()[LABELS.argsort(stable=True)])
+        assert torch.equal(back.labels, LABELS.sort().values)
+    (tmp_path / "png" / "class_names.json").write_text('["cut')
+    with pytest.raises(ValueError, match=r"expected a list of class names in .*class_names\.json: copy it again"):
+        import_folder(tmp_path / "png")
 
 
 def test_image_folder_reads_a_png_folder_in_the_order_of_the_classes(tmp_path: Path) -> None:

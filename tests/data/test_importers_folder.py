@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from lightning_condkd.data.condensed import CondensedSet
+from lightning_condkd.data.images import from_folder
 from lightning_condkd.data.importers import import_condensed, import_folder
 
 
@@ -75,6 +76,83 @@ def test_an_order_of_classes_that_is_not_clear_is_refused(tmp_path: Path) -> Non
         import_folder(named, class_names=("cat", "dog", "dog"))
     with pytest.raises(ValueError, match=r"CIFAR10 has 10 classes, .* 2: pass class_names"):
         import_folder(named, dataset="CIFAR10")
+
+
+FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+
+
+@pytest.mark.parametrize("prefixes", [[""] * 10, [f"{k}_" for k in (1, 0, *range(2, 10))]], ids=["named", "numbered"])
+def test_a_named_dataset_puts_folders_with_its_names_into_its_order(tmp_path: Path, prefixes: list[str]) -> None:
+    folders = [f"{prefix}{name.replace('/', '-').lower()}" for prefix, name in zip(prefixes, FASHION, strict=True)]
+    condensed = import_condensed(write_images(tmp_path, folders), dataset="FashionMNIST")
+    assert condensed.info.class_names == FASHION
+    by_label = {int(label): level for label, level in zip(condensed.labels, levels(condensed), strict=True)}
+    assert by_label == {k: 2 * k for k in range(10)}
+
+
+def test_folders_with_other_names_than_those_of_the_dataset_are_refused(tmp_path: Path) -> None:
+    names = ["plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    root = write_images(tmp_path / "tutorial", names)
+    with pytest.raises(ValueError, match=r"folders car, plane are not among the classes of CIFAR10 .*--class_names"):
+        import_folder(root, dataset="CIFAR10")
+    ordered = import_folder(root, dataset="CIFAR10", class_names=names)
+    assert sorted(zip(ordered.labels.tolist(), levels(ordered), strict=True))[::2] == [(k, 2 * k) for k in range(10)]
+    assert import_folder(root).info.class_names == tuple(sorted(names))
+    numbered = write_images(tmp_path / "numbered", [f"{k:05d}" for k in range(10)])
+    assert import_folder(numbered, dataset="CIFAR10").info.class_names is None
+
+
+def test_upper_case_matters_only_where_it_tells_classes_apart(tmp_path: Path) -> None:
+    root = write_images(tmp_path / "one", ["Dog", "cat"])
+    assert levels(import_folder(root, class_names=("cat", "dog"))) == [0, 0, 2, 2]
+    assert import_folder(root, class_names=("cat", "dog")).labels.tolist() == [1, 1, 0, 0]
+    both = write_images(tmp_path / "both", ["Crane", "crane"])
+    assert import_folder(both, class_names=("crane", "Crane")).labels.tolist() == [1, 1, 0, 0]
+
+
+def test_a_root_with_the_parts_of_a_dataset_is_refused(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        write_images(tmp_path / part, ["cat", "dog"])
+    for read in (import_folder, from_folder):
+        with pytest.raises(
+            ValueError, match=r"test is no class: .* folders cat, dog .*whose subfolders are the classes"
+        ):
+            read(tmp_path)
+        assert len(set(read(tmp_path / "train").labels.tolist())) == 2
+
+
+def test_images_may_lie_one_folder_deeper_as_in_tiny_imagenet(tmp_path: Path) -> None:
+    write_images(tmp_path, ["n01443537/images", "n01629819/images"])
+    for read in (import_folder, from_folder):
+        assert read(tmp_path).labels.tolist() == [0, 0, 1, 1]
+    assert import_folder(tmp_path).info.class_names == ("n01443537", "n01629819")
+
+
+def test_hidden_folders_and_files_and_those_of_macos_are_no_classes_and_no_images(tmp_path: Path) -> None:
+    root = write_images(tmp_path, ["cat", "dog", ".thumbnails", "__MACOSX", "cat/.cache"])
+    (root / "dog" / "._class001_id000.jpg").write_bytes(b"resource fork")
+    assert import_folder(root).labels.tolist() == [0, 0, 1, 1]
+    assert from_folder(root).class_names == ("cat", "dog")
+    assert len(from_folder(root)) == 4
+
+
+def test_a_folder_without_images_is_a_class_only_if_class_names_say_so(tmp_path: Path) -> None:
+    root = write_images(tmp_path, ["cat", "dog"])
+    (root / "bird").mkdir()
+    (root / "logs").mkdir()
+    with pytest.raises(ValueError, match=r"folders bird, logs in .* hold no images: .*--class_names"):
+        import_folder(root)
+    condensed = import_folder(root, class_names=("bird", "cat", "dog"))
+    assert (condensed.labels.tolist(), condensed.missing_classes) == ([1, 1, 2, 2], (0,))
+
+
+@pytest.mark.parametrize(("mode", "name"), [("I;16", "deep.png"), ("I", "deep.tiff"), ("F", "deep.tiff")])
+def test_images_of_more_than_8_bits_are_refused(tmp_path: Path, mode: str, name: str) -> None:
+    root = write_images(tmp_path, ["cat", "dog"])
+    Image.new(mode, (6, 4), 1000).save(root / "cat" / name)
+    for read in (import_folder, from_folder):
+        with pytest.raises(ValueError, match=rf"expected 8 bits .* mode [IF].*{name}.*mogrify -depth 8"):
+            read(root)
 
 
 def test_images_of_several_sizes_and_broken_images_are_refused_with_a_cure(tmp_path: Path) -> None:

@@ -1,0 +1,85 @@
+"""Folders of image files: which subfolders are classes, which files are images, and how these are decoded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+
+def class_folders(root: Path) -> list[Path]:
+    """Return the subfolders of a root in sorted order, one for each class; hidden ones and ``__MACOSX`` are no classes.
+
+    Images may lie in one more folder below their class, as those of Tiny-ImageNet do (``n01443537/images``).
+
+    Args:
+        root: the folder.
+
+    Raises:
+        ValueError: a subfolder holds several folders of images instead of images, so that it is a part of the data.
+    """
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not _stray(path.name))
+    for folder in folders:
+        if len(inner := _inner_folders(folder)) > 1:
+            raise ValueError(
+                f"{folder} is no class: it holds no images, but the folders {', '.join(inner[:3])} ... with images. "
+                f"Give the folder whose subfolders are the classes, such as {folder}"
+            )
+    return folders
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return the image files at any depth below a folder, sorted, without hidden ones.
+
+    Args:
+        folder: the folder.
+    """
+    return sorted(path for path in folder.rglob("*") if is_image(path, folder))
+
+
+def is_image(path: Path, root: Path) -> bool:
+    """Return whether a path is an image file by its ending, and neither it nor a folder above it is hidden.
+
+    Args:
+        path: the path.
+        root: the folder from which on names count.
+    """
+    named = path.suffix.lower() in IMG_EXTENSIONS and not any(map(_stray, path.relative_to(root).parts))
+    return named and path.is_file()
+
+
+def open_image(file: str | Path, gray: bool = False) -> Image.Image:
+    """Decode an image file with 8 bits for each channel, as RGB.
+
+    Args:
+        file: the file.
+        gray: whether an image without colour keeps its one channel.
+
+    Raises:
+        ValueError: the file is broken, or holds more than 8 bits for each channel.
+    """
+    try:
+        with Image.open(file) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{file} is no image or is cut off ({error}): copy it again, or take it away") from error
+    if image.mode.startswith(("I", "F")):  # PIL does not scale these, but cuts them off at 255
+        raise ValueError(
+            f"expected 8 bits for each channel, got PIL's mode {image.mode} ({file}): convert the images, for "
+            "example with `mogrify -depth 8`"
+        )
+    return image.convert("L" if gray and image.mode in ("1", "L") else "RGB")
+
+
+def _stray(name: str) -> bool:
+    """Archives made by macOS bring ``__MACOSX`` and ``._name.png``, which hold no images."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _inner_folders(folder: Path) -> list[str]:
+    """Names of the subfolders with images, for a folder without images of its own."""
+    paths = sorted(folder.iterdir())
+    if any(is_image(path, folder) for path in paths):
+        return []
+    return [path.name for path in paths if path.is_dir() and not _stray(path.name) and image_files(path)]
