@@ -25,6 +25,7 @@ from lightning_condkd.data.condensed import CondensedSet, to_pixels
 from lightning_condkd.data.datamodule_images import ImageDataModule
 from lightning_condkd.data.files import write_atomic
 from lightning_condkd.data.images import ImageSource
+from lightning_condkd.data.importers_folder import safe_name
 from lightning_condkd.models import ConvNet, Observer
 from lightning_condkd.models.fit import check_classifier
 from lightning_condkd.modules.evaluation_report import (
@@ -114,7 +115,7 @@ def evaluate(
         facts |= {"condensed": source_facts(condensed, chosen), "teacher": teacher_facts(asked)}
         facts |= {"recipe": plan.settings(), "networks": network_facts(fresh)}
         write_atomic(Path(output), (json.dumps(facts, indent=1, allow_nan=False) + "\n").encode())
-    return report(rows, plan, learned)
+    return report(rows, plan, learned, _remarks(chosen, real.test))
 
 
 def _check_output(path: Path) -> None:
@@ -189,9 +190,28 @@ def _check_fit(condensed: CondensedSet, test: ImageSource) -> None:
         ours, real = getattr(condensed, what), getattr(test, what)
         if ours != real:
             raise ValueError(f"{what}: the condensed set has {ours}, the data {real}; give the data it was made from")
+    ours, theirs = (_comparable(names) for names in (condensed.info.class_names, test.class_names))
+    if ours != theirs and set(ours) == set(theirs):
+        raise ValueError(
+            f"the classes of the condensed set are in another order than those of the data: "
+            f"{condensed.info.class_names}"
+        )
+
+
+def _comparable(names: Sequence[str] | None) -> list[str]:
+    """Return names as folders may have them, which tell no upper case and no special characters apart."""
+    return [safe_name(name).casefold() for name in names or ()]
+
+
+def _remarks(condensed: CondensedSet, test: ImageSource) -> list[str]:
     names = condensed.info.class_names
-    if names is not None and names != test.class_names and set(names) == set(test.class_names):
-        raise ValueError(f"the classes of the condensed set are in another order than those of the data: {names}")
+    if names is None or _comparable(names) == _comparable(test.class_names):
+        return []
+    return [f"the set calls its classes {_few(names)}, the data {_few(test.class_names)}: are they in the same order?"]
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join([*names[:3], *(["..."] if len(names) > 3 else [])])
 
 
 def _fresh_networks(

@@ -53,17 +53,18 @@ class Row(NamedTuple):
         return {"network": self.network, **trained_on, "images": len(self.trained_on.images), **self.result.record()}
 
 
-def report(rows: Sequence[Row], recipe: Recipe, learned: float | None) -> str:
+def report(rows: Sequence[Row], recipe: Recipe, learned: float | None, remarks: Sequence[str] = ()) -> str:
     """Return a table of rows with the facts that are needed to read it.
 
     Args:
         rows: what was measured, one row at least.
         recipe: how all networks were trained.
         learned: the step size where it came with the set.
+        remarks: what else is to be known, a line each.
     """
     has_real = any(row.trained_on.name == RANDOM_REAL for row in rows)
-    missing = [] if has_real else ["no row of random real images: the data has no training images"]
-    return "\n".join([*_table(rows), *_notes(recipe, learned, rows), *missing])
+    control = "one choice, the same for all networks" if has_real else "no row, the data has no training images"
+    return "\n".join([*_table(rows), *_notes(recipe, learned, rows), f"{RANDOM_REAL}: {control}", *remarks])
 
 
 def _table(rows: Sequence[Row]) -> list[str]:

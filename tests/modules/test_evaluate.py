@@ -34,6 +34,14 @@ class Digits(DigitsDataModule):
         return ImageSource(source.images[kept], source.labels[kept], NAMES) if train else _first(source, 60)
 
 
+class Letters(Digits):
+    """The digits under other names."""
+
+    def load(self, train: bool) -> ImageSource:
+        source = super().load(train)
+        return ImageSource(source.images, source.labels, ("A/Z", *"bcdefghij"))
+
+
 class OnlyHeldOut(Digits):
     """The training images are gone."""
 
@@ -167,6 +175,14 @@ def test_the_recipe_of_rded_goes_by_name_and_by_the_size_of_the_set(tmp_path: Pa
     assert "cutmix" in report
 
 
+def test_classes_of_other_names_are_remarked_on(tmp_path: Path) -> None:
+    quick = replace(RECIPE, epochs=1)
+    report, _ = judged(tmp_path, condensed(tmp_path, class_names=tuple("abcdefghij")), recipe=quick, runs=1)
+    assert report.endswith("the set calls its classes a, b, c, ..., the data 0, 1, 2, ...: are they in the same order?")
+    report, _ = judged(tmp_path, condensed(tmp_path, class_names=NAMES), recipe=quick, runs=1)
+    assert report.endswith("random real: one choice, the same for all networks")
+
+
 def test_every_recipe_takes_other_epochs(tmp_path: Path) -> None:
     report, record = judged(tmp_path, condensed(tmp_path), recipe="dc", epochs=4, runs=1)
     recipe = record["recipe"]
@@ -200,7 +216,7 @@ def test_without_training_images_there_is_no_control_and_statistics_must_be_give
         judged(tmp_path, path, data=OnlyHeldOut())
     report, record = judged(tmp_path, path, data=OnlyHeldOut(), mean=[0.3], std=[0.4])
     assert [row["set"] for row in record["rows"]] == ["DM"]
-    assert "no row of random real images" in report
+    assert "random real: no row, the data has no training images" in report
     with pytest.raises(ValueError, match="both mean and std"):
         judged(tmp_path, path, mean=[0.3])
 
@@ -218,6 +234,8 @@ def test_mistakes_are_named_before_anything_is_trained(tmp_path: Path, monkeypat
             judged(tmp_path, path, networks={"small": SMALL, "wrong": network}, batched=True)
     with pytest.raises(ValueError, match="in another order"):
         judged(tmp_path, condensed(tmp_path, class_names=NAMES[::-1]))
+    with pytest.raises(ValueError, match="in another order"):
+        judged(tmp_path, condensed(tmp_path, class_names=tuple("bcdefghij") + ("a-z",)), data=Letters())
     (tmp_path / "folder.json").mkdir()
     for output in ("result.txt", str(tmp_path / "folder.json")):
         with pytest.raises(ValueError, match=r"file that ends in \.json"):
