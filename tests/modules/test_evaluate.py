@@ -235,7 +235,7 @@ def test_mistakes_are_named_before_anything_is_trained(tmp_path: Path, monkeypat
     with pytest.raises(ValueError, match="in another order"):
         judged(tmp_path, condensed(tmp_path, class_names=NAMES[::-1]))
     with pytest.raises(ValueError, match="in another order"):
-        judged(tmp_path, condensed(tmp_path, class_names=tuple("bcdefghij") + ("a-z",)), data=Letters())
+        judged(tmp_path, condensed(tmp_path, class_names=(*"bcdefghij", "a-z")), data=Letters())
     (tmp_path / "folder.json").mkdir()
     for output in ("result.txt", str(tmp_path / "folder.json")):
         with pytest.raises(ValueError, match=r"file that ends in \.json"):
