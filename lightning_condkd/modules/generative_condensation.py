@@ -85,13 +85,9 @@ class GenerativeCondensation(L.LightningModule):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        for name, number, least in (
-            ("ipc", ipc, 1),
-            ("gan_epochs", gan_epochs, 0),
-            ("steps_per_epoch", steps_per_epoch, 1),
-        ):
-            if number < least:
-                raise ValueError(f"{name}: expected at least {least}, got {number}")
+        for name, n, least in (("ipc", ipc, 1), ("gan_epochs", gan_epochs, 0), ("steps_per_epoch", steps_per_epoch, 1)):
+            if n < least:
+                raise ValueError(f"{name}: expected at least {least}, got {n}")
         if Path(output).suffix != ".safetensors":
             raise ValueError(f"output: expected a path that ends in .safetensors, got {str(output)!r}")
         self.automatic_optimization = False
