@@ -204,7 +204,7 @@ class PREDFKD(LiveInversion):
         self.images_sampled += memory
         self.autoencoder.eval()
         latents = self.autoencoder.recall(memory, "memory latent", observe, draw).latents
-        return Synthetic(torch.cat((novel.images, self.autoencoder.generator(latents))), None)
+        return Synthetic(torch.cat((novel.images, self.autoencoder.decode(latents))), None)
 
     def replay_loss(self, synthetic: Synthetic, observe: Observe, unit: Unit, draw: Draw) -> LossTerms | None:
         """Return the loss of the autoencoder on novel and memory images in the first student steps of a block."""
@@ -217,9 +217,8 @@ class PREDFKD(LiveInversion):
         if not memory:
             return self.autoencoder.reconstruction(novel, observe, draw)
         recalled = self.autoencoder.recall(self.memory.batch_size, "replay latent", observe, draw)
-        # Not under no_grad: autocast may keep weights that it cast there, and decoding would then lack their gradient.
-        images = self.autoencoder.generator(recalled.latents).detach()
-        terms = self.autoencoder.reconstruction(torch.cat((novel, images)), observe, draw)
+        images = torch.cat((novel, self.autoencoder.decode(recalled.latents)))
+        terms = self.autoencoder.reconstruction(images, observe, draw)
         return terms.merge(recalled.terms) if self.memory.latents.gradient_leak else terms
 
     def check_sample(self, count: int, world_size: int) -> None:

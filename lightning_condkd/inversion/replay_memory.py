@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -165,6 +165,16 @@ class ReplayMemory(nn.Module):
                 return Recalled(latents.detach(), terms)
             (gradient,) = torch.autograd.grad(terms.total(), latents, retain_graph=step.gradient_leak)
         return Recalled(replay.first_adam_step(latents.detach(), gradient, step.lr), terms)
+
+    @torch.enable_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return the images of latents, ``(N, C, H, W)``, without their graph.
+
+        Args:
+            latents: ``(N, latent_size)``.
+        """
+        # Not under no_grad: autocast may keep weights that it cast there, and later losses would lack their gradient.
+        return cast(Tensor, self.generator(latents).detach())
 
     def _latent_terms(self, latents: Tensor, observe: Observe) -> LossTerms:
         step = self.memory.latents

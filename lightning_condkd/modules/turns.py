@@ -80,6 +80,7 @@ class OptimizerTurns:
             if gradient_clip is not None:
                 _clip(module, optimizer.optimizer, gradient_clip)
             optimizer.step()
+            torch.clear_autocast_cache()  # before Lightning 2.6 it would go on with weights from before the step
 
         with module.toggled_optimizer(optimizer):
             yield step

@@ -45,6 +45,11 @@ NETWORK = partial(ConvNet, 10, image_size=8, in_channels=1, depth=2, width=4)
 BN = partial(NETWORK, norm="batch")
 SCHEDULE = TrajectorySchedule(3, 1, 2, pixel_lr=0.1, step_size=0.05, step_size_lr=1e-7)
 
+second_order = pytest.mark.skipif(
+    torch.__version__.startswith("2.6."),
+    reason="the second derivative of GroupNorm changes a shape in place there, which the virtual device cannot follow",
+)
+
 
 def fit(
     module: L.LightningModule, data: DigitsDataModule, epochs: int = 2, *callbacks: L.Callback, **more: Any
@@ -88,7 +93,7 @@ METHODS: dict[str, tuple[Callable[[], CondensationMethod], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[second_order] if n == "DC" else []) for n in METHODS])
 def test_matching_methods_run_on_a_device(name: str, tmp_path: Path) -> None:
     method, init = METHODS[name]
 
@@ -108,6 +113,7 @@ def experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "there"
 
 
+@second_order
 @pytest.mark.parametrize("gradient", ["unrolled", "recomputed", "tesla"])
 def test_trajectory_matching_runs_on_a_device(experts: Path, gradient: Any, tmp_path: Path) -> None:
     method = partial(TrajectoryMatching, NETWORK, MEAN, STD, experts=experts, schedule=SCHEDULE, gradient=gradient)
@@ -116,6 +122,7 @@ def test_trajectory_matching_runs_on_a_device(experts: Path, gradient: Any, tmp_
     )
 
 
+@second_order
 def test_generative_condensation_runs_on_a_device(tmp_path: Path) -> None:
     def make(folder: Path) -> GenerativeCondensation:
         pool = MatchingPool(BN, MEAN, STD, size=2, lifetime=2, training_batches=1)

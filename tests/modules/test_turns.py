@@ -1,0 +1,44 @@
+"""Optimizers in turn, under a trainer's autocast."""
+
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lightning_condkd.modules.turns import OptimizerTurns
+
+
+class TwoUpdates(L.LightningModule):
+    """Updates a layer, and looks at it once before and once after, all in one step of the trainer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.layer, self.images = nn.Linear(3, 3), torch.rand(4, 3)
+        self.before, self.after = torch.empty(0), torch.empty(0)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        optimizer = torch.optim.SGD(self.layer.parameters(), lr=1.0)
+        self._turns = OptimizerTurns({"layer": optimizer})
+        return optimizer
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.before = self.layer(self.images).detach()
+        with self._turns.turn(self, "layer") as update:
+            update(self.layer(self.images).square().sum())
+        self.after = self.layer(self.images).detach()
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_what_is_seen_after_a_step_is_the_updated_network(precision: str, tmp_path: Path) -> None:
+    module = TwoUpdates()
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = L.Trainer(accelerator="cpu", max_steps=1, precision=precision, default_root_dir=tmp_path, **quiet)  # type: ignore[arg-type]
+    trainer.fit(module, DataLoader([torch.zeros(1)]))  # type: ignore[arg-type]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
+        expected = module.layer(module.images)
+    assert torch.equal(module.after, expected)
+    assert not torch.equal(module.after, module.before)
