@@ -58,11 +58,11 @@ class CondKDCLI(LightningCLI):
 
 
 def _check_recipe(given: Sequence[str]) -> None:
-    """Refuse a recipe by name and in parts at once: the parser would drop the name without a word."""
-    flags = " ".join(given).replace("--recipe=", "--recipe ").split()
-    named = [value for flag, value in pairwise(flags) if flag == "--recipe"]
+    """Refuse a recipe by name and in parts at once: the parser would drop the name, as it does that of a file."""
+    flags = [part for flag in given for part in (flag.split("=", 1) if flag.startswith("--recipe=") else [flag])]
+    named = [value for flag, value in pairwise(flags) if flag == "--recipe" and value in ("dc", "rded")]
     parts = [flag for flag in flags if flag.startswith("--recipe.")]
-    if parts and set(named) - {"dsa"}:
+    if parts and named:
         raise SystemExit(
             f"--recipe {named[-1]} cannot be changed by {parts[0]}: set --epochs, which every recipe takes, or leave "
             "--recipe out and state all that differs from dsa"

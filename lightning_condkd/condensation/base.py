@@ -56,6 +56,13 @@ class CondensationMethod(nn.Module, ABC):
         """
         self.networks.check(image_shape, num_classes)
 
+    def check_classes(self, class_names: Sequence[str]) -> None:
+        """Check what depends on which classes these are; called after :meth:`build`.
+
+        Args:
+            class_names: those of the data, in the order of the labels.
+        """
+
     @abstractmethod
     def losses(self, images: Tensor, labels: Tensor, real: RealImages, draw: Draw) -> Iterator[LossTerms]:
         """Yield the loss of one iteration in parts that add up to it.

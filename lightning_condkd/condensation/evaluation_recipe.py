@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
-from lightning_condkd.augment import Augment, AugmentName, ResizedCrop
+from lightning_condkd.augment import Augment, AugmentName, CropFlip, ResizedCrop
 
 LEARNING_RATES = {"sgd": 0.01, "adamw": 0.001}
 
@@ -112,8 +112,9 @@ class Recipe:
         """Return the recipe of RDED: AdamW, half a cosine, CutMix; SRe2L and later methods train much the same.
 
         It is made for a teacher's labels. At one tile an image, which is RDED's choice for small images, its crop is
-        the whole image, and what is left is the flip. Test images are taken as they are; its code makes those of 64 px
-        and more larger by an eighth and cuts their middle out.
+        the whole image, and what is left is the flip. Three things of its code are left out: tiles of an image do not
+        change places, test images of 64 px and more are not made larger by an eighth and cut to their middle, and
+        images before CutMix do not go through the network, which would move its running statistics.
 
         Args:
             ipc: images per class; batches are of 10, 50 and 100 for 1, 10 and 50 as in the official code, and of the
@@ -132,7 +133,7 @@ class Recipe:
             drop_at=1,
             weight_decay=0.01,
             batch_size=batch * (2 if num_classes >= 100 else 1),
-            augment=ResizedCrop(scale=(1 / factor, 1.0)),
+            augment=CropFlip(padding=0) if factor == 1 else ResizedCrop(scale=(1 / factor, 1.0)),
             optimizer="adamw",
             cosine_stretch=2,
             cutmix=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -92,6 +93,19 @@ def unflatten(vector: Tensor, names: Sequence[str], shapes: Sequence[Sequence[in
     sizes = [torch.Size(shape).numel() for shape in shapes]
     parts = zip(names, torch.split(vector, sizes), shapes, strict=True)
     return {name: part.view(*shape) for name, part, shape in parts}
+
+
+def architecture(network: nn.Module) -> str:
+    """Return what a network prints as, without the addresses of functions in it.
+
+    Args:
+        network: the network.
+
+    Example:
+        >>> architecture(nn.Linear(2, 1))
+        'Linear(in_features=2, out_features=1, bias=True)'
+    """
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(network))
 
 
 def layout(network: nn.Module) -> tuple[list[str], list[list[int]]]:

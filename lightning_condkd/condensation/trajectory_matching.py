@@ -17,7 +17,7 @@ from lightning_condkd.augment import Augment, AugmentName, AugmentParameters, re
 from lightning_condkd.condensation.base import CondensationMethod, RealImages
 from lightning_condkd.condensation.matching import CHUNK_PIXELS
 from lightning_condkd.condensation.networks import FreshNetworks
-from lightning_condkd.condensation.trajectories import ExpertFolder, layout, unflatten
+from lightning_condkd.condensation.trajectories import ExpertFolder, architecture, layout, unflatten
 from lightning_condkd.condensation.trajectory_schedule import PublishedName, TrajectorySchedule, published_schedule
 from lightning_condkd.functional.augmentation import mirror
 from lightning_condkd.functional.trajectory import Part, Segment, positive_step_size, recomputed, tesla, unrolled
@@ -145,8 +145,8 @@ class TrajectoryMatching(CondensationMethod):
 
     def _check_experts(self, experts: ExpertFolder) -> None:
         names, shapes = self._layout
-        architecture = repr(self._network().network)
-        own = {**self.networks.settings(), "names": names, "shapes": shapes, "architecture": architecture}
+        kind = architecture(self._network().network)
+        own = {**self.networks.settings(), "names": names, "shapes": shapes, "architecture": kind}
         there = {name: getattr(experts.info, name) for name in own}
         if different := {name: (own[name], there[name]) for name in own if own[name] != there[name]}:
             raise ValueError(
@@ -158,6 +158,22 @@ class TrajectoryMatching(CondensationMethod):
             raise ValueError(
                 f"schedule: max_start_epoch - 1 + expert_epochs = {needed}, but the experts in {self.folder} were "
                 f"trained for {experts.info.epochs} epochs; lower max_start_epoch or train them for longer"
+            )
+
+    def check_classes(self, class_names: Sequence[str]) -> None:
+        """Check that the experts were trained on these classes, in this order.
+
+        Args:
+            class_names: those of the data.
+
+        Raises:
+            ValueError: if they were not.
+        """
+        there = None if self._experts is None else self._experts.info.data["class_names"]
+        if there != list(class_names):
+            raise ValueError(
+                f"experts: those in {self.folder} were trained on the classes {(there or [])[:5]} ..., the data has "
+                f"{list(class_names[:5])} ...; give the experts of this data"
             )
 
     def losses(self, images: Tensor, labels: Tensor, real: RealImages, draw: Draw) -> Iterator[LossTerms]:

@@ -47,7 +47,8 @@ def checked_kind(soft_labels: Tensor, kind: SoftLabelKind) -> SoftLabelKind:
         kind: ``probabilities`` or ``logits``.
 
     Raises:
-        ValueError: there is no such kind, or probabilities lie outside [0, 1] by more than rounding or learning does.
+        ValueError: there is no such kind, or probabilities miss [0, 1] or a sum of 1 by more than rounding or learning
+            does.
     """
     if kind not in ("probabilities", "logits"):
         raise ValueError(f"label_kind: expected 'probabilities' or 'logits', got {kind!r}")
@@ -56,7 +57,28 @@ def checked_kind(soft_labels: Tensor, kind: SoftLabelKind) -> SoftLabelKind:
             f"label_kind: expected probabilities between 0 and 1, got {float(soft_labels.min()):.3f} to "
             f"{float(soft_labels.max()):.3f}: these are logits"
         )
+    missed = float((soft_labels.double().sum(1) - 1).abs().max())
+    if kind == "probabilities" and missed > _NEAR:
+        raise ValueError(f"label_kind: expected probabilities that sum to 1, one row misses it by {missed:.3f}")
     return kind
+
+
+def as_probabilities(soft_labels: Tensor, kind: LabelKind) -> Tensor:
+    """Return soft labels as probabilities whose rows sum to 1, ``(N, K)``.
+
+    Args:
+        soft_labels: ``(N, K)``.
+        kind: what they are.
+
+    Example:
+        >>> import torch
+        >>> as_probabilities(torch.tensor([[0.5, 0.6, -0.1]]), "probabilities")
+        tensor([[0.4545, 0.5455, 0.0000]])
+    """
+    if kind == "logits":
+        return soft_labels.softmax(1)
+    positive = soft_labels.clamp(min=0)
+    return positive / positive.sum(1, keepdim=True)
 
 
 def _near_unit_range(values: Tensor) -> bool:

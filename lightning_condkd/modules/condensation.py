@@ -92,8 +92,11 @@ class Condensation(L.LightningModule):
 
     def _build(self) -> None:
         source = real_images(self).train_source
-        check_class_sizes(source, self.ipc if self.init == "real" else 1, cure="lower ipc, set init to noise")
+        if self.init == "real":
+            check_class_sizes(source, self.ipc, cure="lower ipc, set init to noise")
+        check_class_sizes(source, 1, cure="add one")
         self.method.build(source.image_shape, source.num_classes, self.ipc)
+        self.method.check_classes(source.class_names)
         self._source = source
         self.pixels = nn.Parameter(_initial_pixels(source, self.ipc, self.init, self.seed))
 

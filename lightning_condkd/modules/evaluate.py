@@ -23,9 +23,10 @@ from lightning_condkd.condensation.network_batch import check_stackable
 from lightning_condkd.condensation.networks import FreshNetworks
 from lightning_condkd.data.condensed import CondensedSet, to_pixels
 from lightning_condkd.data.datamodule_images import ImageDataModule
-from lightning_condkd.data.files import write_atomic
+from lightning_condkd.data.files import make_parents, write_atomic
 from lightning_condkd.data.images import ImageSource
 from lightning_condkd.data.importers_folder import safe_name
+from lightning_condkd.data.soft_labels import as_probabilities
 from lightning_condkd.models import ConvNet, Observer
 from lightning_condkd.models.fit import check_classifier
 from lightning_condkd.modules.evaluation_report import (
@@ -34,7 +35,7 @@ from lightning_condkd.modules.evaluation_report import (
     TrainingSet,
     network_facts,
     report,
-    source_facts,
+    set_facts,
     teacher_facts,
 )
 from lightning_condkd.randomness import draw_by_class, seeded_generator
@@ -54,7 +55,7 @@ def evaluate(
     epochs: int | None = None,
     labels: LabelChoice = "all",
     teacher: Observer | None = None,
-    temperature: float = 20.0,
+    temperature: float | None = None,
     runs: int = 5,
     seed: int = 0,
     test_every: int = 0,
@@ -78,7 +79,7 @@ def evaluate(
             view; ``all`` for as many rows as there are kinds. Random real images have hard ones, and the teacher's.
         teacher: the network to distil from where sets come without soft labels, as those of SRe2L and RDED do; it is
             set to eval.
-        temperature: of the distillation from the teacher (code of RDED 20).
+        temperature: of the distillation from the teacher; ``None`` for 20 (code of RDED).
         runs: networks for each row.
         seed: seed of networks, order, augmentation, and of the choice of real images.
         test_every: also test after every so many epochs, to report the best accuracy too; 0 for the last only.
@@ -112,7 +113,7 @@ def evaluate(
     rows = [Row(name, one, _test(one, real.test, made, plan, options)) for name, made in fresh.items() for one in sets]
     if output is not None:
         facts = {"learned_rate": learned, "options": options, "rows": [row.record() for row in rows]}
-        facts |= {"condensed": source_facts(condensed, chosen), "teacher": teacher_facts(asked)}
+        facts |= {"condensed": set_facts(condensed, chosen), "teacher": teacher_facts(asked)}
         facts |= {"recipe": plan.settings(), "networks": network_facts(fresh)}
         write_atomic(Path(output), (json.dumps(facts, indent=1, allow_nan=False) + "\n").encode())
     return report(rows, plan, learned, _remarks(chosen, real.test))
@@ -122,7 +123,7 @@ def _check_output(path: Path) -> None:
     """Check before hours of training that the result can be written."""
     if path.suffix != ".json" or path.is_dir():
         raise ValueError(f"output: expected the path of a file that ends in .json, got {str(path)!r}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_parents(path)
     if not os.access(path.parent, os.W_OK):
         raise ValueError(f"output: no file can be written in {path.parent}: choose another folder")
 
@@ -168,7 +169,8 @@ def _resolve(
 ) -> Recipe:
     match recipe:
         case "rded":
-            recipe = Recipe.rded(condensed.ipc, condensed.num_classes)
+            factor = 1 if max(condensed.image_shape[1:]) <= 64 else 2
+            recipe = Recipe.rded(condensed.ipc, condensed.num_classes, factor)
         case "dsa" | "dc":
             recipe = Recipe.dsa() if recipe == "dsa" else Recipe.dc()
     augment = resolve_augment(recipe.augment, *statistics)
@@ -190,22 +192,23 @@ def _check_fit(condensed: CondensedSet, test: ImageSource) -> None:
         ours, real = getattr(condensed, what), getattr(test, what)
         if ours != real:
             raise ValueError(f"{what}: the condensed set has {ours}, the data {real}; give the data it was made from")
-    ours, theirs = (_comparable(names) for names in (condensed.info.class_names, test.class_names))
-    if ours != theirs and set(ours) == set(theirs):
-        raise ValueError(
-            f"the classes of the condensed set are in another order than those of the data: "
-            f"{condensed.info.class_names}"
-        )
+    names = condensed.info.class_names
+    if names is not None and _order(names, test.class_names) == "another":
+        raise ValueError(f"the classes of the condensed set are in another order than those of the data: {names}")
 
 
-def _comparable(names: Sequence[str] | None) -> list[str]:
-    """Return names as folders may have them, which tell no upper case and no special characters apart."""
-    return [safe_name(name).casefold() for name in names or ()]
+def _order(names: Sequence[str], others: Sequence[str]) -> Literal["same", "another", "unknown"]:
+    """Compare the order of classes by their names, where these differ as folders may have them."""
+    if set(names) != set(others):
+        names, others = ([safe_name(name).casefold() for name in each] for each in (names, others))
+    if list(names) == list(others):
+        return "same"
+    return "another" if set(names) == set(others) and len(set(names)) == len(names) else "unknown"
 
 
 def _remarks(condensed: CondensedSet, test: ImageSource) -> list[str]:
     names = condensed.info.class_names
-    if names is None or _comparable(names) == _comparable(test.class_names):
+    if names is None or _order(names, test.class_names) == "same":
         return []
     return [f"the set calls its classes {_few(names)}, the data {_few(test.class_names)}: are they in the same order?"]
 
@@ -240,11 +243,14 @@ def _check_network(name: str, networks: FreshNetworks, test: ImageSource, batche
         check_stackable(networks.make(seeded_generator(0, "check")).eval())
 
 
-def _ask(teacher: Observer | None, temperature: float, labels: LabelChoice, test: ImageSource) -> TeacherLabels | None:
-    if labels == "teacher" and teacher is None:
-        raise ValueError("labels: the teacher's are asked for, but there is none: give teacher, or other labels")
+def _ask(
+    teacher: Observer | None, temperature: float | None, labels: LabelChoice, test: ImageSource
+) -> TeacherLabels | None:
     if teacher is None:
+        if labels == "teacher" or temperature is not None:
+            raise ValueError("labels or temperature ask for a teacher, but there is none: give teacher, or drop them")
         return None
+    temperature = 20.0 if temperature is None else temperature
     if not temperature > 0:
         raise ValueError(f"temperature: expected a positive number, got {temperature}; 20 is usual")
     if labels in ("hard", "soft"):
@@ -272,7 +278,7 @@ def _own_labels(condensed: CondensedSet, labels: LabelChoice) -> dict[str, Tenso
     soft = condensed.soft_labels
     if labels == "soft" and soft is None:
         raise ValueError("labels: the set has no soft labels, only hard ones: set labels to hard, or give a teacher")
-    if soft is not None and condensed.info.label_kind == "logits":
-        soft = soft.softmax(1)
+    if soft is not None:
+        soft = as_probabilities(soft, condensed.info.label_kind)
     kinds = {"hard": condensed.labels, "soft": soft}
     return {kind: own for kind, own in kinds.items() if own is not None and labels in ("all", kind)}

@@ -99,6 +99,8 @@ def _notes(recipe: Recipe, learned: float | None, rows: Sequence[Row]) -> list[s
 
 
 def _schedule(recipe: Recipe) -> str:
+    if recipe.cosine_stretch is None and recipe.drop_epoch >= recipe.epochs:
+        return "the same in all"
     if recipe.cosine_stretch is None:
         return f"a tenth of it after {recipe.drop_epoch} epochs"
     return f"by a cosine to {recipe.rate(recipe.epochs):.2g} at the end"
@@ -117,7 +119,7 @@ def network_facts(networks: Mapping[str, FreshNetworks]) -> dict[str, Any]:
     return {name: {**made.settings(), "parameters": made.num_parameters} for name, made in networks.items()}
 
 
-def source_facts(path: str, condensed: CondensedSet) -> dict[str, Any]:
+def set_facts(path: str, condensed: CondensedSet) -> dict[str, Any]:
     """Return what a result file holds of the set, JSON values only.
 
     Args:

@@ -125,6 +125,26 @@ def test_mixed_targets_follow_the_pixels_and_a_teacher_sees_the_mixed_view() -> 
     assert len(shares) > 10
 
 
+def test_rded_shows_small_images_whole_and_has_the_numbers_of_its_code() -> None:
+    recipe, images = Recipe.rded(), torch.rand(200, 3, 9, 9, generator=torch.Generator().manual_seed(0))
+    assert isinstance(recipe.augment, Augment)
+    views = recipe.augment(images, recipe.augment.sample(200, torch.Generator().manual_seed(1)))
+    same = [bool((view == image).all()) for view, image in zip(views, images, strict=True)]
+    mirrored = [bool((view == image.flip(2)).all()) for view, image in zip(views, images, strict=True)]
+    assert all(a or b for a, b in zip(same, mirrored, strict=True))
+    assert 60 < sum(mirrored) < 140
+    assert (recipe.epochs, recipe.weight_decay, recipe.momentum, recipe.full_rate) == (300, 0.01, 0.9, 0.001)
+    assert (recipe.cosine_stretch, recipe.cutmix, recipe.optimizer) == (2, True, "adamw")
+    assert "scale=(0.5, 1.0)" in repr(Recipe.rded(factor=2).augment)
+
+
+def test_a_teacher_is_set_to_eval() -> None:
+    bn, data = FreshNetworks(partial(network, "batch"), MEAN, STD), task()
+    by = [bn.make(torch.Generator().manual_seed(9)).train(mode) for mode in (True, False)]
+    results = [evaluate(data[0], TeacherLabels(one), *data[2:], networks(), Recipe(epochs=3), runs=1) for one in by]
+    assert results[0] == results[1]
+
+
 def test_a_teacher_is_not_changed_and_gets_no_gradient() -> None:
     one = teacher()
     before = one.fingerprint()

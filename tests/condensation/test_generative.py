@@ -123,6 +123,18 @@ def test_networks_learn_as_by_torchs_sgd(norm: str) -> None:
         assert torch.allclose(trained.networks[0].state_dict()[name], value, rtol=1e-10), name
 
 
+def test_dropout_in_the_pool_is_off() -> None:
+    def with_dropout() -> nn.Module:
+        body = network()
+        return nn.Sequential(body.features, nn.Dropout(0.5), body.classifier)
+
+    trained = MatchingPool(with_dropout, MEAN, STD, size=1, training_batches=1, augment=SiameseAugment("crop_cutout"))
+    trained.build((1, 8, 8), 3, seed=7)
+    state = torch.random.get_rng_state()
+    trained.double().draw_network(Draw(1, 0), real(Draw(1, 0)))
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
 def test_networks_are_frozen_and_a_comparison_changes_nothing_in_them() -> None:
     trained, draw = pool("batch"), Draw(0, 0)
     chosen = trained.draw_network(draw, real(draw))

@@ -57,7 +57,7 @@ def experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         architecture=repr(network()),
         epochs=3,
         training={"seed": 0},
-        data={"sha256": "0"},
+        data={"sha256": "0", "class_names": ["a", "b", "c"]},
     )
     for expert in range(5):
         generator = torch.Generator().manual_seed(expert)
@@ -243,6 +243,11 @@ def test_mistakes_are_named(experts: Path) -> None:
 
     with pytest.raises(ValueError, match=r"differ from the network here.*'architecture'"):
         TrajectoryMatching(other_pooling, MEAN, STD, experts=experts, schedule=SCHEDULE).build(SHAPE, 3, 1)
+    made = make()
+    made.build(SHAPE, 3, 1)
+    made.check_classes(("a", "b", "c"))
+    with pytest.raises(ValueError, match=r"were trained on the classes \['a', 'b', 'c'\].*data has \['b', 'a', 'c'\]"):
+        made.check_classes(("b", "a", "c"))
     with pytest.raises(FileNotFoundError, match="no snapshots"):
         make(experts=experts / "none").build(SHAPE, 3, 1)
     with pytest.raises(ValueError, match="gradient: expected one of"):

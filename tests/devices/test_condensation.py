@@ -66,6 +66,7 @@ def check_alike(make: Callable[[Path], L.LightningModule], folder: Path) -> None
         with VirtualDevice():
             module = make(folder / name)
             fit(module, DigitsDataModule(256, seed=0), **arguments)
+        assert (VirtualDevice.convolutions > 0) is (name == "there")
         output = Path(str(module.output))
         outputs.append(sorted(output.iterdir()) if output.is_dir() else [output])
     assert outputs[0]
@@ -155,6 +156,7 @@ def test_networks_are_judged_on_a_device(recipe: Recipe, asked: bool) -> None:
                     device=device,
                 )
             )
+        assert (VirtualDevice.convolutions > 0) is (device == DEVICE)
     assert results[0].accuracies == results[1].accuracies
     assert results[0].calibration_errors == pytest.approx(results[1].calibration_errors, rel=1e-5)
 
@@ -166,6 +168,7 @@ def test_a_set_is_judged_on_the_device_while_it_is_learned(tmp_path: Path) -> No
         with VirtualDevice():
             module = Condensation(method, output=tmp_path / "set.safetensors", steps_per_epoch=2)
             fit(module, DigitsDataModule(), 1, judge, **arguments)
+        assert (VirtualDevice.convolutions > 0) is bool(arguments)
     assert judges[0].curve == judges[1].curve
     assert [step for step, _ in judges[0].curve] == [0, 2]
 
@@ -178,5 +181,6 @@ def test_images_are_chosen_by_a_teacher_on_a_device(method: SelectionMethod, tmp
         with VirtualDevice():
             output = tmp_path / f"{method.name}-{device[:3]}.safetensors"
             select(output, data=DigitsDataModule(), method=method, ipc=3, teacher=teacher, device=device)
+        assert (VirtualDevice.convolutions > 0) is (device != "cpu")
         outputs.append(output.read_bytes())
     assert outputs[0] == outputs[1]

@@ -42,9 +42,12 @@ class VirtualTensor(Tensor):
 
 
 class VirtualDevice(TorchDispatchMode):
-    """Inside, tensors can be made on the device and sent to it."""
+    """Inside, tensors can be made on the device and sent to it; ``convolutions`` counts those that ran there."""
+
+    convolutions = 0
 
     def __enter__(self) -> VirtualDevice:
+        VirtualDevice.convolutions = 0
         self.lifting = torch._C._only_lift_cpu_tensors()
         torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device=...) is then seen here
         self.patch = patch("torch.autocast", _autocast)
@@ -78,6 +81,7 @@ def _call(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         on_device = isinstance(args[0], VirtualTensor)
     if on_device and kwargs.get("generator") is not None:
         raise RuntimeError(f"{func}: expected a generator on {DEVICE}, found one on the CPU")
+    VirtualDevice.convolutions += on_device and "convolution" in str(func)
     result = func(*tree_map(_inner, args), **tree_map(_inner, kwargs))
 
     def place(value: Any) -> Any:

@@ -81,6 +81,15 @@ def test_the_generator_alone_decides_where_k_means_starts() -> None:
 
 
 @every_choice
+def test_half_precision_around_it_changes_nothing(choose: Choice) -> None:
+    """Distances are small differences of products."""
+    embeddings = 10 + torch.rand(60, 30, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        chosen = choose(embeddings, 12)
+    assert torch.equal(chosen, choose(embeddings, 12))
+
+
+@every_choice
 def test_copies_never_make_a_row_come_twice(choose: Choice) -> None:
     for embeddings in (torch.zeros(7, 3), points(2).repeat(4, 1), blobs((1, 1, 9)).repeat(2, 1)):
         for count in (2, len(embeddings)):

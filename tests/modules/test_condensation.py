@@ -38,6 +38,14 @@ class Uneven(ImageDataModule):
         return ImageSource(images, labels, ("many", "some", "few"))
 
 
+class WithAbsent(Uneven):
+    """The same with a class of no image."""
+
+    def load(self, train: bool) -> ImageSource:
+        source = super().load(train)
+        return ImageSource(source.images, source.labels, (*source.class_names, "absent"))
+
+
 class Explosive(CondensationMethod):
     """Its loss is ten times the sum of pixels, and NaN from a chosen iteration on."""
 
@@ -330,6 +338,8 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         fit(condensation(tmp_path, ipc=3))
     with pytest.raises(TypeError, match="ImageDataModule"):
         fit(condensation(tmp_path), data=L.LightningDataModule())
+    with pytest.raises(ValueError, match="class 'absent' has 0 training images, expected at least 1: add one"):
+        fit(condensation(tmp_path, init="noise"), data=WithAbsent())
     for count in ("ipc", "steps_per_epoch"):
         with pytest.raises(ValueError, match=f"{count}: expected a positive number"):
             condensation(tmp_path, **{count: 0})

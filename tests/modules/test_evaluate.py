@@ -9,7 +9,7 @@ import torch
 from jsonargparse import auto_cli
 
 from lightning_condkd.augment import SiameseAugment
-from lightning_condkd.cli import main
+from lightning_condkd.cli import _check_recipe, main
 from lightning_condkd.condensation.evaluation import evaluate as train_and_test
 from lightning_condkd.condensation.evaluation_batches import TeacherLabels
 from lightning_condkd.condensation.evaluation_recipe import Recipe
@@ -18,7 +18,7 @@ from lightning_condkd.data import CondensedInfo, CondensedSet, DigitsDataModule
 from lightning_condkd.data.digits import load_digits_split
 from lightning_condkd.data.images import ImageSource
 from lightning_condkd.models import ConvNet, DigitsNet, Observer
-from lightning_condkd.modules.evaluate import evaluate, random_real
+from lightning_condkd.modules.evaluate import _order, evaluate, random_real
 
 SMALL = partial(ConvNet, image_size=8, in_channels=1, depth=2, width=4)
 RECIPE = Recipe(epochs=3, augment=None)
@@ -131,6 +131,31 @@ def digits_teacher() -> Observer:
     return Observer(DigitsNet(), (0.3059,), (0.3754,), weights="package:digits-teacher.safetensors")
 
 
+def test_probabilities_that_nearly_sum_to_one_are_made_to(tmp_path: Path) -> None:
+    path, labels = tmp_path / "soft.safetensors", torch.eye(10).clamp(0.01, 0.93)
+    info = CondensedInfo(10, label_kind="probabilities")
+    CondensedSet(torch.rand(10, 1, 8, 8), torch.arange(10), labels, info).save(path)
+    _, record = judged(tmp_path, str(path))
+    assert [row["labels"] for row in record["rows"]] == ["hard", "soft", "hard"]
+
+
+@pytest.mark.parametrize(
+    ("names", "others", "order"),
+    [
+        (("a", "b"), ("A", "b"), "same"),
+        (("b", "a"), ("A", "b"), "another"),
+        (("a", "A"), ("A", "a"), "another"),
+        (("a", "A"), ("a", "A"), "same"),
+        (("x/y", "x-y"), ("x-y", "x/y"), "another"),
+        (("a", "c"), ("a", "b"), "unknown"),
+    ],
+)
+def test_the_order_of_classes_is_told_by_their_names(
+    names: tuple[str, ...], others: tuple[str, ...], order: str
+) -> None:
+    assert _order(names, others) == order
+
+
 def test_a_teacher_labels_the_set_and_the_real_images(tmp_path: Path) -> None:
     path, teacher = condensed(tmp_path), digits_teacher()
     kinds = {}
@@ -153,7 +178,8 @@ def test_a_teacher_that_is_not_asked_or_does_not_fit_is_refused(
     monkeypatch.setattr("lightning_condkd.modules.evaluate.train_and_test", lambda *_, **__: pytest.fail("trained"))
     path = condensed(tmp_path)
     wrong: dict[str, dict[str, Any]] = {
-        "give teacher": {"labels": "teacher"},
+        "ask for a teacher, but there is none": {"labels": "teacher"},
+        "temperature ask for a teacher": {"temperature": 3.0},
         "not asked with labels='hard'": {"labels": "hard", "teacher": digits_teacher()},
         "temperature: expected": {"teacher": digits_teacher(), "temperature": 0.0},
         "teacher: expected 10 classes as in the data, DigitsNet has 3": {"teacher": Observer(DigitsNet(3))},
@@ -173,6 +199,16 @@ def test_the_recipe_of_rded_goes_by_name_and_by_the_size_of_the_set(tmp_path: Pa
     assert (record["recipe"]["batch_size"], record["recipe"]["epochs"], record["learned_rate"]) == (10, 300, None)
     assert "300 epochs of adamw, learning rate 0.001, by a cosine to 0.0005 at the end" in report
     assert "cutmix" in report
+
+
+def test_a_rate_that_does_not_fall_is_said_to_stay(tmp_path: Path) -> None:
+    report, _ = judged(tmp_path, condensed(tmp_path), recipe=replace(RECIPE, drop_at=1), runs=1)
+    assert "learning rate 0.01, the same in all" in report
+
+
+def test_parts_of_a_recipe_may_be_given_twice() -> None:
+    _check_recipe(["evaluate", "--recipe", '{"batch_size": 50}', "--recipe.epochs", "1"])
+    _check_recipe(["evaluate", "--recipe=dsa", "--recipe.epochs=1"])
 
 
 def test_classes_of_other_names_are_remarked_on(tmp_path: Path) -> None:
@@ -236,6 +272,8 @@ def test_mistakes_are_named_before_anything_is_trained(tmp_path: Path, monkeypat
         judged(tmp_path, condensed(tmp_path, class_names=NAMES[::-1]))
     with pytest.raises(ValueError, match="in another order"):
         judged(tmp_path, condensed(tmp_path, class_names=(*"bcdefghij", "a-z")), data=Letters())
+    with pytest.raises(NotADirectoryError, match="would lie below"):
+        evaluate(path, data=Digits(), output=f"{path}/result.json")
     (tmp_path / "folder.json").mkdir()
     for output in ("result.txt", str(tmp_path / "folder.json")):
         with pytest.raises(ValueError, match=r"file that ends in \.json"):
