@@ -152,7 +152,7 @@ class Condensation(L.LightningModule):
             return
         for tensor, good in zip(self._learned, self._last_good, strict=True):
             tensor.data.copy_(good)
-        self._undone = 1
+        self._undone += 1
 
     def configure_optimizers(self) -> Optimizer:
         """Return SGD on the pixels, and on what else the method learns."""
@@ -198,21 +198,21 @@ class Condensation(L.LightningModule):
         self.write()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write the set, and add the seed to what the checkpoint holds.
+        """Write the set, and add seed and undone steps to what the checkpoint holds.
 
         Args:
             checkpoint: what Lightning is about to write.
         """
-        checkpoint[STATE_KEY] = {"seed": self.seed}
         self.write()
+        checkpoint[STATE_KEY] = {"seed": self.seed, "undone": self._undone}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the seed of the run that is resumed.
+        """Keep the seed of the run that is resumed, and the count of its undone steps.
 
         Args:
             checkpoint: what Lightning has read.
         """
-        self.seed = checkpoint[STATE_KEY]["seed"]
+        self.seed, self._undone = checkpoint[STATE_KEY]["seed"], checkpoint[STATE_KEY]["undone"]
 
     @property
     def _pixels(self) -> nn.Parameter:

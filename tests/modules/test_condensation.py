@@ -333,6 +333,14 @@ def test_a_last_step_that_breaks_the_pixels_is_undone(tmp_path: Path) -> None:
     assert torch.equal(condensed.images, CondensedSet.load(start.output).images)
 
 
+def test_a_resumed_run_counts_what_was_undone_before(tmp_path: Path) -> None:
+    path = tmp_path / "first.ckpt"
+    fit(condensation(tmp_path / "broken", Explosive(99), learning_rate=1e38), SaveAt(1, path), StopAfterFirst())
+    resumed = condensation(tmp_path / "resumed", Explosive(99), learning_rate=0.0, momentum=0.0)
+    fit(resumed, ckpt_path=path)
+    assert CondensedSet.load(resumed.output).info.settings["iterations"] == 5
+
+
 def test_mistakes_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="class 'few' has 2 training images"):
         fit(condensation(tmp_path, ipc=3))
