@@ -1,12 +1,14 @@
-"""Real images on their way into a module."""
+"""Real images on their way into a module, and word of the set that comes out."""
 
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_condkd.data.datamodule_images import ImageDataModule
@@ -97,3 +99,12 @@ def check_class_sizes(source: ImageSource, needed: int, cure: str) -> None:
                 f"class {name!r} has {len(rows)} training images, expected at least {needed}: {cure}, or leave it out "
                 "of the data"
             )
+
+
+def say_written(output: Path) -> None:
+    """Say where a condensed set is, and what to do with it.
+
+    Args:
+        output: its file.
+    """
+    rank_zero_info(f"condensed set written to {output}: judge it by 'lightning-condkd evaluate {output} --data ...'")

@@ -16,7 +16,7 @@ from lightning_condkd.data.condensed import CondensedInfo, CondensedSet, to_pixe
 from lightning_condkd.data.images import ImageSource
 from lightning_condkd.distributed import mean_over_ranks
 from lightning_condkd.functional.surrogate import with_gradients
-from lightning_condkd.modules.batches import check_class_sizes, real_images
+from lightning_condkd.modules.batches import check_class_sizes, real_images, say_written
 from lightning_condkd.randomness import Draw, draw_by_class, seeded_generator
 
 STATE_KEY = "condensation"
@@ -194,8 +194,9 @@ class Condensation(L.LightningModule):
             self.condensed().save(self.output)
 
     def on_train_end(self) -> None:
-        """Write the set."""
+        """Write the set, and say where."""
         self.write()
+        say_written(self.output)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write the set, and add seed and undone steps to what the checkpoint holds.

@@ -19,7 +19,7 @@ from lightning_condkd.condensation.matching_pool import MatchingPool
 from lightning_condkd.data.condensed import CondensedInfo, CondensedSet
 from lightning_condkd.data.images import ImageSource
 from lightning_condkd.distributed import mean_over_ranks, sync_buffers
-from lightning_condkd.modules.batches import check_class_sizes, real_batch, real_images
+from lightning_condkd.modules.batches import check_class_sizes, real_batch, real_images, say_written
 from lightning_condkd.modules.checks import check_batch, check_strategy
 from lightning_condkd.modules.ticks import tick_once
 from lightning_condkd.modules.turns import OptimizerTurns
@@ -263,8 +263,9 @@ class GenerativeCondensation(L.LightningModule):
             self.export(self.ipc, self.seed).save(self.output)
 
     def on_train_end(self) -> None:
-        """Write a set."""
+        """Write a set, and say where."""
         self.write()
+        say_written(self.output)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write a set, and add seed, shapes and progress to what the checkpoint holds.

@@ -333,6 +333,13 @@ def test_a_last_step_that_breaks_the_pixels_is_undone(tmp_path: Path) -> None:
     assert torch.equal(condensed.images, CondensedSet.load(start.output).images)
 
 
+def test_a_run_says_where_its_set_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    module = condensation(tmp_path, Explosive(99))
+    with caplog.at_level("INFO", logger="lightning.pytorch"):
+        fit(module)
+    assert f"condensed set written to {module.output}: judge it by 'lightning-condkd evaluate" in caplog.text
+
+
 def test_a_resumed_run_counts_what_was_undone_before(tmp_path: Path) -> None:
     path = tmp_path / "first.ckpt"
     fit(condensation(tmp_path / "broken", Explosive(99), learning_rate=1e38), SaveAt(1, path), StopAfterFirst())
