@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,25 +11,20 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_condkd.augment import resolve_augment
 from lightning_condkd.condensation.evaluation import evaluate as train_and_test
-from lightning_condkd.condensation.evaluation_batches import TeacherLabels
 from lightning_condkd.condensation.evaluation_recipe import Recipe
 from lightning_condkd.condensation.evaluation_result import Evaluation
-from lightning_condkd.condensation.network_batch import check_stackable
 from lightning_condkd.condensation.networks import FreshNetworks
-from lightning_condkd.data.condensed import CondensedSet, to_pixels
+from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.datamodule_images import ImageDataModule
-from lightning_condkd.data.files import make_parents, write_atomic
+from lightning_condkd.data.files import write_atomic
 from lightning_condkd.data.images import ImageSource
-from lightning_condkd.data.importers_folder import safe_name
-from lightning_condkd.data.soft_labels import as_probabilities
 from lightning_condkd.models import ConvNet, Observer
-from lightning_condkd.models.fit import check_classifier
+from lightning_condkd.modules.evaluation_checks import check_fit, check_networks, check_output, remarks
 from lightning_condkd.modules.evaluation_report import (
-    RANDOM_REAL,
     Row,
     TrainingSet,
     network_facts,
@@ -38,12 +32,11 @@ from lightning_condkd.modules.evaluation_report import (
     set_facts,
     teacher_facts,
 )
-from lightning_condkd.randomness import draw_by_class, seeded_generator
+from lightning_condkd.modules.evaluation_sets import LabelChoice, teacher_labels, training_sets
 
 Networks = Mapping[str, Callable[[], nn.Module]]
 RecipeName = Literal["dsa", "dc", "rded"]
 Statistics = tuple[Sequence[float], Sequence[float]]
-LabelChoice = Literal["all", "hard", "soft", "teacher"]
 
 
 def evaluate(
@@ -96,18 +89,18 @@ def evaluate(
         ValueError: if set, data and networks do not fit each other, or a choice is not possible.
     """
     if output is not None:
-        _check_output(Path(output))
+        check_output(Path(output))
     chosen, real = CondensedSet.load(condensed), _real_images(data)
-    _check_fit(chosen, real.test)
+    check_fit(chosen, real.test)
     statistics = _normalisation(mean, std, real.train)
     given = _resolve(recipe, epochs, chosen, statistics)
     plan = given.with_learned_rate(chosen.info.settings.get("train_lr"))
     learned = None if plan is given else plan.learning_rate
     fresh = _fresh_networks(networks, real.test, *statistics)
     for name, made in fresh.items():
-        _check_network(name, made, real.test, batched and runs > 1)
-    asked = _ask(teacher, temperature, labels, real.test)
-    sets = _training_sets(chosen, labels, asked, real.train, seed)
+        check_networks(name, made, real.test, batched and runs > 1)
+    asked = teacher_labels(teacher, temperature, labels, real.test)
+    sets = training_sets(chosen, labels, asked, real.train, seed)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     options = {"runs": runs, "seed": seed, "test_every": test_every, "batched": batched, "device": device}
     rows = [Row(name, one, _test(one, real.test, made, plan, options)) for name, made in fresh.items() for one in sets]
@@ -116,37 +109,12 @@ def evaluate(
         facts |= {"condensed": set_facts(condensed, chosen), "teacher": teacher_facts(asked)}
         facts |= {"recipe": plan.settings(), "networks": network_facts(fresh)}
         write_atomic(Path(output), (json.dumps(facts, indent=1, allow_nan=False) + "\n").encode())
-    return report(rows, plan, learned, _remarks(chosen, real.test))
-
-
-def _check_output(path: Path) -> None:
-    """Check before hours of training that the result can be written."""
-    if path.suffix != ".json" or path.is_dir():
-        raise ValueError(f"output: expected the path of a file that ends in .json, got {str(path)!r}")
-    make_parents(path)
-    if not os.access(path.parent, os.W_OK):
-        raise ValueError(f"output: no file can be written in {path.parent}: choose another folder")
+    return report(rows, plan, learned, remarks(chosen, real.test))
 
 
 class _Real(NamedTuple):
     test: ImageSource
     train: ImageSource | None
-
-
-def random_real(source: ImageSource, counts: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
-    """Draw real images without replacement, so many of each class.
-
-    Args:
-        source: the training images.
-        counts: images of each class; a smaller class gives all that it has.
-        seed: seed of the choice.
-
-    Returns:
-        Images ``(N, C, H, W)``, pixels in the units of [0, 1], and classes ``(N,)`` int64, by class.
-    """
-    generator = seeded_generator(seed, "random real")
-    rows = torch.cat(draw_by_class(source.class_rows, counts, generator))
-    return to_pixels(source.images[rows]), source.labels[rows]
 
 
 def _test(
@@ -187,36 +155,6 @@ def _normalisation(mean: Sequence[float] | None, std: Sequence[float] | None, tr
     return train.channel_statistics()
 
 
-def _check_fit(condensed: CondensedSet, test: ImageSource) -> None:
-    for what in ("num_classes", "image_shape"):
-        ours, real = getattr(condensed, what), getattr(test, what)
-        if ours != real:
-            raise ValueError(f"{what}: the condensed set has {ours}, the data {real}; give the data it was made from")
-    names = condensed.info.class_names
-    if names is not None and _order(names, test.class_names) == "another":
-        raise ValueError(f"the classes of the condensed set are in another order than those of the data: {names}")
-
-
-def _order(names: Sequence[str], others: Sequence[str]) -> Literal["same", "another", "unknown"]:
-    """Compare the order of classes by their names, where these differ as folders may have them."""
-    if set(names) != set(others):
-        names, others = ([safe_name(name).casefold() for name in each] for each in (names, others))
-    if list(names) == list(others):
-        return "same"
-    return "another" if set(names) == set(others) and len(set(names)) == len(names) else "unknown"
-
-
-def _remarks(condensed: CondensedSet, test: ImageSource) -> list[str]:
-    names = condensed.info.class_names
-    if names is None or _order(names, test.class_names) == "same":
-        return []
-    return [f"the set calls its classes {_few(names)}, the data {_few(test.class_names)}: are they in the same order?"]
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join([*names[:3], *(["..."] if len(names) > 3 else [])])
-
-
 def _fresh_networks(
     networks: Networks | None, test: ImageSource, mean: Sequence[float], std: Sequence[float]
 ) -> dict[str, FreshNetworks]:
@@ -232,53 +170,3 @@ def _standard_network(test: ImageSource) -> Callable[[], nn.Module]:
     halvings = int(math.log2(height))
     depth = min(3, halvings - 1) if height <= 32 else halvings - 2
     return partial(ConvNet, test.num_classes, image_size=height, in_channels=channels, depth=depth)
-
-
-def _check_network(name: str, networks: FreshNetworks, test: ImageSource, batched: bool) -> None:
-    try:
-        networks.check(test.image_shape, test.num_classes)
-    except ValueError as error:
-        raise ValueError(f"networks: {name} does not fit the data: {error}") from error
-    if batched:
-        check_stackable(networks.make(seeded_generator(0, "check")).eval())
-
-
-def _ask(
-    teacher: Observer | None, temperature: float | None, labels: LabelChoice, test: ImageSource
-) -> TeacherLabels | None:
-    if teacher is None:
-        if labels == "teacher" or temperature is not None:
-            raise ValueError("labels or temperature ask for a teacher, but there is none: give teacher, or drop them")
-        return None
-    temperature = 20.0 if temperature is None else temperature
-    if not temperature > 0:
-        raise ValueError(f"temperature: expected a positive number, got {temperature}; 20 is usual")
-    if labels in ("hard", "soft"):
-        raise ValueError(f"teacher: it is not asked with labels={labels!r}: leave it out, or set labels to all")
-    check_classifier("teacher", teacher.eval(), test.image_shape, test.num_classes)
-    return TeacherLabels(teacher, temperature)
-
-
-def _training_sets(
-    condensed: CondensedSet, labels: LabelChoice, asked: TeacherLabels | None, train: ImageSource | None, seed: int
-) -> list[TrainingSet]:
-    real = None if train is None else random_real(train, condensed.counts.tolist(), seed)
-    images, name = condensed.pixels(slice(None)), condensed.info.method
-    sets = [TrainingSet(name, kind, images, own) for kind, own in _own_labels(condensed, labels).items()]
-    if real is not None and labels != "teacher":
-        sets.append(TrainingSet(RANDOM_REAL, "hard", *real))
-    if asked is not None:
-        sources = {name: images} if real is None else {name: images, RANDOM_REAL: real[0]}
-        sets += [TrainingSet(source, "teacher", pixels, asked) for source, pixels in sources.items()]
-    return sets
-
-
-def _own_labels(condensed: CondensedSet, labels: LabelChoice) -> dict[str, Tensor]:
-    """Return the stored labels that are asked for, by kind."""
-    soft = condensed.soft_labels
-    if labels == "soft" and soft is None:
-        raise ValueError("labels: the set has no soft labels, only hard ones: set labels to hard, or give a teacher")
-    if soft is not None:
-        soft = as_probabilities(soft, condensed.info.label_kind)
-    kinds = {"hard": condensed.labels, "soft": soft}
-    return {kind: own for kind, own in kinds.items() if own is not None and labels in ("all", kind)}

@@ -18,7 +18,9 @@ from lightning_condkd.data import CondensedInfo, CondensedSet, DigitsDataModule
 from lightning_condkd.data.digits import load_digits_split
 from lightning_condkd.data.images import ImageSource
 from lightning_condkd.models import ConvNet, DigitsNet, Observer
-from lightning_condkd.modules.evaluate import _order, evaluate, random_real
+from lightning_condkd.modules.evaluate import evaluate
+from lightning_condkd.modules.evaluation_checks import class_order
+from lightning_condkd.modules.evaluation_sets import random_real
 
 SMALL = partial(ConvNet, image_size=8, in_channels=1, depth=2, width=4)
 RECIPE = Recipe(epochs=3, augment=None)
@@ -153,7 +155,7 @@ def test_probabilities_that_nearly_sum_to_one_are_made_to(tmp_path: Path) -> Non
 def test_the_order_of_classes_is_told_by_their_names(
     names: tuple[str, ...], others: tuple[str, ...], order: str
 ) -> None:
-    assert _order(names, others) == order
+    assert class_order(names, others) == order
 
 
 def test_a_teacher_labels_the_set_and_the_real_images(tmp_path: Path) -> None:

@@ -1,0 +1,107 @@
+"""What must fit before networks are trained to judge a set."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from lightning_condkd.condensation.network_batch import check_stackable
+from lightning_condkd.condensation.networks import FreshNetworks
+from lightning_condkd.data.condensed import CondensedSet
+from lightning_condkd.data.files import make_parents
+from lightning_condkd.data.images import ImageSource
+from lightning_condkd.data.importers_folder import safe_name
+from lightning_condkd.randomness import seeded_generator
+
+
+def check_output(path: Path) -> None:
+    """Check before hours of training that the result can be written.
+
+    Args:
+        path: the file to be.
+
+    Raises:
+        ValueError: if it does not end in ``.json``, is a folder, or its folder cannot be written to.
+        NotADirectoryError: if it would lie below a file.
+    """
+    if path.suffix != ".json" or path.is_dir():
+        raise ValueError(f"output: expected the path of a file that ends in .json, got {str(path)!r}")
+    make_parents(path)
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(f"output: no file can be written in {path.parent}: choose another folder")
+
+
+def check_fit(condensed: CondensedSet, test: ImageSource) -> None:
+    """Check a set against the data.
+
+    Args:
+        condensed: the set.
+        test: the held-out images.
+
+    Raises:
+        ValueError: if classes or image shape differ, or the classes are known to be in another order.
+    """
+    for what in ("num_classes", "image_shape"):
+        ours, real = getattr(condensed, what), getattr(test, what)
+        if ours != real:
+            raise ValueError(f"{what}: the condensed set has {ours}, the data {real}; give the data it was made from")
+    names = condensed.info.class_names
+    if names is not None and class_order(names, test.class_names) == "another":
+        raise ValueError(f"the classes of the condensed set are in another order than those of the data: {names}")
+
+
+def class_order(names: Sequence[str], others: Sequence[str]) -> Literal["same", "another", "unknown"]:
+    """Compare the order of classes by their names; where these differ, as folders may have them.
+
+    Args:
+        names: of the classes, in their order.
+        others: likewise.
+
+    Example:
+        >>> class_order(("cat", "dog"), ("Dog", "Cat")), class_order(("cat", "dog"), ("cats", "dogs"))
+        ('another', 'unknown')
+    """
+    if set(names) != set(others):
+        names, others = ([safe_name(name).casefold() for name in each] for each in (names, others))
+    if list(names) == list(others):
+        return "same"
+    return "another" if set(names) == set(others) and len(set(names)) == len(names) else "unknown"
+
+
+def remarks(condensed: CondensedSet, test: ImageSource) -> list[str]:
+    """Return what a report has to say beside its figures: whether the classes go by other names.
+
+    Args:
+        condensed: the set.
+        test: the held-out images.
+    """
+    names = condensed.info.class_names
+    if names is None or class_order(names, test.class_names) == "same":
+        return []
+    return [f"the set calls its classes {_few(names)}, the data {_few(test.class_names)}: are they in the same order?"]
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join([*names[:3], *(["..."] if len(names) > 3 else [])])
+
+
+def check_networks(name: str, networks: FreshNetworks, test: ImageSource, batched: bool) -> None:
+    """Check networks of an architecture against the data.
+
+    Args:
+        name: what the architecture is called.
+        networks: makes them.
+        test: the held-out images.
+        batched: whether they are to be trained in one pass.
+
+    Raises:
+        ValueError: if they do not fit.
+    """
+    try:
+        networks.check(test.image_shape, test.num_classes)
+    except ValueError as error:
+        raise ValueError(f"networks: {name} does not fit the data: {error}") from error
+    if batched:
+        check_stackable(networks.make(seeded_generator(0, "check")).eval())

@@ -1,0 +1,100 @@
+"""What networks are trained on when a set is judged: the set, real images in its place, and whose labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lightning_condkd.condensation.evaluation_batches import TeacherLabels
+from lightning_condkd.data.condensed import CondensedSet, to_pixels
+from lightning_condkd.data.images import ImageSource
+from lightning_condkd.data.soft_labels import as_probabilities
+from lightning_condkd.models import Observer
+from lightning_condkd.models.fit import check_classifier
+from lightning_condkd.modules.evaluation_report import RANDOM_REAL, TrainingSet
+from lightning_condkd.randomness import draw_by_class, seeded_generator
+
+LabelChoice = Literal["all", "hard", "soft", "teacher"]
+
+
+def random_real(source: ImageSource, counts: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
+    """Draw real images without replacement, so many of each class.
+
+    Args:
+        source: the training images.
+        counts: images of each class; a smaller class gives all that it has.
+        seed: seed of the choice.
+
+    Returns:
+        Images ``(N, C, H, W)``, pixels in the units of [0, 1], and classes ``(N,)`` int64, by class.
+    """
+    generator = seeded_generator(seed, "random real")
+    rows = torch.cat(draw_by_class(source.class_rows, counts, generator))
+    return to_pixels(source.images[rows]), source.labels[rows]
+
+
+def teacher_labels(
+    teacher: Observer | None, temperature: float | None, labels: LabelChoice, test: ImageSource
+) -> TeacherLabels | None:
+    """Return the teacher as a source of labels, if there is one.
+
+    Args:
+        teacher: the trained network.
+        temperature: of the distillation; ``None`` for 20.
+        labels: which labels are asked for.
+        test: the held-out images.
+
+    Raises:
+        ValueError: if the teacher does not fit the data, is not asked, or is asked for and not there.
+    """
+    if teacher is None:
+        if labels == "teacher" or temperature is not None:
+            raise ValueError("labels or temperature ask for a teacher, but there is none: give teacher, or drop them")
+        return None
+    temperature = 20.0 if temperature is None else temperature
+    if not temperature > 0:
+        raise ValueError(f"temperature: expected a positive number, got {temperature}; 20 is usual")
+    if labels in ("hard", "soft"):
+        raise ValueError(f"teacher: it is not asked with labels={labels!r}: leave it out, or set labels to all")
+    check_classifier("teacher", teacher.eval(), test.image_shape, test.num_classes)
+    return TeacherLabels(teacher, temperature)
+
+
+def training_sets(
+    condensed: CondensedSet, labels: LabelChoice, asked: TeacherLabels | None, train: ImageSource | None, seed: int
+) -> list[TrainingSet]:
+    """Return all that networks are to be trained on.
+
+    Args:
+        condensed: the set.
+        labels: which labels are asked for.
+        asked: the teacher, if there is one.
+        train: real images; ``None`` where they are gone.
+        seed: seed of the choice of real images.
+
+    Raises:
+        ValueError: if the labels are not there.
+    """
+    real = None if train is None else random_real(train, condensed.counts.tolist(), seed)
+    images, name = condensed.pixels(slice(None)), condensed.info.method
+    sets = [TrainingSet(name, kind, images, own) for kind, own in _own_labels(condensed, labels).items()]
+    if real is not None and labels != "teacher":
+        sets.append(TrainingSet(RANDOM_REAL, "hard", *real))
+    if asked is not None:
+        sources = {name: images} if real is None else {name: images, RANDOM_REAL: real[0]}
+        sets += [TrainingSet(source, "teacher", pixels, asked) for source, pixels in sources.items()]
+    return sets
+
+
+def _own_labels(condensed: CondensedSet, labels: LabelChoice) -> dict[str, Tensor]:
+    """Return the stored labels that are asked for, by kind."""
+    soft = condensed.soft_labels
+    if labels == "soft" and soft is None:
+        raise ValueError("labels: the set has no soft labels, only hard ones: set labels to hard, or give a teacher")
+    if soft is not None:
+        soft = as_probabilities(soft, condensed.info.label_kind)
+    kinds = {"hard": condensed.labels, "soft": soft}
+    return {kind: own for kind, own in kinds.items() if own is not None and labels in ("all", kind)}
