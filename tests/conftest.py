@@ -11,6 +11,10 @@ import torch
 ROOT = Path(__file__).parents[1]
 
 
+# Bounds of what short runs learn are measured with one thread; more would sum in another order, by the machine's cores.
+torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Numbers of a test that draws from the global stream do not depend on the tests before it."""

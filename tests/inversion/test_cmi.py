@@ -243,24 +243,27 @@ def test_a_bare_loop_lowers_the_loss(teacher: Observer, student: Observer) -> No
     assert float(method.kept_loss) == pytest.approx(min(losses))
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_the_contrastive_term_makes_digits_of_a_class_more_unlike_each_other(seed: int) -> None:
-    """Measured over six seeds: by 10 to 19 percent in the embedding, at about the same share of wanted classes."""
+def test_the_contrastive_term_makes_digits_of_a_class_more_unlike_each_other() -> None:
+    """By 8 to 21 percent in the embedding over eight seeds, by 4 to 21 where numbers are summed in another order."""
+    gains = [_class_spread(seed, weight=0.8) / _class_spread(seed, weight=0.0) for seed in range(4)]
+    assert min(gains) > 1
+    assert sum(gains) / len(gains) > 1.05
+
+
+def _class_spread(seed: int, weight: float) -> float:
+    """How unlike digits of a class are that CMI makes, at about the same share of wanted classes."""
     normalisation = {"mean": [0.3059], "std": [0.3754]}
     teacher = Observer(DigitsNet(), **normalisation, weights="package:digits-teacher.safetensors").freeze()
-    spreads = []
-    for weight in (0.0, 0.8):
-        sizes = {"batch_size": 100, "generator_width": 16, "latent_size": 32, "cadence": Cadence(60, 1, 1, 1)}
-        local = Contrastive(local_augment=ResizedCrop(flip_probability=0.0))
-        views = {"contrastive": local, "augment": CropFlip(1, 0.0)}
-        method = CMI(**sizes, **views, generator_lr=2e-3, contrastive_weight=weight)
-        method.build(Spec((1, 8, 8), 10, 64, teacher.bn_channels), seeded_generator(seed, "build"))
-        images, labels = synthesise(method, method.optimizers(), teacher, teacher, 0, seed)
-        assert labels is not None
-        output = teacher(images, embedding=True)
-        assert float((output.logits.argmax(1) == labels).float().mean()) > 0.8
-        spreads.append(sum(_spread(output.embedding[labels == label]) for label in range(10)))
-    assert spreads[1] > 1.05 * spreads[0]
+    sizes = {"batch_size": 100, "generator_width": 16, "latent_size": 32, "cadence": Cadence(60, 1, 1, 1)}
+    local = Contrastive(local_augment=ResizedCrop(flip_probability=0.0))
+    views = {"contrastive": local, "augment": CropFlip(1, 0.0)}
+    method = CMI(**sizes, **views, generator_lr=2e-3, contrastive_weight=weight)
+    method.build(Spec((1, 8, 8), 10, 64, teacher.bn_channels), seeded_generator(seed, "build"))
+    images, labels = synthesise(method, method.optimizers(), teacher, teacher, 0, seed)
+    assert labels is not None
+    output = teacher(images, embedding=True)
+    assert float((output.logits.argmax(1) == labels).float().mean()) > 0.8
+    return sum(_spread(output.embedding[labels == label]) for label in range(10))
 
 
 def _spread(rows: Tensor) -> float:

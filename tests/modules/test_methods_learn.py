@@ -6,7 +6,7 @@ A student learns from its images alone where they beat labelled noise at this si
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -40,15 +40,6 @@ MEAN, STD = (0.3059,), (0.3754,)
 CROP, ROLL = CropFlip(padding=1, flip_probability=0.0), RollFlip(1, flip_probability=0.0)
 STORED, LIVE, ALONE = Cadence(40, 40, warmup_rounds=1), Cadence(1, 5, repeats=20), Cadence(20, 0)
 SMALL: dict[str, Any] = {"batch_size": 64, "generator_width": 16, "latent_size": 64}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """The bounds were measured with one thread; another number sums in another order, and a run this short drifts."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _deep_inversion(factor: float) -> Inversion:
