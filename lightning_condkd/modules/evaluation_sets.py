@@ -54,13 +54,13 @@ def teacher_labels(
         if labels == "teacher" or temperature is not None:
             raise ValueError("labels or temperature ask for a teacher, but there is none: give teacher, or drop them")
         return None
-    temperature = 20.0 if temperature is None else temperature
-    if not temperature > 0:
+    asked = TeacherLabels(teacher) if temperature is None else TeacherLabels(teacher, temperature)
+    if not asked.temperature > 0:
         raise ValueError(f"temperature: expected a positive number, got {temperature}; 20 is usual")
     if labels in ("hard", "soft"):
         raise ValueError(f"teacher: it is not asked with labels={labels!r}: leave it out, or set labels to all")
     check_classifier("teacher", teacher.eval(), test.image_shape, test.num_classes)
-    return TeacherLabels(teacher, temperature)
+    return asked
 
 
 def training_sets(
