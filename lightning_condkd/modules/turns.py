@@ -87,7 +87,6 @@ class OptimizerTurns:
 
 
 def _clip(module: L.LightningModule, optimizer: Optimizer, norm: float) -> None:
+    # The gradient is still multiplied by the scaler's factor, which the optimizer's step takes off, once.
     scaler = getattr(module.trainer.precision_plugin, "scaler", None)
-    if scaler is not None:
-        scaler.unscale_(optimizer)
-    clip_gradients(optimizer, norm)
+    clip_gradients(optimizer, norm if scaler is None else norm * scaler.get_scale())

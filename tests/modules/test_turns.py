@@ -5,6 +5,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -14,8 +15,9 @@ from lightning_condkd.modules.turns import OptimizerTurns
 class TwoUpdates(L.LightningModule):
     """Updates a layer, and looks at it once before and once after, all in one step of the trainer."""
 
-    def __init__(self) -> None:
+    def __init__(self, gradient_clip: float | None = None) -> None:
         super().__init__()
+        self.gradient_clip = gradient_clip
         self.automatic_optimization = False
         self.layer, self.images = nn.Linear(3, 3), torch.rand(4, 3)
         self.before, self.after = torch.empty(0), torch.empty(0)
@@ -27,7 +29,7 @@ class TwoUpdates(L.LightningModule):
 
     def training_step(self, batch: Tensor, batch_idx: int) -> None:
         self.before = self.layer(self.images).detach()
-        with self._turns.turn(self, "layer") as update:
+        with self._turns.turn(self, "layer", self.gradient_clip) as update:
             update(self.layer(self.images).square().sum())
         self.after = self.layer(self.images).detach()
 
@@ -42,3 +44,15 @@ def test_what_is_seen_after_a_step_is_the_updated_network(precision: str, tmp_pa
         expected = module.layer(module.images)
     assert torch.equal(module.after, expected)
     assert not torch.equal(module.after, module.before)
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0**10])
+def test_a_gradient_is_clipped_to_its_norm_under_a_scaler(scale: float, tmp_path: Path) -> None:
+    module, norm = TwoUpdates(gradient_clip=0.25), 0.25
+    before = torch.cat([parameter.detach().flatten().clone() for parameter in module.parameters()])
+    plugin = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=scale))  # type: ignore[arg-type]
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = L.Trainer(accelerator="cpu", max_steps=1, plugins=[plugin], default_root_dir=tmp_path, **quiet)  # type: ignore[arg-type]
+    trainer.fit(module, DataLoader([torch.zeros(1)]))  # type: ignore[arg-type]
+    after = torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
+    assert float((after - before).norm()) == pytest.approx(norm, rel=1e-3)
