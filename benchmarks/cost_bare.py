@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,21 +18,49 @@ TEMPERATURE = 20.0
 CLASS_WEIGHT, BN_WEIGHT, ADVERSARIAL_WEIGHT = 0.5, 10.0, 1.33
 
 
-class Bare:
-    """What both loops share: networks with random weights, their device and their precision."""
+def half_width() -> tuple[nn.Module, nn.Module]:
+    """Return ResNet-20 and its half-width sibling."""
+    return CifarResNet(20), CifarResNet(20, width=8)
 
-    def __init__(self, device: str, autocast: bool) -> None:
+
+def conv_generator() -> ConvGenerator:
+    """Return the generator of Fast."""
+    return ConvGenerator((3, 32, 32))
+
+
+class Bare:
+    """What both loops share: networks with random weights, their device and their precision.
+
+    Args:
+        device: where they are.
+        autocast: whether forward passes run in bfloat16, as the precision ``bf16-mixed`` of Lightning does it.
+        networks: makes teacher and student anew for every loop.
+        generator: makes the generator.
+    """
+
+    def __init__(
+        self,
+        device: str,
+        autocast: bool,
+        networks: Callable[[], tuple[nn.Module, nn.Module]] = half_width,
+        generator: Callable[[], ConvGenerator] = conv_generator,
+    ) -> None:
         self.device, self.autocast = torch.device(device), autocast
-        self.teacher = CifarResNet(20).to(self.device).eval().requires_grad_(False)
-        self.student = CifarResNet(20, width=8).to(self.device)
+        self._networks, self._generator = networks, generator
         self.mean, self.std = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (MEAN, STD))
 
-    def _precision(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
+    def _pair(self) -> tuple[nn.Module, nn.Module]:
+        teacher, student = (network.to(self.device) for network in self._networks())
+        return teacher.eval().requires_grad_(False), student
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        if not self.autocast:
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)
 
     def distillation(self, batch_size: int, augment: bool) -> Callable[[], None]:
         """Return the student's step on one batch; without augmentation the batch is normalised once and for all."""
-        student = copy.deepcopy(self.student).train()
+        teacher, student = self._pair()
         optimizer = torch.optim.SGD(student.parameters(), lr=0.2, momentum=0.9, weight_decay=1e-4)
         images = torch.rand(batch_size, 3, 32, 32, device=self.device)
         normalised = (images - self.mean) / self.std
@@ -43,7 +72,7 @@ class Bare:
                 view = (crop(images, crop.sample(batch_size, generator)) - self.mean) / self.std
             with self._precision():
                 with torch.no_grad():
-                    target = self.teacher(view)
+                    target = teacher(view)
                 logits = student(view)
             loss = _kl(logits.float() / TEMPERATURE, target.float() / TEMPERATURE).sum(1).mean() * TEMPERATURE**2
             optimizer.zero_grad()
@@ -54,9 +83,10 @@ class Bare:
 
     def synthesis(self, batch_size: int) -> Callable[[], None]:
         """Return the generator's step of Fast without selection, meta-gradient, moving average, bank and meters."""
-        teacher, student = copy.deepcopy(self.teacher), copy.deepcopy(self.student).eval().requires_grad_(False)
+        teacher, student = self._pair()
+        student.eval().requires_grad_(False)
         distances = _listen(teacher)
-        network = ConvGenerator((3, 32, 32)).to(self.device)
+        network = self._generator().to(self.device)
         latent = nn.Parameter(torch.randn(batch_size, network.latent_size, device=self.device))
         labels = torch.randint(10, (batch_size,), device=self.device)
         groups = [{"params": [*network.parameters()], "lr": 3e-3}, {"params": [latent], "lr": 0.01}]

@@ -23,10 +23,10 @@ class FitOverError(Exception):
 
 
 class TrainerLane(L.Callback):
-    """A fit that advances by one ``training_step`` whenever it is called, with all that the Trainer does between two.
+    """A fit that advances by training steps whenever it is called, with all that the Trainer does between two.
 
-    It rests inside ``on_train_batch_start``, so one call covers the step and the whole loop around it: fetching of the
-    next batch, hooks, counters, logging, and at the end of a round what the Trainer does there.
+    It rests inside ``on_train_batch_start``, so one call covers the steps and the whole loop around them: fetching of
+    the next batch, hooks, counters, logging, and at the end of a round what the Trainer does there.
     """
 
     def __init__(self, model: CondKD, datamodule: L.LightningDataModule, **trainer: Any) -> None:  # noqa: ANN401
@@ -35,12 +35,14 @@ class TrainerLane(L.Callback):
         self.trainer = L.Trainer(callbacks=[self], **trainer)
         self._error: BaseException | None = None
         self._stopped = False
+        self._steps = 0
         self._turn, self._back = threading.Semaphore(0), threading.Semaphore(0)
         self._thread = threading.Thread(target=self._fit, args=(datamodule,), daemon=True)
         self._thread.start()
         self._wait()
 
-    def __call__(self) -> None:
+    def __call__(self, steps: int = 1) -> None:
+        self._steps = steps
         self._turn.release()
         self._wait()
 
@@ -51,8 +53,11 @@ class TrainerLane(L.Callback):
         self._thread.join()
 
     def on_train_batch_start(self, trainer: L.Trainer, module: Any, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
-        """Rest until the next call."""
+        """Rest until the next call, unless steps of this one are left."""
         self.unit = self.model.inversion.cadence.unit(trainer.current_epoch, batch_idx)
+        self._steps -= 1
+        if self._steps > 0:
+            return
         self._back.release()
         self._turn.acquire()
         if self._stopped:
@@ -83,8 +88,16 @@ class ThreadLane:
         self._pool = ThreadPoolExecutor(1)
         self._lane = lane
 
-    def __call__(self) -> None:
-        self._pool.submit(self._lane).result()
+    def __call__(self, steps: int = 1) -> None:
+        self._pool.submit(self._take, steps).result()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._pool.shutdown()
+
+    def _take(self, steps: int) -> None:
+        for _ in range(steps):
+            self._lane()
 
 
 class Turn(NamedTuple):

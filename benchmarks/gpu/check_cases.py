@@ -1,0 +1,147 @@
+"""One small fit for every inversion method and every training module, on the embedded digits."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+
+from lightning_condkd import inversion
+from lightning_condkd.alignment import FeatureAlignment
+from lightning_condkd.augment import CropFlip
+from lightning_condkd.condensation import (
+    ConditionalGAN,
+    DistributionMatching,
+    GradientMatching,
+    MatchingPool,
+    RepresentativeBatches,
+    SelfDistillation,
+    TrajectoryMatching,
+    TrajectorySchedule,
+)
+from lightning_condkd.data import CondensedDataModule, CondensedSet, DigitsDataModule
+from lightning_condkd.inversion import Inversion, LiveInversion, Memory, NoInversion
+from lightning_condkd.inversion.cmi import Contrastive
+from lightning_condkd.models import ConvNet, DigitsNet, Observer
+from lightning_condkd.modules import Condensation, CondKD
+from lightning_condkd.modules.classification import Classification
+from lightning_condkd.modules.experts import ExpertTrajectories
+from lightning_condkd.modules.generative_condensation import GenerativeCondensation
+from lightning_condkd.types import Cadence
+
+MEAN, STD = (0.3059,), (0.3754,)
+STEPS, ROUNDS = 3, 2
+CROP = CropFlip(1, 0.0)
+NETWORK = partial(ConvNet, 10, image_size=8, in_channels=1, depth=2, width=16)
+
+
+class Case(NamedTuple):
+    """What is fitted.
+
+    Args:
+        module: makes a module that writes into the given folder.
+        data: makes its datamodule.
+        epochs: of the fit.
+        prepare: what must have run on the CPU before; it writes into the same folder.
+    """
+
+    module: Callable[[Path], L.LightningModule]
+    data: Callable[[], L.LightningDataModule] = partial(DigitsDataModule, 256, seed=0)
+    epochs: int = ROUNDS
+    prepare: Case | None = None
+
+
+def teacher() -> Observer:
+    """Return the packaged teacher."""
+    return Observer(DigitsNet(), MEAN, STD, weights="package:digits-teacher.safetensors")
+
+
+def methods() -> dict[str, type[Inversion]]:
+    """Return every public method that synthesizes; a new one is found by being exported."""
+    public = {name: getattr(inversion, name) for name in inversion.__all__}
+    classes = {n: c for n, c in public.items() if inspect.isclass(c) and issubclass(c, Inversion)}
+    return {name: c for name, c in classes.items() if c not in (Inversion, LiveInversion, NoInversion)}
+
+
+def cases() -> dict[str, Case]:
+    """Return all cases by name."""
+    return {f"CondKD {name}": Case(partial(_condkd, name), partial(_transfer, name)) for name in methods()} | _others()
+
+
+def _condkd(name: str, folder: Path) -> CondKD:
+    return CondKD(teacher(), DigitsNet(width=16), _method(name), FeatureAlignment(), augment=CROP, seed=0)
+
+
+def _method(name: str) -> Inversion:
+    method = methods()[name]
+    sizes = {
+        "cadence": Cadence(STEPS, STEPS),
+        "batch_size": 20,
+        "generator_width": 8,
+        "latent_size": 16,
+        "selection": "last",
+        "augment": CROP,
+        "contrastive": Contrastive(ring_size=40, ring_draws=20, head_size=8),
+        "memory": Memory(share=1 / 3, batch_size=6, width=8),
+        "images": _real_images(),
+    }
+    known = inspect.signature(method).parameters
+    return method(**{name: value for name, value in sizes.items() if name in known})
+
+
+def _transfer(name: str) -> CondensedDataModule:
+    mix: Any = "union" if _method(name).source == "bank" else 0.25
+    condensed = CondensedSet.load("package:digits-dm-1ipc.safetensors")
+    return CondensedDataModule(condensed, batch_size=16, mix=mix, val_data=DigitsDataModule())
+
+
+def _real_images() -> torch.Tensor:
+    return DigitsDataModule().train_source.images[:60].float() / 255
+
+
+def _others() -> dict[str, Case]:
+    second = {"steps_per_epoch": STEPS, "seed": 0}
+    gradients = partial(GradientMatching, NETWORK, MEAN, STD, real_batch=4, inner_steps=2, network_epochs=1)
+    matching = {
+        "DM": partial(DistributionMatching, NETWORK, MEAN, STD, real_batch=4),
+        "DM mirrored, representative": partial(
+            DistributionMatching,
+            *(NETWORK, MEAN, STD),
+            real_batch=2,
+            mirrored=True,
+            representative=RepresentativeBatches(1, pool=64),
+        ),
+        "DC": gradients,
+        "DSA": partial(gradients, augment="dsa_digits"),
+    }
+
+    def condensation(method: Callable[[], Any], folder: Path) -> Condensation:
+        return Condensation(method(), 2, output=folder / "set.safetensors", **second)
+
+    def experts(folder: Path) -> ExpertTrajectories:
+        return ExpertTrajectories(NETWORK, MEAN, STD, output=folder / "experts", epochs=2, learning_rate=0.1, seed=0)
+
+    def trajectories(folder: Path) -> Condensation:
+        schedule = TrajectorySchedule(3, 1, 2, pixel_lr=0.1, step_size=0.05, step_size_lr=1e-7)
+        method = TrajectoryMatching(NETWORK, MEAN, STD, experts=folder / "experts", schedule=schedule)
+        return Condensation(method, 2, output=folder / "set.safetensors", **second)
+
+    def generative(folder: Path) -> GenerativeCondensation:
+        pool = MatchingPool(partial(NETWORK, norm="batch"), MEAN, STD, size=2, lifetime=2, training_batches=1)
+        gan, output = ConditionalGAN(latent_size=10, width=4, batch_size=8), folder / "set.safetensors"
+        return GenerativeCondensation(
+            pool, gan=gan, matching=SelfDistillation(batch_size=6), gan_epochs=1, output=output, **second
+        )
+
+    return {
+        "Classification": Case(lambda folder: Classification(Observer(DigitsNet(), MEAN, STD), augment=CROP, seed=0)),
+        **{f"Condensation {name}": Case(partial(condensation, method)) for name, method in matching.items()},
+        "ExpertTrajectories": Case(experts),
+        "Condensation MTT": Case(trajectories, prepare=Case(experts)),
+        "GenerativeCondensation": Case(generative),
+    }

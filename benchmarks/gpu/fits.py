@@ -1,0 +1,76 @@
+"""Fits through the command line that end in time, and what they leave behind."""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from stage import Job
+
+from lightning_condkd.cli import main
+
+SETUP_SECONDS = 6.0  # for what comes before the first step and after the last
+
+
+def fit(arguments: list[str], job: Job, until: float | None = None) -> dict[str, Any]:
+    """Run ``lightning-condkd fit`` and return the number of its steps and epochs and the time of a step.
+
+    Args:
+        arguments: of the command line.
+        job: says where the fit runs, where it writes and when it must have ended.
+        until: an earlier reading of ``time.monotonic()`` at which it stops after the running epoch.
+    """
+    seconds = (job.deadline if until is None else until) - time.monotonic() - SETUP_SECONDS
+    clock = job.folder / "clock.json"
+    accelerator = "gpu" if job.device == "cuda" else "cpu"
+    limits = {
+        "trainer.accelerator": accelerator,
+        "trainer.devices": "1",
+        "trainer.default_root_dir": str(job.folder),
+        "trainer.enable_progress_bar": "false",
+        "trainer.callbacks+": "Timer",
+        "trainer.callbacks.duration": time.strftime("00:%H:%M:%S", time.gmtime(max(1.0, seconds))),
+        "trainer.callbacks.interval": "epoch",
+    }
+    own = ["--trainer.callbacks+=lease_callbacks.StepClock", f"--trainer.callbacks.path={clock}"]
+    main(["fit", *arguments, *(f"--{name}={value}" for name, value in limits.items()), *own])
+    return json.loads(clock.read_text())
+
+
+def accuracies(folder: Path, name: str) -> list[float]:
+    """Return a column of the table that a fit wrote.
+
+    Args:
+        folder: of the fit.
+        name: of the metric.
+    """
+    with next(folder.rglob("metrics.csv")).open() as table:
+        return [round(float(row[name]), 4) for row in csv.DictReader(table) if row.get(name)]
+
+
+def distilled(arguments: list[str], job: Job, rounds: int) -> dict[str, Any]:
+    """Fit CondKD and return its summary with the accuracy at every validation.
+
+    Args:
+        arguments: of the command line.
+        job: of the item.
+        rounds: of the published length.
+    """
+    clock = fit([*arguments, f"--trainer.max_epochs={rounds}"], job)
+    summary = json.loads(next(job.folder.rglob("summary.json")).read_text())
+    curve = accuracies(job.folder, "val/student_accuracy")
+    complete = summary["rounds"] == rounds
+    return {**summary, "published_rounds": rounds, "complete": complete, "curve": curve, "clock": clock}
+
+
+def packed(data: Path) -> list[str]:
+    """Return the flags that measure a run on the packed CIFAR-10.
+
+    Args:
+        data: folder of the unpacked pack.
+    """
+    at = "data.init_args.val_data"
+    return [f"--{at}=packed_data.PackedCifar10", f"--{at}.init_args.root={data}"]

@@ -1,0 +1,77 @@
+"""The stage "cost": what a step costs on the card through the Trainer and in a bare loop, and where its time goes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from card_rates import rates
+from cost_blocks import measure
+from cost_profile import profile_step
+from cost_tasks import Form, Task
+from stage import Job, Stage
+
+PLAIN, CHANNELS_LAST = Form(), Form(channels_last=True)
+SMALL = (Task("distil", "tiny", "32-true", 8), Task("synthesise", "tiny", "bf16-mixed", 8))
+MAIN = (
+    Task("distil", "20-8", "32-true", 256),
+    Task("distil", "34-18", "bf16-mixed", 256),
+    Task("synthesise", "20-8", "32-true", 256),
+    Task("synthesise", "34-18", "bf16-mixed", 256),
+)
+FURTHER = (
+    Task("distil", "34-18", "32-true", 256),
+    Task("distil", "20-8", "32-true", 1024),
+    Task("distil", "34-18", "bf16-mixed", 1024),
+    Task("synthesise", "20-8", "bf16-mixed", 256),
+    Task("synthesise", "34-18", "32-true", 256),
+)
+
+Work = Callable[[Job], dict[str, Any]]
+
+
+def _timed(*tasks: Task) -> dict[str, Work]:
+    return {task.name: partial(measure, task, (PLAIN, CHANNELS_LAST)) for task in tasks}
+
+
+def _profiled(*tasks: Task) -> dict[str, Work]:
+    return {f"profile {task.name}": partial(profile_step, task) for task in tasks}
+
+
+def _compiled(task: Task, backend: str, channels_last: bool) -> dict[str, Work]:
+    """Only distillation is compiled: a compiled network drops the hooks with which synthesis looks into the teacher."""
+    form = Form(channels_last, backend)
+    return {f"{task.name}{form.suffix}": partial(measure, task, (PLAIN, form))}
+
+
+def _plan(small: bool) -> dict[str, Work]:
+    if small:
+        return {"rates": rates, **_timed(*SMALL), **_profiled(*SMALL), **_compiled(SMALL[0], "eager", True)}
+    compiled = [_compiled(task, "inductor", last) for last in (False, True) for task in MAIN[:2]]
+    plan = {"rates": rates, **_timed(*MAIN), **_profiled(*MAIN), **_timed(*FURTHER)}
+    return plan | {name: work for part in compiled for name, work in part.items()}
+
+
+def items(small: bool) -> list[str]:
+    """Return the names of the items, the most important first.
+
+    Args:
+        small: whether this is the dry run.
+    """
+    return list(_plan(small))
+
+
+def run(item: str, job: Job) -> dict[str, Any]:
+    """Do an item.
+
+    Args:
+        item: its name.
+        job: device, deadline and folder.
+    """
+    warnings.filterwarnings("ignore", module="lightning")
+    return _plan(job.small)[item](job)
+
+
+STAGE = Stage("cost", items, run, share=3.0, jobs=1, least=12.0)
