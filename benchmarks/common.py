@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,8 +20,12 @@ RESULTS = Path(__file__).parent / "results"
 
 def origin() -> dict[str, str]:
     """Return commit and version of torch: for each run of a file that grows over days."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return {"commit": commit.stdout.strip(), "torch": version("torch")}
+    return {"commit": _commit() if shutil.which("git") else "", "torch": version("torch")}
+
+
+def _commit() -> str:
+    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return asked.stdout.strip()
 
 
 def environment() -> dict[str, Any]:
