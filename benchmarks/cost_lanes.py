@@ -29,10 +29,16 @@ class TrainerLane(L.Callback):
     the next batch, hooks, counters, logging, and at the end of a round what the Trainer does there.
     """
 
-    def __init__(self, model: CondKD, datamodule: L.LightningDataModule, **trainer: Any) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        model: CondKD,
+        datamodule: L.LightningDataModule,
+        callbacks: Sequence[L.Callback] = (),
+        **trainer: Any,  # noqa: ANN401
+    ) -> None:
         self.model = model
         self.unit: Unit | None = None
-        self.trainer = L.Trainer(callbacks=[self], **trainer)
+        self.trainer = L.Trainer(callbacks=[self, *callbacks], **trainer)
         self._error: BaseException | None = None
         self._stopped = False
         self._steps = 0

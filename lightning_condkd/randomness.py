@@ -70,6 +70,18 @@ def draw_by_class(class_rows: Sequence[Tensor], counts: Sequence[int], generator
     return [rows[order[:n]] for rows, order, n in zip(class_rows, orders, counts, strict=True)]
 
 
+def send(values: Tensor, device: torch.device | None) -> Tensor:
+    """Return what was drawn on the CPU on a device; the host does not wait until a GPU has it.
+
+    Args:
+        values: usually on the CPU; those of another device are moved as ever.
+        device: where they are put; ``None`` leaves them.
+    """
+    if device is None or device.type != "cuda" or values.device.type != "cpu":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
 class Draw(NamedTuple):
     """The randomness of one step and the share of the global batch that this rank owns.
 

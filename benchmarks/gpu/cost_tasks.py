@@ -13,6 +13,7 @@ from stage import Job
 from torch import Tensor, nn
 
 from lightning_condkd.alignment import FeatureAlignment
+from lightning_condkd.callbacks import CompileNetworks
 from lightning_condkd.data import CondensedDataModule, CondensedSet
 from lightning_condkd.inversion import Fast
 from lightning_condkd.models import CifarResNet, ConvGenerator, Observer, SmallImageResNet
@@ -34,16 +35,19 @@ class Form(NamedTuple):
 
     Args:
         channels_last: whether weights and images lie channels-last.
-        backend: of ``torch.compile``, in place; ``None`` for eager.
+        backend: of ``torch.compile``; ``None`` for eager.
+        mode: of ``torch.compile``; ``reduce-overhead`` replays CUDA graphs.
     """
 
     channels_last: bool = False
     backend: str | None = None
+    mode: str | None = None
 
     @property
     def suffix(self) -> str:
         """What the names of its lanes end in."""
-        return (" compiled" if self.backend else "") + (" channels-last" if self.channels_last else "")
+        compiled = "" if self.backend is None else " graphs" if self.mode else " compiled"
+        return compiled + (" channels-last" if self.channels_last else "")
 
     def lay_out(self, network: nn.Module) -> nn.Module:
         """Bring the weights of a classifier, and all images that it will be given, into this form.
@@ -56,15 +60,15 @@ class Form(NamedTuple):
             network.register_forward_pre_hook(_images_channels_last)
         return network
 
-    def compile(self, *networks: nn.Module) -> tuple[nn.Module, ...]:
-        """Return the networks, compiled in place if they are to be.
+    def compile(self, network: nn.Module) -> nn.Module:
+        """Compile a classifier of a bare loop in place, if it is to be.
 
         Args:
-            networks: on the device where they will run; a fit calls them on the CPU before it moves them.
+            network: of the loop.
         """
-        for network in networks if self.backend else ():
-            network.compile(backend=self.backend)
-        return networks
+        if self.backend:
+            network.compile(backend=self.backend, mode=self.mode)
+        return network
 
 
 def _images_channels_last(_: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
@@ -110,21 +114,27 @@ class Task(NamedTuple):
             form: of the networks.
             augment: whether images of the distillation step are cropped and flipped in every step.
         """
-        makers = (lambda: form.compile(*self.pair(form))), partial(self.generator, form)
+        makers = (lambda: tuple(map(form.compile, self.pair(form)))), partial(self.generator, form)
         loops = Bare(device, self.precision == "bf16-mixed", *makers)
-        return loops.distillation(self.batch, augment) if self.phase == "distil" else loops.synthesis(self.batch)
+        step = loops.distillation(self.batch, augment) if self.phase == "distil" else loops.synthesis(self.batch)
+
+        def marked() -> None:
+            torch.compiler.cudagraph_mark_step_begin()
+            step()
+
+        return marked if form.mode else step
 
     def lane(self, job: Job, form: Form, alignment: FeatureAlignment | None = None) -> TrainerLane:
         """Return a fit that has begun.
 
         Args:
             job: says which device, and has the folder.
-            form: of the networks; they are compiled once the fit has put them on its device.
+            form: of the networks.
             alignment: makes Fast Fast*.
         """
-        lane = TrainerLane(self.model(form, alignment), self.datamodule(), **self.trainer_arguments(job))
-        form.compile(lane.model.teacher.network, lane.model.student.network)
-        return lane
+        arguments = self.trainer_arguments(job)
+        compiled = [CompileNetworks(form.mode, form.backend)] if form.backend else []
+        return TrainerLane(self.model(form, alignment), self.datamodule(), callbacks=compiled, **arguments)
 
     def model(self, form: Form, alignment: FeatureAlignment | None = None) -> CondKD:
         """Return the module whose training step it is, not yet compiled.

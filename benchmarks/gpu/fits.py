@@ -12,6 +12,7 @@ from stage import Job
 
 from lightning_condkd.cli import main
 
+COMPILED = ["--trainer.callbacks+=CompileNetworks", "--trainer.callbacks.mode=reduce-overhead"]
 SETUP_SECONDS = 6.0  # for what comes before the first step and after the last
 
 
@@ -54,12 +55,27 @@ def accuracies(folder: Path, name: str) -> list[float]:
 def distilled(arguments: list[str], job: Job, rounds: int) -> dict[str, Any]:
     """Fit CondKD and return its summary with the accuracy at every validation.
 
+    On a GPU the networks are compiled; where that fails the run is made without, and its result says why.
+
     Args:
         arguments: of the command line.
         job: of the item.
         rounds: of the published length.
     """
-    clock = fit([*arguments, f"--trainer.max_epochs={rounds}"], job)
+    length = f"--trainer.max_epochs={rounds}"
+    if job.small:
+        return _distilled([*arguments, length], job, rounds)
+    try:
+        return {"compiled": True, **_distilled([*arguments, length, *COMPILED], job, rounds)}
+    except Exception as error:
+        folder = job.folder / "eager"
+        folder.mkdir()
+        plain = _distilled([*arguments, length], job._replace(folder=folder), rounds)
+        return {"compiled": False, "why_not": repr(error)[-1000:], **plain}
+
+
+def _distilled(arguments: list[str], job: Job, rounds: int) -> dict[str, Any]:
+    clock = fit(arguments, job)
     summary = json.loads(next(job.folder.rglob("summary.json")).read_text())
     curve = accuracies(job.folder, "val/student_accuracy")
     complete = summary["rounds"] == rounds

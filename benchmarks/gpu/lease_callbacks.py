@@ -1,4 +1,4 @@
-"""Callbacks that the fits of the kit add to the command line's own."""
+"""A callback that the fits of the kit add to the command line's own."""
 
 from __future__ import annotations
 
@@ -7,17 +7,6 @@ import time
 from pathlib import Path
 
 import lightning as L
-import torch
-from torch import nn
-
-
-class ChannelsLast(L.Callback):
-    """Puts the weights of all convolutions into the layout that tensor cores read; maps follow the weights."""
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        for module in pl_module.modules():
-            if isinstance(module, nn.Conv2d):
-                module.to(memory_format=torch.channels_last)
 
 
 class StepClock(L.Callback):

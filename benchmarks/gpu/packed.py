@@ -70,6 +70,19 @@ def check(pack: Path) -> dict[str, Any]:
     return facts
 
 
+def code(root: Path) -> str:
+    """Return one checksum of all code and recipes, by which a copy without its history knows its commit.
+
+    Args:
+        root: of the repository.
+    """
+    digest = hashlib.sha256()
+    for folder, ending in (("lightning_condkd", "py"), ("benchmarks", "py"), ("configs", "yaml")):
+        for path in sorted((root / folder).rglob(f"*.{ending}")):
+            digest.update(f"{path.relative_to(root)} {sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
 def sha256(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file."""
     with path.open("rb") as stream:

@@ -41,7 +41,8 @@ def make(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for path in (options.weights, options.condensed):
         shutil.copyfile(path, folder / path.name)
     fetch_wheels(folder / packed.WHEELS, options.python)
-    facts = {"commit": commit(), "python": options.python, "loss": measure(folder, sources, options.weights)}
+    facts = {"commit": commit(), "code": packed.code(ROOT), "python": options.python}
+    facts["loss"] = measure(folder, sources, options.weights)
     return write_facts(folder, facts)
 
 

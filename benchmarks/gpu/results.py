@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import common
+import packed
 
 Entry = dict[str, Any]
 
@@ -106,8 +107,6 @@ def origin(device: str, pack: Path) -> Entry:
         device: ``cuda`` or ``cpu``.
         pack: folder of ``prepare.py``, which knows the commit where there is no repository.
     """
-    facts = pack / "facts.json"
-    packed = json.loads(facts.read_text())["commit"] if facts.exists() else ""
     card, driver = _card() if device == "cuda" else ("none", "none")
     return {
         "card": card,
@@ -115,9 +114,17 @@ def origin(device: str, pack: Path) -> Entry:
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
         "versions": {name: version(name) for name in ("torch", "torchvision", "lightning", "torchmetrics", "kornia")}
         | {"python": platform.python_version()},
-        "commit": common.origin()["commit"] or packed,
+        "commit": _commit(pack),
         "command": ["python", "benchmarks/gpu/run.py", *("FOLDER" if a.startswith("/") else a for a in sys.argv[1:])],
     }
+
+
+def _commit(pack: Path) -> str:
+    """Return the commit that the pack was made at if this is its code; a lent machine has no history of its own."""
+    path = pack / packed.FACTS
+    facts = json.loads(path.read_text()) if path.exists() else {}
+    root = Path(__file__).resolve().parents[2]
+    return facts["commit"] if facts.get("code") == packed.code(root) else common.origin()["commit"]
 
 
 def _card() -> tuple[str, str]:

@@ -22,7 +22,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 STAGES = ("checks", "cost", "rows", "large", "sets")
 STOP_SECONDS = 1.0  # for ending what still runs and for this process's own end
-MARGIN = 0.05  # of a stage's seconds, for its items to stop by themselves
+MARGIN, MOST_MARGIN = 0.05, 10.0  # of a stage's seconds, and in seconds: for its items to stop by themselves
 
 
 class Lease(NamedTuple):
@@ -88,7 +88,8 @@ def _work_through(stages: list[Any], choose: Any, lease: Lease) -> None:  # noqa
     left = lease.until - time.monotonic()
     ahead = [stage for stage in stages if choose(stage.name, stage.items(lease.job.small), left)]
     while ahead and (left := lease.until - time.monotonic()) > 0:
-        seconds = left * ahead[0].share / sum(stage.share for stage in ahead)
+        share = ahead[0].share / sum(stage.share for stage in ahead)
+        seconds = left if lease.job.small else left * share
         stage = ahead.pop(0)
         _stage(stage, choose(stage.name, stage.items(lease.job.small), seconds), seconds, lease)
 
@@ -97,7 +98,7 @@ def _stage(stage: Any, items: list[str], seconds: float, lease: Lease) -> None: 
     from children import run_items
 
     until = time.monotonic() + seconds
-    job = lease.job._replace(deadline=until - MARGIN * seconds)
+    job = lease.job._replace(deadline=until - min(MOST_MARGIN, MARGIN * seconds))
     least = 0.0 if job.small else stage.least
     if stage.alike:
         least = max(least, lease.results.whole_seconds(stage.name, lease.origin["card"]))

@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_condkd.assets import resolve_asset
 from lightning_condkd.data.files import pack, plain_json, unpack, write_atomic
 from lightning_condkd.data.soft_labels import LabelKind, soft_label_kind
-from lightning_condkd.randomness import seeded_generator
+from lightning_condkd.randomness import seeded_generator, send
 
 KIND = "condensed set"
 
@@ -26,7 +26,7 @@ def to_pixels(images: Tensor, device: torch.device | None = None) -> Tensor:
         images: uint8 (0 to 255) or floating point (already in the units of [0, 1]), any shape.
         device: where the result lives; the bytes are moved before they are widened.
     """
-    pixels = images.to(device).to(torch.get_default_dtype())
+    pixels = send(images, device).to(torch.get_default_dtype())
     return pixels / 255 if images.dtype == torch.uint8 else pixels
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_condkd.data.bank import MemoryBank
 from lightning_condkd.data.condensed import CondensedSet, to_pixels
-from lightning_condkd.randomness import Draw
+from lightning_condkd.randomness import Draw, send
 
 Mix = Literal["union", "two_term"]
 
@@ -120,15 +120,14 @@ class TransferSet:
         """
         rows = self._rows(draw.generator("transfer"))[draw.rows]
         from_condensed = rows < len(self.condensed)
-        images = torch.empty(len(rows), *self.condensed.image_shape, dtype=torch.get_default_dtype(), device=device)
-        labels = torch.empty_like(rows)
-        images[from_condensed] = self.condensed.pixels(rows[from_condensed], device)
-        labels[from_condensed] = self.condensed.labels[rows[from_condensed]]
-        if not bool(from_condensed.all()):
-            synthetic, targets = self.bank.take(rows[~from_condensed] - len(self.condensed))
-            images[~from_condensed] = to_pixels(synthetic, device)
-            labels[~from_condensed] = targets
-        return TransferBatch(images, labels.to(device), from_condensed.to(device))
+        condensed, labels = self.condensed.pixels(rows[from_condensed], device), self.condensed.labels
+        if bool(from_condensed.all()):
+            return TransferBatch(condensed, send(labels[rows], device), send(from_condensed, device))
+        synthetic, targets = self.bank.take(rows[~from_condensed] - len(self.condensed))
+        order = torch.cat([from_condensed.nonzero(), from_condensed.logical_not().nonzero()]).flatten().argsort()
+        labels = torch.cat([labels[rows[from_condensed]], targets])[order]
+        images = torch.cat([condensed, to_pixels(synthetic, device)])[send(order, device)]
+        return TransferBatch(images, send(labels, device), send(from_condensed, device))
 
     def blend(self, images: Tensor, labels: Tensor | None, draw: Draw) -> TransferBatch:
         """Put this rank's condensed rows in front of synthetic images that the bank does not hold.

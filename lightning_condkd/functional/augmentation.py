@@ -12,6 +12,7 @@ from kornia.geometry.transform import hflip, warp_affine
 from torch import Tensor
 
 from lightning_condkd.functional.precision import at_least_float32
+from lightning_condkd.randomness import send
 
 
 def flip(images: Tensor, mirrored: Tensor) -> Tensor:
@@ -48,12 +49,16 @@ def shift(images: Tensor, offset: Tensor, fill: float = 0.0, mirrored: Tensor | 
         tensor([[[[2., 3., 0.],
                   [5., 6., 0.]]]])
     """
-    down, right = (-offset).double().unbind(1)
-    sign = torch.ones_like(right) if mirrored is None else 1 - 2 * mirrored.double()
-    right = torch.where(sign < 0, images.shape[3] - 1 - right, right)
-    zero, one = torch.zeros_like(right), torch.ones_like(right)
-    matrix = torch.stack([sign, zero, right, zero, one, down], dim=1).view(-1, 2, 3)
-    return _warp(images, matrix, fill, "nearest")
+    height, width = images.shape[2:]
+    limit = int(offset.abs().max()) if len(offset) else 0
+    mirrored = torch.zeros(1, dtype=torch.bool) if mirrored is None else mirrored
+    columns = torch.where(mirrored[:, None], torch.arange(width).flip(0), torch.arange(width)) + offset[:, 1:] + limit
+    rows = (torch.arange(height) + offset[:, :1] + limit) * (width + 2 * limit)
+    rows, columns = (send(places, images.device) for places in (rows, columns))
+    index = (rows[:, None, :, None] + columns[:, None, None, :]).flatten(2).expand(*images.shape[:2], -1)
+    padded = F.pad(images, (limit, limit, limit, limit), value=fill).flatten(2)
+    # An index, not Kornia's warp: whole pixels stay exact, and deterministic=True holds on a GPU.
+    return padded.gather(2, index).view_as(images)
 
 
 def roll(images: Tensor, offset: Tensor, mirrored: Tensor | None = None) -> Tensor:
@@ -138,17 +143,13 @@ def affine(images: Tensor, linear: Tensor, fill: float) -> Tensor:
     """
     height, width = images.shape[2:]
     centre = torch.tensor([[(width - 1) / 2], [(height - 1) / 2]])
-    return _warp(images, torch.cat([linear, centre - linear @ centre], dim=2), fill, "bilinear")
-
-
-def _warp(images: Tensor, matrix: Tensor, fill: float, mode: str) -> Tensor:
     # In half precision the sampling positions would be off by whole pixels.
-    pixels, size = at_least_float32(images), (images.shape[2], images.shape[3])
+    pixels = at_least_float32(images)
     if fill:
         # A plane of ones tells how much of each pixel comes from inside; subtracting the fill would round.
         pixels = torch.cat([pixels, torch.ones_like(pixels[:, :1])], dim=1)
-    matrix = matrix.to(pixels).expand(len(images), -1, -1)
-    moved: Tensor = warp_affine(pixels, matrix, size, mode=mode, padding_mode="zeros", align_corners=True)
+    matrix = torch.cat([linear, centre - linear @ centre], dim=2).to(pixels).expand(len(images), -1, -1)
+    moved: Tensor = warp_affine(pixels, matrix, (height, width), padding_mode="zeros", align_corners=True)
     if fill:
         moved = moved[:, :-1] + fill * (1 - moved[:, -1:])
     return moved.to(images.dtype)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,7 @@ class Observer(nn.Module):
         self.register_buffer("std", None if std is None else torch.tensor(tuple(std)), persistent=False)
         self._embedding = embedding
         self._frozen = False
+        self._compiled: Callable[[Tensor], object] | None = None
         _final_linear(network, embedding)
         if weights is not None:
             load_weights(network, weights)
@@ -98,7 +99,8 @@ class Observer(nn.Module):
             means = tap_channel_means(hooks, self.network) if channel_means else {}
             statistics = tap_batch_norm(hooks, self.network, means) if bn else {}
             outputs = {name: tap_output(hooks, _submodule(self.network, name, "maps")) for name in maps}
-            logits = self.network(self.normalise(images))
+            asked = any((embedding, bn, maps, channel_means))
+            logits = self._network_for(asked)(self.normalise(images))
         if not isinstance(logits, Tensor):
             raise TypeError(
                 f"expected {type(self.network).__name__} to return logits (N, K), got {type(logits).__name__}; "
@@ -114,6 +116,35 @@ class Observer(nn.Module):
             tuple(statistics.values()),
             torch.cat([logits.new_zeros(len(logits), 0), *means.values()], dim=1) if channel_means else None,
         )
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - those of torch.compile
+        """Compile the network for those passes of a training step that ask for logits alone.
+
+        These are passes in train mode, and those of a frozen network without gradients, as a teacher's for its student.
+        All others run the network as it is: a compiled one drops the hooks with which inner values are seen. Names of
+        weights stay. A copy of the observer is not compiled.
+
+        Args:
+            args: of ``torch.compile``.
+            kwargs: of ``torch.compile``, such as ``mode="reduce-overhead"``.
+
+        Example:
+            >>> observer = Observer(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)))
+            >>> observer.compile(backend="eager")
+            >>> observer.train()(torch.rand(3, 3, 2, 2)).logits.shape, list(observer.state_dict())
+            (torch.Size([3, 2]), ['network.1.weight', 'network.1.bias'])
+        """
+        # Past nn.Module's attributes: as a submodule it would bring every weight a second time.
+        object.__setattr__(self, "_compiled", torch.compile(self.network, *args, **kwargs))
+
+    def _network_for(self, asked: bool) -> Callable[[Tensor], object]:
+        in_step = self.network.training or (self._frozen and not torch.is_grad_enabled())
+        if asked or self._compiled is None or not in_step or torch.is_inference_mode_enabled():
+            return self.network
+        return self._compiled
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_compiled": None}
 
     def normalise(self, images: Tensor) -> Tensor:
         """Return images as the network wants them.
@@ -226,6 +257,6 @@ def _last(seen: list[Tensor], name: str) -> Tensor:
 
 def _not_executed(name: str) -> RuntimeError:
     return RuntimeError(
-        f"the {name} layer was not executed in the forward pass; name a layer that is, and do not compile the network: "
-        "torch.compile drops hooks that are added later"
+        f"the {name} layer was not executed in the forward pass; name a layer that is, and compile the Observer, "
+        "not its network: torch.compile drops hooks that are added later"
     )

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torchvision.models import resnet18
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from torchvision.models.vision_transformer import VisionTransformer
@@ -446,6 +447,56 @@ def test_a_map_that_is_no_tensor_is_refused(images: Tensor) -> None:
     with pytest.raises(TypeError, match="maps: expected a tensor from Split, got tuple"):
         observer(images, maps=["split"])
     assert hook_count(observer) == 0
+
+
+class Counting:
+    """A backend of torch.compile that counts the passes through what it compiled."""
+
+    def __init__(self) -> None:
+        self.passes = 0
+
+    def __call__(self, graph: GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
+        def run(*values: object) -> object:
+            self.passes += 1
+            return graph(*values)
+
+        return run
+
+
+def test_only_passes_of_a_step_that_ask_for_nothing_are_compiled(network: CifarResNet, images: Tensor) -> None:
+    plain, compiled, counting = Observer(network), Observer(copy.deepcopy(network)).freeze(), Counting()
+    compiled.compile(backend=counting)
+    with torch.no_grad():
+        assert torch.equal(compiled(images).logits, plain(images).logits)
+        assert counting.passes == 1
+        asked = [observer(images, embedding=True, bn=True, maps=["layer1"]) for observer in (compiled, plain)]
+        assert torch.equal(asked[0].bn[0].mean, asked[1].bn[0].mean)
+        assert torch.equal(asked[0].maps[0], asked[1].maps[0])
+    assert torch.equal(compiled(images).logits, plain(images).logits)
+    with torch.inference_mode():
+        compiled(images)
+    assert counting.passes == 1
+    compiled = Observer(copy.deepcopy(network))
+    compiled.compile(backend=counting)
+    with torch.no_grad():
+        compiled(images)
+    assert counting.passes == 1
+    for observer in (compiled.train(), plain.train()):
+        observer(images).logits.square().sum().backward()
+    assert counting.passes == 2
+    gradients = [[p.grad for p in observer.parameters()] for observer in (compiled, plain)]
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))  # type: ignore[arg-type]
+
+
+def test_a_compiled_observer_keeps_its_names_and_is_copied_without(network: CifarResNet, images: Tensor) -> None:
+    observer, counting = Observer(network), Counting()
+    names, modules = list(observer.state_dict()), len(list(observer.modules()))
+    observer.compile(backend=counting)
+    observer.train()(images)
+    assert (list(observer.state_dict()), len(list(observer.modules()))) == (names, modules)
+    copied = copy.deepcopy(observer)
+    copied(images)
+    assert counting.passes == 1
 
 
 def test_weights_are_loaded_from_a_file(network: CifarResNet, tmp_path: Path) -> None:
