@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +42,21 @@ def fit(arguments: list[str], job: Job, until: float | None = None) -> dict[str,
     return json.loads(clock.read_text())
 
 
-def accuracies(folder: Path, name: str) -> list[float]:
-    """Return a column of the table that a fit wrote.
+def accuracies(folder: Path, name: str, every: int = 1) -> dict[str, float]:
+    """Return a metric by the number of epochs after which it was measured, from the table that a fit wrote.
 
     Args:
         folder: of the fit.
-        name: of the metric.
+        name: of the metric; rows of epochs without a measurement repeat the last one.
+        every: how many epochs lie between two measurements.
     """
     with next(folder.rglob("metrics.csv")).open() as table:
-        return [round(float(row[name]), 4) for row in csv.DictReader(table) if row.get(name)]
+        rows = [row for row in csv.DictReader(table) if row.get(name)]
+    epochs = [int(row.get("round") or row["epoch"]) + 1 for row in rows]
+    return {str(n): round(float(row[name]), 4) for n, row in zip(epochs, rows, strict=True) if n % every == 0}
 
 
-def distilled(arguments: list[str], job: Job, rounds: int) -> dict[str, Any]:
+def distilled(arguments: list[str], job: Job, rounds: int, every: int = 1) -> dict[str, Any]:
     """Fit CondKD and return its summary with the accuracy at every validation.
 
     On a GPU the networks are compiled; where that fails the run is made without, and its result says why.
@@ -61,23 +65,25 @@ def distilled(arguments: list[str], job: Job, rounds: int) -> dict[str, Any]:
         arguments: of the command line.
         job: of the item.
         rounds: of the published length.
+        every: rounds between two validations.
     """
-    length = f"--trainer.max_epochs={rounds}"
+    lengths = [f"--trainer.max_epochs={rounds}", f"--trainer.check_val_every_n_epoch={every}"]
+    run = partial(_distilled, job=job, rounds=rounds, every=every)
     if job.small:
-        return _distilled([*arguments, length], job, rounds)
+        return run([*arguments, *lengths])
     try:
-        return {"compiled": True, **_distilled([*arguments, length, *COMPILED], job, rounds)}
+        return {"compiled": True, **run([*arguments, *lengths, *COMPILED])}
     except Exception as error:
         folder = job.folder / "eager"
         folder.mkdir()
-        plain = _distilled([*arguments, length], job._replace(folder=folder), rounds)
+        plain = run([*arguments, *lengths], job=job._replace(folder=folder))
         return {"compiled": False, "why_not": repr(error)[-1000:], **plain}
 
 
-def _distilled(arguments: list[str], job: Job, rounds: int) -> dict[str, Any]:
+def _distilled(arguments: list[str], job: Job, rounds: int, every: int) -> dict[str, Any]:
     clock = fit(arguments, job)
     summary = json.loads(next(job.folder.rglob("summary.json")).read_text())
-    curve = accuracies(job.folder, "val/student_accuracy")
+    curve = accuracies(job.folder, "val/student_accuracy", every)
     complete = summary["rounds"] == rounds
     return {**summary, "published_rounds": rounds, "complete": complete, "curve": curve, "clock": clock}
 

@@ -13,7 +13,7 @@ from typing import Any
 from fits import COMPILED, accuracies, distilled, fit, packed
 from rows import rows
 from stage import Job, Stage
-from stage_rows import ROUNDS, ROWS, fast, small_base
+from stage_rows import EVERY, ROUNDS, ROWS, fast, small_base
 
 EPOCHS, BATCH_SIZE = 30, 256
 MEAN, STD = "[0.4914,0.4822,0.4465]", "[0.2470,0.2435,0.2616]"
@@ -42,7 +42,7 @@ def run(item: str, job: Job) -> dict[str, Any]:
         _teacher(job)
     row, student = item.split(" to ")
     flags = [*(_small(job) if job.small else _base(student, job)), *rows()[row], "--seed_everything=0"]
-    return {"flags": rows()[row], **distilled(flags, job, 2 if job.small else ROUNDS)}
+    return {"flags": rows()[row], **distilled(flags, job, *(2, 1) if job.small else (ROUNDS, EVERY))}
 
 
 def _weights(job: Job) -> Path:
@@ -62,7 +62,7 @@ def _supervised(network: str, job: Job, output: Path) -> dict[str, Any]:
     epochs = 1 if job.small else EPOCHS
     clock = fit([*base, *log, f"--model.init_args.output={output}", f"--trainer.max_epochs={epochs}"], job)
     curve = accuracies(job.folder, "val/accuracy")
-    return {"accuracy": curve[-1], "curve": curve, "clock": clock, "complete": clock["epochs"] == epochs}
+    return {"accuracy": list(curve.values())[-1], "curve": curve, "clock": clock, "complete": clock["epochs"] == epochs}
 
 
 def _classification(network: str, job: Job) -> list[str]:

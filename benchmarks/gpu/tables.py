@@ -46,7 +46,7 @@ def _rows(items: Items) -> Iterator[str]:
     yield "| row | last | best | rounds | images | s a step | curve |"
     yield "|---|---|---|---|---|---|---|"
     for name, result in items.items():
-        curve, clock = result["curve"], result["clock"]
+        curve, clock = list(result["curve"].values()), result["clock"]
         last = result.get("student_accuracy_last", result.get("accuracy"))
         best = result.get("student_accuracy_best", max(curve, default=None))
         rounds = f"{result.get('rounds', clock['epochs'])} of {result.get('published_rounds', '-')}"
