@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -11,6 +12,7 @@ import lightning as L
 from jsonargparse import auto_cli
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_condkd.callbacks import PhaseProgressBar, RunSummary, SyntheticImages
 from lightning_condkd.data.convert import convert
@@ -82,4 +84,9 @@ def main(args: Sequence[str] | None = None) -> None:
         if result is not None:
             print(result)
         return
-    CondKDCLI(args)
+    try:
+        CondKDCLI(args)
+    except SIGTERMException:
+        # Lightning would end with the return code of a finished run.
+        print("ended by SIGTERM before it was finished: resume with --ckpt_path CHECKPOINT", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGTERM) from None

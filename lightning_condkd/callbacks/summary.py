@@ -49,10 +49,11 @@ class RunSummary(Callback):
         """
         if not isinstance(pl_module, CondKD):
             return
+        folder = _run_folder(trainer)  # on every rank: the ranks agree on it
         values = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
         self.rows.append({"round": trainer.current_epoch, **values})
         if trainer.is_global_zero:
-            write_atomic(_run_folder(trainer) / "metrics.csv", _as_csv(self.rows).encode())
+            write_atomic(folder / "metrics.csv", _as_csv(self.rows).encode())
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the summary and print the closing table.
@@ -61,10 +62,11 @@ class RunSummary(Callback):
             trainer: the trainer.
             pl_module: the trained module.
         """
-        if not isinstance(pl_module, CondKD) or not trainer.is_global_zero:
+        if not isinstance(pl_module, CondKD):
             return
-        summary = self.summary(trainer, pl_module)
-        path = _run_folder(trainer) / "summary.json"
+        summary, path = self.summary(trainer, pl_module), _run_folder(trainer) / "summary.json"
+        if not trainer.is_global_zero:
+            return
         write_atomic(path, (json.dumps(summary, indent=2) + "\n").encode())
         print(closing_table(summary))
         print(f"summary: {path}")

@@ -1,0 +1,131 @@
+"""Every recipe and every callback of ours on two ranks through the command line, and what becomes of a run that dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.distributed.command_jobs import command
+from tests.distributed.conftest import ROOT, Launch
+
+pytestmark = pytest.mark.ddp
+
+TWO = ["--trainer.devices=2", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+DDP = "--trainer.strategy=ddp_find_unused_parameters_true"
+CADENCE = "--model.init_args.inversion.init_args.cadence"
+QUICK = [
+    "--config=configs/quickstart.yaml",
+    "--trainer.max_epochs=3",
+    f"{CADENCE}.synthesis_steps=2",
+    f"{CADENCE}.distill_steps=3",
+    "--model.init_args.inversion.init_args.batch_size=16",
+]
+LIVE = [
+    "--model.init_args.inversion=DAFL",
+    "--model.init_args.inversion.init_args.generator_width=8",
+    "--data.init_args.mix=0.25",
+]
+COMPILED = ["--trainer.callbacks+=CompileNetworks", "--trainer.callbacks.backend=eager"]
+STEPS = "--model.init_args.steps_per_epoch=2"
+ACCURACY = [
+    "--trainer.callbacks=CondensedAccuracy",
+    "--trainer.callbacks.every_n_steps=2",
+    "--trainer.callbacks.recipe.epochs=2",
+]
+RECIPES = {
+    "quickstart": [*QUICK, DDP],
+    "quickstart, live": [*QUICK, *LIVE, DDP],
+    "quickstart, compiled": [*QUICK, *COMPILED, DDP],
+    "teacher": ["--config=configs/digits/teacher.yaml", "--trainer.max_epochs=1", "--trainer.strategy=ddp"],
+    "dm": ["--config=configs/digits/dm.yaml", "--trainer.max_epochs=2", STEPS, *ACCURACY, DDP],
+    "dsa": ["--config=configs/digits/dsa.yaml", "--trainer.max_epochs=1", STEPS, DDP],
+    "experts": [
+        "--config=configs/digits/experts.yaml",
+        "--trainer.max_epochs=2",
+        "--model.init_args.epochs=2",
+        "--trainer.strategy=ddp",
+    ],
+    "generative": [
+        "--config=configs/digits/generative.yaml",
+        "--trainer.max_epochs=2",
+        "--model.init_args.gan_epochs=1",
+        STEPS,
+        DDP,
+    ],
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_runs_on_two_ranks_with_the_default_callbacks(name: str, launch: Launch, tmp_path: Path) -> None:
+    written = [f"--trainer.default_root_dir={tmp_path}"]
+    if not name.startswith("quickstart"):
+        written.append(f"--model.init_args.output={tmp_path / ('out' if name == 'experts' else 'out.safetensors')}")
+    launch(command, world_size=2, arguments=["fit", *RECIPES[name], *TWO, *written])
+    if name.startswith("quickstart"):
+        assert {path.name for path in tmp_path.rglob("*.*")} >= {"summary.json", "metrics.csv", "config.yaml"}
+    else:
+        assert list(tmp_path.glob("out*"))
+
+
+def run_in_two_processes(tmp_path: Path, *arguments: str) -> tuple[int, str]:
+    """Type the command as a user does; Lightning starts the second process."""
+    line = [
+        sys.executable,
+        "-m",
+        "lightning_condkd",
+        "fit",
+        *QUICK,
+        DDP,
+        *TWO,
+        f"--trainer.default_root_dir={tmp_path}",
+    ]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [*line, *arguments],
+        cwd=ROOT,
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        said, _ = process.communicate(timeout=100)
+    finally:
+        left = _processes_of(process.pid)
+        if left:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert not left, f"processes {left} outlive the command"
+    return process.returncode, said
+
+
+def _processes_of(session: int) -> list[int]:
+    """Return those of a session that are alive after a moment."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        fields = {p: p.read_text().rsplit(")", 1)[1].split() for p in Path("/proc").glob("[0-9]*/stat") if p.exists()}
+        alive = [int(path.parent.name) for path, of in fields.items() if int(of[3]) == session and of[0] != "Z"]
+        if not alive:
+            return []
+        time.sleep(0.1)
+    return alive
+
+
+@pytest.mark.parametrize(("rank", "how"), [(1, "raise"), (0, "SIGKILL"), (1, "SIGKILL")])
+def test_a_death_on_one_rank_ends_the_other(rank: int, how: str, tmp_path: Path) -> None:
+    die = ["--trainer.callbacks+=tests.callbacks.DieAt", f"--trainer.callbacks.rank={rank}"]
+    code, said = run_in_two_processes(tmp_path, *die, "--trainer.callbacks.step=9", f"--trainer.callbacks.how={how}")
+    assert code != 0
+    assert "the cause" in said if how == "raise" else "closed by peer" in said or "reset by peer" in said or code < 0
+
+
+def test_a_terminated_run_does_not_look_finished(tmp_path: Path) -> None:
+    die = ["--trainer.callbacks+=tests.callbacks.DieAt", "--trainer.callbacks.rank=0", "--trainer.callbacks.step=9"]
+    code, said = run_in_two_processes(tmp_path, *die, "--trainer.callbacks.how=SIGTERM")
+    assert code == 128 + signal.SIGTERM, said[-3000:]
+    assert "ended by SIGTERM" in said
+    assert not list(tmp_path.rglob("summary.json"))
