@@ -6,12 +6,14 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 from jsonargparse import auto_cli
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_condkd.callbacks import PhaseProgressBar, RunSummary, SyntheticImages
@@ -50,6 +52,13 @@ class CondKDCLI(LightningCLI):
             args=list(args) if args is not None else None,
         )
 
+    def before_instantiate_classes(self) -> None:
+        """Find the checkpoint that ``--ckpt_path last`` means; Lightning would look in the folder of the new run."""
+        given = self.config[self.subcommand]
+        if given.get("ckpt_path") == "last":
+            given.ckpt_path = str(newest_checkpoint(Path(given.trainer.default_root_dir or ".")))
+            rank_zero_info(f"--ckpt_path last is {given.ckpt_path}")
+
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:  # noqa: ANN401 - LightningCLI's own signature
         """Return the trainer, with our progress line unless another or none is asked for."""
         given = self._get(self.config_init, "trainer")
@@ -57,6 +66,22 @@ class CondKDCLI(LightningCLI):
         if given.enable_progress_bar is not False and not bars:
             self.trainer_defaults["callbacks"].append(PhaseProgressBar())
         return super().instantiate_trainer(**kwargs)
+
+
+def newest_checkpoint(root: Path) -> Path:
+    """Return the checkpoint that was written last by any run of a folder.
+
+    Args:
+        root: what runs have as ``default_root_dir``.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    found = sorted(root.glob("lightning_logs/version_*/checkpoints/*.ckpt"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        where = root / "lightning_logs" / "version_*" / "checkpoints"
+        raise FileNotFoundError(f"--ckpt_path last: expected a checkpoint in {where}, found none: name its file")
+    return found[-1]
 
 
 def _check_recipe(given: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,39 @@ def test_the_arguments_of_the_process_are_read_without_a_warning(
     with pytest.raises(SystemExit):
         main()
     assert not [warning for warning in recwarn if "args parameter" in str(warning.message)]
+
+
+def test_the_last_checkpoint_is_that_of_the_run_before(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = run.parents[1]
+    command = ["test", "--config", str(run / "config.yaml"), f"--trainer.default_root_dir={root}"]
+    main([*command, "--ckpt_path=last"])
+    named = next((run / "checkpoints").glob("*.ckpt"))
+    last = capsys.readouterr().out
+    main([*command, f"--ckpt_path={named}"])
+    accuracy = [line for line in capsys.readouterr().out.splitlines() if "test/student_accuracy" in line]
+    assert accuracy
+    assert accuracy[0] in last
+
+
+def test_a_run_goes_on_from_the_last_checkpoint(tmp_path: Path) -> None:
+    command = [*QUICK, *SMALL, f"--trainer.default_root_dir={tmp_path}"]
+    main(command)
+    main([*command, "--trainer.max_epochs=3", "--ckpt_path=last"])
+    summary = json.loads((tmp_path / "lightning_logs" / "version_1" / "summary.json").read_text())
+    assert (summary["rounds"], summary["images_synthesised"]) == (3, 3 * 32)
+
+
+@pytest.mark.parametrize("what", ["fit", "test"])
+def test_a_last_checkpoint_that_is_not_there_is_refused(what: str, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"--ckpt_path last: expected a checkpoint in .*: name its file"):
+        main([what, *QUICK[1:], *SMALL, f"--trainer.default_root_dir={tmp_path}", "--ckpt_path=last"])
+
+
+@pytest.mark.parametrize("what", ["validate", "test"])
+def test_measuring_a_student_that_was_never_trained_is_remarked(what: str, run: Path, tmp_path: Path) -> None:
+    command = [what, *QUICK[1:], *SMALL, f"--trainer.default_root_dir={tmp_path}"]
+    with pytest.warns(UserWarning, match="without a checkpoint measures the student as it was made"):
+        main(command)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*without a checkpoint measures")
+        main([*command, f"--ckpt_path={next((run / 'checkpoints').glob('*.ckpt'))}"])

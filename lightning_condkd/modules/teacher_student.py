@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import lightning as L
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -42,6 +43,7 @@ class TeacherStudent(L.LightningModule):
         self.accuracies = nn.ModuleDict({n: MulticlassAccuracy(teacher.num_classes, average="micro") for n in names})
         self.teacher_accuracy: float | None = None
         self._fingerprint: str | None = None
+        self._was_trained = False
 
     def setup(self, stage: str) -> None:
         """Take the teacher's fingerprint before a true half or double precision converts it.
@@ -50,10 +52,23 @@ class TeacherStudent(L.LightningModule):
             stage: ``fit``, ``validate`` or ``test``.
         """
         self._fingerprint = self._fingerprint or self.teacher.fingerprint()
+        self._was_trained = self._was_trained or stage == "fit"
 
     def on_validation_start(self) -> None:
         """Make the student the same on all ranks."""
+        self._remark_untrained("validate")
         sync_buffers([self.student])
+
+    def on_test_start(self) -> None:
+        """Say so if there is nothing to measure."""
+        self._remark_untrained("test")
+
+    def _remark_untrained(self, what: str) -> None:
+        if not self._was_trained:  # a fit, or the checkpoint that was loaded, says that it was
+            rank_zero_warn(
+                f"{what} without a checkpoint measures the student as it was made, before any training: give "
+                "--ckpt_path (ckpt_path=...), unless it came with weights of its own"
+            )
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Measure the student, and the teacher the first time.
@@ -133,6 +148,7 @@ class TeacherStudent(L.LightningModule):
         if state["teacher"] != (self._fingerprint or self.teacher.fingerprint()):
             raise ValueError("the checkpoint was made with another teacher: load the weights that the run began with")
         self.teacher_accuracy = state["teacher_accuracy"]
+        self._was_trained = True
         self.restore(state)
         _check_keys(set(self.state_dict()), checkpoint["state_dict"])
 

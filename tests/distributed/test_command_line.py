@@ -1,4 +1,4 @@
-"""Every recipe and every callback of ours on two ranks through the command line, and what becomes of a run that dies."""
+"""Every recipe and callback of ours on two ranks through the command line, and what becomes of a run that dies."""
 
 import os
 import signal
