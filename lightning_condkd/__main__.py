@@ -1,6 +1,71 @@
-"""``python -m lightning_condkd``."""
+"""``lightning-condkd`` and ``python -m lightning_condkd``: the command line, with errors for a person to read."""
 
-from lightning_condkd.cli import main
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+
+from lightning_condkd.cli import COMMANDS, main
+
+TRACEBACK = "LIGHTNING_CONDKD_TRACEBACK"
+STAGES = ("fit", "validate", "test", "predict")
+# Lightning says these in every run of ours, and nothing can be done about them.
+IDLE_WARNINGS = (
+    r".*isinstance\(treespec, LeafSpec\)",
+    r".*Your `IterableDataset` has `__len__` defined",
+    r".*Found \d+ module\(s\) in eval mode at the start of training",
+)
+
+
+def run() -> None:
+    """Run the command line of this process.
+
+    What this package refuses is said in one line; any other error keeps its trace, as does everything with the
+    environment variable ``LIGHTNING_CONDKD_TRACEBACK`` set.
+
+    Raises:
+        SystemExit: with the return code, where it is not 0.
+    """
+    for message in IDLE_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+    given = sys.argv[1:]
+    if given == ["--version"]:
+        print(f"lightning-condkd {version('lightning-condkd')}")
+        return
+    _check_command(given)
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
+    except (ValueError, TypeError, OSError) as error:
+        refusal = _refusal(error)
+        if os.environ.get(TRACEBACK) or refusal is None:
+            raise
+        print(f"error: {refusal}\n(set {TRACEBACK}=1 for where it was found)", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def _check_command(given: list[str]) -> None:
+    known = (*STAGES, *COMMANDS)
+    if given and not given[0].startswith("-") and given[0] not in known:
+        raise SystemExit(f"error: expected one of {', '.join(known)}, got {given[0]!r}: see --help")
+
+
+def _refusal(error: BaseException | None) -> BaseException | None:
+    """Return what this package itself raised, rather than what it calls or what the parser made of it."""
+    while error is not None:
+        frames = traceback.extract_tb(error.__traceback__)
+        if frames and Path(frames[-1].filename).is_relative_to(Path(__file__).parent):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ import yaml
 from safetensors.torch import load_file
 from torch import nn
 
+from lightning_condkd import __main__ as entry
 from lightning_condkd.cli import main
 from tests.conftest import ROOT
 
@@ -172,3 +176,51 @@ def test_measuring_a_student_that_was_never_trained_is_remarked(what: str, run: 
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*without a checkpoint measures")
         main([*command, f"--ckpt_path={next((run / 'checkpoints').glob('*.ckpt'))}"])
+
+
+def typed(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "lightning_condkd", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **variables}
+    return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
+
+
+def test_a_refusal_is_one_line_unless_more_is_asked_for() -> None:
+    wrong = (*QUICK, "--data.init_args.condensed=nowhere.safetensors")
+    short, whole = typed(*wrong), typed(*wrong, LIGHTNING_CONDKD_TRACEBACK="1")
+    assert (short.returncode, whole.returncode) == (1, 1)
+    assert "error: no condensed set at nowhere.safetensors: check the path" in short.stderr
+    assert "Traceback" not in short.stderr
+    assert len(short.stderr.splitlines()) < 6, short.stderr
+    assert "Traceback" in whole.stderr
+
+
+def test_an_error_of_others_keeps_its_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> None:
+        json.loads("{")
+
+    monkeypatch.setattr(entry, "main", fails)
+    monkeypatch.setattr(sys, "argv", ["lightning-condkd", "fit"])
+    with pytest.raises(json.JSONDecodeError):
+        entry.run()
+
+
+def test_an_interrupted_command_ends_in_a_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(entry, "main", interrupted)
+    monkeypatch.setattr(sys, "argv", ["lightning-condkd", "evaluate"])
+    with pytest.raises(SystemExit) as end:
+        entry.run()
+    assert (end.value.code, capsys.readouterr().err) == (130, "interrupted\n")
+
+
+def test_version_and_unknown_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["lightning-condkd", "--version"])
+    entry.run()
+    assert capsys.readouterr().out == f"lightning-condkd {version('lightning-condkd')}\n"
+    monkeypatch.setattr(sys, "argv", ["lightning-condkd", "destil"])
+    with pytest.raises(SystemExit, match=r"expected one of fit, .*, convert, evaluate, .* got 'destil'"):
+        entry.run()

@@ -307,7 +307,13 @@ class CondKD(TeacherStudent):
             scheduler = cast(LRScheduler, self.lr_schedulers())
             scheduler.step()
         figures = bank_figures(self._transfer.bank, self._transfer.condensed.num_classes)
-        self.log_dict({f"bank/{name}": v for name, v in figures.items()}, on_step=False, on_epoch=True, batch_size=1)
+        self.log_dict(
+            {f"bank/{name}": v for name, v in figures.items()},
+            on_step=False,
+            on_epoch=True,
+            batch_size=1,
+            sync_dist=True,
+        )
         self.log_dict(self.meters.pop(), on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 
     # --- checkpoints -----------------------------------------------------------------------------------------------
