@@ -23,6 +23,7 @@ from lightning_condkd.data.files import write_atomic
 from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.models import Observer
 from lightning_condkd.modules.batches import real_batch
+from lightning_condkd.modules.ticks import count_epoch
 from lightning_condkd.randomness import Draw
 
 STATE_KEY = "classification"
@@ -93,6 +94,7 @@ class Classification(L.LightningModule):
             batch: images ``(N, C, H, W)``, in [0, 1] or uint8, and labels ``(N,)``.
             batch_idx: position in the epoch.
         """
+        count_epoch(self.trainer)
         images, labels = real_batch(batch)
         logits = self.network(self._augmented(images, batch_idx)).logits
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)

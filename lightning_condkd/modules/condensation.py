@@ -17,6 +17,7 @@ from lightning_condkd.data.images import ImageSource
 from lightning_condkd.distributed import mean_over_ranks
 from lightning_condkd.functional.surrogate import with_gradients
 from lightning_condkd.modules.batches import check_class_sizes, real_images, say_written
+from lightning_condkd.modules.ticks import count_epoch
 from lightning_condkd.randomness import Draw, draw_by_class, seeded_generator
 
 STATE_KEY = "condensation"
@@ -112,6 +113,7 @@ class Condensation(L.LightningModule):
             batch: not used; the method's images are drawn by class.
             batch_idx: position in the epoch.
         """
+        count_epoch(self.trainer)
         step = self.current_epoch * self.steps_per_epoch + batch_idx
         draw = Draw(self.seed, step, self.global_rank, self.trainer.world_size)
         loss = self._differentiated(draw)

@@ -34,7 +34,7 @@ from lightning_condkd.modules.meters import Meters, Stopwatch, bank_figures
 from lightning_condkd.modules.schedule import default_student_optimizer, default_student_schedule
 from lightning_condkd.modules.synthesise import Synthesised, SynthesisStep
 from lightning_condkd.modules.teacher_student import STATE_KEY, TeacherStudent
-from lightning_condkd.modules.ticks import tick_once
+from lightning_condkd.modules.ticks import count_epoch, tick_once
 from lightning_condkd.modules.turns import OptimizerTurns
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.types import Spec, Synthetic, Unit
@@ -212,6 +212,7 @@ class CondKD(TeacherStudent):
         """
         unit = self.unit = self.inversion.cadence.unit(self.current_epoch, batch_idx)
         tick_once(self)
+        count_epoch(self.trainer)
         self._set_student_mode(unit)
         with self.stopwatch.running(unit.phase):
             match unit.phase:

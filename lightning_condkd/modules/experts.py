@@ -28,6 +28,7 @@ from lightning_condkd.condensation.trajectories import (
 )
 from lightning_condkd.data.files import pack, plain_json, write_atomic
 from lightning_condkd.modules.batches import real_batch, real_images, source_facts
+from lightning_condkd.modules.ticks import count_epoch
 from lightning_condkd.randomness import Draw, seeded_generator
 
 STATE_KEY = "experts"
@@ -165,6 +166,7 @@ class ExpertTrajectories(L.LightningModule):
             batch: images ``(N, C, H, W)``, in [0, 1] or uint8, and labels ``(N,)``.
             batch_idx: position in the epoch.
         """
+        count_epoch(self.trainer)
         images, labels = real_batch(batch)
         if self.augment is not None:
             draw = Draw(self.seed, batch_idx, self.global_rank, self.trainer.world_size)

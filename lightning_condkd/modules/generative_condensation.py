@@ -21,7 +21,7 @@ from lightning_condkd.data.images import ImageSource
 from lightning_condkd.distributed import mean_over_ranks, sync_buffers
 from lightning_condkd.modules.batches import check_class_sizes, real_batch, real_images, say_written
 from lightning_condkd.modules.checks import check_batch, check_strategy
-from lightning_condkd.modules.ticks import tick_once
+from lightning_condkd.modules.ticks import count_epoch, tick_once
 from lightning_condkd.modules.turns import OptimizerTurns
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.types import LossTerms
@@ -150,6 +150,7 @@ class GenerativeCondensation(L.LightningModule):
             batch_idx: position in the epoch.
         """
         tick_once(self)
+        count_epoch(self.trainer)
         step = self.current_epoch * self.steps_per_epoch + batch_idx
         draw = Draw(self.seed, step, self.global_rank, self.trainer.world_size)
         self._set_stage(step)

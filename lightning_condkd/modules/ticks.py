@@ -1,9 +1,12 @@
-"""One tick of Lightning's step counter for each training step, whatever the number of optimizer steps in it."""
+"""What Lightning counts: one step for each training step, and every epoch that has begun."""
 
 from __future__ import annotations
 
+from typing import cast
+
 import lightning as L
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.loops.progress import _ProcessedTracker
 
 
 def _nothing() -> None:
@@ -26,3 +29,20 @@ def tick_once(module: L.LightningModule) -> None:
     progress = module.trainer.fit_loop.epoch_loop.manual_optimization
     progress._on_before_step()
     progress._on_after_step()
+
+
+def count_epoch(trainer: L.Trainer) -> None:
+    """Count the running epoch as begun where Lightning has not; call it first in every training step.
+
+    After a resume from a checkpoint of the last batch of an epoch Lightning (2.6.6) goes on with the next epoch without
+    counting it as begun. Checkpoints of that run look as if their epoch were over: a second resume would take an
+    epoch's first steps again.
+
+    Args:
+        trainer: in a training step.
+    """
+    progress = trainer.fit_loop.epoch_progress
+    total = cast(_ProcessedTracker, progress.total)
+    if total.ready == total.processed:
+        progress.increment_ready()
+        progress.increment_started()
