@@ -165,9 +165,9 @@ def _offsets(side: int, like: Tensor) -> Tensor:
 
 
 def _sample(pixels: Tensor, x: Tensor, y: Tensor, padding: str) -> Tensor:
-    """Look bilinearly at places given as offsets from the centre in pixels, ``(N or 1, H, W)`` each."""
+    """Look bilinearly at places given as offsets from the centre in pixels, ``(N or 1, H or 1, W or 1)`` each."""
     height, width = pixels.shape[2:]
-    places = torch.broadcast_tensors(2 * x / width, 2 * y / height)
+    places = [place.expand(-1, height, width) for place in (2 * x / width, 2 * y / height)]
     grid = torch.stack(places, dim=3).expand(len(pixels), -1, -1, -1)
     return F.grid_sample(pixels, grid, mode="bilinear", padding_mode=padding, align_corners=False)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_condkd.models.taps import batch_norm_layers, tap_batch_norm, tap_channel_means, tap_input, tap_output
-from lightning_condkd.models.weights import load_weights
+from lightning_condkd.models.weights import load_weights, plain_state
 from lightning_condkd.types import NetworkOutput
 
 
@@ -190,10 +190,9 @@ class Observer(nn.Module):
     def fingerprint(self) -> str:
         """Return the SHA-256 of the network's parameters and persistent buffers with their names, on any device."""
         digest = hashlib.sha256()
-        for name, value in self.network.state_dict().items():
-            if isinstance(value, Tensor):
-                digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        for name, value in plain_state(self.network).items():
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
 
