@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -17,6 +19,7 @@ from lightning_condkd.data.convert import convert
 from lightning_condkd.modules.evaluate import evaluate
 from lightning_condkd.modules.export import export
 from lightning_condkd.modules.select import select
+from lightning_condkd.unpickling import refused_names
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "convert": convert,
@@ -48,6 +51,20 @@ class CondKDCLI(LightningCLI):
             args=list(args) if args is not None else None,
         )
 
+    def _parse_ckpt_path(self) -> None:
+        try:
+            super()._parse_ckpt_path()
+        except pickle.UnpicklingError as error:
+            path = Path(self.config[self.config.subcommand].ckpt_path)
+            raise SystemExit(_refusal(path, error)) from error
+
+    def before_instantiate_classes(self) -> None:
+        """Have the checkpoint read without running any code of it, wherever it lies."""
+        config = self.config[self.config.subcommand]
+        if config.weights_only is False:
+            raise SystemExit("--weights_only false would run code of the checkpoint, and none of ours has any: drop it")
+        config.weights_only = True
+
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:  # noqa: ANN401 - LightningCLI's own signature
         """Return the trainer, with our progress line unless another or none is asked for."""
         given = self._get(self.config_init, "trainer")
@@ -55,6 +72,12 @@ class CondKDCLI(LightningCLI):
         if given.enable_progress_bar is not False and not bars:
             self.trainer_defaults["callbacks"].append(PhaseProgressBar())
         return super().instantiate_trainer(**kwargs)
+
+
+def _refusal(path: Path, error: Exception) -> str:
+    wanted = ", ".join(refused_names(path, error))
+    found = f"it asks for {wanted}, which could run code" if wanted else "it is damaged or of another kind"
+    return f"--ckpt_path: refused to read {path}: {found}. Expected a checkpoint of a run of ours: check the path"
 
 
 def _check_recipe(given: Sequence[str]) -> None:

@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import Any, cast
 
-import lightning as L
 import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -23,12 +22,13 @@ from lightning_condkd.data.files import write_atomic
 from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.models import Observer
 from lightning_condkd.modules.batches import real_batch
+from lightning_condkd.modules.weights_only import WeightsOnlyModule
 from lightning_condkd.randomness import Draw
 
 STATE_KEY = "classification"
 
 
-class Classification(L.LightningModule):
+class Classification(WeightsOnlyModule):
     """Train a classifier on labelled images by cross-entropy, and measure its top-1 accuracy (micro average).
 
     Args:
