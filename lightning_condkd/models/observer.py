@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lightning_condkd.models.heads import class_count, embedding_of, head_widths, last_layer, needed_head, submodule
 from lightning_condkd.models.taps import batch_norm_layers, tap_batch_norm, tap_channel_means, tap_input, tap_output
-from lightning_condkd.models.weights import load_weights, plain_state
+from lightning_condkd.models.weights import load_weights, plain_name, plain_state
 from lightning_condkd.types import NetworkOutput
 
 
@@ -67,6 +67,8 @@ class Observer(nn.Module):
         self._embedding = embedding
         self._frozen = False
         self._compiled: Callable[[Tensor], object] | None = None
+        self.register_state_dict_post_hook(_with_plain_names)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_with_own_names)  # type: ignore[no-untyped-call]
         # The width of a layer that need not be the last to run is only a guess until logits are seen.
         self._guessed = embedding is None and not isinstance(last_layer(network), nn.Linear)
         class_count(network, embedding)
@@ -206,6 +208,23 @@ class Observer(nn.Module):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+
+def _with_plain_names(observer: Observer, state: dict[str, Any], prefix: str, *_: object) -> None:
+    """Write the weights of a compiled network under its plain names; keys after those of others keep their order."""
+    names = [name for name in state if name.startswith(prefix)]
+    if any(plain_name(name) != name for name in names):
+        for name in names:
+            state[plain_name(name)] = state.pop(name)
+
+
+def _with_own_names(observer: Observer, state: dict[str, Any], prefix: str, *_: object) -> None:
+    """Read weights into a compiled network, whether they were written under its names or plain ones."""
+    own = {plain_name(name): name for name in observer.network.state_dict(prefix=f"{prefix}network.")}
+    for name in [name for name in state if name.startswith(prefix)]:
+        plain = plain_name(name)
+        if own.get(plain, plain) != name:
+            state[own.get(plain, plain)] = state.pop(name)
 
 
 def _check_normalisation(mean: Sequence[float] | None, std: Sequence[float] | None) -> None:

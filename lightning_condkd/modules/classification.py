@@ -21,6 +21,7 @@ from lightning_condkd.augment import Augment, take
 from lightning_condkd.data.files import write_atomic
 from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.models import Observer
+from lightning_condkd.models.weights import plain_state
 from lightning_condkd.modules.batches import real_batch
 from lightning_condkd.modules.weights_only import WeightsOnlyModule
 from lightning_condkd.randomness import Draw
@@ -196,7 +197,7 @@ class Classification(WeightsOnlyModule):
             ValueError: another ending.
         """
         _check_ending(Path(path))
-        state = self.network.network.state_dict()
+        state = plain_state(self.network.network)
         tensors = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
         statistics = {"mean": self.network.mean, "std": self.network.std}
         normalisation = {name: None if value is None else value.tolist() for name, value in statistics.items()}
