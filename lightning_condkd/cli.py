@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from lightning_condkd.data.convert import convert
 from lightning_condkd.modules.evaluate import evaluate
 from lightning_condkd.modules.export import export
 from lightning_condkd.modules.select import select
+from lightning_condkd.unpickling import refused_names
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "convert": convert,
@@ -52,12 +54,22 @@ class CondKDCLI(LightningCLI):
             args=list(args) if args is not None else None,
         )
 
+    def _parse_ckpt_path(self) -> None:
+        try:
+            super()._parse_ckpt_path()
+        except pickle.UnpicklingError as error:
+            path = Path(self.config[self.config.subcommand].ckpt_path)
+            raise SystemExit(_refusal(path, error)) from error
+
     def before_instantiate_classes(self) -> None:
-        """Find the checkpoint that ``--ckpt_path last`` means; Lightning would look in the folder of the new run."""
-        given = self.config[self.subcommand]
-        if given.get("ckpt_path") == "last":
-            given.ckpt_path = str(newest_checkpoint(Path(given.trainer.default_root_dir or ".")))
-            rank_zero_info(f"--ckpt_path last is {given.ckpt_path}")
+        """Find the checkpoint, and have it read without running any code of it, wherever it lies."""
+        config = self.config[self.config.subcommand]
+        if config.weights_only is False:
+            raise SystemExit("--weights_only false would run code of the checkpoint, and none of ours has any: drop it")
+        config.weights_only = True
+        if config.get("ckpt_path") == "last":  # Lightning would look in the folder of the new run
+            config.ckpt_path = str(newest_checkpoint(Path(config.trainer.default_root_dir or ".")))
+            rank_zero_info(f"--ckpt_path last is {config.ckpt_path}")
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:  # noqa: ANN401 - LightningCLI's own signature
         """Return the trainer, with our progress line unless another or none is asked for."""
@@ -82,6 +94,12 @@ def newest_checkpoint(root: Path) -> Path:
         where = root / "lightning_logs" / "version_*" / "checkpoints"
         raise FileNotFoundError(f"--ckpt_path last: expected a checkpoint in {where}, found none: name its file")
     return found[-1]
+
+
+def _refusal(path: Path, error: Exception) -> str:
+    wanted = ", ".join(refused_names(path, error))
+    found = f"it asks for {wanted}, which could run code" if wanted else "it is damaged or of another kind"
+    return f"--ckpt_path: refused to read {path}: {found}. Expected a checkpoint of a run of ours: check the path"
 
 
 def _check_recipe(given: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ FLOORS = {
     "types": 0,
     "distributed": 0,
     "randomness": 0,
+    "unpickling": 0,
     "functional": 1,
     "augment": 2,
     "models": 2,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_condkd.augment.base import Augment, AugmentParameters
 from lightning_condkd.functional import augmentation as operators
+from lightning_condkd.functional.precision import at_least_float32_dtype
 
 DiffAugmentOperator = Literal["color", "translation", "cutout", "flip"]
 
@@ -155,7 +156,7 @@ def _describe(policy: Sequence[str], strength: _Strength) -> str:
 
 def _sample(n: int, generator: torch.Generator, strength: _Strength) -> dict[str, Tensor]:
     # One block of numbers for all operators: a policy that leaves one out does not change what the others draw.
-    uniform = torch.rand(n, 11, generator=generator)
+    uniform = torch.rand(n, 11, generator=generator, dtype=at_least_float32_dtype())
     signed = 2 * uniform - 1
     return {
         "flip": uniform[:, 0] < 0.5,

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightning_condkd.augment.base import Augment, AugmentParameters
 from lightning_condkd.functional import augmentation as operators
+from lightning_condkd.functional.precision import at_least_float32_dtype
 
 
 class CropFlip(Augment):
@@ -138,12 +139,13 @@ class ResizedCrop(Augment):
 
     def sample(self, n: int, generator: torch.Generator) -> AugmentParameters:
         """Draw ``area`` and ``ratio`` (candidates, ``(n, 10)``), ``position`` (``(n, 2)`` in [0, 1)) and ``flip``."""
-        uniform = torch.rand(n, 2, self.attempts, generator=generator)
-        low, high = torch.tensor(self.ratio).log()
+        dtype = at_least_float32_dtype()
+        uniform = torch.rand(n, 2, self.attempts, generator=generator, dtype=dtype)
+        low, high = torch.tensor(self.ratio, dtype=dtype).log()
         return {
             "area": self.scale[0] + (self.scale[1] - self.scale[0]) * uniform[:, 0],
             "ratio": (low + (high - low) * uniform[:, 1]).exp(),
-            "position": torch.rand(n, 2, generator=generator),
+            "position": torch.rand(n, 2, generator=generator, dtype=dtype),
             "flip": torch.rand(n, generator=generator) < self.flip_probability,
         }
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_condkd.augment import resolve_augment
-from lightning_condkd.condensation.evaluation_batches import Batches, Labels, TeacherLabels
+from lightning_condkd.condensation.evaluation_batches import Batches, Labels, TeacherLabels, joins_leftover
 from lightning_condkd.condensation.evaluation_recipe import Recipe
 from lightning_condkd.condensation.evaluation_result import Evaluation, calibration_error
 from lightning_condkd.condensation.network_batch import NetworkBatch
@@ -95,7 +95,8 @@ def evaluate(
     groups = [list(range(runs))] if batched else [[run] for run in range(runs)]
     tests = [epoch for epoch in range(1, recipe.epochs + 1) if test_every and not epoch % test_every]
     epochs = tuple(sorted({*tests, recipe.epochs}))
-    outcomes = [_train(group, data, networks, recipe, seed, epochs) for group in groups]
+    joined = joins_leftover(data.images, networks, recipe)
+    outcomes = [_train(group, data, networks, recipe, seed, epochs, joined) for group in groups]
     accuracies = [row for outcome in outcomes for row in torch.stack(outcome.accuracies, dim=1).tolist()]
     errors = tuple(error for outcome in outcomes for error in outcome.calibration_errors)
     return Evaluation(epochs, tuple(tuple(row) for row in accuracies), errors)
@@ -114,7 +115,13 @@ def _prepared(data: _Data, recipe: Recipe, device: torch.device) -> _Data:
 
 
 def _train(
-    runs: Sequence[int], data: _Data, networks: FreshNetworks, recipe: Recipe, seed: int, tests: Sequence[int]
+    runs: Sequence[int],
+    data: _Data,
+    networks: FreshNetworks,
+    recipe: Recipe,
+    seed: int,
+    tests: Sequence[int],
+    joined: bool,
 ) -> _Outcome:
     device = data.images.device
     batch = NetworkBatch([networks.make(seeded_generator(seed, "network", run)).to(device) for run in runs])
@@ -122,7 +129,7 @@ def _train(
     if not isinstance(labels, TeacherLabels):
         labels = _targets(labels, batch.dtype, recipe, networks.num_classes)
     augment = resolve_augment(recipe.augment, networks.mean, networks.std)
-    batches, accuracies = Batches(data.images.to(batch.dtype), labels, recipe, augment, seed, runs), []
+    batches, accuracies = Batches(data.images.to(batch.dtype), labels, recipe, augment, seed, runs, joined), []
     with _own_stream(seeded_generator(seed, "dropout", runs[0])):
         for epoch in range(recipe.epochs):
             if epoch in (0, recipe.drop_epoch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from lightning_condkd.augment import Augment
 from lightning_condkd.condensation.evaluation_recipe import Recipe
+from lightning_condkd.condensation.networks import FreshNetworks, normalise_by_batch
 from lightning_condkd.functional.cutmix import cutmix, mix_labels
 from lightning_condkd.functional.kd import kd_divergence
 from lightning_condkd.models import Observer
@@ -63,6 +65,7 @@ class Batches(NamedTuple):
         augment: that of the recipe, for the networks' normalisation.
         seed: seed of all draws.
         runs: numbers of the runs.
+        joined: whether an image that would be left over alone joins the batch before it, see :func:`joins_leftover`.
     """
 
     images: Tensor
@@ -71,6 +74,7 @@ class Batches(NamedTuple):
     augment: Augment | None
     seed: int
     runs: Sequence[int]
+    joined: bool = False
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield views ``(R, B, C, H, W)`` and their targets ``(R, B)`` or ``(R, B, K)``, R being the number of runs.
@@ -80,7 +84,9 @@ class Batches(NamedTuple):
         """
         generators = [seeded_generator(self.seed, f"order/{run}", epoch) for run in self.runs]
         orders = torch.stack([torch.randperm(len(self.images), generator=generator) for generator in generators])
-        batches = torch.split(orders.to(self.images.device), self.recipe.batch_size, dim=1)
+        batches = list(torch.split(orders.to(self.images.device), self.recipe.batch_size, dim=1))
+        if self.joined:
+            batches[-2:] = [torch.cat(batches[-2:], dim=1)]
         for step, rows in enumerate(batches, start=epoch * len(batches)):
             pairs = [self._batch(own, run, step) for own, run in zip(rows, self.runs, strict=True)]
             views = torch.stack([view for view, _ in pairs])
@@ -115,3 +121,45 @@ class Batches(NamedTuple):
         """
         labels = self.labels
         return labels.loss(logits, targets) if isinstance(labels, TeacherLabels) else F.cross_entropy(logits, targets)
+
+
+def joins_leftover(images: Tensor, networks: FreshNetworks, recipe: Recipe) -> bool:
+    """Return whether the one image that is left over by the last batch must join the batch before it.
+
+    A BatchNorm over vectors, or over maps of one pixel, has no variance of one image. Any other network trains on it
+    alone, as in the codes of published evaluations.
+
+    Args:
+        images: the set, ``(N, C, H, W)``, pixels in the units of [0, 1].
+        networks: what is trained on it.
+        recipe: how.
+
+    Raises:
+        ValueError: every batch holds one image.
+    """
+    alone = recipe.batch_size == 1 or len(images) % recipe.batch_size == 1
+    if not alone or _takes_one(images, networks):
+        return False
+    if 1 in (len(images), recipe.batch_size):
+        raise ValueError(
+            f"{networks.name} has a BatchNorm that takes no batch of one image, got {len(images)} images in batches of "
+            f"{recipe.batch_size}: set the recipe's batch_size to 2 or more, give more images, or name a network "
+            "without such a BatchNorm (ConvNet)"
+        )
+    warnings.warn(
+        f"{len(images)} images in batches of {recipe.batch_size} leave one alone, which a BatchNorm of {networks.name} "
+        "does not take: it joins the batch before it",
+        stacklevel=3,
+    )
+    return True
+
+
+def _takes_one(images: Tensor, networks: FreshNetworks) -> bool:
+    network = normalise_by_batch(networks.make(seeded_generator(0, "network")))
+    try:
+        network(images[:1].to(next(network.parameters())))
+    except ValueError as error:
+        if "more than 1 value per channel" in str(error):
+            return False
+        raise
+    return True

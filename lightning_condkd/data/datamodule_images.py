@@ -6,7 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 from torch.utils.data import DataLoader
@@ -152,7 +152,7 @@ class DigitsDataModule(ImageDataModule):
 
 
 class ImageFolderDataModule(ImageDataModule):
-    """Image files in one subfolder for each class, decoded once as RGB.
+    """Image files in one subfolder for each class, decoded once.
 
     Args:
         root: folder that holds the parts.
@@ -160,6 +160,8 @@ class ImageFolderDataModule(ImageDataModule):
         val: name of the folder of held-out images below it.
         image_size: resize the shorter side to so many pixels and cut out the central square; ``None`` keeps the size,
             which all images must share.
+        channels: 3 for RGB, 1 for gray; ``None`` is gray where all images of a part are stored so, which a warning
+            says, else RGB.
         batch_size: images in a training batch, over all ranks.
         eval_batch_size: images in a validation or test batch, over all ranks.
         seed: seed of the order; ``None`` takes the one of ``seed_everything``, else 0.
@@ -172,12 +174,13 @@ class ImageFolderDataModule(ImageDataModule):
         val: str = "test",
         *,
         image_size: int | None = None,
+        channels: Literal[1, 3] | None = None,
         batch_size: int = 128,
         eval_batch_size: int = 500,
         seed: int | None = None,
     ) -> None:
         super().__init__(batch_size, eval_batch_size=eval_batch_size, seed=seed)
-        self.root, self.folders, self.image_size = Path(root), (val, train), image_size
+        self.root, self.folders, self.image_size, self.channels = Path(root), (val, train), image_size, channels
 
     def load(self, train: bool) -> ImageSource:
         """Read one part of the data.
@@ -185,7 +188,7 @@ class ImageFolderDataModule(ImageDataModule):
         Args:
             train: the training images, or the held-out ones.
         """
-        return from_folder(self.root / self.folders[train], self.image_size)
+        return from_folder(self.root / self.folders[train], self.image_size, self.channels)
 
 
 class TorchvisionDataModule(ImageDataModule):

@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+from lightning_condkd.unpickling import load_without_code, refused_names
 
 HEADER_KEY = "condkd"
 FORMAT_VERSION = 1
@@ -170,7 +169,7 @@ def plain_json(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
 def read_untrusted(path: Path) -> Any:  # noqa: ANN401 (whatever the file holds)
     """Return what a file of ``torch.save`` holds, without running any code of its.
 
-    Beside tensors, only the NumPy numbers are let through that the DC family writes.
+    Beside tensors come the harmless records of :func:`~lightning_condkd.unpickling.load_without_code`.
 
     Args:
         path: the file.
@@ -182,11 +181,8 @@ def read_untrusted(path: Path) -> Any:  # noqa: ANN401 (whatever the file holds)
     """
     if path.is_dir():
         raise ValueError(f"{path} is a folder, expected a file of torch.save: give the file, or use import_folder")
-    scalar: Any = np.float64(0).__reduce__()[0]
-    paths = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     try:
-        with torch.serialization.safe_globals([*paths, np.dtype, np.dtypes.Float64DType]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return load_without_code(path)
     except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # on damaged bytes the unpickler fails in whatever way it happens to
@@ -194,9 +190,9 @@ def read_untrusted(path: Path) -> Any:  # noqa: ANN401 (whatever the file holds)
 
 
 def _refusal(path: Path, error: Exception) -> str:
-    if wanted := re.search(r"GLOBAL (\w[\w.]*\w)", str(error)):
+    if wanted := refused_names(path, error):
         return (
-            f"refused to read {path}: it asks for {wanted[1]}, which no tensor needs. Expected a file that "
+            f"refused to read {path}: it asks for {', '.join(wanted)}, which no tensor needs. Expected a file that "
             "torch.load(weights_only=True) reads: copy it again if it may be damaged; if you trust it, load it "
             "yourself and save its tensors with CondensedSet(images, labels).save(...)"
         )

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
+
+_GRAY = ("1", "L")  # PIL's modes
+_NAMED = 10
+_READ = " ".join(IMG_EXTENSIONS)
 
 
 def class_folders(root: Path) -> list[Path]:
@@ -45,16 +52,15 @@ def is_image(path: Path, root: Path) -> bool:
         path: the path.
         root: the folder from which on names count.
     """
-    named = path.suffix.lower() in IMG_EXTENSIONS and not any(map(_stray, path.relative_to(root).parts))
-    return named and path.is_file()
+    return path.suffix.lower() in IMG_EXTENSIONS and _visible(path, root) and path.is_file()
 
 
-def open_image(file: str | Path, gray: bool = False) -> Image.Image:
-    """Decode an image file with 8 bits for each channel, as RGB.
+def open_image(file: str | Path, channels: int | None = 3) -> Image.Image:
+    """Decode an image file with 8 bits for each channel.
 
     Args:
         file: the file.
-        gray: whether an image without colour keeps its one channel.
+        channels: 3 for RGB, 1 for gray; ``None`` keeps the one channel of an image without colour, else is RGB.
 
     Raises:
         ValueError: the file is broken, or holds more than 8 bits for each channel.
@@ -69,7 +75,67 @@ def open_image(file: str | Path, gray: bool = False) -> Image.Image:
             f"expected 8 bits for each channel, got PIL's mode {image.mode} ({file}): convert the images, for "
             "example with `mogrify -depth 8`"
         )
-    return image.convert("L" if gray and image.mode in ("1", "L") else "RGB")
+    return image.convert("L" if channels == 1 or (channels is None and image.mode in _GRAY) else "RGB")
+
+
+def open_images(files: Sequence[str | Path], channels: int | None = 3) -> Iterator[Image.Image]:
+    """Decode image files one after the other; those that cannot be used are named together, after the last one.
+
+    Args:
+        files: the files.
+        channels: see :func:`open_image`.
+
+    Raises:
+        ValueError: some cannot be used.
+    """
+    refused: list[str] = []
+    for file in files:
+        try:
+            yield open_image(file, channels)
+        except ValueError as error:
+            refused.append(str(error))
+    if refused:
+        more = [f"and {len(refused) - _NAMED} more"] if len(refused) > _NAMED else []
+        count = [f"{len(refused)} of {len(files)} images cannot be used:"] if len(refused) > 1 else []
+        raise ValueError("\n".join([*count, *refused[:_NAMED], *more]))
+
+
+def all_gray(files: Sequence[str | Path]) -> bool:
+    """Return whether all image files are stored without colour, by what their headers say.
+
+    Args:
+        files: the files; broken ones do not count.
+    """
+    return all(_mode(file) in (*_GRAY, None) for file in files)
+
+
+def warn_of_others(root: Path) -> None:
+    """Warn of files in the folders of classes that are no images by their ending, and of images beside these folders.
+
+    Args:
+        root: the folder with one subfolder for each class.
+    """
+    folders = class_folders(root)
+    files = (path for folder in folders for path in folder.rglob("*") if _visible(path, root) and path.is_file())
+    endings = Counter(path.suffix.lower() or "no ending" for path in files if not is_image(path, root))
+    found = ", ".join(f"{count} with {ending}" for ending, count in endings.most_common(5))
+    parts = [f"{endings.total()} files that are no images by their ending ({found}; read are {_READ})"] if found else []
+    if beside := sum(is_image(path, root) for path in root.iterdir()):
+        parts.append(f"{beside} images that lie in no folder of a class")
+    if parts:
+        warnings.warn(f"{root}: passed over {' and '.join(parts)}; convert or move them if they count", stacklevel=3)
+
+
+def _mode(file: str | Path) -> str | None:
+    try:
+        with Image.open(file) as image:
+            return image.mode
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+
+
+def _visible(path: Path, root: Path) -> bool:
+    return not any(map(_stray, path.relative_to(root).parts))
 
 
 def _stray(name: str) -> bool:

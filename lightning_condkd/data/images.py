@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sized
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ from PIL.Image import Image
 from torch import Tensor
 from torchvision.transforms import functional as transforms
 
-from lightning_condkd.data.folders import class_folders, is_image, open_image
+from lightning_condkd.data.folders import all_gray, class_folders, is_image, open_images, warn_of_others
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,31 +79,48 @@ class ImageSource:
         return tuple(mean.tolist()), tuple(variance.sqrt().tolist())
 
 
-def from_folder(root: str | Path, image_size: int | None = None) -> ImageSource:
-    """Decode a folder with one subfolder of image files for each class, as RGB.
+def from_folder(root: str | Path, image_size: int | None = None, channels: int | None = None) -> ImageSource:
+    """Decode a folder with one subfolder of image files for each class.
+
+    Files whose ending is not that of an image are passed over with a warning.
 
     Args:
         root: the folder; classes are its subfolders in sorted order, except hidden ones and ``__MACOSX``.
         image_size: resize the shorter side to so many pixels and cut out the central square; ``None`` keeps the size.
+        channels: 3 for RGB, 1 for gray; ``None`` is gray where all images are stored so, which a warning says, else
+            RGB.
 
     Raises:
         FileNotFoundError: if there is no such folder, or no image in it.
-        ValueError: if the images have different sizes and ``image_size`` is not given, one is broken or has more than
-            8 bits for each channel, or a subfolder is no class but a part of the data.
+        ValueError: if the images have different sizes and ``image_size`` is not given, some are broken or have more
+            than 8 bits for each channel, a subfolder is no class but a part of the data, or the channels are neither.
     """
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels: expected 1, 3 or None, got {channels}")
     if not Path(root).is_dir():
         raise FileNotFoundError(f"root: expected a folder with one subfolder for each class, found none at {root}")
     dataset: Any = _ClassFolders(Path(root))
+    warn_of_others(Path(root))
     if not len(dataset):
         raise FileNotFoundError(f"root: expected image files in subfolders of {root}, found none")
-    return _decode(dataset, tuple(dataset.classes), image_size)
+    files = [file for file, _ in dataset.samples]
+    images = open_images(files, channels or _stored_channels(Path(root), files))
+    return _decode(zip(images, dataset.targets, strict=True), len(files), tuple(dataset.classes), image_size)
+
+
+def _stored_channels(root: Path, files: Sequence[str]) -> int:
+    if not all_gray(files):
+        return 3
+    message = f"{root}: all {len(files)} images are gray and keep their one channel; set channels to 1 to say that this"
+    warnings.warn(f"{message} is meant, or to 3 for RGB", stacklevel=3)
+    return 1
 
 
 class _ClassFolders(torchvision.datasets.ImageFolder):
     """A folder of classes that passes over what is hidden; a class may have no images, as one part of a dataset may."""
 
     def __init__(self, root: Path) -> None:
-        super().__init__(str(root), loader=open_image, is_valid_file=self._is_valid, allow_empty=True)
+        super().__init__(str(root), is_valid_file=self._is_valid, allow_empty=True)
 
     def _is_valid(self, path: str) -> bool:
         return is_image(Path(path), Path(self.root))
@@ -128,7 +146,7 @@ def from_torchvision(
         ValueError: if there is no such dataset, it has no train and test part, or its images differ in size.
     """
     dataset = open_torchvision(name, root, train, download)
-    return _decode(dataset, _class_names(dataset), image_size)
+    return _decode(dataset, len(dataset), _class_names(dataset), image_size)
 
 
 def open_torchvision(name: str, root: str | Path, train: bool = True, download: bool = False) -> Any:  # noqa: ANN401
@@ -166,12 +184,14 @@ def _class_names(dataset: Any) -> tuple[str, ...]:  # noqa: ANN401 - datasets sh
     return tuple(map(str, range(int(max(labels)) + 1)))
 
 
-def _decode(dataset: Iterable[tuple[Image, int]], names: tuple[str, ...], image_size: int | None) -> ImageSource:
+def _decode(
+    dataset: Iterable[tuple[Image, int]], count: int, names: tuple[str, ...], image_size: int | None
+) -> ImageSource:
     images, labels = torch.empty(0), []
     for row, (image, label) in enumerate(dataset):
         pixels = transforms.pil_to_tensor(image if image_size is None else _square(image, image_size))
         if not row:
-            images = pixels.new_empty(len(cast(Sized, dataset)), *pixels.shape)
+            images = pixels.new_empty(count, *pixels.shape)
         if pixels.shape != images.shape[1:]:
             shapes = f"{tuple(images.shape[1:])} and {tuple(pixels.shape)}"
             raise ValueError(f"expected images of one size, got {shapes} (image {row}): set image_size to resize them")

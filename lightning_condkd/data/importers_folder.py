@@ -14,7 +14,7 @@ from torchvision.transforms import functional as transforms
 
 from lightning_condkd.data.condensed import CondensedInfo, CondensedSet
 from lightning_condkd.data.files import sha256
-from lightning_condkd.data.folders import class_folders, image_files, open_image
+from lightning_condkd.data.folders import class_folders, image_files, open_images, warn_of_others
 from lightning_condkd.data.normalisations import known_class_names, known_classes
 
 # Our export writes the class names beside the folders, whose names cannot hold every one of them.
@@ -95,6 +95,7 @@ def folder_names(class_names: Sequence[str]) -> list[str]:
 
 def _files_by_class(root: Path) -> dict[str, list[Path]]:
     files = {folder.name: image_files(folder) for folder in class_folders(root)}
+    warn_of_others(root)
     if not any(files.values()):
         raise FileNotFoundError(
             f"expected image files in subfolders of {root}, one for each class; found none. "
@@ -199,7 +200,7 @@ def _check_count(count: int, dataset: str | None, root: Path) -> None:
 
 
 def _read_images(files: Sequence[Path], root: Path) -> Tensor:
-    images = [transforms.pil_to_tensor(open_image(file, gray=True)) for file in files]
+    images = [transforms.pil_to_tensor(image) for image in open_images(files, channels=None)]
     if len({image.shape[0] for image in images}) > 1:  # gray among colour
         images = [image.expand(3, -1, -1) for image in images]
     for file, image in zip(files, images, strict=True):

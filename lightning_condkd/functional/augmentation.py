@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from kornia.enhance import adjust_brightness
-from kornia.geometry.transform import hflip, warp_affine
+from kornia.geometry.transform import hflip
 from torch import Tensor
 
 from lightning_condkd.functional.precision import at_least_float32
@@ -98,7 +98,7 @@ def translate(images: Tensor, position: Tensor, share: float, fill: float) -> Te
     """
     limits = torch.tensor([_round(share * side) for side in images.shape[2:]])
     counts = 2 * limits + 1
-    return shift(images, (position * counts).long().minimum(counts - 1) - limits, fill)
+    return shift(images, (at_least_float32(position) * counts).long().minimum(counts - 1) - limits, fill)
 
 
 def cutout(images: Tensor, position: Tensor, share: float, fill: float) -> Tensor:
@@ -141,22 +141,39 @@ def affine(images: Tensor, linear: Tensor, fill: float) -> Tensor:
         linear: maps offsets ``(x, y)`` from the centre, in pixels, from the input to the output, ``(N or 1, 2, 2)``.
         fill: value of the pixels that come in from outside.
     """
-    height, width = images.shape[2:]
-    centre = torch.tensor([[(width - 1) / 2], [(height - 1) / 2]])
-    # In half precision the sampling positions would be off by whole pixels.
     pixels = at_least_float32(images)
     if fill:
         # A plane of ones tells how much of each pixel comes from inside; subtracting the fill would round.
         pixels = torch.cat([pixels, torch.ones_like(pixels[:, :1])], dim=1)
-    matrix = torch.cat([linear, centre - linear @ centre], dim=2).to(pixels).expand(len(images), -1, -1)
-    moved: Tensor = warp_affine(pixels, matrix, (height, width), padding_mode="zeros", align_corners=True)
+    moved = _sample(pixels, *_mapped_back(linear.to(pixels), images.shape[2], images.shape[3]), padding="zeros")
     if fill:
         moved = moved[:, :-1] + fill * (1 - moved[:, -1:])
     return moved.to(images.dtype)
 
 
+def _mapped_back(linear: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Where each pixel of the output comes from: columns and rows as offsets from the centre in pixels."""
+    # Term by term: a matrix product or inverse would be rounded by autocast, and on a GPU by TF32.
+    (a, b), (c, d) = (row.unbind(1) for row in linear[..., None, None].unbind(1))
+    x, y = _offsets(width, linear), _offsets(height, linear)[:, None]
+    determinant = a * d - b * c
+    return (d * x - b * y) / determinant, (a * y - c * x) / determinant
+
+
+def _offsets(side: int, like: Tensor) -> Tensor:
+    return torch.arange(side, dtype=like.dtype, device=like.device) - (side - 1) / 2
+
+
+def _sample(pixels: Tensor, x: Tensor, y: Tensor, padding: str) -> Tensor:
+    """Look bilinearly at places given as offsets from the centre in pixels, ``(N or 1, H or 1, W or 1)`` each."""
+    height, width = pixels.shape[2:]
+    places = [place.expand(-1, height, width) for place in (2 * x / width, 2 * y / height)]
+    grid = torch.stack(places, dim=3).expand(len(pixels), -1, -1, -1)
+    return F.grid_sample(pixels, grid, mode="bilinear", padding_mode=padding, align_corners=False)
+
+
 def _interval(side: int, length: int, position: Tensor) -> Tensor:
-    start = (position * (side + 1 - length % 2)).long() - length // 2
+    start = (at_least_float32(position) * (side + 1 - length % 2)).long() - length // 2
     offset = torch.arange(side) - start[:, None]
     return (offset >= 0) & (offset < length)
 
@@ -186,9 +203,9 @@ def resized_crop(images: Tensor, size: Tensor, position: Tensor) -> Tensor:
         tensor([[[[1.0000, 2.0000],
                   [1.5000, 2.5000]]]])
     """
-    # In half precision the sampling positions would be off by whole pixels.
     pixels = at_least_float32(images)
-    centre = (1 - size) * (2 * position - 1)
-    matrix = torch.cat([torch.diag_embed(size.flip(1)), centre.flip(1)[..., None]], dim=2).to(pixels)
-    grid = F.affine_grid(matrix.expand(len(images), -1, -1), list(images.shape), align_corners=False)
-    return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False).to(images.dtype)
+    height, width = images.shape[2:]
+    size, position = size.to(pixels)[..., None, None], position.to(pixels)[..., None, None]
+    y = _offsets(height, pixels)[:, None] * size[:, 0] + (1 - size[:, 0]) * (position[:, 0] - 0.5) * height
+    x = _offsets(width, pixels) * size[:, 1] + (1 - size[:, 1]) * (position[:, 1] - 0.5) * width
+    return _sample(pixels, x, y, padding="border").to(images.dtype)

@@ -1,4 +1,4 @@
-"""Losses are computed in float32 at least, whatever the networks run in."""
+"""Losses and places in images are computed in float32 at least, whatever the networks run in."""
 
 from __future__ import annotations
 
@@ -17,3 +17,13 @@ def at_least_float32(tensor: Tensor) -> Tensor:
         (torch.float32, torch.float64)
     """
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def at_least_float32_dtype() -> torch.dtype:
+    """Return the default dtype, or float32 where that is a half one, as within a trainer of true half precision.
+
+    Example:
+        >>> at_least_float32_dtype()
+        torch.float32
+    """
+    return torch.promote_types(torch.get_default_dtype(), torch.float32)

@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lightning_condkd.models.heads import class_count, embedding_of, head_widths, last_layer, needed_head, submodule
 from lightning_condkd.models.taps import batch_norm_layers, tap_batch_norm, tap_channel_means, tap_input, tap_output
-from lightning_condkd.models.weights import load_weights
+from lightning_condkd.models.weights import load_weights, plain_name, plain_state
 from lightning_condkd.types import NetworkOutput
 
 
@@ -29,10 +30,13 @@ class Observer(nn.Module):
         std: likewise the standard deviation of each channel; ``None`` divides by nothing.
         weights: file to load into the network, see :func:`~lightning_condkd.models.weights.read_state_dict`.
         embedding: name of the final linear layer, whose input is the embedding; ``None`` takes the last ``nn.Linear``.
-            A layer of another class must have ``in_features`` and ``out_features``.
+            A layer of another class must have ``in_features`` and ``out_features``. It may be a 1x1 convolution, which
+            is also taken where it is the last layer and there is no ``nn.Linear``; the embedding is then the mean of
+            its input over space. A network that ends otherwise works as long as nothing asks for its embedding.
 
     Raises:
-        ValueError: if there is no such final linear layer, mean and std differ in length, or a std is not above 0.
+        ValueError: if the named layer is none of these, nothing tells the number of classes, mean and std differ in
+            length, or a std is not above 0.
 
     Example:
         >>> body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -63,7 +67,11 @@ class Observer(nn.Module):
         self._embedding = embedding
         self._frozen = False
         self._compiled: Callable[[Tensor], object] | None = None
-        _final_linear(network, embedding)
+        self.register_state_dict_post_hook(_with_plain_names)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_with_own_names)  # type: ignore[no-untyped-call]
+        # The width of a layer that need not be the last to run is only a guess until logits are seen.
+        self._guessed = embedding is None and not isinstance(last_layer(network), nn.Linear)
+        class_count(network, embedding)
         if weights is not None:
             load_weights(network, weights)
 
@@ -93,12 +101,12 @@ class Observer(nn.Module):
             ValueError: if the images or the embedding have another shape than expected, or a named module is missing.
             RuntimeError: if a layer that is asked for was not executed.
         """
-        linear = _final_linear(self.network, self._embedding) if embedding else None
+        head = needed_head(self.network, self._embedding) if embedding else None
         with ExitStack() as hooks:
-            inputs = tap_input(hooks, linear) if linear else []
+            inputs = tap_input(hooks, head) if head else []
             means = tap_channel_means(hooks, self.network) if channel_means else {}
             statistics = tap_batch_norm(hooks, self.network, means) if bn else {}
-            outputs = {name: tap_output(hooks, _submodule(self.network, name, "maps")) for name in maps}
+            outputs = {name: tap_output(hooks, submodule(self.network, name, "maps")) for name in maps}
             asked = any((embedding, bn, maps, channel_means))
             logits = self._network_for(asked)(self.normalise(images))
         if not isinstance(logits, Tensor):
@@ -106,9 +114,15 @@ class Observer(nn.Module):
                 f"expected {type(self.network).__name__} to return logits (N, K), got {type(logits).__name__}; "
                 "wrap the network in a module that returns only the logits"
             )
+        if self._guessed and logits.shape[1:] != (self.num_classes,):
+            raise ValueError(
+                f"expected logits (N, {self.num_classes}), by the width of what looks like the last layer of "
+                f"{type(self.network).__name__}, got {tuple(logits.shape)}; pass embedding=<name of module>, the layer "
+                "that gives the logits, or wrap the network in a module that returns logits (N, K)"
+            )
         if (bn or channel_means) and not (statistics or means) and self.bn_channels:
             raise _not_executed("BatchNorm")
-        features = _checked(_last(inputs, "final linear"), logits, linear) if linear else None
+        features = _checked(_last(inputs, "final linear"), logits, head) if head else None
         return NetworkOutput(
             logits,
             features,
@@ -161,13 +175,13 @@ class Observer(nn.Module):
 
     @property
     def num_classes(self) -> int:
-        """Number of classes K: width of the final linear layer's output."""
-        return _final_linear(self.network, self._embedding).out_features
+        """Number of classes K: width of the final layer's output."""
+        return class_count(self.network, self._embedding)
 
     @property
     def embedding_size(self) -> int:
         """Width D of the embedding: width of the final linear layer's input."""
-        return _final_linear(self.network, self._embedding).in_features
+        return head_widths(needed_head(self.network, self._embedding))[0]
 
     @property
     def bn_channels(self) -> tuple[int, ...]:
@@ -190,11 +204,27 @@ class Observer(nn.Module):
     def fingerprint(self) -> str:
         """Return the SHA-256 of the network's parameters and persistent buffers with their names, on any device."""
         digest = hashlib.sha256()
-        for name, value in self.network.state_dict().items():
-            if isinstance(value, Tensor):
-                digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        for name, value in plain_state(self.network).items():
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+
+def _with_plain_names(observer: Observer, state: dict[str, Any], prefix: str, *_: object) -> None:
+    """Write the weights of a compiled network under its plain names; keys after those of others keep their order."""
+    names = [name for name in state if name.startswith(prefix)]
+    if any(plain_name(name) != name for name in names):
+        for name in names:
+            state[plain_name(name)] = state.pop(name)
+
+
+def _with_own_names(observer: Observer, state: dict[str, Any], prefix: str, *_: object) -> None:
+    """Read weights into a compiled network, whether they were written under its names or plain ones."""
+    own = {plain_name(name): name for name in observer.network.state_dict(prefix=f"{prefix}network.")}
+    for name in [name for name in state if name.startswith(prefix)]:
+        plain = plain_name(name)
+        if own.get(plain, plain) != name:
+            state[own.get(plain, plain)] = state.pop(name)
 
 
 def _check_normalisation(mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
@@ -216,31 +246,9 @@ def _check_images(images: Tensor, channels: Tensor | None) -> None:
         )
 
 
-def _submodule(network: nn.Module, name: str, argument: str) -> nn.Module:
-    modules: dict[str, nn.Module] = dict(network.named_modules())
-    if name not in modules:
-        names = ", ".join(filter(None, modules))
-        raise ValueError(f"{argument}: expected the name of a module, got {name!r}; there are: {names}")
-    return modules[name]
-
-
-def _final_linear(network: nn.Module, name: str | None) -> nn.Linear:
-    if name is not None:
-        layer = _submodule(network, name, "embedding")
-        if not (hasattr(layer, "in_features") and hasattr(layer, "out_features")):
-            raise ValueError(f"embedding: expected the name of a linear layer, got {name!r}, a {type(layer).__name__}")
-        return cast(nn.Linear, layer)
-    layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    if not layers:
-        raise ValueError(
-            f"found no nn.Linear in {type(network).__name__}, whose input would be the embedding; "
-            "pass embedding=<name of module>"
-        )
-    return layers[-1]
-
-
-def _checked(features: Tensor, logits: Tensor, linear: nn.Linear) -> Tensor:
-    expected = (logits.shape[0], linear.in_features), (logits.shape[0], linear.out_features)
+def _checked(inputs: Tensor, logits: Tensor, head: nn.Module) -> Tensor:
+    (wide, classes), features = head_widths(head), embedding_of(head, inputs)
+    expected = (logits.shape[0], wide), (logits.shape[0], classes)
     if (features.shape, logits.shape) != expected:
         raise ValueError(
             f"expected a final linear layer from {expected[0]} to logits {expected[1]}, got an input of shape "

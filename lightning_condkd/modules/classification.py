@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import Any, cast
 
-import lightning as L
 import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -22,14 +21,16 @@ from lightning_condkd.augment import Augment, take
 from lightning_condkd.data.files import write_atomic
 from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.models import Observer
+from lightning_condkd.models.weights import plain_state
 from lightning_condkd.modules.batches import real_batch
 from lightning_condkd.modules.ticks import count_epoch
+from lightning_condkd.modules.weights_only import WeightsOnlyModule
 from lightning_condkd.randomness import Draw
 
 STATE_KEY = "classification"
 
 
-class Classification(L.LightningModule):
+class Classification(WeightsOnlyModule):
     """Train a classifier on labelled images by cross-entropy, and measure its top-1 accuracy (micro average).
 
     Args:
@@ -198,7 +199,7 @@ class Classification(L.LightningModule):
             ValueError: another ending.
         """
         _check_ending(Path(path))
-        state = self.network.network.state_dict()
+        state = plain_state(self.network.network)
         tensors = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
         statistics = {"mean": self.network.mean, "std": self.network.std}
         normalisation = {name: None if value is None else value.tolist() for name, value in statistics.items()}

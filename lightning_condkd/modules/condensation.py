@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
@@ -18,12 +17,13 @@ from lightning_condkd.distributed import mean_over_ranks
 from lightning_condkd.functional.surrogate import with_gradients
 from lightning_condkd.modules.batches import check_class_sizes, real_images, say_written
 from lightning_condkd.modules.ticks import count_epoch
+from lightning_condkd.modules.weights_only import WeightsOnlyModule
 from lightning_condkd.randomness import Draw, draw_by_class, seeded_generator
 
 STATE_KEY = "condensation"
 
 
-class Condensation(L.LightningModule):
+class Condensation(WeightsOnlyModule):
     """Learn a few images per class that stand for a dataset.
 
     One ``training_step`` is one iteration of the method on real images that it draws by class from the datamodule. The

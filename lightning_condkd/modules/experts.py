@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
@@ -29,12 +28,13 @@ from lightning_condkd.condensation.trajectories import (
 from lightning_condkd.data.files import pack, plain_json, write_atomic
 from lightning_condkd.modules.batches import real_batch, real_images, source_facts
 from lightning_condkd.modules.ticks import count_epoch
+from lightning_condkd.modules.weights_only import WeightsOnlyModule
 from lightning_condkd.randomness import Draw, seeded_generator
 
 STATE_KEY = "experts"
 
 
-class ExpertTrajectories(L.LightningModule):
+class ExpertTrajectories(WeightsOnlyModule):
     """Train experts on real images, one after the other, and write their parameters before and after every epoch.
 
     Training is plain SGD without momentum, weight decay or schedule, as in the official code; a network with random

@@ -12,6 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lightning_condkd.data.files import write_atomic
+from lightning_condkd.models.weights import plain_name
 from lightning_condkd.modules.teacher_student import STATE_KEY
 
 PREFIX = "student.network."
@@ -33,7 +34,7 @@ def student_state(checkpoint: str | Path) -> tuple[dict[str, Tensor], dict[str, 
     if not isinstance(content, dict) or STATE_KEY not in content:
         raise ValueError(f"expected a checkpoint of CondKD, got {checkpoint}: check the path")
     state = content["state_dict"]
-    weights = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
+    weights = {plain_name(name.removeprefix(PREFIX)): value for name, value in state.items() if name.startswith(PREFIX)}
     return weights, content[STATE_KEY]["normalisation"]
 
 

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
@@ -23,13 +22,14 @@ from lightning_condkd.modules.batches import check_class_sizes, real_batch, real
 from lightning_condkd.modules.checks import check_batch, check_strategy
 from lightning_condkd.modules.ticks import count_epoch, tick_once
 from lightning_condkd.modules.turns import OptimizerTurns
+from lightning_condkd.modules.weights_only import WeightsOnlyModule
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.types import LossTerms
 
 STATE_KEY = "generative condensation"
 
 
-class GenerativeCondensation(L.LightningModule):
+class GenerativeCondensation(WeightsOnlyModule):
     """Train a conditional GAN on a dataset, then let networks that know the data correct it, and freeze a set.
 
     OUR RECONSTRUCTION of generative condensation by self-distillation. The paper has no public code, and weight,

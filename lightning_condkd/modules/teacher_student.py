@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-import lightning as L
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
@@ -14,11 +13,12 @@ from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.models import Observer
 from lightning_condkd.modules.batches import real_batch
 from lightning_condkd.modules.checks import check_separate
+from lightning_condkd.modules.weights_only import WeightsOnlyModule
 
 STATE_KEY = "condkd"
 
 
-class TeacherStudent(L.LightningModule):
+class TeacherStudent(WeightsOnlyModule):
     """What every module that trains a student beside a frozen teacher shares.
 
     Validation and test measure top-1 accuracy (micro average) of the student on real images, and of the teacher: once

@@ -136,6 +136,14 @@ def test_files_of_old_and_new_numpy_are_read(tmp_path: Path, core: str) -> None:
     assert torch.equal(import_dc(renamed).images, import_dc(path).images)
 
 
+@pytest.mark.parametrize("kind", ["float16", "float32", "longdouble", "int64", "uint8", "bool_", "str_", "array"])
+def test_accuracies_of_every_numpy_kind_are_let_through(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "res_DM_CIFAR10_ConvNet_2ipc.pt"
+    accuracies = {"ConvNet": [getattr(np, kind)(1)]}
+    torch.save({"data": [[normalised(pixels(), C10_MEAN, C10_STD), LABELS]], "accs_all_exps": accuracies}, path)
+    torch.testing.assert_close(import_dc(path).images, pixels(), rtol=0, atol=1e-6)
+
+
 class Payload:
     """Unpickles into a shell command that leaves a mark."""
 

@@ -391,12 +391,9 @@ def test_float64_throughout(network: CifarResNet, images: Tensor) -> None:
     assert output.logits.dtype == output.embedding.dtype == output.bn[0].mean.dtype == torch.float64
 
 
-def test_a_network_without_a_linear_layer_is_refused() -> None:
-    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    with pytest.raises(ValueError, match="pass embedding=<name of module>"):
-        Observer(network)
-    with pytest.raises(ValueError, match="expected the name of a linear layer, got '0', a Conv2d"):
-        Observer(network, embedding="0")
+def test_a_network_of_unknown_width_is_refused() -> None:
+    with pytest.raises(ValueError, match="nor a last layer whose width is the number of classes; wrap the network"):
+        Observer(nn.Sequential(nn.Conv2d(3, 4, 3), nn.PReLU()))
 
 
 def test_a_missing_named_layer_is_refused(network: CifarResNet) -> None:
