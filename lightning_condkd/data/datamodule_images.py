@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,8 @@ class ImageFolderDataModule(ImageDataModule):
         val: name of the folder of held-out images below it.
         image_size: resize the shorter side to so many pixels and cut out the central square; ``None`` keeps the size,
             which all images must share.
+        class_names: names of all classes in the order of the labels, such as those of a condensed set; ``None`` takes
+            the folders by number where all are numbered alike, else as text.
         batch_size: images in a training batch, over all ranks.
         eval_batch_size: images in a validation or test batch, over all ranks.
         seed: seed of the order; ``None`` takes the one of ``seed_everything``, else 0.
@@ -172,12 +175,14 @@ class ImageFolderDataModule(ImageDataModule):
         val: str = "test",
         *,
         image_size: int | None = None,
+        class_names: Sequence[str] | None = None,
         batch_size: int = 128,
         eval_batch_size: int = 500,
         seed: int | None = None,
     ) -> None:
         super().__init__(batch_size, eval_batch_size=eval_batch_size, seed=seed)
         self.root, self.folders, self.image_size = Path(root), (val, train), image_size
+        self.class_names = class_names
 
     def load(self, train: bool) -> ImageSource:
         """Read one part of the data.
@@ -185,7 +190,7 @@ class ImageFolderDataModule(ImageDataModule):
         Args:
             train: the training images, or the held-out ones.
         """
-        return from_folder(self.root / self.folders[train], self.image_size)
+        return from_folder(self.root / self.folders[train], self.image_size, self.class_names)
 
 
 class TorchvisionDataModule(ImageDataModule):

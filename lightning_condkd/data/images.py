@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,8 @@ from PIL.Image import Image
 from torch import Tensor
 from torchvision.transforms import functional as transforms
 
-from lightning_condkd.data.folders import class_folders, is_image, open_image
+from lightning_condkd.data.folders import class_folders, in_class_order, is_image, open_image
+from lightning_condkd.data.importers_folder import labels_by_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,21 +79,25 @@ class ImageSource:
         return tuple(mean.tolist()), tuple(variance.sqrt().tolist())
 
 
-def from_folder(root: str | Path, image_size: int | None = None) -> ImageSource:
+def from_folder(
+    root: str | Path, image_size: int | None = None, class_names: Sequence[str] | None = None
+) -> ImageSource:
     """Decode a folder with one subfolder of image files for each class, as RGB.
 
     Args:
-        root: the folder; classes are its subfolders in sorted order, except hidden ones and ``__MACOSX``.
+        root: the folder; classes are its subfolders, except hidden ones and ``__MACOSX``, in the order of
+            :func:`~lightning_condkd.data.folders.in_class_order`.
         image_size: resize the shorter side to so many pixels and cut out the central square; ``None`` keeps the size.
+        class_names: names of all classes in the order of the labels, in place of that order; one may have no folder.
 
     Raises:
         FileNotFoundError: if there is no such folder, or no image in it.
         ValueError: if the images have different sizes and ``image_size`` is not given, one is broken or has more than
-            8 bits for each channel, or a subfolder is no class but a part of the data.
+            8 bits for each channel, or a subfolder is no class but a part of the data, or none of ``class_names``.
     """
     if not Path(root).is_dir():
         raise FileNotFoundError(f"root: expected a folder with one subfolder for each class, found none at {root}")
-    dataset: Any = _ClassFolders(Path(root))
+    dataset: Any = _ClassFolders(Path(root), class_names)
     if not len(dataset):
         raise FileNotFoundError(f"root: expected image files in subfolders of {root}, found none")
     return _decode(dataset, tuple(dataset.classes), image_size)
@@ -101,15 +106,20 @@ def from_folder(root: str | Path, image_size: int | None = None) -> ImageSource:
 class _ClassFolders(torchvision.datasets.ImageFolder):
     """A folder of classes that passes over what is hidden; a class may have no images, as one part of a dataset may."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, class_names: Sequence[str] | None) -> None:
+        self._class_names = class_names
         super().__init__(str(root), loader=open_image, is_valid_file=self._is_valid, allow_empty=True)
 
     def _is_valid(self, path: str) -> bool:
         return is_image(Path(path), Path(self.root))
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        names = [folder.name for folder in class_folders(Path(directory))]
-        return names, {name: label for label, name in enumerate(names)}
+        folders = [folder.name for folder in class_folders(Path(directory))]
+        if self._class_names is None:
+            names = in_class_order(folders)
+            return names, {name: label for label, name in enumerate(names)}
+        labels = labels_by_name(folders, self._class_names)
+        return list(self._class_names), dict(zip(folders, labels, strict=True))
 
 
 def from_torchvision(

@@ -93,7 +93,7 @@ class Classification(L.LightningModule):
             batch: images ``(N, C, H, W)``, in [0, 1] or uint8, and labels ``(N,)``.
             batch_idx: position in the epoch.
         """
-        images, labels = real_batch(batch)
+        images, labels = real_batch(batch, self.network.num_classes)
         logits = self.network(self._augmented(images, batch_idx)).logits
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(labels))
@@ -126,7 +126,7 @@ class Classification(L.LightningModule):
         self._measure("test", batch)
 
     def _measure(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
-        images, labels = real_batch(batch)
+        images, labels = real_batch(batch, self.network.num_classes)
         scores = cast(nn.ModuleDict, self.scores[f"{stage}_scores"])
         if len(labels):
             logits = self.network(images).logits
