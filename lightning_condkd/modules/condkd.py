@@ -30,7 +30,7 @@ from lightning_condkd.modules.checks import (
     check_strategy,
 )
 from lightning_condkd.modules.distil import DistillationStep
-from lightning_condkd.modules.held_out import check_held_out, check_loaders, remark_on_condensed
+from lightning_condkd.modules.held_out import check_before_training, check_held_out, check_loaders, remark_on_condensed
 from lightning_condkd.modules.meters import Meters, Stopwatch, bank_figures
 from lightning_condkd.modules.schedule import default_student_optimizer, default_student_schedule
 from lightning_condkd.modules.synthesise import Synthesised, SynthesisStep
@@ -212,7 +212,8 @@ class CondKD(TeacherStudent):
         check_loaders(self.trainer, self.trainer.test_dataloaders, self._condensed)
 
     def on_fit_start(self) -> None:
-        """Give the bank its folder, and say so if the teacher does not recognise the condensed images."""
+        """Give the bank its folder; look at what is measured on, and at what the teacher makes of the condensed set."""
+        check_before_training(self.trainer, self._transfer.condensed, self.real_batch)
         remark_on_condensed(self.teacher, self._transfer.condensed)
         open_bank = getattr(getattr(self.trainer, "datamodule", None), "open_bank", None)
         if open_bank is not None:

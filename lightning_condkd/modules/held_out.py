@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import lightning as L
@@ -59,6 +60,28 @@ def check_loaders(trainer: L.Trainer, loaders: Any, condensed: CondensedSet | No
         _remark_on_names(condensed, names)
 
 
+def check_before_training(trainer: L.Trainer, condensed: CondensedSet, check: Callable[[Any], object]) -> None:
+    """Check validation loaders of the user's own, and their first batch, where Lightning's own pass over them is off.
+
+    Args:
+        trainer: the trainer.
+        condensed: the condensed set.
+        check: raises an error if a batch does not fit.
+
+    Raises:
+        ValueError: see :func:`check_loaders`, and what ``check`` raises.
+    """
+    if _image_data(trainer) is not None or trainer.num_sanity_val_steps or not trainer.limit_val_batches:
+        return
+    trainer.fit_loop.epoch_loop.val_loop.setup_data()
+    check_loaders(trainer, trainer.val_dataloaders, condensed)
+    with torch.random.fork_rng(devices=[]):  # to begin with a loader takes a number from the global stream
+        for loader in _all(trainer.val_dataloaders):
+            if loader is not iter(loader):  # else the batch would be lost
+                for batch in itertools.islice(loader, 1):
+                    check(batch)
+
+
 def remark_on_condensed(teacher: Observer, condensed: CondensedSet, most: int = 1000) -> None:
     """Say so if a teacher does not recognise the condensed images.
 
@@ -103,7 +126,7 @@ def _remark_on_names(condensed: CondensedSet, names: Sequence[str]) -> None:
 
 
 def _class_names(loaders: Any) -> Iterator[tuple[str, ...]]:  # noqa: ANN401 - a loader of the user's own
-    for loader in loaders if isinstance(loaders, (list, tuple)) else [loaders]:
+    for loader in _all(loaders):
         dataset = getattr(getattr(loader, "loader", loader), "dataset", None)
         while isinstance(dataset, Subset):
             dataset = dataset.dataset
@@ -112,3 +135,9 @@ def _class_names(loaders: Any) -> Iterator[tuple[str, ...]]:  # noqa: ANN401 - a
         relabelled = getattr(dataset, "target_transform", None) is not None
         if not relabelled and isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names):
             yield tuple(names)
+
+
+def _all(loaders: Any) -> Sequence[Any]:  # noqa: ANN401 - one loader, several, or none
+    if loaders is None:
+        return []
+    return loaders if isinstance(loaders, (list, tuple)) else [loaders]

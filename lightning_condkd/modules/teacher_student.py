@@ -45,11 +45,12 @@ class TeacherStudent(L.LightningModule):
         self._fingerprint: str | None = None
 
     def setup(self, stage: str) -> None:
-        """Take the teacher's fingerprint before a true half or double precision converts it.
+        """Pin the teacher to eval; take its fingerprint before a true half or double precision converts it.
 
         Args:
             stage: ``fit``, ``validate`` or ``test``.
         """
+        self.teacher.eval()  # its layers may have been set otherwise since it was frozen
         self._fingerprint = self._fingerprint or self.teacher.fingerprint()
 
     @property
