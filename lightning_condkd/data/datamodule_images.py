@@ -90,7 +90,10 @@ class ImageDataModule(L.LightningDataModule, ABC):
         for what in ("class_names", "image_shape"):
             expected, found = getattr(self.train_source, what), getattr(self.val_source, what)
             if expected != found:
-                raise ValueError(f"{what}: training images have {expected}, held-out ones {found}; make them the same")
+                cure = "or give class_names, which name all" if what == "class_names" else "or set image_size"
+                raise ValueError(
+                    f"{what}: training images have {expected}, held-out ones {found}; make them the same, {cure}"
+                )
 
     def train_dataloader(self) -> DataLoader[tuple[object, object]] | DataLoader[int]:
         """Return an epoch of batches ``(uint8 images, labels)``, or of step numbers."""

@@ -104,10 +104,15 @@ def remarks_on_names(condensed: CondensedSet, class_names: Sequence[str]) -> lis
     names = condensed.info.class_names
     if names is None or class_order(names, class_names) == "same":
         return []
-    return [f"the set calls its classes {_few(names)}, the data {_few(class_names)}: are they in the same order?"]
+    return [f"the set calls its classes {few(names)}, the data {few(class_names)}: are they in the same order?"]
 
 
-def _few(names: Sequence[str]) -> str:
+def few(names: Sequence[str]) -> str:
+    """Return the first names, for a message.
+
+    Args:
+        names: all of them.
+    """
     return ", ".join([*names[:3], *(["..."] if len(names) > 3 else [])])
 
 

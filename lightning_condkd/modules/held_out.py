@@ -16,7 +16,13 @@ from lightning_condkd.data.convert import near_chance
 from lightning_condkd.data.datamodule_images import ImageDataModule
 from lightning_condkd.data.images import ImageSource
 from lightning_condkd.models import Observer
-from lightning_condkd.modules.evaluation_checks import check_class_order, check_fit, remarks_on_names
+from lightning_condkd.modules.evaluation_checks import (
+    check_class_order,
+    check_fit,
+    class_order,
+    few,
+    remarks_on_names,
+)
 
 CAUSES = (
     "Look for another order of the classes, a wrong mean or std of the teacher, weights that were not loaded or are of "
@@ -71,15 +77,36 @@ def check_before_training(trainer: L.Trainer, condensed: CondensedSet, check: Ca
     Raises:
         ValueError: see :func:`check_loaders`, and what ``check`` raises.
     """
-    if _image_data(trainer) is not None or trainer.num_sanity_val_steps or not trainer.limit_val_batches:
+    if trainer.num_sanity_val_steps:
         return
-    trainer.fit_loop.epoch_loop.val_loop.setup_data()
-    check_loaders(trainer, trainer.val_dataloaders, condensed)
+    loaders = _own_loaders(trainer)
+    check_loaders(trainer, loaders, condensed)
     with torch.random.fork_rng(devices=[]):  # to begin with a loader takes a number from the global stream
-        for loader in _all(trainer.val_dataloaders):
+        for loader in loaders:
             if loader is not iter(loader):  # else the batch would be lost
                 for batch in itertools.islice(loader, 1):
                     check(batch)
+
+
+def check_parts(trainer: L.Trainer) -> None:
+    """Check that training and validation loaders of the user's own name the same classes, where their datasets do.
+
+    Args:
+        trainer: the trainer, at the start of training.
+
+    Raises:
+        ValueError: if they are known to have other classes, or the same in another order.
+    """
+    loaders = _own_loaders(trainer)
+    for train, held_out in itertools.product(_class_names(trainer.train_dataloader), _class_names(loaders)):
+        order, counts = class_order(train, held_out), (len(train), len(held_out))
+        found = (
+            f"the training images have {counts[0]} classes {few(train)}, the held-out ones {counts[1]} {few(held_out)}"
+        )
+        if order == "another" or counts[0] != counts[1]:
+            raise ValueError(f"{found}, so that the same label means another class: make classes and order the same")
+        if order == "unknown":
+            rank_zero_warn(f"{found}: are they in the same order?")
 
 
 def remark_on_condensed(teacher: Observer, condensed: CondensedSet, most: int = 1000) -> None:
@@ -118,6 +145,14 @@ def _image_data(trainer: L.Trainer) -> ImageDataModule | None:
     data = getattr(trainer, "datamodule", None)
     data = getattr(data, "val_data", None) or data
     return data if isinstance(data, ImageDataModule) else None
+
+
+def _own_loaders(trainer: L.Trainer) -> Sequence[Any]:
+    """Validation loaders of the user's own at the start of a fit; none where a datamodule of ours tells what it has."""
+    if _image_data(trainer) is not None or not trainer.enable_validation:
+        return []
+    trainer.fit_loop.epoch_loop.val_loop.setup_data()
+    return _all(trainer.val_dataloaders)
 
 
 def _remark_on_names(condensed: CondensedSet, names: Sequence[str]) -> None:

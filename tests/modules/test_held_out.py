@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
@@ -127,6 +128,29 @@ def test_the_order_is_compared_without_sanity_steps_before_a_step_is_taken() -> 
     with pytest.raises(ValueError, match=ANOTHER_ORDER):
         trainer.fit(model, CondensedDataModule(named(), batch_size=8, val_dataloaders=loaders))
     assert trainer.global_step == 0
+
+
+@pytest.mark.parametrize("sanity", [0, 2])
+@pytest.mark.parametrize("held_out", [("dog", "cat", "T-shirt/top"), NAMES[:2]], ids=["order", "fewer classes"])
+def test_a_classifier_is_measured_on_the_classes_that_it_learns(held_out: tuple[str, ...], sanity: int) -> None:
+    def classify(names: tuple[str, ...], **more: Any) -> L.Trainer:
+        trainer = toy.silent_trainer(max_epochs=1, num_sanity_val_steps=sanity, **more)
+        loaders = (DataLoader(Folder(each), batch_size=3) for each in (NAMES, names))
+        trainer.fit(Classification(toy.observed(toy.network("plain"))), *loaders)
+        return trainer
+
+    with pytest.raises(ValueError, match="the same label means another class"):
+        classify(held_out)
+    assert classify(NAMES).global_step == classify(held_out, limit_val_batches=0).global_step == 2
+    with pytest.warns(UserWarning, match="the held-out ones 3 a, b, c: are they in the same order"):
+        classify(("a", "b", "c"))
+
+
+def test_nothing_to_measure_on_is_nothing_to_look_at() -> None:
+    assert run("fit", CondensedDataModule(named(), batch_size=8)).global_step == toy.CADENCE.length
+    trainer = toy.silent_trainer(max_epochs=1, num_sanity_val_steps=0)
+    trainer.fit(Classification(toy.observed(toy.network("plain"))), DataLoader(Folder(NAMES), batch_size=3))
+    assert trainer.global_step == 2
 
 
 IMAGES = torch.rand(6, *toy.SHAPE, generator=torch.Generator().manual_seed(0))
@@ -285,6 +309,21 @@ def test_the_command_line_refuses_a_set_whose_classes_are_in_another_order(tmp_p
     quick = ["fit", "--config", str(ROOT / "configs" / "quickstart.yaml"), f"--trainer.default_root_dir={tmp_path}"]
     with pytest.raises(ValueError, match=ANOTHER_ORDER):
         main([*quick, f"--data.init_args.condensed={file}"])
+
+
+def test_the_command_line_takes_class_names_and_compares_shapes(tmp_path: Path) -> None:
+    for name in map(str, range(10)):
+        (tmp_path / "test" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "test" / name / "image.png")
+    quick = ["fit", "--config", str(ROOT / "configs" / "quickstart.yaml"), f"--trainer.default_root_dir={tmp_path}"]
+    folder = ["--data.init_args.val_data=ImageFolderDataModule", f"--data.init_args.val_data.init_args.root={tmp_path}"]
+    names = "--data.init_args.val_data.init_args.class_names="
+    with pytest.raises(ValueError, match=r"image_shape: the condensed set has \(1, 8, 8\), the data \(3, 8, 8\)"):
+        main([*quick, *folder, f"{names}['0','1','2','3','4','5','6','7','8','9']"])
+    with pytest.raises(ValueError, match="num_classes: the condensed set has 10, the data 11"):
+        main([*quick, *folder, f"{names}['0','1','2','3','4','5','6','7','8','9','ten']"])
+    with pytest.raises(ValueError, match="folders 2, 3, 4, 5 are not among class_names"):
+        main([*quick, *folder, f"{names}['0','1']"])
 
 
 def test_a_step_loader_with_validation_loaders_is_checked_too() -> None:
