@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+import time
 import traceback
 import warnings
 from importlib.metadata import version
@@ -13,6 +15,7 @@ from pathlib import Path
 from lightning_condkd.cli import COMMANDS, main
 
 TRACEBACK = "LIGHTNING_CONDKD_TRACEBACK"
+TERMINATION_SECONDS = 30.0  # as clusters wait between SIGTERM and SIGKILL
 STAGES = ("fit", "validate", "test", "predict")
 # Lightning says these in every run of ours, and nothing can be done about them.
 IDLE_WARNINGS = (
@@ -38,6 +41,7 @@ def run() -> None:
         print(f"lightning-condkd {version('lightning-condkd')}")
         return
     _check_command(given)
+    bound_termination()
     try:
         main()
     except KeyboardInterrupt:
@@ -49,6 +53,26 @@ def run() -> None:
             raise
         print(f"error: {refusal}\n(set {TRACEBACK}=1 for where it was found)", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def bound_termination() -> None:
+    """Let this process end at the latest some time after a SIGTERM, even if it waits for another rank for ever.
+
+    Lightning ends a run after the running step, and has its ranks talk about it within the handler of the signal. A
+    rank that waits for one that is gone, or that talks of something else, would never get there.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)  # written to at once, also while a handler cannot run
+    threading.Thread(target=_watch, args=(reading,), daemon=True).start()
+
+
+def _watch(reading: int) -> None:
+    while received := os.read(reading, 1):
+        if received[0] == signal.SIGTERM:
+            time.sleep(TERMINATION_SECONDS)
+            print(f"still there {TERMINATION_SECONDS:.0f} s after SIGTERM: ended at once", file=sys.stderr, flush=True)
+            os._exit(128 + signal.SIGTERM)
 
 
 def _check_command(given: list[str]) -> None:

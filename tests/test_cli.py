@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -224,3 +225,30 @@ def test_version_and_unknown_commands(monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setattr(sys, "argv", ["lightning-condkd", "destil"])
     with pytest.raises(SystemExit, match=r"expected one of fit, .*, convert, evaluate, .* got 'destil'"):
         entry.run()
+
+
+STUCK = """
+import signal, threading
+from lightning_condkd import __main__ as entry
+entry.TERMINATION_SECONDS = 0.5
+entry.bound_termination()
+signal.signal(signal.SIGTERM, lambda *_: None)
+print("ready", flush=True)
+lock = threading.Lock()
+lock.acquire()
+lock.acquire()
+"""
+
+
+def test_a_process_that_waits_for_ever_ends_after_sigterm() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUCK], cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.terminate()
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "after SIGTERM: ended at once" in said

@@ -14,7 +14,6 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.models import Observer
-from lightning_condkd.modules.batches import real_batch
 from lightning_condkd.modules.condkd import CondKD
 from lightning_condkd.randomness import Draw
 from lightning_condkd.types import Unit
@@ -92,7 +91,7 @@ def _ends_round(unit: Unit, length: int) -> bool:
 def _accuracy(student: Observer, trainer: L.Trainer, module: CondKD) -> float:
     metric = MulticlassAccuracy(student.num_classes, average="micro").to(module.device)
     for batch in _batches(trainer.val_dataloaders):
-        images, labels = real_batch(trainer.strategy.batch_to_device(batch, module.device))
+        images, labels = module.real_batch(trainer.strategy.batch_to_device(batch, module.device))
         if len(labels):
             metric.update(student(images).logits, labels)
     return float(metric.compute())

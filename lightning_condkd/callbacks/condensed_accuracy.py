@@ -71,9 +71,11 @@ class CondensedAccuracy(Callback):
 
         Raises:
             TypeError: if the module is no condensation, or has no held-out images.
+            ValueError: if these have other classes or another shape than the training images.
         """
         if not isinstance(pl_module, Condensation) or not isinstance(_data(trainer), ImageDataModule):
             raise TypeError("CondensedAccuracy judges what Condensation learns from an ImageDataModule: remove it here")
+        _data(trainer).check_parts()
         if not trainer.global_step:
             self._evaluate(trainer, pl_module)
 

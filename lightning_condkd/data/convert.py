@@ -12,6 +12,7 @@ from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.exports import export_dc, export_mtt, export_png
 from lightning_condkd.data.importers import import_condensed
 from lightning_condkd.data.importers_common import FACTS, ImportOptions, given_options, record, refuse_others
+from lightning_condkd.data.pixels import DOUBTFUL, pixel_fault
 from lightning_condkd.models.observer import Observer
 
 Format = Literal["dc", "mtt", "png"]
@@ -97,11 +98,14 @@ def _lost_classes(lost: int, count: int) -> str:
 
 
 def _warnings(condensed: CondensedSet) -> list[str]:
+    fault = pixel_fault(condensed.images, DOUBTFUL)
+    doubts = [f"warning: its images {fault} (dataset, mean, std say what an import undoes)"] if fault else []
     if condensed.info.method != "MTT family" or "train_lr" in condensed.info.settings:
-        return []
+        return doubts
     return [
+        *doubts,
         "warning: the files do not tell the learned step size, and results are far lower with another. It is in the "
-        "source's log: pass train_lr (--train_lr)"
+        "source's log: pass train_lr (--train_lr)",
     ]
 
 
@@ -130,11 +134,25 @@ def teacher_accuracy(condensed: CondensedSet, teacher: Observer, batch_size: int
     return float((predictions == condensed.labels).double().mean())
 
 
+def near_chance(accuracy: float, num_classes: int) -> bool:
+    """Return whether an accuracy is below twice chance, or for two classes half-way to certainty (our default).
+
+    Args:
+        accuracy: share of right answers.
+        num_classes: number of classes K.
+
+    Example:
+        >>> near_chance(0.19, 10), near_chance(0.66, 10), near_chance(0.7, 2), near_chance(0.8, 2)
+        (True, False, True, False)
+    """
+    chance = 1 / num_classes
+    return accuracy < min(2 * chance, (1 + chance) / 2)
+
+
 def _judge(accuracy: float, condensed: CondensedSet) -> str:
     chance = 1 / condensed.num_classes
     text = f"teacher top-1: {100 * accuracy:.1f} % ({round(accuracy * len(condensed))} of {len(condensed)})"
-    # Twice chance, but for two classes half-way between chance and certainty (our default).
-    if accuracy >= min(2 * chance, (1 + chance) / 2):
+    if not near_chance(accuracy, condensed.num_classes):
         return text
     return (
         f"{text}\nwarning: this is close to chance ({100 * chance:.1f} %). Wrong normalisation (dataset, mean, std), "

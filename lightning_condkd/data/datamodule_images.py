@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -89,7 +90,10 @@ class ImageDataModule(L.LightningDataModule, ABC):
         for what in ("class_names", "image_shape"):
             expected, found = getattr(self.train_source, what), getattr(self.val_source, what)
             if expected != found:
-                raise ValueError(f"{what}: training images have {expected}, held-out ones {found}; make them the same")
+                cure = "or give class_names, which name all" if what == "class_names" else "or set image_size"
+                raise ValueError(
+                    f"{what}: training images have {expected}, held-out ones {found}; make them the same, {cure}"
+                )
 
     def train_dataloader(self) -> DataLoader[tuple[object, object]] | DataLoader[int]:
         """Return an epoch of batches ``(uint8 images, labels)``, or of step numbers."""
@@ -162,6 +166,8 @@ class ImageFolderDataModule(ImageDataModule):
             which all images must share.
         channels: 3 for RGB, 1 for gray; ``None`` is gray where all images of a part are stored so, which a warning
             says, else RGB.
+        class_names: names of all classes in the order of the labels, such as those of a condensed set; ``None`` takes
+            the folders by number where all are numbered alike, else as text.
         batch_size: images in a training batch, over all ranks.
         eval_batch_size: images in a validation or test batch, over all ranks.
         seed: seed of the order; ``None`` takes the one of ``seed_everything``, else 0.
@@ -175,12 +181,14 @@ class ImageFolderDataModule(ImageDataModule):
         *,
         image_size: int | None = None,
         channels: Literal[1, 3] | None = None,
+        class_names: Sequence[str] | None = None,
         batch_size: int = 128,
         eval_batch_size: int = 500,
         seed: int | None = None,
     ) -> None:
         super().__init__(batch_size, eval_batch_size=eval_batch_size, seed=seed)
         self.root, self.folders, self.image_size, self.channels = Path(root), (val, train), image_size, channels
+        self.class_names = class_names
 
     def load(self, train: bool) -> ImageSource:
         """Read one part of the data.
@@ -188,7 +196,7 @@ class ImageFolderDataModule(ImageDataModule):
         Args:
             train: the training images, or the held-out ones.
         """
-        return from_folder(self.root / self.folders[train], self.image_size, self.channels)
+        return from_folder(self.root / self.folders[train], self.image_size, self.channels, self.class_names)
 
 
 class TorchvisionDataModule(ImageDataModule):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -34,6 +35,35 @@ def class_folders(root: Path) -> list[Path]:
                 f"Give the folder whose subfolders are the classes, such as {folder}"
             )
     return folders
+
+
+def in_class_order(names: Sequence[str]) -> list[str]:
+    """Return names of class folders in the order of the labels: as text, or by number where all are numbered alike.
+
+    That is where all consist of the same prefix, which may be empty, and a number (``1`` to ``10``, ``class1`` to
+    ``class10``), or begin with different numbers (``1_cat`` to ``10_dog``). Where this is not the order of the text,
+    which torchvision's ``ImageFolder`` takes, a warning says so.
+
+    Args:
+        names: the names, all different.
+
+    Example:
+        >>> in_class_order(["dog", "10", "9"])
+        ['10', '9', 'dog']
+    """
+    as_text = sorted(names)
+    numbers = _trailing_numbers(as_text) or _leading_numbers(as_text)
+    if numbers is None:
+        return as_text
+    by_number = [name for _, name in sorted(zip(numbers, as_text, strict=True))]
+    if by_number != as_text:
+        warnings.warn(
+            f"class folders are labelled by number: {_first(by_number)}. torchvision's ImageFolder sorts them as text: "
+            f"{_first(as_text)}. If a teacher or a set was made with that order, give class_names in it, or write the "
+            "numbers with leading zeros",
+            stacklevel=2,
+        )
+    return by_number
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -149,3 +179,19 @@ def _inner_folders(folder: Path) -> list[str]:
     if any(is_image(path, folder) for path in paths):
         return []
     return [path.name for path in paths if path.is_dir() and not _stray(path.name) and image_files(path)]
+
+
+def _trailing_numbers(names: Sequence[str]) -> list[int] | None:
+    matches = [match for name in names if (match := re.fullmatch(r"(.*?)([0-9]+)", name))]
+    alike = len(matches) == len(names) and len({match[1] for match in matches}) == 1
+    return [int(match[2]) for match in matches] if alike else None
+
+
+def _leading_numbers(names: Sequence[str]) -> list[int] | None:
+    matches = [match for name in names if (match := re.match(r"([0-9]+)[_\-. ]", name))]
+    numbers = [int(match[1]) for match in matches]
+    return numbers if len(set(numbers)) == len(names) else None
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join([*names[:4], *(["..."] if len(names) > 4 else [])])

@@ -16,7 +16,15 @@ from PIL.Image import Image
 from torch import Tensor
 from torchvision.transforms import functional as transforms
 
-from lightning_condkd.data.folders import all_gray, class_folders, is_image, open_images, warn_of_others
+from lightning_condkd.data.folders import (
+    all_gray,
+    class_folders,
+    in_class_order,
+    is_image,
+    open_images,
+    warn_of_others,
+)
+from lightning_condkd.data.importers_folder import labels_by_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,27 +87,35 @@ class ImageSource:
         return tuple(mean.tolist()), tuple(variance.sqrt().tolist())
 
 
-def from_folder(root: str | Path, image_size: int | None = None, channels: int | None = None) -> ImageSource:
+def from_folder(
+    root: str | Path,
+    image_size: int | None = None,
+    channels: int | None = None,
+    class_names: Sequence[str] | None = None,
+) -> ImageSource:
     """Decode a folder with one subfolder of image files for each class.
 
     Files whose ending is not that of an image are passed over with a warning.
 
     Args:
-        root: the folder; classes are its subfolders in sorted order, except hidden ones and ``__MACOSX``.
+        root: the folder; classes are its subfolders, except hidden ones and ``__MACOSX``, in the order of
+            :func:`~lightning_condkd.data.folders.in_class_order`.
         image_size: resize the shorter side to so many pixels and cut out the central square; ``None`` keeps the size.
         channels: 3 for RGB, 1 for gray; ``None`` is gray where all images are stored so, which a warning says, else
             RGB.
+        class_names: names of all classes in the order of the labels, in place of that order; one may have no folder.
 
     Raises:
         FileNotFoundError: if there is no such folder, or no image in it.
         ValueError: if the images have different sizes and ``image_size`` is not given, some are broken or have more
-            than 8 bits for each channel, a subfolder is no class but a part of the data, or the channels are neither.
+            than 8 bits for each channel, a subfolder is no class but a part of the data, or none of ``class_names``, or
+            the channels are neither.
     """
     if channels not in (None, 1, 3):
         raise ValueError(f"channels: expected 1, 3 or None, got {channels}")
     if not Path(root).is_dir():
         raise FileNotFoundError(f"root: expected a folder with one subfolder for each class, found none at {root}")
-    dataset: Any = _ClassFolders(Path(root))
+    dataset: Any = _ClassFolders(Path(root), class_names)
     warn_of_others(Path(root))
     if not len(dataset):
         raise FileNotFoundError(f"root: expected image files in subfolders of {root}, found none")
@@ -119,15 +135,20 @@ def _stored_channels(root: Path, files: Sequence[str]) -> int:
 class _ClassFolders(torchvision.datasets.ImageFolder):
     """A folder of classes that passes over what is hidden; a class may have no images, as one part of a dataset may."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, class_names: Sequence[str] | None) -> None:
+        self._class_names = class_names
         super().__init__(str(root), is_valid_file=self._is_valid, allow_empty=True)
 
     def _is_valid(self, path: str) -> bool:
         return is_image(Path(path), Path(self.root))
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        names = [folder.name for folder in class_folders(Path(directory))]
-        return names, {name: label for label, name in enumerate(names)}
+        folders = [folder.name for folder in class_folders(Path(directory))]
+        if self._class_names is None:
+            names = in_class_order(folders)
+            return names, {name: label for label, name in enumerate(names)}
+        labels = labels_by_name(folders, self._class_names)
+        return list(self._class_names), dict(zip(folders, labels, strict=True))
 
 
 def from_torchvision(

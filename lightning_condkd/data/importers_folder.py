@@ -110,16 +110,16 @@ def _classes(
     """Labels of the folders with images, names of the classes, and their number."""
     folders = [folder for folder, group in files.items() if group]
     if class_names is not None:
-        return _by_name(folders, class_names), class_names, len(class_names)
+        return labels_by_name(folders, class_names), class_names, len(class_names)
     if (names := _recorded_names(root)) is not None:
-        order, count = _by_name(folders, names), len(names)
+        order, count = labels_by_name(folders, names), len(names)
     else:
         _refuse_empty([folder for folder, group in files.items() if not group], root)
         (order, names), count = _positions(folders), len(folders)
     theirs = known_class_names(dataset)
     if names is None or theirs is None or count != len(theirs):
         return order, names, count
-    label_of = _by_name(names, theirs, f"the classes of {dataset} ({', '.join(theirs[:2])} ...)")
+    label_of = labels_by_name(names, theirs, f"the classes of {dataset} ({', '.join(theirs[:2])} ...)")
     return [label_of[label] for label in order], theirs, count
 
 
@@ -162,8 +162,23 @@ def _positions(names: list[str]) -> tuple[list[int], list[str] | None]:
     return order, plain if all(plain) else None
 
 
-def _by_name(names: Sequence[str], class_names: Sequence[str], whose: str = "class_names") -> list[int]:
-    """Labels by name; a folder of our export is known by the name behind its number."""
+def labels_by_name(names: Sequence[str], class_names: Sequence[str], whose: str = "class_names") -> list[int]:
+    """Return the labels of class folders by their names, as :func:`safe_name` writes these, in upper or lower case.
+
+    A folder of our export is known by the name behind its number.
+
+    Args:
+        names: of the folders.
+        class_names: of all classes in the order of the labels.
+        whose: whose names these are, for the error.
+
+    Raises:
+        ValueError: if a folder is of no such class, or two classes cannot be told apart.
+
+    Example:
+        >>> labels_by_name(["dog", "1_cat"], ["Dog", "Cat"])
+        [0, 1]
+    """
     exported = {name: label for label, name in enumerate(folder_names(class_names))}
     if exported.keys() >= set(names):  # also tells classes apart whose names look the same in a file name
         return [exported[name] for name in names]

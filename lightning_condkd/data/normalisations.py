@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from lightning_condkd.models.normalisation import channel_values
 
 
 class Normalisation(NamedTuple):
@@ -146,28 +147,19 @@ def find_normalisation(table: Mapping[str, Normalisation], source: Source, what:
         what: what they are needed for, for the error.
 
     Raises:
-        ValueError: neither is given, or only half of it, or a value is not finite.
+        ValueError: neither is given, or only half of it, or a value is not finite or not in the units of [0, 1].
     """
     if (source.mean is None) != (source.std is None):
         raise ValueError("mean and std belong together: pass both (--mean, --std)")
     if source.mean is not None and source.std is not None:
-        return _given(source.mean, source.std, known_classes(source.dataset))
+        mean, std = channel_values("mean", source.mean), channel_values("std", source.std)
+        return Normalisation(mean, std, known_classes(source.dataset))
     if (known := table.get(_key(source.dataset))) is None:
         raise ValueError(
             f"the normalisation of {what} is not known for dataset {source.dataset!r}: pass dataset (--dataset), "
             f"one of {', '.join(table)}, or mean and std (--mean, --std)"
         )
     return known
-
-
-def _given(mean: Sequence[float], std: Sequence[float], num_classes: int | None) -> Normalisation:
-    if not (len(mean) and all(math.isfinite(value) for value in mean)):
-        raise ValueError(f"mean: expected finite channel means, got {list(mean)}: give one number for each channel")
-    if not all(math.isfinite(value) and value > 0 for value in std):
-        raise ValueError(
-            f"std: expected positive channel standard deviations, got {list(std)}: give one for each channel"
-        )
-    return Normalisation(tuple(mean), tuple(std), num_classes)
 
 
 def _key(dataset: str | None) -> str:

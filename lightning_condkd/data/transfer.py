@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_condkd.data.bank import MemoryBank
 from lightning_condkd.data.condensed import CondensedSet, to_pixels
+from lightning_condkd.data.pixels import check_pixels
 from lightning_condkd.randomness import Draw, send
 
 Mix = Literal["union", "two_term"]
@@ -44,7 +45,7 @@ class TransferSet:
         batch_size: images in the global batch, over all ranks.
 
     Raises:
-        ValueError: the arguments do not make whole batches.
+        ValueError: the arguments do not make whole batches, or the condensed images are not in the units of [0, 1].
 
     Example:
         >>> condensed = CondensedSet(torch.rand(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2]))
@@ -63,6 +64,7 @@ class TransferSet:
         batch_size: int = 128,
     ) -> None:
         _check_mix(mix, batch_size)
+        check_pixels(condensed.images)
         self.condensed = condensed
         self.bank = MemoryBank() if bank is None else bank
         self.mix = mix

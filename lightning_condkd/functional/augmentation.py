@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from kornia.enhance import adjust_brightness
-from kornia.geometry.transform import hflip
+from kornia.geometry.transform import hflip, remap
 from torch import Tensor
 
 from lightning_condkd.functional.precision import at_least_float32
@@ -167,9 +167,10 @@ def _offsets(side: int, like: Tensor) -> Tensor:
 def _sample(pixels: Tensor, x: Tensor, y: Tensor, padding: str) -> Tensor:
     """Look bilinearly at places given as offsets from the centre in pixels, ``(N or 1, H or 1, W or 1)`` each."""
     height, width = pixels.shape[2:]
-    places = [place.expand(-1, height, width) for place in (2 * x / width, 2 * y / height)]
-    grid = torch.stack(places, dim=3).expand(len(pixels), -1, -1, -1)
-    return F.grid_sample(pixels, grid, mode="bilinear", padding_mode=padding, align_corners=False)
+    columns, rows = x + (width - 1) / 2, y + (height - 1) / 2
+    columns, rows = (places.expand(len(pixels), height, width) for places in (columns, rows))
+    sampled: Tensor = remap(pixels, columns, rows, mode="bilinear", padding_mode=padding, align_corners=True)
+    return sampled
 
 
 def _interval(side: int, length: int, position: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_condkd.models.heads import class_count, embedding_of, head_widths, last_layer, needed_head, submodule
+from lightning_condkd.models.normalisation import check_normalisation
 from lightning_condkd.models.taps import batch_norm_layers, tap_batch_norm, tap_channel_means, tap_input, tap_output
 from lightning_condkd.models.weights import load_weights, plain_name, plain_state
 from lightning_condkd.types import NetworkOutput
@@ -36,7 +37,7 @@ class Observer(nn.Module):
 
     Raises:
         ValueError: if the named layer is none of these, nothing tells the number of classes, mean and std differ in
-            length, or a std is not above 0.
+            length, or are not in the units of [0, 1].
 
     Example:
         >>> body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -60,10 +61,10 @@ class Observer(nn.Module):
         embedding: str | None = None,
     ) -> None:
         super().__init__()
-        _check_normalisation(mean, std)
+        means, deviations = check_normalisation(mean, std)
         self.network = network
-        self.register_buffer("mean", None if mean is None else torch.tensor(tuple(mean)), persistent=False)
-        self.register_buffer("std", None if std is None else torch.tensor(tuple(std)), persistent=False)
+        self.register_buffer("mean", None if means is None else torch.tensor(means), persistent=False)
+        self.register_buffer("std", None if deviations is None else torch.tensor(deviations), persistent=False)
         self._embedding = embedding
         self._frozen = False
         self._compiled: Callable[[Tensor], object] | None = None
@@ -99,8 +100,10 @@ class Observer(nn.Module):
         Raises:
             TypeError: if the images are integers, or the network or a named module returns no tensor.
             ValueError: if the images or the embedding have another shape than expected, or a named module is missing.
-            RuntimeError: if a layer that is asked for was not executed.
+            RuntimeError: if a layer that is asked for was not executed, or a frozen network was put in train mode.
         """
+        if self._frozen and self.network.training:
+            self.check_frozen()
         head = needed_head(self.network, self._embedding) if embedding else None
         with ExitStack() as hooks:
             inputs = tap_input(hooks, head) if head else []
@@ -201,6 +204,22 @@ class Observer(nn.Module):
         """
         return super().train(mode and not self._frozen)
 
+    def check_frozen(self) -> None:
+        """Check that no layer of a frozen network was put in train mode behind the observer's back.
+
+        A forward pass looks at the network as a whole only, since a walk through all layers takes time.
+
+        Raises:
+            RuntimeError: if one was.
+        """
+        training = [name for name, module in self.network.named_modules() if module.training]
+        if self._frozen and training:
+            raise RuntimeError(
+                f"{type(self.network).__name__} is frozen, but {training[0] or 'the network'!r} was put in train mode, "
+                "in which its BatchNorm statistics move with every batch and dropout is on: take away the call of "
+                "train() on the network or its layers, and load the weights again"
+            )
+
     def fingerprint(self) -> str:
         """Return the SHA-256 of the network's parameters and persistent buffers with their names, on any device."""
         digest = hashlib.sha256()
@@ -225,13 +244,6 @@ def _with_own_names(observer: Observer, state: dict[str, Any], prefix: str, *_: 
         plain = plain_name(name)
         if own.get(plain, plain) != name:
             state[own.get(plain, plain)] = state.pop(name)
-
-
-def _check_normalisation(mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
-    if mean is not None and std is not None and len(mean) != len(std):
-        raise ValueError(f"expected one mean and one std for each channel, got {len(mean)} and {len(std)} values")
-    if std is not None and min(std) <= 0:
-        raise ValueError(f"expected std above 0 in the units of [0, 1], got {tuple(std)}")
 
 
 def _check_images(images: Tensor, channels: Tensor | None) -> None:

@@ -13,16 +13,18 @@ from torch import Tensor
 
 from lightning_condkd.data.datamodule_images import ImageDataModule
 from lightning_condkd.data.images import ImageSource
+from lightning_condkd.modules.labels import class_labels
 
 
-def real_batch(batch: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - a user's loader may yield anything
-    """Return images in the units of [0, 1] in the default dtype, and labels.
+def real_batch(batch: Any, num_classes: int | None = None) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - of any loader
+    """Return images in the units of [0, 1] in the default dtype, and labels as int64.
 
     Args:
-        batch: images ``(N, C, H, W)``, uint8 or floating point in [0, 1], and labels ``(N,)``.
+        batch: images ``(N, C, H, W)``, uint8 or floating point in [0, 1], and labels ``(N,)`` of any integer type.
+        num_classes: number of classes that the labels are checked against; ``None`` for no check of their values.
 
     Raises:
-        ValueError: if the batch is no such pair, or its images are normalised.
+        ValueError: if the batch is no such pair, its images are normalised, or its labels are no classes.
 
     Example:
         >>> images, labels = real_batch((torch.full((1, 3, 2, 2), 255, dtype=torch.uint8), torch.tensor([4])))
@@ -31,15 +33,44 @@ def real_batch(batch: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - a user's 
     """
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         raise ValueError(f"expected batches (images, labels) of real images, got {type(batch).__name__}")
-    images, labels = batch
+    images = batch[0]
+    if not isinstance(images, Tensor) or images.dim() != 4:
+        found = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise ValueError(f"expected real images as a tensor (N, C, H, W), got {found}: convert them in the dataset")
+    labels = class_labels(batch[1], len(images), num_classes)
     if images.dtype == torch.uint8:
         return images.to(torch.get_default_dtype()) / 255, labels
-    if images.numel() and (float(images.min()) < -1e-3 or float(images.max()) > 1 + 1e-3):
-        raise ValueError(
-            f"expected real images in [0, 1] or uint8, got pixels from {float(images.min()):.2f} to "
-            f"{float(images.max()):.2f}: remove Normalize from the loader, the networks normalise by themselves"
-        )
+    if not images.is_floating_point():
+        raise ValueError(f"expected real images in [0, 1] or uint8, got {images.dtype}: convert 0 to 255 with .byte()")
+    if images.numel():
+        _check_pixels(float(images.min()), float(images.max()))
     return images.to(torch.get_default_dtype()), labels
+
+
+def _check_pixels(low: float, high: float) -> None:
+    if low >= -1e-3 and high <= 1 + 1e-3:
+        return
+    cure = "remove Normalize from the loader, the networks normalise by themselves"
+    if low >= 0 and high > 16:  # higher than any normalised pixel
+        cure = "divide them by 255, or give them as uint8"
+    raise ValueError(f"expected real images in [0, 1] or uint8, got pixels from {low:.2f} to {high:.2f}: {cure}")
+
+
+def check_image_shape(images: Tensor, expected: tuple[int, int, int]) -> None:
+    """Check that real images are of the size of those that a network learns from.
+
+    Args:
+        images: ``(N, C, H, W)``.
+        expected: ``(C, H, W)`` of the condensed set.
+
+    Raises:
+        ValueError: if they are not.
+    """
+    if tuple(images.shape[1:]) != tuple(expected):
+        raise ValueError(
+            f"expected real images of {expected} (channels, height, width) as in the condensed set, got "
+            f"{tuple(images.shape[1:])}: resize them, or convert their channels, in the dataset"
+        )
 
 
 def real_images(module: L.LightningModule) -> ImageDataModule:

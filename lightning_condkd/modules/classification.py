@@ -18,11 +18,13 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_condkd.augment import Augment, take
+from lightning_condkd.data.datamodule_images import ImageDataModule
 from lightning_condkd.data.files import write_atomic
 from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.models import Observer
 from lightning_condkd.models.weights import plain_state
 from lightning_condkd.modules.batches import real_batch
+from lightning_condkd.modules.held_out import check_parts
 from lightning_condkd.modules.ticks import count_epoch
 from lightning_condkd.modules.weights_only import WeightsOnlyModule
 from lightning_condkd.randomness import Draw
@@ -88,6 +90,16 @@ class Classification(WeightsOnlyModule):
                 f"the data has {classes} classes, the network {self.network.num_classes}: set the network's num_classes"
             )
 
+    def on_train_start(self) -> None:
+        """Check that the loaders' datasets name the same classes."""
+        check_parts(self.trainer)
+
+    @property
+    def _label_range(self) -> int | None:
+        """What training labels are checked against; our datamodules have done so, and a look waits for a GPU."""
+        own = isinstance(getattr(self.trainer, "datamodule", None), ImageDataModule)
+        return None if own else self.network.num_classes
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a batch.
 
@@ -96,7 +108,7 @@ class Classification(WeightsOnlyModule):
             batch_idx: position in the epoch.
         """
         count_epoch(self.trainer)
-        images, labels = real_batch(batch)
+        images, labels = real_batch(batch, self._label_range)
         logits = self.network(self._augmented(images, batch_idx)).logits
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(labels))
@@ -129,7 +141,7 @@ class Classification(WeightsOnlyModule):
         self._measure("test", batch)
 
     def _measure(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
-        images, labels = real_batch(batch)
+        images, labels = real_batch(batch, self.network.num_classes)
         scores = cast(nn.ModuleDict, self.scores[f"{stage}_scores"])
         if len(labels):
             logits = self.network(images).logits

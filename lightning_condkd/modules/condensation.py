@@ -13,9 +13,11 @@ from torch.optim import SGD, Optimizer
 from lightning_condkd.condensation import CondensationMethod, RealImages
 from lightning_condkd.data.condensed import CondensedInfo, CondensedSet, to_pixels
 from lightning_condkd.data.images import ImageSource
+from lightning_condkd.data.pixels import check_pixels
 from lightning_condkd.distributed import mean_over_ranks
 from lightning_condkd.functional.surrogate import with_gradients
 from lightning_condkd.modules.batches import check_class_sizes, real_images, say_written
+from lightning_condkd.modules.evaluation_checks import check_class_order
 from lightning_condkd.modules.ticks import count_epoch
 from lightning_condkd.modules.weights_only import WeightsOnlyModule
 from lightning_condkd.randomness import Draw, draw_by_class, seeded_generator
@@ -264,5 +266,7 @@ def _pixels_of(condensed: CondensedSet, source: ImageSource, ipc: int, init: str
             f"init: expected a set with (classes, images per class, C, H, W) = {expected}, got {found} with "
             f"{len(condensed)} images in {init}; make one for this data"
         )
+    check_pixels(condensed.images)
+    check_class_order(condensed, source.class_names)
     rows = torch.cat([condensed.class_indices(label) for label in range(condensed.num_classes)])
     return condensed.pixels(rows)

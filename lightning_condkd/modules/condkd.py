@@ -30,6 +30,7 @@ from lightning_condkd.modules.checks import (
     check_strategy,
 )
 from lightning_condkd.modules.distil import DistillationStep
+from lightning_condkd.modules.held_out import check_before_training, check_held_out, check_loaders, remark_on_condensed
 from lightning_condkd.modules.meters import Meters, Stopwatch, bank_figures
 from lightning_condkd.modules.schedule import default_student_optimizer, default_student_schedule
 from lightning_condkd.modules.synthesise import Synthesised, SynthesisStep
@@ -123,6 +124,7 @@ class CondKD(TeacherStudent):
             stage: ``fit``, ``validate`` or ``test``.
         """
         super().setup(stage)
+        check_held_out(self.trainer, stage, self._condensed)
         if stage != "fit":
             return
         datamodule = getattr(self.trainer, "datamodule", None)
@@ -187,8 +189,32 @@ class CondKD(TeacherStudent):
             return self.student_scheduler(optimizer)
         return default_student_schedule(optimizer, self.trainer, self.inversion.cadence)
 
+    @property
+    def _condensed(self) -> CondensedSet | None:
+        """The condensed set, where one is known: to validate or test needs none."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        found = self._given_transfer_set or getattr(datamodule, "transfer_set", None) or self.transfer_set
+        return None if found is None else found.condensed
+
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """``(C, H, W)`` of the images that the student learns from, where it is known."""
+        return None if self.spec is None else self.spec.image_shape
+
+    def on_validation_start(self) -> None:
+        """Make the student the same on all ranks; the first time, look at the classes of the loaders."""
+        super().on_validation_start()
+        if self.teacher_accuracy is None:
+            check_loaders(self.trainer, self.trainer.val_dataloaders, self._condensed)
+
+    def on_test_start(self) -> None:
+        """Look at the classes of the loaders."""
+        check_loaders(self.trainer, self.trainer.test_dataloaders, self._condensed)
+
     def on_fit_start(self) -> None:
-        """Give the bank its folder."""
+        """Give the bank its folder; look at what is measured on, and at what the teacher makes of the condensed set."""
+        check_before_training(self.trainer, self._transfer.condensed, self.real_batch)
+        remark_on_condensed(self.teacher, self._transfer.condensed)
         open_bank = getattr(getattr(self.trainer, "datamodule", None), "open_bank", None)
         if open_bank is not None:
             open_bank()
@@ -199,6 +225,7 @@ class CondKD(TeacherStudent):
 
     def on_train_end(self) -> None:
         """Make student and method the same on all ranks, whether or not a validation or a checkpoint came last."""
+        super().on_train_end()
         sync_buffers([self.student, self.inversion])
 
     # --- one unit of a round ---------------------------------------------------------------------------------------

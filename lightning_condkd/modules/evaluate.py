@@ -23,7 +23,8 @@ from lightning_condkd.data.datamodule_images import ImageDataModule
 from lightning_condkd.data.files import write_atomic
 from lightning_condkd.data.images import ImageSource
 from lightning_condkd.models import ConvNet, Observer
-from lightning_condkd.modules.evaluation_checks import check_fit, check_networks, check_output, remarks
+from lightning_condkd.models.normalisation import channel_values
+from lightning_condkd.modules.evaluation_checks import check_fit, check_networks, check_output, remarks_on_names
 from lightning_condkd.modules.evaluation_report import (
     Row,
     TrainingSet,
@@ -109,7 +110,7 @@ def evaluate(
         facts |= {"condensed": set_facts(condensed, chosen), "teacher": teacher_facts(asked)}
         facts |= {"recipe": plan.settings(), "networks": network_facts(fresh)}
         write_atomic(Path(output), (json.dumps(facts, indent=1, allow_nan=False) + "\n").encode())
-    return report(rows, plan, learned, remarks(chosen, real.test))
+    return report(rows, plan, learned, remarks_on_names(chosen, real.test.class_names))
 
 
 class _Real(NamedTuple):
@@ -147,7 +148,7 @@ def _resolve(
 
 def _normalisation(mean: Sequence[float] | None, std: Sequence[float] | None, train: ImageSource | None) -> Statistics:
     if mean is not None and std is not None:
-        return tuple(mean), tuple(std)
+        return channel_values("mean", mean), channel_values("std", std)
     if mean is not None or std is not None:
         raise ValueError("expected both mean and std, or neither, got one: the other would not belong to it")
     if train is None:

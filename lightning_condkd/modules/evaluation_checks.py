@@ -13,6 +13,7 @@ from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.files import make_parents
 from lightning_condkd.data.images import ImageSource
 from lightning_condkd.data.importers_folder import safe_name
+from lightning_condkd.data.pixels import check_pixels
 from lightning_condkd.randomness import seeded_generator
 
 
@@ -41,15 +42,38 @@ def check_fit(condensed: CondensedSet, test: ImageSource) -> None:
         test: the held-out images.
 
     Raises:
-        ValueError: if classes or image shape differ, or the classes are known to be in another order.
+        ValueError: if classes or image shape differ, the classes are known to be in another order, or the set's images
+            are not in the units of [0, 1].
     """
-    for what in ("num_classes", "image_shape"):
+    check_pixels(condensed.images)
+    cures = {"num_classes": "name every class by class_names of its datamodule", "image_shape": "set its image_size"}
+    for what, cure in cures.items():
         ours, real = getattr(condensed, what), getattr(test, what)
         if ours != real:
-            raise ValueError(f"{what}: the condensed set has {ours}, the data {real}; give the data it was made from")
+            raise ValueError(
+                f"{what}: the condensed set has {ours}, the data {real}; give the data it was made from, or, for "
+                f"folders of images, {cure}"
+            )
+    check_class_order(condensed, test.class_names)
+
+
+def check_class_order(condensed: CondensedSet, class_names: Sequence[str]) -> None:
+    """Check that labels of a set and of data mean the same, as far as the names of the classes tell.
+
+    Args:
+        condensed: the set.
+        class_names: of the data, in the order of its labels.
+
+    Raises:
+        ValueError: if the classes are known to be in another order.
+    """
     names = condensed.info.class_names
-    if names is not None and class_order(names, test.class_names) == "another":
-        raise ValueError(f"the classes of the condensed set are in another order than those of the data: {names}")
+    if names is not None and class_order(names, class_names) == "another":
+        raise ValueError(
+            f"the classes of the condensed set are in another order than those of the data: {', '.join(names)} against "
+            f"{', '.join(class_names)}. A label is a position in this list: give ImageFolderDataModule the set's order "
+            "by class_names, or a set that was made from this data"
+        )
 
 
 def class_order(names: Sequence[str], others: Sequence[str]) -> Literal["same", "another", "unknown"]:
@@ -70,20 +94,25 @@ def class_order(names: Sequence[str], others: Sequence[str]) -> Literal["same", 
     return "another" if set(names) == set(others) and len(set(names)) == len(names) else "unknown"
 
 
-def remarks(condensed: CondensedSet, test: ImageSource) -> list[str]:
-    """Return what a report has to say beside its figures: whether the classes go by other names.
+def remarks_on_names(condensed: CondensedSet, class_names: Sequence[str]) -> list[str]:
+    """Return what there is to say beside figures: whether the classes of set and data go by other names.
 
     Args:
         condensed: the set.
-        test: the held-out images.
+        class_names: of the data, in the order of its labels.
     """
     names = condensed.info.class_names
-    if names is None or class_order(names, test.class_names) == "same":
+    if names is None or class_order(names, class_names) == "same":
         return []
-    return [f"the set calls its classes {_few(names)}, the data {_few(test.class_names)}: are they in the same order?"]
+    return [f"the set calls its classes {few(names)}, the data {few(class_names)}: are they in the same order?"]
 
 
-def _few(names: Sequence[str]) -> str:
+def few(names: Sequence[str]) -> str:
+    """Return the first names, for a message.
+
+    Args:
+        names: all of them.
+    """
     return ", ".join([*names[:3], *(["..."] if len(names) > 3 else [])])
 
 

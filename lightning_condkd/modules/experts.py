@@ -202,7 +202,7 @@ class ExpertTrajectories(WeightsOnlyModule):
             batch: as in :meth:`training_step`; it may be empty.
             batch_idx: position in the loader.
         """
-        images, labels = real_batch(batch)
+        images, labels = real_batch(batch, self.networks.num_classes)
         if len(labels):
             self.accuracy.update(self.network(images).logits, labels)
         self.log("val/accuracy", self.accuracy, on_step=False, on_epoch=True, prog_bar=True)

@@ -11,8 +11,9 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.models import Observer
-from lightning_condkd.modules.batches import real_batch
+from lightning_condkd.modules.batches import check_image_shape, real_batch
 from lightning_condkd.modules.checks import check_separate
+from lightning_condkd.modules.held_out import remark_on_accuracy
 from lightning_condkd.modules.weights_only import WeightsOnlyModule
 
 STATE_KEY = "condkd"
@@ -46,17 +47,32 @@ class TeacherStudent(WeightsOnlyModule):
         self._was_trained = False
 
     def setup(self, stage: str) -> None:
-        """Take the teacher's fingerprint before a true half or double precision converts it.
+        """Pin the teacher to eval; take its fingerprint before a true half or double precision converts it.
 
         Args:
             stage: ``fit``, ``validate`` or ``test``.
         """
+        self.teacher.eval()  # its layers may have been set otherwise since it was frozen
         self._fingerprint = self._fingerprint or self.teacher.fingerprint()
         self._was_trained = self._was_trained or stage == "fit"
 
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """``(C, H, W)`` of the images that the student learns from, where it is known."""
+        return None
+
+    def on_train_epoch_start(self) -> None:
+        """Check that the teacher is still frozen."""
+        self.teacher.check_frozen()
+
+    def on_train_end(self) -> None:
+        """Check that the teacher is still frozen."""
+        self.teacher.check_frozen()
+
     def on_validation_start(self) -> None:
-        """Make the student the same on all ranks."""
+        """Make the student the same on all ranks, and check that the teacher is still frozen."""
         self._remark_untrained("validate")
+        self.teacher.check_frozen()
         sync_buffers([self.student])
 
     def on_test_start(self) -> None:
@@ -89,22 +105,40 @@ class TeacherStudent(WeightsOnlyModule):
         self._measure("test", batch, teacher=True)
 
     def _measure(self, stage: str, batch: tuple[Tensor, Tensor], teacher: bool) -> None:
-        images, labels = real_batch(batch)
+        images, labels = self.real_batch(batch)
         if not len(labels):
             return
         cast(MulticlassAccuracy, self.accuracies[f"{stage}_student"]).update(self.student(images).logits, labels)
         if teacher:
             cast(MulticlassAccuracy, self.accuracies[f"{stage}_teacher"]).update(self.teacher(images).logits, labels)
 
+    def real_batch(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return images in the units of [0, 1] and labels, checked against what the networks know.
+
+        Args:
+            batch: real images ``(N, C, H, W)``, in [0, 1] or uint8, and labels ``(N,)``.
+
+        Raises:
+            ValueError: if they do not fit.
+        """
+        images, labels = real_batch(batch, self.teacher.num_classes)
+        if self.image_shape is not None:
+            check_image_shape(images, self.image_shape)
+        return images, labels
+
     def on_validation_epoch_end(self) -> None:
-        """Log the accuracies."""
+        """Log the accuracies, and say so if the teacher's is close to chance."""
         values = self._read("val")
         if "val/teacher_accuracy" in values and not self.trainer.sanity_checking:
             self.teacher_accuracy = float(values["val/teacher_accuracy"])
+            remark_on_accuracy(self.teacher_accuracy, self.teacher.num_classes, "the validation images")
 
     def on_test_epoch_end(self) -> None:
-        """Log the accuracies."""
-        self._read("test")
+        """Log the accuracies, and say so if the teacher's is close to chance."""
+        values = self._read("test")
+        if "test/teacher_accuracy" in values:
+            accuracy = float(values["test/teacher_accuracy"])
+            remark_on_accuracy(accuracy, self.teacher.num_classes, "the test images")
 
     def _read(self, stage: str) -> dict[str, Tensor]:
         values = {}

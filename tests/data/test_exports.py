@@ -153,11 +153,13 @@ def test_a_mean_and_std_are_the_users_word_on_a_pair_in_pixels(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("constants", "message"),
     [
-        ({"mean": (math.nan, 0.4, 0.3)}, "mean: expected finite"),
-        ({"mean": (math.inf, 0.4, 0.3)}, "mean: expected finite"),
-        ({"mean": (), "std": ()}, "mean: expected finite channel means, got \\[\\]"),
-        ({"std": (math.inf, 0.3, 0.4)}, "std: expected positive"),
-        ({"std": (0.0, 0.3, 0.4)}, "std: expected positive"),
+        ({"mean": (math.nan, 0.4, 0.3)}, "mean: expected a finite number"),
+        ({"mean": (math.inf, 0.4, 0.3)}, "mean: expected a finite number"),
+        ({"mean": (), "std": ()}, "mean: expected a finite number for each channel, got \\(\\)"),
+        ({"std": (math.inf, 0.3, 0.4)}, "std: expected a finite number"),
+        ({"std": (0.0, 0.3, 0.4)}, "std: expected std above 0"),
+        ({"mean": (125.3, 123.0, 113.9)}, "mean: expected values in the units of .0, 1.*divide by 255"),
+        ({"std": (51.6, 50.8, 51.3)}, "std: expected values in the units of .0, 1.*divide by 255"),
     ],
 )
 def test_constants_that_are_no_numbers_are_refused(tmp_path: Path, constants: Any, message: str) -> None:

@@ -1,9 +1,12 @@
 import copy
 import hashlib
+import math
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,6 +17,7 @@ from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from torchvision.models.vision_transformer import VisionTransformer
 from torchvision.transforms.functional import pil_to_tensor
 
+from lightning_condkd.condensation.networks import FreshNetworks
 from lightning_condkd.models import CifarResNet, ConvNet, DigitsNet, MobileNetV2, Observer
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -312,6 +316,23 @@ def test_gradient_passes_a_frozen_observer_to_the_images_only(network: CifarResN
     torch.testing.assert_close(observer.state_dict(), before, rtol=0, atol=0)
 
 
+def test_a_frozen_network_in_train_mode_is_refused_before_its_statistics_move(
+    network: CifarResNet, images: Tensor
+) -> None:
+    observer = Observer(network, MEAN, STD).freeze()
+    observer(images)
+    before = observer.fingerprint()
+    observer.network.train()
+    with pytest.raises(RuntimeError, match=r"CifarResNet is frozen, but .* in train mode.*load the weights again"):
+        observer(images)
+    assert observer.fingerprint() == before
+    observer.eval()(images)
+    observer.network.bn1.train()
+    with pytest.raises(RuntimeError, match="'bn1' was put in train mode"):
+        observer.check_frozen()
+    Observer(network).train().check_frozen()  # one that is not frozen may
+
+
 def test_frozen_stays_in_eval(network: CifarResNet) -> None:
     observer = Observer(network.train())
     assert observer.freeze() is observer
@@ -416,6 +437,35 @@ def test_normalisation_that_makes_no_sense_is_refused(network: CifarResNet) -> N
         Observer(network, MEAN, (0.5,))
     with pytest.raises(ValueError, match="std above 0"):
         Observer(network, MEAN, (0.5, 0.0, 0.5))
+
+
+@pytest.mark.parametrize("build", [Observer, lambda *given: FreshNetworks(lambda: CifarResNet(8, width=2), *given)])
+@pytest.mark.parametrize(
+    ("mean", "std", "match"),
+    [
+        ((125.3, 123.0, 113.9), STD, r"mean: expected values in the units of \[0, 1\].*divide by 255"),
+        (MEAN, (63.0, 62.1, 66.7), r"std: expected values in the units of \[0, 1\].*divide by 255"),
+        ((-0.1, 0.5, 0.5), STD, "mean: expected values in the units"),
+        (0.5, STD, r"mean: expected a finite number for each channel, got 0.5: .*\[0.5\] for grey images"),
+        ("0.5", STD, "mean: expected a finite number for each channel, got '0.5'"),
+        (torch.tensor(0.5), STD, "mean: expected a finite number for each channel"),
+        (MEAN, 0.25, "std: expected a finite number for each channel, got 0.25"),
+        (MEAN, (0.25, math.nan, 0.25), "std: expected a finite number"),
+        ([], [], "mean: expected a finite number"),
+    ],
+)
+def test_mean_and_std_are_numbers_of_the_channels_in_the_units_of_0_to_1(
+    network: CifarResNet, build: Any, mean: Any, std: Any, match: str
+) -> None:
+    with pytest.raises(ValueError, match=match):
+        build(network, mean, std) if build is Observer else build(mean, std)
+
+
+@pytest.mark.parametrize("values", [torch.tensor([0.5] * 3), np.array([0.5] * 3), [1, 1, 1]])
+def test_mean_and_std_may_come_as_any_sequence(network: CifarResNet, values: Any) -> None:
+    observer = Observer(network, values, values)
+    assert torch.equal(observer.mean, torch.as_tensor(values).float())
+    assert torch.equal(observer.std, torch.as_tensor(values).float())
 
 
 def test_a_network_that_returns_a_tuple_is_refused(images: Tensor) -> None:

@@ -1,5 +1,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -235,6 +236,17 @@ def test_a_run_starts_from_a_set_in_a_file_and_refuses_one_that_does_not_fit(tmp
     fit(module)
     assert torch.equal(CondensedSet.load(module.output).images, start.images[[2, 3, 1, 4, 0, 5]])
     with pytest.raises(ValueError, match="init: expected a set"):
+        fit(condensation(tmp_path, ipc=1, init=tmp_path / "start.safetensors"))
+
+
+def test_a_set_to_start_from_has_the_classes_in_the_order_of_the_data(tmp_path: Path) -> None:
+    fit(condensation(tmp_path, ipc=1))
+    made = CondensedSet.load(tmp_path / "set.safetensors")
+    names = made.info.class_names
+    assert names is not None
+    turned = replace(made.info, class_names=names[::-1])
+    CondensedSet(made.images, made.labels, info=turned).save(tmp_path / "start.safetensors")
+    with pytest.raises(ValueError, match="in another order than those of the data"):
         fit(condensation(tmp_path, ipc=1, init=tmp_path / "start.safetensors"))
 
 

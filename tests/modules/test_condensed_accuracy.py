@@ -12,6 +12,7 @@ from lightning_condkd.augment import SiameseAugment
 from lightning_condkd.callbacks import CondensedAccuracy
 from lightning_condkd.condensation import DistributionMatching, Recipe, evaluate
 from lightning_condkd.data import CondensedSet, DigitsDataModule
+from lightning_condkd.data.images import ImageSource
 from lightning_condkd.models import ConvNet
 from lightning_condkd.modules import Condensation
 
@@ -47,7 +48,7 @@ def run(
         enable_model_summary=False,
         default_root_dir=folder,
     )
-    trainer.fit(module, DigitsDataModule(), **more)
+    trainer.fit(module, more.pop("data", None) or DigitsDataModule(), **more)
     return module
 
 
@@ -95,3 +96,16 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         CondensedAccuracy(0)
     with pytest.raises(TypeError, match="CondensedAccuracy judges"):
         L.Trainer(callbacks=[CondensedAccuracy()], logger=False, default_root_dir=tmp_path).fit(BoringModel())
+
+
+class OtherHeldOut(DigitsDataModule):
+    """Held-out images whose classes are in another order."""
+
+    def load(self, train: bool) -> ImageSource:
+        source = super().load(train)
+        return source if train else replace(source, class_names=source.class_names[::-1])
+
+
+def test_held_out_images_have_the_classes_of_the_training_images(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"class_names: training images have .*give class_names"):
+        run(tmp_path, CondensedAccuracy(2, recipe=RECIPE), data=OtherHeldOut())

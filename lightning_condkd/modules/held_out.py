@@ -1,0 +1,178 @@
+"""Whether the real images that a student is measured on go with the condensed set that it learns from."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch.utils.data import Subset
+
+from lightning_condkd.data.condensed import CondensedSet
+from lightning_condkd.data.convert import near_chance
+from lightning_condkd.data.datamodule_images import ImageDataModule
+from lightning_condkd.data.images import ImageSource
+from lightning_condkd.models import Observer
+from lightning_condkd.modules.evaluation_checks import (
+    check_class_order,
+    check_fit,
+    class_order,
+    few,
+    remarks_on_names,
+)
+
+CAUSES = (
+    "Look for another order of the classes, a wrong mean or std of the teacher, weights that were not loaded or are of "
+    "another dataset, and pixels that are not in the units of [0, 1]"
+)
+
+
+def check_held_out(trainer: L.Trainer, stage: str, condensed: CondensedSet | None) -> None:
+    """Check at setup the images of a datamodule that tells what they are.
+
+    Args:
+        trainer: the trainer.
+        stage: ``fit``, ``validate`` or ``test``.
+        condensed: the condensed set, where it is known.
+
+    Raises:
+        ValueError: if classes or image shape differ, or the classes are known to be in another order.
+    """
+    data = _image_data(trainer)
+    if data is None or condensed is None or (stage == "fit" and not trainer.limit_val_batches):
+        return
+    check_fit(condensed, data.val_source)
+    _remark_on_names(condensed, data.val_source.class_names)
+
+
+def check_loaders(trainer: L.Trainer, loaders: Any, condensed: CondensedSet | None) -> None:  # noqa: ANN401
+    """Check the classes of loaders of the user's own, where their datasets name them.
+
+    Args:
+        trainer: the trainer.
+        loaders: one or several.
+        condensed: the condensed set, where it is known.
+
+    Raises:
+        ValueError: if the classes are known to be in another order.
+    """
+    if condensed is None or _image_data(trainer) is not None:
+        return
+    for names in _class_names(loaders):
+        check_class_order(condensed, names)
+        _remark_on_names(condensed, names)
+
+
+def check_before_training(trainer: L.Trainer, condensed: CondensedSet, check: Callable[[Any], object]) -> None:
+    """Check validation loaders of the user's own, and their first batch, where Lightning's own pass over them is off.
+
+    Args:
+        trainer: the trainer.
+        condensed: the condensed set.
+        check: raises an error if a batch does not fit.
+
+    Raises:
+        ValueError: see :func:`check_loaders`, and what ``check`` raises.
+    """
+    if trainer.num_sanity_val_steps:
+        return
+    loaders = _own_loaders(trainer)
+    check_loaders(trainer, loaders, condensed)
+    with torch.random.fork_rng(devices=[]):  # to begin with a loader takes a number from the global stream
+        for loader in loaders:
+            if loader is not iter(loader):  # else the batch would be lost
+                for batch in itertools.islice(loader, 1):
+                    check(batch)
+
+
+def check_parts(trainer: L.Trainer) -> None:
+    """Check that training and validation loaders of the user's own name the same classes, where their datasets do.
+
+    Args:
+        trainer: the trainer, at the start of training.
+
+    Raises:
+        ValueError: if they are known to have other classes, or the same in another order.
+    """
+    loaders = _own_loaders(trainer)
+    for train, held_out in itertools.product(_class_names(trainer.train_dataloader), _class_names(loaders)):
+        order, counts = class_order(train, held_out), (len(train), len(held_out))
+        found = (
+            f"the training images have {counts[0]} classes {few(train)}, the held-out ones {counts[1]} {few(held_out)}"
+        )
+        if order == "another" or counts[0] != counts[1]:
+            raise ValueError(f"{found}, so that the same label means another class: make classes and order the same")
+        if order == "unknown":
+            rank_zero_warn(f"{found}: are they in the same order?")
+
+
+def remark_on_condensed(teacher: Observer, condensed: CondensedSet, most: int = 1000) -> None:
+    """Say so if a teacher does not recognise the condensed images.
+
+    Args:
+        teacher: the frozen teacher, on its device.
+        condensed: the set, by its hard labels.
+        most: images looked at, evenly spaced.
+    """
+    rows = torch.linspace(0, len(condensed) - 1, min(len(condensed), most)).long()
+    weights, right = next(teacher.parameters(), torch.empty(0)), 0
+    with torch.inference_mode():  # past a compiled network, which would be compiled again for this batch
+        for ids in torch.split(rows, 250):
+            guesses = teacher(condensed.pixels(ids, weights.device).to(weights)).logits.argmax(1)
+            right += int((guesses.cpu() == condensed.labels[ids]).sum())
+    remark_on_accuracy(right / len(rows), condensed.num_classes, f"{len(rows)} condensed images")
+
+
+def remark_on_accuracy(accuracy: float, num_classes: int, images: str) -> None:
+    """Say so if a teacher's accuracy is close to chance.
+
+    Args:
+        accuracy: its share of right answers.
+        num_classes: number of classes K.
+        images: what it was measured on.
+    """
+    if near_chance(accuracy, num_classes):
+        rank_zero_warn(
+            f"the teacher is right on {100 * accuracy:.1f} % of {images}, which is close to chance "
+            f"({100 / num_classes:.1f} %): a student cannot learn from it. {CAUSES}"
+        )
+
+
+def _image_data(trainer: L.Trainer) -> ImageDataModule | None:
+    data = getattr(trainer, "datamodule", None)
+    data = getattr(data, "val_data", None) or data
+    return data if isinstance(data, ImageDataModule) else None
+
+
+def _own_loaders(trainer: L.Trainer) -> Sequence[Any]:
+    """Validation loaders of the user's own at the start of a fit; none where a datamodule of ours tells what it has."""
+    if _image_data(trainer) is not None or not trainer.enable_validation:
+        return []
+    trainer.fit_loop.epoch_loop.val_loop.setup_data()
+    return _all(trainer.val_dataloaders)
+
+
+def _remark_on_names(condensed: CondensedSet, names: Sequence[str]) -> None:
+    for remark in remarks_on_names(condensed, names):
+        rank_zero_warn(remark)
+
+
+def _class_names(loaders: Any) -> Iterator[tuple[str, ...]]:  # noqa: ANN401 - a loader of the user's own
+    for loader in _all(loaders):
+        dataset = getattr(getattr(loader, "loader", loader), "dataset", None)
+        while isinstance(dataset, Subset):
+            dataset = dataset.dataset
+        source = getattr(dataset, "source", None)
+        names = source.class_names if isinstance(source, ImageSource) else getattr(dataset, "classes", None)
+        relabelled = getattr(dataset, "target_transform", None) is not None
+        if not relabelled and isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names):
+            yield tuple(names)
+
+
+def _all(loaders: Any) -> Sequence[Any]:  # noqa: ANN401 - one loader, several, or none
+    if loaders is None:
+        return []
+    return loaders if isinstance(loaders, (list, tuple)) else [loaders]
