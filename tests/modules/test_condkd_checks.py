@@ -19,7 +19,6 @@ from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.data import CondensedDataModule, CondensedInfo, CondensedSet, TransferSet, step_loader
 from lightning_condkd.distillation import AttentionDistillation
 from lightning_condkd.inversion import NoInversion
-from lightning_condkd.models import Observer
 from lightning_condkd.modules import CondKD
 from lightning_condkd.modules.checks import check_batch, check_strategy
 from lightning_condkd.types import Cadence
@@ -106,10 +105,10 @@ def test_bn_term_needs_batch_norm_in_the_teacher() -> None:
     assert "synthesis/bn" not in run.metrics
 
 
-def test_a_network_without_linear_layer_is_no_teacher() -> None:
+def test_a_network_without_an_embedding_is_no_teacher_for_an_alignment() -> None:
     network = nn.Sequential(nn.Conv2d(1, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    with pytest.raises(ValueError, match=r"found no nn.Linear in Sequential.*pass embedding="):
-        Observer(network)
+    model = toy.condkd(toy.fast(bn_weight=0.0), FeatureAlignment(), teacher=toy.observed(network))
+    _refused("expected Sequential to end in an nn.Linear or in an nn.Conv2d of one pixel", model, _data())
 
 
 def test_the_blocks_of_a_distillation_loss_must_be_there() -> None:
