@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from lightning_condkd.models.finite import check_finite
 from lightning_condkd.models.taps import batch_norm_layers, tap_batch_norm, tap_channel_means, tap_input, tap_output
 from lightning_condkd.models.weights import load_weights
 from lightning_condkd.types import NetworkOutput
@@ -32,7 +34,8 @@ class Observer(nn.Module):
             A layer of another class must have ``in_features`` and ``out_features``.
 
     Raises:
-        ValueError: if there is no such final linear layer, mean and std differ in length, or a std is not above 0.
+        ValueError: if there is no such final linear layer, mean and std differ in length or are not finite, or a std is
+            not above 0.
 
     Example:
         >>> body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -175,7 +178,12 @@ class Observer(nn.Module):
         return tuple(layer.num_features for layer in batch_norm_layers(self.network))
 
     def freeze(self) -> Observer:
-        """Stop parameter gradients and pin the network to eval for good; gradients still reach the images."""
+        """Stop parameter gradients and pin the network to eval for good; gradients still reach the images.
+
+        Raises:
+            ValueError: if weights or statistics hold NaN or infinity.
+        """
+        check_finite("a network that is to be frozen", self, "load the weights of a run that did not diverge")
         self._frozen = True
         return self.requires_grad_(False).eval()
 
@@ -200,6 +208,8 @@ class Observer(nn.Module):
 def _check_normalisation(mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
     if mean is not None and std is not None and len(mean) != len(std):
         raise ValueError(f"expected one mean and one std for each channel, got {len(mean)} and {len(std)} values")
+    if not all(math.isfinite(value) for value in (*(mean or ()), *(std or ()))):
+        raise ValueError(f"expected mean and std to be numbers, got {mean} and {std}")
     if std is not None and min(std) <= 0:
         raise ValueError(f"expected std above 0 in the units of [0, 1], got {tuple(std)}")
 

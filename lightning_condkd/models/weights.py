@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lightning_condkd.assets import resolve_asset
+from lightning_condkd.models.finite import broken_tensors, listed
 
 _NESTS = ("state_dict", "model", "net")
 _PREFIXES = ("module.", "model.", "network.", "net.", "_orig_mod.")
@@ -62,7 +63,8 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
         path: see :func:`read_state_dict`.
 
     Raises:
-        ValueError: if keys are missing or unexpected, or shapes differ; the message lists them.
+        ValueError: if keys are missing or unexpected, shapes differ, or values are NaN or infinite; the message lists
+            them.
     """
     expected = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
     state = max(_without_prefixes(read_state_dict(path)), key=lambda candidate: len(candidate.keys() & expected.keys()))
@@ -70,6 +72,8 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     state = {**counters, **state}
     if problems := "\n".join(_mismatches(expected, state)):
         raise ValueError(f"expected weights of {type(network).__name__} in {path}, but they do not fit:\n{problems}")
+    if broken := broken_tensors(state):
+        raise ValueError(f"{path} holds NaN or infinity in {listed(broken)}: take the weights of a run that went well")
     network.load_state_dict(state)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +23,7 @@ def real_batch(batch: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - a user's 
         batch: images ``(N, C, H, W)``, uint8 or floating point in [0, 1], and labels ``(N,)``.
 
     Raises:
-        ValueError: if the batch is no such pair, or its images are normalised.
+        ValueError: if the batch is no such pair, or its images are normalised or not finite.
 
     Example:
         >>> images, labels = real_batch((torch.full((1, 3, 2, 2), 255, dtype=torch.uint8), torch.tensor([4])))
@@ -34,10 +35,13 @@ def real_batch(batch: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - a user's 
     images, labels = batch
     if images.dtype == torch.uint8:
         return images.to(torch.get_default_dtype()) / 255, labels
-    if images.numel() and (float(images.min()) < -1e-3 or float(images.max()) > 1 + 1e-3):
+    low, high = (float(images.min()), float(images.max())) if images.numel() else (0.0, 0.0)
+    if math.isnan(low) or math.isinf(low) or math.isinf(high):
+        raise ValueError("real images hold NaN or infinity: look for division by zero, or damaged files, in the loader")
+    if low < -1e-3 or high > 1 + 1e-3:
         raise ValueError(
-            f"expected real images in [0, 1] or uint8, got pixels from {float(images.min()):.2f} to "
-            f"{float(images.max()):.2f}: remove Normalize from the loader, the networks normalise by themselves"
+            f"expected real images in [0, 1] or uint8, got pixels from {low:.2f} to {high:.2f}: remove Normalize from "
+            "the loader, the networks normalise by themselves"
         )
     return images.to(torch.get_default_dtype()), labels
 

@@ -6,13 +6,23 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import lightning as L
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.models import Observer
+from lightning_condkd.models.finite import check_finite
 from lightning_condkd.modules.batches import real_batch
 from lightning_condkd.modules.checks import check_separate
+from lightning_condkd.modules.divergence import (
+    LogitsWatch,
+    LossWatch,
+    check_checkpoint,
+    check_logits,
+    check_measured,
+    stop_if_diverged,
+)
 
 STATE_KEY = "condkd"
 
@@ -28,7 +38,7 @@ class TeacherStudent(L.LightningModule):
         student: the network to train; one that is no :class:`Observer` gets the teacher's normalisation.
 
     Raises:
-        ValueError: if teacher and student share memory.
+        ValueError: if teacher and student share memory, or the teacher or, in a fit, the student holds NaN.
     """
 
     def __init__(self, teacher: Observer, student: nn.Module) -> None:
@@ -40,20 +50,40 @@ class TeacherStudent(L.LightningModule):
         self.student = student if isinstance(student, Observer) else _observed_like(teacher, student)
         names = ("val_student", "val_teacher", "test_student", "test_teacher")
         self.accuracies = nn.ModuleDict({n: MulticlassAccuracy(teacher.num_classes, average="micro") for n in names})
+        self.losses, self._logits = LossWatch(), LogitsWatch()
         self.teacher_accuracy: float | None = None
         self._fingerprint: str | None = None
 
     def setup(self, stage: str) -> None:
-        """Take the teacher's fingerprint before a true half or double precision converts it.
+        """Check the networks, and take the teacher's fingerprint before a true half or double precision converts it.
 
         Args:
             stage: ``fit``, ``validate`` or ``test``.
         """
+        check_finite("the teacher", self.teacher, "load the weights of a run that did not diverge")
+        if stage == "fit":
+            check_finite("the student to begin with", self.student, "build it anew, or load other weights")
         self._fingerprint = self._fingerprint or self.teacher.fingerprint()
 
     def on_validation_start(self) -> None:
-        """Make the student the same on all ranks."""
+        """Make the student the same on all ranks, and see that there is something to measure."""
         sync_buffers([self.student])
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self.stop_if_diverged()
+        else:
+            check_measured(self.student, "the student")
+
+    def on_test_start(self) -> None:
+        """See that there is something to measure."""
+        check_measured(self.student, "the student")
+
+    def stop_if_diverged(self) -> None:
+        """End the run if a loss, weight or statistic is not finite.
+
+        Raises:
+            FloatingPointError: if one is.
+        """
+        stop_if_diverged(self, self.losses, self.student, "the student", "Lower its learning rate")
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Measure the student, and the teacher the first time.
@@ -77,9 +107,10 @@ class TeacherStudent(L.LightningModule):
         images, labels = real_batch(batch)
         if not len(labels):
             return
-        cast(MulticlassAccuracy, self.accuracies[f"{stage}_student"]).update(self.student(images).logits, labels)
-        if teacher:
-            cast(MulticlassAccuracy, self.accuracies[f"{stage}_teacher"]).update(self.teacher(images).logits, labels)
+        for name in ("student", "teacher") if teacher else ("student",):
+            logits = getattr(self, name)(images).logits
+            self._logits.add(name, logits)
+            cast(MulticlassAccuracy, self.accuracies[f"{stage}_{name}"]).update(logits, labels)
 
     def on_validation_epoch_end(self) -> None:
         """Log the accuracies."""
@@ -94,6 +125,7 @@ class TeacherStudent(L.LightningModule):
     def _read(self, stage: str) -> dict[str, Tensor]:
         values = {}
         for name in ("student", "teacher"):
+            check_logits(self._logits, name, f"the {name}", self)
             metric = cast(MulticlassAccuracy, self.accuracies[f"{stage}_{name}"])
             if metric.update_called:
                 values[f"{stage}/{name}_accuracy"] = metric.compute()
@@ -110,6 +142,7 @@ class TeacherStudent(L.LightningModule):
             checkpoint: what Lightning is about to write; its tensors share memory with the module's.
         """
         sync_buffers([self.student])
+        self.stop_if_diverged()
         checkpoint[STATE_KEY] = {
             "teacher": self._fingerprint or self.teacher.fingerprint(),
             "teacher_accuracy": self.teacher_accuracy,
@@ -123,7 +156,7 @@ class TeacherStudent(L.LightningModule):
             checkpoint: what Lightning has read.
 
         Raises:
-            ValueError: if the teacher is another one, or keys do not match.
+            ValueError: if the teacher is another one, keys do not match, or the checkpoint is of a diverged run.
         """
         state = checkpoint.get(STATE_KEY)
         if state is None:
@@ -132,9 +165,18 @@ class TeacherStudent(L.LightningModule):
             )
         if state["teacher"] != (self._fingerprint or self.teacher.fingerprint()):
             raise ValueError("the checkpoint was made with another teacher: load the weights that the run began with")
+        check_checkpoint(self.lasting(checkpoint["state_dict"]))
         self.teacher_accuracy = state["teacher_accuracy"]
         self.restore(state)
         _check_keys(set(self.state_dict()), checkpoint["state_dict"])
+
+    def lasting(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return those tensors of a checkpoint that must be finite.
+
+        Args:
+            state: its state dict.
+        """
+        return state
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take from a checkpoint what must be known before its tensors are loaded.
