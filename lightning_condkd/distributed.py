@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+Value = TypeVar("Value")
 
 
 def _initialised() -> bool:
@@ -50,6 +53,19 @@ def gather_rows(rows: Tensor) -> Tensor:
     parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, rows.detach().contiguous())
     return torch.stack(parts, dim=1).flatten(0, 1)
+
+
+def first_over_ranks(value: Value | None) -> Value | None:
+    """Return the value of the first rank that has one.
+
+    Args:
+        value: any small object that can be pickled, or ``None``; on every rank.
+    """
+    if not _initialised():
+        return value
+    values: list[Value | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return next((value for value in values if value is not None), None)
 
 
 def sync_buffers(modules: Iterable[nn.Module]) -> None:

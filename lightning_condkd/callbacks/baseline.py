@@ -14,7 +14,9 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.models import Observer
+from lightning_condkd.models.finite import broken_parts
 from lightning_condkd.modules.condkd import CondKD
+from lightning_condkd.modules.divergence import LogitsWatch, LossWatch, check_logits, symptoms
 from lightning_condkd.randomness import Draw
 from lightning_condkd.types import Unit
 
@@ -38,6 +40,7 @@ class CondensedOnlyBaseline(Callback):
 
         Raises:
             ValueError: if there is nothing to measure on.
+            FloatingPointError: if the baseline diverges.
         """
         if self.accuracy is not None or not isinstance(pl_module, CondKD):
             return
@@ -72,15 +75,28 @@ def _train_on_condensed(module: CondKD, rounds: int) -> Observer:
     forward = module.distillation_step._replace(student=student, transfer_set=alone)
     optimizer = module.make_student_optimizer(student)
     scheduler = module.make_student_scheduler(optimizer)
+    watch = LossWatch()
     for unit in (cadence.unit(round, index) for round in range(rounds) for index in range(cadence.length)):
         if unit.phase == "distil":
             loss = forward(unit, Draw(module.seed, unit.counter), module.device).loss
+            watch.add("student", unit.counter, {"loss": loss})
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             if _ends_round(unit, cadence.length):
                 scheduler.step()
+                _check(module.trainer, student, watch, unit.round)
     return student.eval()
+
+
+def _check(trainer: L.Trainer, student: Observer, watch: LossWatch, round: int) -> None:
+    broken = broken_parts(student)
+    if broken or not bool(watch.finite(scaled=False)):
+        raise FloatingPointError(
+            f"the condensed-only baseline diverged in round {round}: {symptoms(trainer, watch, broken)}. It takes the "
+            "steps of the run: lower the learning rate of student_optimizer, or leave CondensedOnlyBaseline out"
+        )
+    watch.clear(scaled=False)
 
 
 def _ends_round(unit: Unit, length: int) -> bool:
@@ -90,10 +106,14 @@ def _ends_round(unit: Unit, length: int) -> bool:
 @torch.no_grad()
 def _accuracy(student: Observer, trainer: L.Trainer, module: CondKD) -> float:
     metric = MulticlassAccuracy(student.num_classes, average="micro").to(module.device)
+    watch = LogitsWatch()
     for batch in _batches(trainer.val_dataloaders):
         images, labels = module.real_batch(trainer.strategy.batch_to_device(batch, module.device))
         if len(labels):
-            metric.update(student(images).logits, labels)
+            logits = student(images).logits
+            watch.add("baseline", logits)
+            metric.update(logits, labels)
+    check_logits(watch, "baseline", "the condensed-only baseline", module)
     return float(metric.compute())
 
 

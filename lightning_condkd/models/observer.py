@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_condkd.models.finite import check_finite
 from lightning_condkd.models.heads import class_count, embedding_of, head_widths, last_layer, needed_head, submodule
 from lightning_condkd.models.normalisation import check_normalisation
 from lightning_condkd.models.taps import batch_norm_layers, tap_batch_norm, tap_channel_means, tap_input, tap_output
@@ -192,7 +193,12 @@ class Observer(nn.Module):
         return tuple(layer.num_features for layer in batch_norm_layers(self.network))
 
     def freeze(self) -> Observer:
-        """Stop parameter gradients and pin the network to eval for good; gradients still reach the images."""
+        """Stop parameter gradients and pin the network to eval for good; gradients still reach the images.
+
+        Raises:
+            ValueError: if weights or statistics hold NaN or infinity.
+        """
+        check_finite("a network that is to be frozen", self, "load the weights of a run that did not diverge")
         self._frozen = True
         return self.requires_grad_(False).eval()
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lightning_condkd.assets import resolve_asset
+from lightning_condkd.models.finite import broken_tensors, listed
 from lightning_condkd.unpickling import load_without_code, refused_names
 
 # In the order in which they are taken, where a file has several.
@@ -115,8 +116,8 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
         path: see :func:`read_state_dict`.
 
     Raises:
-        ValueError: if keys are missing or unexpected, shapes differ, or several parts of the file fit; the message
-            lists them.
+        ValueError: if keys are missing or unexpected, shapes differ, several parts of the file fit, or values are NaN
+            or infinite; the message lists them.
     """
     expected, given = plain_state(network), _plain(read_state_dict(path), path)
     prefix = _prefix(expected, given, path)
@@ -125,6 +126,8 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
         raise ValueError(f"expected weights of {type(network).__name__} in {path}, but they do not fit:\n{problems}")
     if others := [name for name in given if not name.startswith(prefix)]:
         _warn(f"{path}: the weights under {prefix!r} fit, left out {_listed(others)}")
+    if broken := broken_tensors(state):
+        raise ValueError(f"{path} holds NaN or infinity in {listed(broken)}: take the weights of a run that went well")
     network.load_state_dict({n: state[plain_name(n)] for n, v in network.state_dict().items() if isinstance(v, Tensor)})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +25,7 @@ def real_batch(batch: Any, num_classes: int | None = None) -> tuple[Tensor, Tens
         num_classes: number of classes that the labels are checked against; ``None`` for no check of their values.
 
     Raises:
-        ValueError: if the batch is no such pair, its images are normalised, or its labels are no classes.
+        ValueError: if the batch is no such pair, its images are normalised or not finite, or its labels are no classes.
 
     Example:
         >>> images, labels = real_batch((torch.full((1, 3, 2, 2), 255, dtype=torch.uint8), torch.tensor([4])))
@@ -43,7 +44,12 @@ def real_batch(batch: Any, num_classes: int | None = None) -> tuple[Tensor, Tens
     if not images.is_floating_point():
         raise ValueError(f"expected real images in [0, 1] or uint8, got {images.dtype}: convert 0 to 255 with .byte()")
     if images.numel():
-        _check_pixels(float(images.min()), float(images.max()))
+        low, high = float(images.min()), float(images.max())
+        if math.isnan(low) or math.isinf(low) or math.isinf(high):
+            raise ValueError(
+                "real images hold NaN or infinity: look for division by zero, or damaged files, in the loader"
+            )
+        _check_pixels(low, high)
     return images.to(torch.get_default_dtype()), labels
 
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -22,8 +23,17 @@ from lightning_condkd.data.datamodule_images import ImageDataModule
 from lightning_condkd.data.files import write_atomic
 from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.models import Observer
+from lightning_condkd.models.finite import check_finite
 from lightning_condkd.models.weights import plain_state
 from lightning_condkd.modules.batches import real_batch
+from lightning_condkd.modules.divergence import (
+    LogitsWatch,
+    LossWatch,
+    check_checkpoint,
+    check_logits,
+    check_measured,
+    stop_if_diverged,
+)
 from lightning_condkd.modules.held_out import check_parts
 from lightning_condkd.modules.ticks import count_epoch
 from lightning_condkd.modules.weights_only import WeightsOnlyModule
@@ -46,7 +56,8 @@ class Classification(WeightsOnlyModule):
             own.
 
     Raises:
-        ValueError: at setup, if the network has another number of classes than the data.
+        ValueError: at setup, if the network has another number of classes than the data, or holds NaN.
+        FloatingPointError: at the end of an epoch, before anything is measured or written, if training diverged.
 
     Example:
         >>> from lightning_condkd.models import DigitsNet
@@ -76,6 +87,7 @@ class Classification(WeightsOnlyModule):
         self.label_smoothing = label_smoothing
         self.output = output
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
+        self.losses, self._logits = LossWatch(), LogitsWatch()
         self.scores = nn.ModuleDict({f"{stage}_scores": _scores(network.num_classes) for stage in ("val", "test")})
 
     def setup(self, stage: str) -> None:
@@ -84,6 +96,8 @@ class Classification(WeightsOnlyModule):
         Args:
             stage: ``fit``, ``validate`` or ``test``.
         """
+        if stage == "fit":
+            check_finite("the network to begin with", self.network, "build it anew, or load other weights")
         classes = getattr(getattr(self.trainer, "datamodule", None), "num_classes", None)
         if classes is not None and classes != self.network.num_classes:
             raise ValueError(
@@ -111,6 +125,7 @@ class Classification(WeightsOnlyModule):
         images, labels = real_batch(batch, self._label_range)
         logits = self.network(self._augmented(images, batch_idx)).logits
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        self.losses.add("network", self.global_step, {"loss": loss})
         self.log("train/loss", loss, prog_bar=True, batch_size=len(labels))
         return loss
 
@@ -145,6 +160,7 @@ class Classification(WeightsOnlyModule):
         scores = cast(nn.ModuleDict, self.scores[f"{stage}_scores"])
         if len(labels):
             logits = self.network(images).logits
+            self._logits.add(stage, logits)
             cast(Metric, scores["accuracy"]).update(logits, labels)
             cast(Metric, scores["loss"]).update(F.cross_entropy(logits, labels, reduction="none"))
         for name, metric in scores.items():
@@ -175,8 +191,37 @@ class Classification(WeightsOnlyModule):
         return CosineAnnealingLR(optimizer, T_max=int(steps))
 
     def on_validation_start(self) -> None:
-        """Make the network's statistics the same on all ranks."""
+        """Make the network's statistics the same on all ranks, and see that there is something to measure."""
         sync_buffers([self.network])
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self.stop_if_diverged()
+        else:
+            check_measured(self.network, "the network")
+
+    def on_test_start(self) -> None:
+        """See that there is something to measure."""
+        check_measured(self.network, "the network")
+
+    def on_validation_epoch_end(self) -> None:
+        """See that what was measured were numbers."""
+        check_logits(self._logits, "val", "the network", self)
+
+    def on_test_epoch_end(self) -> None:
+        """See that what was measured were numbers."""
+        check_logits(self._logits, "test", "the network", self)
+
+    def on_train_epoch_end(self) -> None:
+        """End a run that has diverged."""
+        self.stop_if_diverged()
+
+    def stop_if_diverged(self) -> None:
+        """End the run if a loss, weight or statistic is not finite.
+
+        Raises:
+            FloatingPointError: if one is.
+        """
+        cure = "Lower the learning rate of optimizer"
+        stop_if_diverged(self, self.losses, self.network, "the network", cure)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the network's statistics the same on all ranks before rank 0 writes them, and add the seed.
@@ -185,6 +230,7 @@ class Classification(WeightsOnlyModule):
             checkpoint: what Lightning is about to write; its tensors share memory with the module's.
         """
         sync_buffers([self.network])
+        self.stop_if_diverged()
         checkpoint[STATE_KEY] = {"seed": self.seed}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -192,12 +238,17 @@ class Classification(WeightsOnlyModule):
 
         Args:
             checkpoint: what Lightning has read.
+
+        Raises:
+            ValueError: if the checkpoint is of a diverged run.
         """
+        check_checkpoint(checkpoint["state_dict"])
         self.seed = checkpoint[STATE_KEY]["seed"]
 
     def on_train_end(self) -> None:
         """Write the weights if an output file is set."""
         sync_buffers([self.network])
+        self.stop_if_diverged()
         if self.output is not None and self.trainer.is_global_zero:
             self.export(self.output)
 
@@ -208,9 +259,10 @@ class Classification(WeightsOnlyModule):
             path: target, ending in ``.safetensors``; replaced whole.
 
         Raises:
-            ValueError: another ending.
+            ValueError: another ending, or the network holds NaN or infinity.
         """
         _check_ending(Path(path))
+        check_finite("the network", self.network, "it has diverged, nothing was written")
         state = plain_state(self.network.network)
         tensors = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
         statistics = {"mean": self.network.mean, "std": self.network.std}

@@ -21,6 +21,7 @@ from lightning_condkd.distillation import DistillationLoss, KLDistillation
 from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.inversion import Inversion
 from lightning_condkd.models import Observer
+from lightning_condkd.models.finite import all_finite, check_finite
 from lightning_condkd.modules.checks import (
     check_batch,
     check_condensed,
@@ -30,6 +31,8 @@ from lightning_condkd.modules.checks import (
     check_strategy,
 )
 from lightning_condkd.modules.distil import DistillationStep
+from lightning_condkd.modules.divergence import has_diverged
+from lightning_condkd.modules.divergence_of_condkd import IMAGES, TRANSIENT, diverged, transient
 from lightning_condkd.modules.held_out import check_before_training, check_held_out, check_loaders, remark_on_condensed
 from lightning_condkd.modules.meters import Meters, Stopwatch, bank_figures
 from lightning_condkd.modules.schedule import default_student_optimizer, default_student_schedule
@@ -159,6 +162,8 @@ class CondKD(TeacherStudent):
         self.inversion.build(spec, seeded_generator(self.seed, "inversion"))
         if self._aligning is not None:
             self._aligning.build(spec, seeded_generator(self.seed, "alignment"))
+            check_finite("the discriminator", self._aligning, "build it anew, or load other weights")
+        check_finite("the inversion", self.inversion, "give it another generator, or other weights")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the student's optimizer with its schedule, then those of the method and of the discriminator."""
@@ -209,10 +214,14 @@ class CondKD(TeacherStudent):
 
     def on_test_start(self) -> None:
         """Look at the classes of the loaders."""
+        super().on_test_start()
         check_loaders(self.trainer, self.trainer.test_dataloaders, self._condensed)
 
     def on_fit_start(self) -> None:
-        """Give the bank its folder; look at what is measured on, and at what the teacher makes of the condensed set."""
+        """Check networks and data in the precision of the run, and give the bank its folder."""
+        for name in ("teacher", "student"):
+            cure = f"--trainer.precision {self.trainer.precision} cannot hold it, take 32-true"
+            check_finite(f"the {name}", getattr(self, name), cure)
         check_before_training(self.trainer, self._transfer.condensed, self.real_batch)
         remark_on_condensed(self.teacher, self._transfer.condensed)
         open_bank = getattr(getattr(self.trainer, "datamodule", None), "open_bank", None)
@@ -227,6 +236,19 @@ class CondKD(TeacherStudent):
         """Make student and method the same on all ranks, whether or not a validation or a checkpoint came last."""
         super().on_train_end()
         sync_buffers([self.student, self.inversion])
+        self.stop_if_diverged()
+
+    def stop_if_diverged(self) -> None:
+        """End the run if a loss, weight or statistic is not finite.
+
+        Raises:
+            FloatingPointError: if one is.
+        """
+        trained = [self.student, *([] if self._aligning is None else [self._aligning])]
+        weights = all_finite(trained).to(self.device) & all_finite([self.inversion], transient(self)).to(self.device)
+        if has_diverged(self, self.losses, weights):
+            turns = getattr(self, "_turns", None)  # none in a module that was loaded and not fitted
+            raise diverged(self, {} if turns is None else turns.optimizers(self), self._aligning)
 
     # --- one unit of a round ---------------------------------------------------------------------------------------
 
@@ -268,6 +290,8 @@ class CondKD(TeacherStudent):
         if self._aligning is not None:
             self._discriminator_step(self._aligning, synthesised, unit, draw)
         if unit.last:
+            if self.inversion.source == "bank":
+                self.stop_if_diverged()  # before the bank gets images of it; a live method's block may be one step
             for name in self.inversion.finish(unit):
                 # Written by hand from unscaled gradients: the precision plugin's scaler must not touch it.
                 self._turns.get(self, name).optimizer.step()
@@ -282,7 +306,9 @@ class CondKD(TeacherStudent):
             if synthesised.total.values:
                 step(synthesised.total.total())
         self.meters.add(synthesised.total.values, "synthesis/")
-        self.inversion.after_step(synthesised.synthetic, synthesised.output, *synthesised.losses(), unit)
+        own, total = synthesised.losses()
+        self._watch("synthesis", unit, {**synthesised.total.values, "total": total}, synthesised.synthetic.images)
+        self.inversion.after_step(synthesised.synthetic, synthesised.output, own, total, unit)
         return synthesised
 
     def _discriminator_step(
@@ -293,8 +319,10 @@ class CondKD(TeacherStudent):
         self.meters.add(alignment.accuracy(condensed, fake, labels), "alignment/")
         with self._turns.turn(self, "discriminator") as step:
             terms = alignment.discriminator_loss(condensed, fake, labels)
-            step(terms.total())
+            total = terms.total()
+            step(total)
         self.meters.add(terms.values, "alignment/")
+        self._watch("discriminator", unit, {**terms.values, "total": total})
 
     def _distil(self, unit: Unit) -> None:
         draw = self._draw(unit)
@@ -302,6 +330,8 @@ class CondKD(TeacherStudent):
             distilled = self.distillation_step(unit, draw, self.device)
             step(distilled.loss)
         self.meters.add(distilled.observed, "distillation/")
+        images = None if distilled.synthetic is None else distilled.synthetic.images
+        self._watch("student", unit, {"loss": distilled.loss}, images)
         if distilled.synthetic is not None:
             self._replay(distilled.synthetic, unit, draw)
 
@@ -309,8 +339,14 @@ class CondKD(TeacherStudent):
         with self._turns.turn(self, "replay") as step:
             terms = self.inversion.replay_loss(synthetic, self.teacher, unit, draw)
             if terms is not None:
-                step(terms.total())
+                total = terms.total()
+                step(total)
                 self.meters.add(terms.values, "replay/")
+                self._watch("replay", unit, {**terms.values, "total": total}, synthetic.images)
+
+    def _watch(self, optimizer: str, unit: Unit, values: Mapping[str, Tensor], images: Tensor | None = None) -> None:
+        largest = {} if images is None else {IMAGES: images.detach().amax()}
+        self.losses.add(optimizer, unit.counter, {**values, **largest})
 
     @property
     def synthesis_step(self) -> SynthesisStep:
@@ -331,6 +367,7 @@ class CondKD(TeacherStudent):
         return self._transfer.bank.images_seen + (0 if sampled is None else int(sampled))
 
     def _end_round(self, unit: Unit) -> None:
+        self.stop_if_diverged()
         if unit.phase != "idle":
             scheduler = cast(LRScheduler, self.lr_schedulers())
             scheduler.step()
@@ -359,6 +396,15 @@ class CondKD(TeacherStudent):
             "seed": self.seed,
             "seconds": dict(self.stopwatch.seconds),
         }
+
+    def lasting(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Leave out what a method refills.
+
+        Args:
+            state: state dict of a checkpoint.
+        """
+        own = {name for name in state if name.startswith("inversion.")}
+        return {n: v for n, v in state.items() if n not in own or not n.split(".")[-1].startswith(TRANSIENT)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take seed and times from a checkpoint, and build the method if no fit has done so.

@@ -26,7 +26,9 @@ from lightning_condkd.condensation.trajectories import (
     snapshot_path,
 )
 from lightning_condkd.data.files import pack, plain_json, write_atomic
+from lightning_condkd.models.finite import check_finite
 from lightning_condkd.modules.batches import real_batch, real_images, source_facts
+from lightning_condkd.modules.divergence import LogitsWatch, LossWatch, check_checkpoint, check_logits, stop_if_diverged
 from lightning_condkd.modules.ticks import count_epoch
 from lightning_condkd.modules.weights_only import WeightsOnlyModule
 from lightning_condkd.randomness import Draw, seeded_generator
@@ -61,6 +63,7 @@ class ExpertTrajectories(WeightsOnlyModule):
     Raises:
         ValueError: if the network has running statistics or dropout, or a count is not positive; when fitting begins,
             if the network or ``max_epochs`` does not fit, or the folder holds the snapshots of another run.
+        FloatingPointError: before a snapshot is written, if training diverged.
 
     Example:
         >>> from lightning_condkd.models import ConvNet
@@ -90,6 +93,7 @@ class ExpertTrajectories(WeightsOnlyModule):
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.network = self.networks.make(seeded_generator(self.seed, "expert"))
         self._layout = layout(self.network.network)
+        self.losses, self._logits = LossWatch(), LogitsWatch()
         self._data_facts: dict[str, Any] = {}
         self.accuracy = MulticlassAccuracy(self.networks.num_classes, average="micro")
 
@@ -156,6 +160,7 @@ class ExpertTrajectories(WeightsOnlyModule):
         if batch_idx or epoch:
             return
         fresh = self.networks.make(seeded_generator(self.seed, "expert", expert))
+        check_finite(f"expert {expert} before training", fresh, "mend the initial values of network")
         self.network.load_state_dict(fresh.state_dict())
         self._write(expert, 0)
 
@@ -172,6 +177,7 @@ class ExpertTrajectories(WeightsOnlyModule):
             draw = Draw(self.seed, batch_idx, self.global_rank, self.trainer.world_size)
             images = self.augment.view(images, draw, f"augment/{self.current_epoch}")
         loss = F.cross_entropy(self.network(images).logits, labels)
+        self.losses.add("network", self.global_step, {"loss": loss})
         self.log("train/loss", loss, prog_bar=True, batch_size=len(labels))
         return loss
 
@@ -185,8 +191,31 @@ class ExpertTrajectories(WeightsOnlyModule):
         super().optimizer_step(*args, **kwargs)
         # Not in on_train_epoch_end: Lightning leaves that out after a resume from a checkpoint of the last batch.
         if self.trainer.is_last_batch:
+            self.stop_if_diverged()
             expert, epoch = self.position(self.current_epoch)
             self._write(expert, epoch + 1)
+
+    def stop_if_diverged(self) -> None:
+        """End the run if a loss, weight or statistic is not finite.
+
+        Raises:
+            FloatingPointError: if one is.
+        """
+        expert, epoch = self.position(self.current_epoch)
+        what = f"expert {expert}, trained for {epoch} epochs that are in {self.output},"
+        stop_if_diverged(self, self.losses, self.network, what, f"Lower learning_rate ({self.learning_rate:g})")
+
+    def on_validation_start(self) -> None:
+        """See that there is something to measure."""
+        self.stop_if_diverged()
+
+    def on_validation_epoch_end(self) -> None:
+        """See that what was measured were numbers."""
+        check_logits(self._logits, "val", "the expert", self)
+
+    def on_train_end(self) -> None:
+        """End a run that diverged after its last snapshot."""
+        self.stop_if_diverged()
 
     def _write(self, expert: int, epoch: int) -> None:
         if not self.trainer.is_global_zero:
@@ -204,7 +233,9 @@ class ExpertTrajectories(WeightsOnlyModule):
         """
         images, labels = real_batch(batch, self.networks.num_classes)
         if len(labels):
-            self.accuracy.update(self.network(images).logits, labels)
+            logits = self.network(images).logits
+            self._logits.add("val", logits)
+            self.accuracy.update(logits, labels)
         self.log("val/accuracy", self.accuracy, on_step=False, on_epoch=True, prog_bar=True)
 
     def configure_optimizers(self) -> Optimizer:
@@ -217,6 +248,7 @@ class ExpertTrajectories(WeightsOnlyModule):
         Args:
             checkpoint: what Lightning is about to write.
         """
+        self.stop_if_diverged()
         checkpoint[STATE_KEY] = {"seed": self.seed}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -224,5 +256,9 @@ class ExpertTrajectories(WeightsOnlyModule):
 
         Args:
             checkpoint: what Lightning has read.
+
+        Raises:
+            ValueError: if the checkpoint is of a diverged run.
         """
+        check_checkpoint(checkpoint["state_dict"])
         self.seed = checkpoint[STATE_KEY]["seed"]

@@ -12,6 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lightning_condkd.data.files import write_atomic
+from lightning_condkd.models.finite import broken_tensors, listed
 from lightning_condkd.models.weights import plain_name
 from lightning_condkd.modules.teacher_student import STATE_KEY
 
@@ -28,13 +29,15 @@ def student_state(checkpoint: str | Path) -> tuple[dict[str, Tensor], dict[str, 
         The state dict, and ``mean`` and ``std`` of the pixels in [0, 1] that the network expects to be normalised with.
 
     Raises:
-        ValueError: if the file is no such checkpoint.
+        ValueError: if the file is no such checkpoint, or its student holds NaN or infinity.
     """
     content = torch.load(checkpoint, weights_only=True, map_location="cpu")
     if not isinstance(content, dict) or STATE_KEY not in content:
         raise ValueError(f"expected a checkpoint of CondKD, got {checkpoint}: check the path")
     state = content["state_dict"]
     weights = {plain_name(name.removeprefix(PREFIX)): value for name, value in state.items() if name.startswith(PREFIX)}
+    if broken := broken_tensors(weights):
+        raise ValueError(f"the student in {checkpoint} holds NaN or infinity in {listed(broken)}: take an earlier one")
     return weights, content[STATE_KEY]["normalisation"]
 
 

@@ -5,14 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.models import Observer
+from lightning_condkd.models.finite import check_finite
 from lightning_condkd.modules.batches import check_image_shape, real_batch
 from lightning_condkd.modules.checks import check_separate
+from lightning_condkd.modules.divergence import (
+    LogitsWatch,
+    LossWatch,
+    check_checkpoint,
+    check_logits,
+    check_measured,
+    stop_if_diverged,
+)
 from lightning_condkd.modules.held_out import remark_on_accuracy
 from lightning_condkd.modules.weights_only import WeightsOnlyModule
 
@@ -30,7 +40,7 @@ class TeacherStudent(WeightsOnlyModule):
         student: the network to train; one that is no :class:`Observer` gets the teacher's normalisation.
 
     Raises:
-        ValueError: if teacher and student share memory.
+        ValueError: if teacher and student share memory, or the teacher or, in a fit, the student holds NaN.
     """
 
     def __init__(self, teacher: Observer, student: nn.Module) -> None:
@@ -42,17 +52,21 @@ class TeacherStudent(WeightsOnlyModule):
         self.student = student if isinstance(student, Observer) else _observed_like(teacher, student)
         names = ("val_student", "val_teacher", "test_student", "test_teacher")
         self.accuracies = nn.ModuleDict({n: MulticlassAccuracy(teacher.num_classes, average="micro") for n in names})
+        self.losses, self._logits = LossWatch(), LogitsWatch()
         self.teacher_accuracy: float | None = None
         self._fingerprint: str | None = None
         self._was_trained = False
 
     def setup(self, stage: str) -> None:
-        """Pin the teacher to eval; take its fingerprint before a true half or double precision converts it.
+        """Check the networks; take the teacher's fingerprint before a true half or double precision converts it.
 
         Args:
             stage: ``fit``, ``validate`` or ``test``.
         """
         self.teacher.eval()  # its layers may have been set otherwise since it was frozen
+        check_finite("the teacher", self.teacher, "load the weights of a run that did not diverge")
+        if stage == "fit":
+            check_finite("the student to begin with", self.student, "build it anew, or load other weights")
         self._fingerprint = self._fingerprint or self.teacher.fingerprint()
         self._was_trained = self._was_trained or stage == "fit"
 
@@ -70,14 +84,27 @@ class TeacherStudent(WeightsOnlyModule):
         self.teacher.check_frozen()
 
     def on_validation_start(self) -> None:
-        """Make the student the same on all ranks, and check that the teacher is still frozen."""
+        """Make the student the same on all ranks, and see that there is something to measure, and to measure it by."""
         self._remark_untrained("validate")
         self.teacher.check_frozen()
         sync_buffers([self.student])
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self.stop_if_diverged()
+        else:
+            check_measured(self.student, "the student")
 
     def on_test_start(self) -> None:
-        """Say so if there is nothing to measure."""
+        """See that there is something to measure."""
         self._remark_untrained("test")
+        check_measured(self.student, "the student")
+
+    def stop_if_diverged(self) -> None:
+        """End the run if a loss, weight or statistic is not finite.
+
+        Raises:
+            FloatingPointError: if one is.
+        """
+        stop_if_diverged(self, self.losses, self.student, "the student", "Lower its learning rate")
 
     def _remark_untrained(self, what: str) -> None:
         if not self._was_trained:  # a fit, or the checkpoint that was loaded, says that it was
@@ -108,9 +135,10 @@ class TeacherStudent(WeightsOnlyModule):
         images, labels = self.real_batch(batch)
         if not len(labels):
             return
-        cast(MulticlassAccuracy, self.accuracies[f"{stage}_student"]).update(self.student(images).logits, labels)
-        if teacher:
-            cast(MulticlassAccuracy, self.accuracies[f"{stage}_teacher"]).update(self.teacher(images).logits, labels)
+        for name in ("student", "teacher") if teacher else ("student",):
+            logits = getattr(self, name)(images).logits
+            self._logits.add(name, logits)
+            cast(MulticlassAccuracy, self.accuracies[f"{stage}_{name}"]).update(logits, labels)
 
     def real_batch(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Return images in the units of [0, 1] and labels, checked against what the networks know.
@@ -143,6 +171,7 @@ class TeacherStudent(WeightsOnlyModule):
     def _read(self, stage: str) -> dict[str, Tensor]:
         values = {}
         for name in ("student", "teacher"):
+            check_logits(self._logits, name, f"the {name}", self)
             metric = cast(MulticlassAccuracy, self.accuracies[f"{stage}_{name}"])
             if metric.update_called:
                 values[f"{stage}/{name}_accuracy"] = metric.compute()
@@ -159,6 +188,7 @@ class TeacherStudent(WeightsOnlyModule):
             checkpoint: what Lightning is about to write; its tensors share memory with the module's.
         """
         sync_buffers([self.student])
+        self.stop_if_diverged()
         checkpoint[STATE_KEY] = {
             "teacher": self._fingerprint or self.teacher.fingerprint(),
             "teacher_accuracy": self.teacher_accuracy,
@@ -172,7 +202,7 @@ class TeacherStudent(WeightsOnlyModule):
             checkpoint: what Lightning has read.
 
         Raises:
-            ValueError: if the teacher is another one, or keys do not match.
+            ValueError: if the teacher is another one, keys do not match, or the checkpoint is of a diverged run.
         """
         state = checkpoint.get(STATE_KEY)
         if state is None:
@@ -181,10 +211,19 @@ class TeacherStudent(WeightsOnlyModule):
             )
         if state["teacher"] != (self._fingerprint or self.teacher.fingerprint()):
             raise ValueError("the checkpoint was made with another teacher: load the weights that the run began with")
+        check_checkpoint(self.lasting(checkpoint["state_dict"]))
         self.teacher_accuracy = state["teacher_accuracy"]
         self._was_trained = True
         self.restore(state)
         _check_keys(set(self.state_dict()), checkpoint["state_dict"])
+
+    def lasting(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return those tensors of a checkpoint that must be finite.
+
+        Args:
+            state: its state dict.
+        """
+        return state
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take from a checkpoint what must be known before its tensors are loaded.

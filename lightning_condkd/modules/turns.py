@@ -35,6 +35,14 @@ class OptimizerTurns:
         listed = optimizers if isinstance(optimizers, list) else [optimizers]
         return listed[self.names.index(name)]
 
+    def optimizers(self, module: L.LightningModule) -> dict[str, Optimizer]:
+        """Return the optimizers by name.
+
+        Args:
+            module: the module that configured them.
+        """
+        return {name: self.get(module, name).optimizer for name in self.names}
+
     def forget(self, module: L.LightningModule, name: str, parameters: Sequence[nn.Parameter]) -> None:
         """Drop what an optimizer remembers of some parameters.
 

@@ -1,0 +1,122 @@
+"""Which of the networks that take turns has diverged: what one breaks shows in the losses of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from torch import nn
+from torch.optim import Optimizer
+
+from lightning_condkd.alignment import FeatureAlignment
+from lightning_condkd.distributed import first_over_ranks
+from lightning_condkd.inversion import DeepInversion
+from lightning_condkd.models.finite import broken_parts
+from lightning_condkd.modules.divergence import Seen, precision_cure, scaler_at_work, symptoms, where_to_resume
+
+if TYPE_CHECKING:
+    from lightning_condkd.modules.condkd import CondKD
+
+IMAGES = "largest pixel"
+TRANSIENT = ("kept_", "running_")
+_OF_THE_STUDENT = {"adversarial", "competition"}
+
+
+def transient(module: CondKD) -> tuple[str, ...]:
+    """Return how the names of buffers of the method begin that need not be finite.
+
+    What it keeps of a block is judged when it is stored. Under a gradient scaler a step that is skipped may leave its
+    mark in statistics, which methods refill or do not use.
+
+    Args:
+        module: the module.
+    """
+    return TRANSIENT if scaler_at_work(module.trainer) else TRANSIENT[:1]
+
+
+def diverged(module: CondKD, optimizers: Mapping[str, Optimizer], aligning: FeatureAlignment | None) -> Exception:
+    """Return the error that ends a diverged run, which names the network at fault and what to lower.
+
+    Args:
+        module: the module.
+        optimizers: its optimizers by name.
+        aligning: its alignment, where it takes part.
+    """
+    culprit, found = first_over_ranks(_found(module, optimizers)) or ("student", "")
+    begin = f"the {_NETWORKS.get(culprit, culprit)} (optimizer {culprit!r}) diverged in round {module.current_epoch}"
+    cure = f"Lower {_cure(culprit, module, aligning)}{precision_cure(module.trainer)}"
+    end = where_to_resume(module.trainer)
+    return FloatingPointError(f"{begin}: {found}. {cure}. {end}")
+
+
+def _found(module: CondKD, optimizers: Mapping[str, Optimizer]) -> tuple[str, str] | None:
+    """Return the optimizer at fault and what is not finite on this rank, if anything is."""
+    seen = module.losses.first_broken(scaler_at_work(module.trainer))
+    by_optimizer = _broken_by_optimizer(module, optimizers)
+    broken = [name for names in by_optimizer.values() for name in names]
+    if seen is None and not broken:
+        return None
+    culprit = _culprit(seen) if seen else next(iter(by_optimizer))
+    return culprit, symptoms(module.trainer, module.losses, broken)
+
+
+_NETWORKS = {
+    "student": "student",
+    "synthesis": "synthesis of the inversion",
+    "meta": "meta-generator of the inversion",
+    "replay": "replay memory of the inversion",
+    "discriminator": "discriminator of the alignment",
+}
+
+
+def _culprit(seen: Seen) -> str:
+    """Return the optimizer whose steps made a loss break, which may be another one's."""
+    broken = set(seen.broken) - {"total"}
+    if IMAGES in broken:
+        return "synthesis"
+    if seen.optimizer != "synthesis" or not broken:
+        return seen.optimizer
+    if all(name.startswith("alignment") for name in broken):
+        return "discriminator"
+    return (
+        "student" if {name for name in broken if not name.startswith("alignment")} <= _OF_THE_STUDENT else "synthesis"
+    )
+
+
+def _broken_by_optimizer(module: CondKD, optimizers: Mapping[str, Optimizer]) -> dict[str, list[str]]:
+    owners = {
+        id(parameter): name
+        for name, optimizer in optimizers.items()
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    parts: dict[str, nn.Module | None] = {"student": module.student, "synthesis": module.inversion}
+    parts["discriminator"] = module.alignment if "discriminator" in optimizers else None
+    found: dict[str, list[str]] = {}
+    for default, part in parts.items():
+        for name in _broken(part, transient(module) if part is module.inversion else ()):
+            tensor = dict(part.named_parameters()).get(name) if part is not None else None
+            found.setdefault(owners.get(id(tensor), default), []).append(f"{_PREFIXES[default]}.{name}")
+    return found
+
+
+def _broken(part: nn.Module | None, but: tuple[str, ...]) -> list[str]:
+    return [] if part is None else [n for n in broken_parts(part) if not n.split(".")[-1].startswith(but)]
+
+
+_PREFIXES = {"student": "student", "synthesis": "inversion", "discriminator": "alignment"}
+
+
+def _cure(culprit: str, module: CondKD, aligning: FeatureAlignment | None) -> str:
+    inversion = module.inversion
+    if culprit == "student":
+        return "the learning rate of student_optimizer, or set student_gradient_clip"
+    if culprit == "discriminator" and aligning is not None:
+        return f"alignment.learning_rate ({aligning.learning_rate:g}) or alignment.weight ({aligning.weight:g})"
+    if culprit == "replay":
+        return "inversion.memory.lr"
+    numbers = {name: value for name, value in vars(inversion).items() if isinstance(value, int | float) and value}
+    rates = [f"inversion.{name} ({value:g})" for name, value in numbers.items() if name.endswith("_lr")]
+    rates += [f"inversion.optimizer.lr ({inversion.optimizer.lr:g})"] if isinstance(inversion, DeepInversion) else []
+    weights = [f"inversion.{name}" for name in numbers if name.endswith("_weight") and culprit != "meta"]
+    return ", ".join([*rates, *weights][:8]) or "the learning rates and weights of the inversion"
