@@ -31,6 +31,25 @@ from lightning_condkd.modules.checks import (
 )
 from lightning_condkd.modules.distil import DistillationStep
 from lightning_condkd.modules.meters import Meters, Stopwatch, bank_figures
+from lightning_condkd.modules.optimizing import (
+    check_count,
+    check_covers,
+    check_makers,
+    check_no_metric,
+    check_trainable,
+    make_optimizer,
+    make_scheduler,
+    settings_of,
+    warn_of_restored,
+)
+from lightning_condkd.modules.run_length import (
+    check_student_steps,
+    check_synthesis_steps,
+    dev_steps,
+    round_length,
+    student_rounds,
+    units_of_step,
+)
 from lightning_condkd.modules.schedule import default_student_optimizer, default_student_schedule
 from lightning_condkd.modules.synthesise import Synthesised, SynthesisStep
 from lightning_condkd.modules.teacher_student import STATE_KEY, TeacherStudent
@@ -62,7 +81,8 @@ class CondKD(TeacherStudent):
             of stored images, and for none of images rendered for the step, as in the official codes.
         student_optimizer: ``None`` for SGD, lr 0.2, momentum 0.9, weight decay 1e-4 (official code of Fast).
         student_scheduler: stepped once a round after warm-up; ``None`` for a cosine to a thousandth of the learning
-            rate over the student's rounds (official code of Fast).
+            rate over the student's rounds (official code of Fast), which ends with the run also after a resume to
+            another length.
         student_gradient_clip: largest norm of the student's gradient; ``None`` for no limit.
         transfer_set: what the student learns from; ``None`` takes the datamodule's.
         seed: seed of all draws; ``None`` takes the one of ``seed_everything``, else 0. A resumed run keeps its own.
@@ -98,6 +118,7 @@ class CondKD(TeacherStudent):
         transfer_set: TransferSet | None = None,
         seed: int | None = None,
     ) -> None:
+        check_makers(student_optimizer=student_optimizer, student_scheduler=student_scheduler)
         super().__init__(teacher, student)
         self.automatic_optimization = False
         self.inversion = inversion
@@ -137,6 +158,13 @@ class CondKD(TeacherStudent):
         check_maps("student", self.student, self.distillation.student_maps)
         if self.inversion.cadence.synthesis_steps:
             check_batch("inversion.batch_size", self.inversion.batch_size, self.trainer.world_size)
+        self._check_phases(transfer_set)
+
+    def _check_phases(self, transfer_set: TransferSet) -> None:
+        if self.inversion.cadence.distill_steps:
+            check_trainable("student", self.student)
+        check_student_steps(self.trainer, self.inversion.cadence)
+        check_synthesis_steps(self.inversion, transfer_set, resumed=self.trainer.ckpt_path is not None)
 
     def configure_model(self) -> None:
         """Build what depends on the task's shapes, on the CPU; a second run must have the same ones."""
@@ -165,7 +193,17 @@ class CondKD(TeacherStudent):
         if self._aligning is not None:
             optimizers["discriminator"] = self._aligning.optimizer()
         self._turns = OptimizerTurns(optimizers)
-        return list(optimizers.values()), [self.make_student_scheduler(student)]
+        scheduler = self.make_student_scheduler(student)
+        self._check_student_optimizing(student, scheduler)
+        return list(optimizers.values()), [scheduler]
+
+    def _check_student_optimizing(self, optimizer: Optimizer, scheduler: LRScheduler) -> None:
+        check_covers("student_optimizer", optimizer, self.student)
+        check_no_metric("student_scheduler", scheduler)
+        self._given_schedule = settings_of(scheduler)
+        if not dev_steps(self.trainer):
+            rounds = student_rounds(self.trainer, self.inversion.cadence)
+            check_count("student_scheduler", scheduler, rounds, "once a round after warm-up")
 
     def make_student_optimizer(self, student: nn.Module) -> Optimizer:
         """Return a fresh optimizer of the student's kind.
@@ -174,7 +212,7 @@ class CondKD(TeacherStudent):
             student: the network to train.
         """
         if self.student_optimizer is not None:
-            return self.student_optimizer(student.parameters())
+            return make_optimizer("student_optimizer", self.student_optimizer, student)
         return default_student_optimizer(student)
 
     def make_student_scheduler(self, optimizer: Optimizer) -> LRScheduler:
@@ -184,18 +222,19 @@ class CondKD(TeacherStudent):
             optimizer: of :meth:`make_student_optimizer`.
         """
         if self.student_scheduler is not None:
-            return self.student_scheduler(optimizer)
+            return make_scheduler("student_scheduler", self.student_scheduler, optimizer)
         return default_student_schedule(optimizer, self.trainer, self.inversion.cadence)
 
     def on_fit_start(self) -> None:
-        """Give the bank its folder."""
+        """Give the bank its folder; a ``fast_dev_run`` leaves no files."""
         open_bank = getattr(getattr(self.trainer, "datamodule", None), "open_bank", None)
-        if open_bank is not None:
+        if open_bank is not None and not dev_steps(self.trainer):
             open_bank()
 
     def on_train_start(self) -> None:
-        """Check that the loader yields the steps of a round."""
+        """Check that the loader yields the steps of a round, and say what a checkpoint has changed."""
         check_loader(self.trainer, self.inversion.cadence.length)
+        warn_of_restored("student_scheduler", self._given_schedule, cast(LRScheduler, self.lr_schedulers()))
 
     def on_train_end(self) -> None:
         """Make student and method the same on all ranks, whether or not a validation or a checkpoint came last."""
@@ -204,14 +243,20 @@ class CondKD(TeacherStudent):
     # --- one unit of a round ---------------------------------------------------------------------------------------
 
     def training_step(self, batch: int, batch_idx: int) -> None:
-        """Take one unit of one phase.
+        """Take one unit of one phase; in a ``fast_dev_run`` one of each phase.
 
         Args:
             batch: not used: a loader restarts at 0 when a run resumes within a round.
             batch_idx: position in the round.
         """
-        unit = self.unit = self.inversion.cadence.unit(self.current_epoch, batch_idx)
         tick_once(self)
+        for unit in units_of_step(self.trainer, self.inversion.cadence, self.current_epoch, batch_idx):
+            self._take(unit)
+        if batch_idx == round_length(self.trainer, self.inversion.cadence) - 1:
+            self._end_round(unit)
+
+    def _take(self, unit: Unit) -> None:
+        self.unit = unit
         self._set_student_mode(unit)
         with self.stopwatch.running(unit.phase):
             match unit.phase:
@@ -219,8 +264,6 @@ class CondKD(TeacherStudent):
                     self._synthesise(unit)
                 case "distil":
                     self._distil(unit)
-        if batch_idx == self.inversion.cadence.length - 1:
-            self._end_round(unit)
 
     def _set_student_mode(self, unit: Unit) -> None:
         training = unit.phase == "distil"

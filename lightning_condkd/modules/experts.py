@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torchmetrics.classification import MulticlassAccuracy
@@ -28,6 +29,7 @@ from lightning_condkd.condensation.trajectories import (
 )
 from lightning_condkd.data.files import pack, plain_json, write_atomic
 from lightning_condkd.modules.batches import real_batch, real_images, source_facts
+from lightning_condkd.modules.run_length import dev_steps
 from lightning_condkd.randomness import Draw, seeded_generator
 
 STATE_KEY = "experts"
@@ -129,12 +131,22 @@ class ExpertTrajectories(L.LightningModule):
         self.networks.check(data.image_shape, data.num_classes)
         self._data_facts = source_facts(data.train_source)
         epochs = self.trainer.max_epochs or 0
-        if epochs < 1 or epochs % self.epochs:
+        if not dev_steps(self.trainer) and (epochs < 1 or epochs % self.epochs):
             raise ValueError(
                 f"max_epochs={self.trainer.max_epochs}: expected a multiple of {self.epochs}, the epochs of an expert; "
                 f"set --trainer.max_epochs to {self.epochs} times the number of experts"
             )
         self._check_folder()
+
+    def on_train_start(self) -> None:
+        """Say if the run ends before its last expert is done."""
+        steps, length = self.trainer.max_steps, int(self.trainer.num_training_batches)
+        if not dev_steps(self.trainer) and 0 <= steps < (self.trainer.max_epochs or 0) * length:
+            expert, epoch = self.position(steps // length)
+            rank_zero_warn(
+                f"max_steps={steps} ends the run in epoch {epoch} of expert {expert}, before max_epochs: leave it out, "
+                "or resume the run, else the later snapshots are missing"
+            )
 
     def _check_folder(self) -> None:
         for path in sorted(self.output.glob("expert_*.safetensors")):
@@ -187,7 +199,7 @@ class ExpertTrajectories(L.LightningModule):
             self._write(expert, epoch + 1)
 
     def _write(self, expert: int, epoch: int) -> None:
-        if not self.trainer.is_global_zero:
+        if not self.trainer.is_global_zero or dev_steps(self.trainer):
             return
         header = {**asdict(self.info), "expert": expert, "epoch": epoch}
         content = pack(KIND, {TENSOR: flatten(self.network.network)}, header)
