@@ -17,7 +17,7 @@ from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.augment import Augment, CropFlip
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.transfer import TransferSet
-from lightning_condkd.distillation import DistillationLoss, KLDistillation
+from lightning_condkd.distillation import DistillationLoss
 from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.inversion import Inversion
 from lightning_condkd.models import Observer
@@ -29,6 +29,7 @@ from lightning_condkd.modules.checks import (
     check_source,
     check_strategy,
 )
+from lightning_condkd.modules.defaults import default_distillation, warn_of_attention
 from lightning_condkd.modules.distil import DistillationStep
 from lightning_condkd.modules.meters import Meters, Stopwatch, bank_figures
 from lightning_condkd.modules.optimizing import (
@@ -75,8 +76,10 @@ class CondKD(TeacherStudent):
         student: the network to train; one that is no :class:`Observer` gets the teacher's normalisation.
         inversion: the method that synthesises images.
         alignment: the discriminator game towards the condensed images; ``None`` for plain inversion.
-        distillation: what the student minimises; ``None`` for :class:`KLDistillation`, at temperature 20 for methods
-            that store images and at 1 for those that render them for the step (official codes).
+        distillation: what the student minimises; ``None`` for the loss of the method's official code:
+            :class:`LogitsL1Distillation` for DFAD and PRE-DFKD, else :class:`KLDistillation`, at temperature 20 where
+            images are stored and at 1 where they are rendered for the step. ZSKT's has attention maps beside it, whose
+            names only you know: pass :class:`AttentionDistillation`.
         augment: view of the distillation images, the same for teacher and student; ``None`` for crop (pad 4) and flip
             of stored images, and for none of images rendered for the step, as in the official codes.
         student_optimizer: ``None`` for SGD, lr 0.2, momentum 0.9, weight decay 1e-4 (official code of Fast).
@@ -124,7 +127,8 @@ class CondKD(TeacherStudent):
         self.inversion = inversion
         self.alignment = alignment
         live = inversion.source == "live"
-        self.distillation = KLDistillation(1.0 if live else 20.0) if distillation is None else distillation
+        self._says_loss = distillation is None and inversion.student_loss == "attention"
+        self.distillation = default_distillation(inversion) if distillation is None else distillation
         self.augment = (CropFlip(0, 0.0) if live else CropFlip()) if augment is None else augment
         self.student_optimizer = student_optimizer
         self.student_scheduler = student_scheduler
@@ -159,6 +163,8 @@ class CondKD(TeacherStudent):
         if self.inversion.cadence.synthesis_steps:
             check_batch("inversion.batch_size", self.inversion.batch_size, self.trainer.world_size)
         self._check_phases(transfer_set)
+        if self._says_loss:
+            warn_of_attention(self.inversion, self.distillation)
 
     def _check_phases(self, transfer_set: TransferSet) -> None:
         if self.inversion.cadence.distill_steps:
