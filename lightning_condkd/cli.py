@@ -10,9 +10,10 @@ from typing import Any
 import lightning as L
 from jsonargparse import auto_cli
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lightning_condkd.callbacks import PhaseProgressBar, RunSummary, SyntheticImages
+from lightning_condkd.carried import noting_carried_over, warn_of_carried_over
 from lightning_condkd.data.convert import convert
 from lightning_condkd.modules.evaluate import evaluate
 from lightning_condkd.modules.export import export
@@ -47,6 +48,12 @@ class CondKDCLI(LightningCLI):
             parser_kwargs={"description": __doc__, "epilog": EPILOGUE},
             args=list(args) if args is not None else None,
         )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401 - LightningCLI's own
+        """Parse the command line, and say what a class keeps of the arguments of another."""
+        with noting_carried_over() as noted:
+            super().parse_arguments(parser, args)
+        warn_of_carried_over(noted, self.config)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:  # noqa: ANN401 - LightningCLI's own signature
         """Return the trainer, with our progress line unless another or none is asked for."""
