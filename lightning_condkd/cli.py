@@ -13,8 +13,8 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lightning_condkd.callbacks import PhaseProgressBar, RunSummary, SyntheticImages
-from lightning_condkd.carried import noting_carried_over, warn_of_carried_over
 from lightning_condkd.data.convert import convert
+from lightning_condkd.modules.carried import noting_carried_over, warn_of_carried_over
 from lightning_condkd.modules.evaluate import evaluate
 from lightning_condkd.modules.export import export
 from lightning_condkd.modules.select import select
