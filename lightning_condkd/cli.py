@@ -13,12 +13,13 @@ from typing import Any
 import lightning as L
 from jsonargparse import auto_cli
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_condkd.callbacks import PhaseProgressBar, RunSummary, SyntheticImages
 from lightning_condkd.data.convert import convert
+from lightning_condkd.modules.carried import noting_carried_over, warn_of_carried_over
 from lightning_condkd.modules.evaluate import evaluate
 from lightning_condkd.modules.export import export
 from lightning_condkd.modules.select import select
@@ -70,6 +71,12 @@ class CondKDCLI(LightningCLI):
         if config.get("ckpt_path") == "last":  # Lightning would look in the folder of the new run
             config.ckpt_path = str(newest_checkpoint(Path(config.trainer.default_root_dir or ".")))
             rank_zero_info(f"--ckpt_path last is {config.ckpt_path}")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401 - LightningCLI's own
+        """Parse the command line, and say what a class keeps of the arguments of another."""
+        with noting_carried_over() as noted:
+            super().parse_arguments(parser, args)
+        warn_of_carried_over(noted, self.config)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:  # noqa: ANN401 - LightningCLI's own signature
         """Return the trainer, with our progress line unless another or none is asked for."""

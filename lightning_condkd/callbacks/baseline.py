@@ -17,8 +17,8 @@ from lightning_condkd.models import Observer
 from lightning_condkd.models.finite import broken_parts
 from lightning_condkd.modules.condkd import CondKD
 from lightning_condkd.modules.divergence import LogitsWatch, LossWatch, check_logits, symptoms
+from lightning_condkd.modules.run_length import run_steps, units_of_run
 from lightning_condkd.randomness import Draw
-from lightning_condkd.types import Unit
 
 
 class CondensedOnlyBaseline(Callback):
@@ -44,14 +44,14 @@ class CondensedOnlyBaseline(Callback):
         """
         if self.accuracy is not None or not isinstance(pl_module, CondKD):
             return
-        if not trainer.max_epochs or trainer.max_epochs < 0:
+        if not run_steps(trainer, pl_module.inversion.cadence.length):
             raise ValueError("CondensedOnlyBaseline takes as many steps as the run: set trainer.max_epochs")
         trainer.fit_loop.epoch_loop.val_loop.setup_data()
         if not trainer.val_dataloaders:
             raise ValueError("CondensedOnlyBaseline measures on the validation data: give the datamodule val_data")
         rank_zero_info("condensed-only baseline: the same student steps on the condensed images alone ...")
         with pl_module.stopwatch.running("condensed_only"), trainer.precision_plugin.forward_context():
-            student = _train_on_condensed(pl_module, trainer.max_epochs)
+            student = _train_on_condensed(pl_module)
             self.accuracy = _accuracy(student, trainer, pl_module)
         rank_zero_info(f"condensed-only baseline: {100 * self.accuracy:.2f} %")
 
@@ -68,22 +68,22 @@ class CondensedOnlyBaseline(Callback):
         self.accuracy = state_dict["accuracy"]
 
 
-def _train_on_condensed(module: CondKD, rounds: int) -> Observer:
-    transfer, cadence = module.distillation_step.transfer_set, module.inversion.cadence
+def _train_on_condensed(module: CondKD) -> Observer:
+    transfer = module.distillation_step.transfer_set
     student = copy.deepcopy(module.student).train()
     alone = TransferSet(transfer.condensed, mix=1.0, batch_size=transfer.batch_size)
     forward = module.distillation_step._replace(student=student, transfer_set=alone)
     optimizer = module.make_student_optimizer(student)
     scheduler = module.make_student_scheduler(optimizer)
     watch = LossWatch()
-    for unit in (cadence.unit(round, index) for round in range(rounds) for index in range(cadence.length)):
+    for unit, ends_round in units_of_run(module.trainer, module.inversion.cadence):
         if unit.phase == "distil":
             loss = forward(unit, Draw(module.seed, unit.counter), module.device).loss
             watch.add("student", unit.counter, {"loss": loss})
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            if _ends_round(unit, cadence.length):
+            if ends_round:
                 scheduler.step()
                 _check(module.trainer, student, watch, unit.round)
     return student.eval()
@@ -97,10 +97,6 @@ def _check(trainer: L.Trainer, student: Observer, watch: LossWatch, round: int) 
             "steps of the run: lower the learning rate of student_optimizer, or leave CondensedOnlyBaseline out"
         )
     watch.clear(scaled=False)
-
-
-def _ends_round(unit: Unit, length: int) -> bool:
-    return unit.counter % length == length - 1
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import lightning as L
@@ -17,6 +18,7 @@ from lightning_condkd.condensation import FreshNetworks, Recipe, evaluate
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.datamodule_images import ImageDataModule
 from lightning_condkd.modules.condensation import Condensation
+from lightning_condkd.modules.run_length import dev_steps
 
 
 class CondensedAccuracy(Callback):
@@ -94,6 +96,7 @@ class CondensedAccuracy(Callback):
     def _evaluate(self, trainer: L.Trainer, module: Condensation) -> None:
         source, condensed, own = _data(trainer).val_source, module.condensed(), module.method.networks
         rows = torch.linspace(0, len(source) - 1, min(len(source), self.test_images or len(source))).long()
+        recipe = replace(self.recipe, epochs=1) if dev_steps(trainer) else self.recipe
         networks = FreshNetworks(self.network, own.mean, own.std) if self.network else own
         with torch.enable_grad():
             result = evaluate(
@@ -102,7 +105,7 @@ class CondensedAccuracy(Callback):
                 source.images[rows],
                 source.labels[rows],
                 networks,
-                self.recipe.with_learned_rate(condensed.info.settings.get("train_lr")),
+                recipe.with_learned_rate(condensed.info.settings.get("train_lr")),
                 runs=self.runs,
                 seed=self.seed,
                 device=module.device,

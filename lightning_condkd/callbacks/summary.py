@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning_condkd.callbacks.baseline import CondensedOnlyBaseline
 from lightning_condkd.data.files import write_atomic
 from lightning_condkd.modules.condkd import CondKD
+from lightning_condkd.modules.run_length import dev_steps
 
 
 def _run_folder(trainer: L.Trainer) -> Path:
@@ -21,7 +22,10 @@ def _run_folder(trainer: L.Trainer) -> Path:
 
 
 class RunSummary(Callback):
-    """Keep last and best accuracy; write ``metrics.csv`` after every round, ``summary.json`` and a table at the end."""
+    """Keep last and best accuracy; write ``metrics.csv`` after every round, ``summary.json`` and a table at the end.
+
+    A ``fast_dev_run`` leaves the table alone.
+    """
 
     def __init__(self) -> None:
         self.last: float | None = None
@@ -52,7 +56,7 @@ class RunSummary(Callback):
         folder = _run_folder(trainer)  # on every rank: the ranks agree on it
         values = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
         self.rows.append({"round": trainer.current_epoch, **values})
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not dev_steps(trainer):
             write_atomic(folder / "metrics.csv", _as_csv(self.rows).encode())
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -67,8 +71,10 @@ class RunSummary(Callback):
         summary, path = self.summary(trainer, pl_module), _run_folder(trainer) / "summary.json"
         if not trainer.is_global_zero:
             return
-        write_atomic(path, (json.dumps(summary, indent=2) + "\n").encode())
         print(closing_table(summary))
+        if dev_steps(trainer):
+            return
+        write_atomic(path, (json.dumps(summary, indent=2) + "\n").encode())
         print(f"summary: {path}")
 
     def summary(self, trainer: L.Trainer, module: CondKD) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from lightning_condkd.types import Cadence, LossTerms, NetworkOutput, Spec, Synt
 
 Selection = Literal["total_loss", "inversion_loss", "last"]
 Source = Literal["bank", "live"]
+StudentLoss = Literal["kl", "logits_l1", "attention"]
 
 
 class Observe(Protocol):
@@ -79,9 +80,12 @@ class Inversion(nn.Module):
         needs_embedding: whether :meth:`loss` asks the teacher for its embedding.
         balanced_labels: whether a block has equally many labels of every class, up to one.
         gradient_clip: largest norm of the gradient in a synthesis step; ``None`` for no limit.
+        student_loss: what the published method teaches its student by: ``kl`` for the divergence of predictions,
+            ``logits_l1`` for the difference of logits, ``attention`` for the divergence and attention maps.
     """
 
     source: Source = "bank"
+    student_loss: StudentLoss = "kl"
     needs_embedding: bool = False
     balanced_labels: bool = False
     gradient_clip: float | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from lightning_condkd.functional.kd import logits_l1
-from lightning_condkd.inversion.base import Observe, Source
+from lightning_condkd.inversion.base import Observe, Source, StudentLoss
 from lightning_condkd.inversion.live import LiveInversion
 from lightning_condkd.models.generators import ConvGenerator
 from lightning_condkd.randomness import Draw
@@ -34,6 +34,8 @@ class DFAD(LiveInversion):
     References:
         Fang et al.: "Data-Free Adversarial Distillation", arXiv 1912.11006.
     """
+
+    student_loss: StudentLoss = "logits_l1"
 
     def __init__(
         self,

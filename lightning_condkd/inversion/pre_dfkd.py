@@ -15,7 +15,7 @@ from torch.optim import Adam, Optimizer
 from lightning_condkd.distributed import world_size
 from lightning_condkd.functional.generative import activation_loss, balance_loss
 from lightning_condkd.functional.inversion import class_loss
-from lightning_condkd.inversion.base import Observe
+from lightning_condkd.inversion.base import Observe, StudentLoss
 from lightning_condkd.inversion.competition import Competition
 from lightning_condkd.inversion.fit import check_encoder, check_generator
 from lightning_condkd.inversion.live import LiveInversion
@@ -78,6 +78,8 @@ class PREDFKD(LiveInversion):
     """
 
     autoencoder: ReplayMemory
+
+    student_loss: StudentLoss = "logits_l1"
 
     def __init__(
         self,

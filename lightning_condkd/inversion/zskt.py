@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_condkd.functional.generative import Reduction, check_reduction, negative_divergence
-from lightning_condkd.inversion.base import Observe, Source
+from lightning_condkd.inversion.base import Observe, Source, StudentLoss
 from lightning_condkd.inversion.live import LiveInversion
 from lightning_condkd.models.normalised_generator import NormalisedGenerator
 from lightning_condkd.randomness import Draw
@@ -50,6 +50,8 @@ class ZSKT(LiveInversion):
         Micaelli and Storkey: "Zero-shot Knowledge Transfer via Adversarial Belief Matching", NeurIPS 2019, arXiv
         1905.09768.
     """
+
+    student_loss: StudentLoss = "attention"
 
     def __init__(
         self,

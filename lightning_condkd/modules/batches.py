@@ -15,6 +15,7 @@ from torch import Tensor
 from lightning_condkd.data.datamodule_images import ImageDataModule
 from lightning_condkd.data.images import ImageSource
 from lightning_condkd.modules.labels import class_labels
+from lightning_condkd.modules.run_length import dev_steps
 
 
 def real_batch(batch: Any, num_classes: int | None = None) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - of any loader
@@ -138,10 +139,14 @@ def check_class_sizes(source: ImageSource, needed: int, cure: str) -> None:
             )
 
 
-def say_written(output: Path) -> None:
-    """Say where a condensed set is, and what to do with it.
+def say_written(output: Path, trainer: L.Trainer) -> None:
+    """Say where a condensed set is, and what to do with it; a ``fast_dev_run`` writes none.
 
     Args:
         output: its file.
+        trainer: the trainer of the run.
     """
+    if dev_steps(trainer):
+        rank_zero_info(f"fast_dev_run: {output} is not written")
+        return
     rank_zero_info(f"condensed set written to {output}: judge it by 'lightning-condkd evaluate {output} --data ...'")

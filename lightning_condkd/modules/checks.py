@@ -14,6 +14,7 @@ from lightning_condkd.data.steps import StepStream
 from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.inversion import Inversion
 from lightning_condkd.models import Observer
+from lightning_condkd.modules.run_length import dev_steps
 from lightning_condkd.types import NetworkOutput, Spec
 
 
@@ -70,8 +71,9 @@ def check_loader(trainer: L.Trainer, length: int) -> None:
         ValueError: if it does not.
     """
     loader, batches = trainer.train_dataloader, trainer.num_training_batches
+    expected = min(dev_steps(trainer), length) or length
     stream = getattr(loader, "dataset", None)
-    if not isinstance(stream, StepStream) or len(stream) != length or batches != length:
+    if not isinstance(stream, StepStream) or len(stream) != length or batches != expected:
         raise ValueError(
             f"CondKD draws its own images and needs a loader of the {length} steps of a round, got {loader!r} with "
             f"{batches} batches: fit with CondensedDataModule, or pass step_loader(inversion.cadence.length), and "

@@ -14,7 +14,6 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -35,6 +34,16 @@ from lightning_condkd.modules.divergence import (
     stop_if_diverged,
 )
 from lightning_condkd.modules.held_out import check_parts
+from lightning_condkd.modules.optimizing import (
+    check_count,
+    check_covers,
+    check_makers,
+    check_trainable,
+    make_optimizer,
+    make_scheduler,
+)
+from lightning_condkd.modules.run_length import dev_steps
+from lightning_condkd.modules.schedule import RunCosine
 from lightning_condkd.modules.ticks import count_epoch
 from lightning_condkd.modules.weights_only import WeightsOnlyModule
 from lightning_condkd.randomness import Draw
@@ -49,7 +58,8 @@ class Classification(WeightsOnlyModule):
         network: the classifier with its normalisation; it is trained in place.
         augment: augmentation of the training images; ``None`` leaves them as they are.
         optimizer: ``None`` for SGD, lr 0.1, Nesterov momentum 0.9, weight decay 5e-4 (our default).
-        scheduler: stepped once an epoch; ``None`` for a cosine to 0 over the steps of the run (our default).
+        scheduler: stepped once an epoch; ``None`` for a cosine to 0 over the steps of the run (our default), which
+            ends with the run also after a resume to another length.
         label_smoothing: share of the target that is spread evenly over all classes.
         output: file to which the network's weights are written when training ends, see :meth:`export`.
         seed: seed of the augmentation; ``None`` takes the one of ``seed_everything``, else 0. A resumed run keeps its
@@ -78,6 +88,7 @@ class Classification(WeightsOnlyModule):
         seed: int | None = None,
     ) -> None:
         super().__init__()
+        check_makers(optimizer=optimizer, scheduler=scheduler)
         if output is not None:
             _check_ending(Path(output))
         self.network = network
@@ -99,6 +110,8 @@ class Classification(WeightsOnlyModule):
         if stage == "fit":
             check_finite("the network to begin with", self.network, "build it anew, or load other weights")
         classes = getattr(getattr(self.trainer, "datamodule", None), "num_classes", None)
+        if stage == "fit":
+            check_trainable("network", self.network)
         if classes is not None and classes != self.network.num_classes:
             raise ValueError(
                 f"the data has {classes} classes, the network {self.network.num_classes}: set the network's num_classes"
@@ -172,23 +185,26 @@ class Classification(WeightsOnlyModule):
         if self.optimizer is None:
             optimizer: Optimizer = SGD(parameters, lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
         else:
-            optimizer = self.optimizer(parameters)
+            optimizer = make_optimizer("optimizer", self.optimizer, self.network)
+        check_covers("optimizer", optimizer, self.network)
         if self.scheduler is None:
             return {
                 "optimizer": optimizer,
                 "lr_scheduler": {"scheduler": self._cosine(optimizer), "interval": "step"},
             }
-        scheduler = self.scheduler(optimizer)
+        scheduler = make_scheduler("scheduler", self.scheduler, optimizer)
+        epochs = self.trainer.max_epochs
+        check_count("scheduler", scheduler, epochs if epochs and epochs > 0 else None, "once an epoch")
         monitor = getattr(scheduler, "monitor", None)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": monitor}}
 
-    def _cosine(self, optimizer: Optimizer) -> CosineAnnealingLR:
+    def _cosine(self, optimizer: Optimizer) -> RunCosine:
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise ValueError(
                 "the default scheduler needs the run's length: set --trainer.max_epochs or give a scheduler"
             )
-        return CosineAnnealingLR(optimizer, T_max=int(steps))
+        return RunCosine(optimizer, max(1, int(steps)))
 
     def on_validation_start(self) -> None:
         """Make the network's statistics the same on all ranks, and see that there is something to measure."""
@@ -246,10 +262,10 @@ class Classification(WeightsOnlyModule):
         self.seed = checkpoint[STATE_KEY]["seed"]
 
     def on_train_end(self) -> None:
-        """Write the weights if an output file is set."""
+        """Write the weights if an output file is set, but not in a ``fast_dev_run``."""
         sync_buffers([self.network])
         self.stop_if_diverged()
-        if self.output is not None and self.trainer.is_global_zero:
+        if self.output is not None and self.trainer.is_global_zero and not dev_steps(self.trainer):
             self.export(self.output)
 
     def export(self, path: str | Path) -> None:

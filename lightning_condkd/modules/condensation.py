@@ -18,6 +18,7 @@ from lightning_condkd.distributed import mean_over_ranks
 from lightning_condkd.functional.surrogate import with_gradients
 from lightning_condkd.modules.batches import check_class_sizes, real_images, say_written
 from lightning_condkd.modules.evaluation_checks import check_class_order
+from lightning_condkd.modules.run_length import dev_steps
 from lightning_condkd.modules.ticks import count_epoch
 from lightning_condkd.modules.weights_only import WeightsOnlyModule
 from lightning_condkd.randomness import Draw, draw_by_class, seeded_generator
@@ -191,16 +192,19 @@ class Condensation(WeightsOnlyModule):
         return CondensedSet(self._pixels.detach().cpu().float(), self.labels, info=info)
 
     def write(self) -> None:
-        """Write the set to its file, on rank 0; if the last step broke what is learned, as it was before that step."""
+        """Write the set to its file, on rank 0; if the last step broke what is learned, as it was before that step.
+
+        A ``fast_dev_run`` writes nothing.
+        """
         if not (all(bool(tensor.isfinite().all()) for tensor in self._learned) and self.method.is_sound()):
             self._restore()
-        if self.trainer.is_global_zero:
+        if self.trainer.is_global_zero and not dev_steps(self.trainer):
             self.condensed().save(self.output)
 
     def on_train_end(self) -> None:
         """Write the set, and say where."""
         self.write()
-        say_written(self.output)
+        say_written(self.output, self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write the set, and add seed and undone steps to what the checkpoint holds.

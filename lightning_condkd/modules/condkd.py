@@ -17,7 +17,7 @@ from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.augment import Augment, CropFlip
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.transfer import TransferSet
-from lightning_condkd.distillation import DistillationLoss, KLDistillation
+from lightning_condkd.distillation import DistillationLoss
 from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.inversion import Inversion
 from lightning_condkd.models import Observer
@@ -30,11 +30,31 @@ from lightning_condkd.modules.checks import (
     check_source,
     check_strategy,
 )
+from lightning_condkd.modules.defaults import default_distillation, warn_of_attention
 from lightning_condkd.modules.distil import DistillationStep
 from lightning_condkd.modules.divergence import has_diverged
 from lightning_condkd.modules.divergence_of_condkd import IMAGES, TRANSIENT, diverged, transient
 from lightning_condkd.modules.held_out import check_before_training, check_held_out, check_loaders, remark_on_condensed
 from lightning_condkd.modules.meters import Meters, Stopwatch, bank_figures
+from lightning_condkd.modules.optimizing import (
+    check_count,
+    check_covers,
+    check_makers,
+    check_no_metric,
+    check_trainable,
+    make_optimizer,
+    make_scheduler,
+    settings_of,
+    warn_of_restored,
+)
+from lightning_condkd.modules.run_length import (
+    check_student_steps,
+    check_synthesis_steps,
+    dev_steps,
+    round_length,
+    student_rounds,
+    units_of_step,
+)
 from lightning_condkd.modules.schedule import default_student_optimizer, default_student_schedule
 from lightning_condkd.modules.synthesise import Synthesised, SynthesisStep
 from lightning_condkd.modules.teacher_student import STATE_KEY, TeacherStudent
@@ -60,13 +80,16 @@ class CondKD(TeacherStudent):
         student: the network to train; one that is no :class:`Observer` gets the teacher's normalisation.
         inversion: the method that synthesises images.
         alignment: the discriminator game towards the condensed images; ``None`` for plain inversion.
-        distillation: what the student minimises; ``None`` for :class:`KLDistillation`, at temperature 20 for methods
-            that store images and at 1 for those that render them for the step (official codes).
+        distillation: what the student minimises; ``None`` for the loss of the method's official code:
+            :class:`LogitsL1Distillation` for DFAD and PRE-DFKD, else :class:`KLDistillation`, at temperature 20 where
+            images are stored and at 1 where they are rendered for the step. ZSKT's has attention maps beside it, whose
+            names only you know: pass :class:`AttentionDistillation`.
         augment: view of the distillation images, the same for teacher and student; ``None`` for crop (pad 4) and flip
             of stored images, and for none of images rendered for the step, as in the official codes.
         student_optimizer: ``None`` for SGD, lr 0.2, momentum 0.9, weight decay 1e-4 (official code of Fast).
         student_scheduler: stepped once a round after warm-up; ``None`` for a cosine to a thousandth of the learning
-            rate over the student's rounds (official code of Fast).
+            rate over the student's rounds (official code of Fast), which ends with the run also after a resume to
+            another length.
         student_gradient_clip: largest norm of the student's gradient; ``None`` for no limit.
         transfer_set: what the student learns from; ``None`` takes the datamodule's.
         seed: seed of all draws; ``None`` takes the one of ``seed_everything``, else 0. A resumed run keeps its own.
@@ -102,12 +125,14 @@ class CondKD(TeacherStudent):
         transfer_set: TransferSet | None = None,
         seed: int | None = None,
     ) -> None:
+        check_makers(student_optimizer=student_optimizer, student_scheduler=student_scheduler)
         super().__init__(teacher, student)
         self.automatic_optimization = False
         self.inversion = inversion
         self.alignment = alignment
         live = inversion.source == "live"
-        self.distillation = KLDistillation(1.0 if live else 20.0) if distillation is None else distillation
+        self._says_loss = distillation is None and inversion.student_loss == "attention"
+        self.distillation = default_distillation(inversion) if distillation is None else distillation
         self.augment = (CropFlip(0, 0.0) if live else CropFlip()) if augment is None else augment
         self.student_optimizer = student_optimizer
         self.student_scheduler = student_scheduler
@@ -142,6 +167,15 @@ class CondKD(TeacherStudent):
         check_maps("student", self.student, self.distillation.student_maps)
         if self.inversion.cadence.synthesis_steps:
             check_batch("inversion.batch_size", self.inversion.batch_size, self.trainer.world_size)
+        self._check_phases(transfer_set)
+        if self._says_loss:
+            warn_of_attention(self.inversion, self.distillation)
+
+    def _check_phases(self, transfer_set: TransferSet) -> None:
+        if self.inversion.cadence.distill_steps:
+            check_trainable("student", self.student)
+        check_student_steps(self.trainer, self.inversion.cadence)
+        check_synthesis_steps(self.inversion, transfer_set, resumed=self.trainer.ckpt_path is not None)
 
     def configure_model(self) -> None:
         """Build what depends on the task's shapes, on the CPU; a second run must have the same ones."""
@@ -172,7 +206,17 @@ class CondKD(TeacherStudent):
         if self._aligning is not None:
             optimizers["discriminator"] = self._aligning.optimizer()
         self._turns = OptimizerTurns(optimizers)
-        return list(optimizers.values()), [self.make_student_scheduler(student)]
+        scheduler = self.make_student_scheduler(student)
+        self._check_student_optimizing(student, scheduler)
+        return list(optimizers.values()), [scheduler]
+
+    def _check_student_optimizing(self, optimizer: Optimizer, scheduler: LRScheduler) -> None:
+        check_covers("student_optimizer", optimizer, self.student)
+        check_no_metric("student_scheduler", scheduler)
+        self._given_schedule = settings_of(scheduler)
+        if not dev_steps(self.trainer):
+            rounds = student_rounds(self.trainer, self.inversion.cadence)
+            check_count("student_scheduler", scheduler, rounds, "once a round after warm-up")
 
     def make_student_optimizer(self, student: nn.Module) -> Optimizer:
         """Return a fresh optimizer of the student's kind.
@@ -181,7 +225,7 @@ class CondKD(TeacherStudent):
             student: the network to train.
         """
         if self.student_optimizer is not None:
-            return self.student_optimizer(student.parameters())
+            return make_optimizer("student_optimizer", self.student_optimizer, student)
         return default_student_optimizer(student)
 
     def make_student_scheduler(self, optimizer: Optimizer) -> LRScheduler:
@@ -191,7 +235,7 @@ class CondKD(TeacherStudent):
             optimizer: of :meth:`make_student_optimizer`.
         """
         if self.student_scheduler is not None:
-            return self.student_scheduler(optimizer)
+            return make_scheduler("student_scheduler", self.student_scheduler, optimizer)
         return default_student_schedule(optimizer, self.trainer, self.inversion.cadence)
 
     @property
@@ -218,19 +262,20 @@ class CondKD(TeacherStudent):
         check_loaders(self.trainer, self.trainer.test_dataloaders, self._condensed)
 
     def on_fit_start(self) -> None:
-        """Check networks and data in the precision of the run, and give the bank its folder."""
+        """Check networks and data in the precision of the run; give the bank its folder, but in no ``fast_dev_run``."""
         for name in ("teacher", "student"):
             cure = f"--trainer.precision {self.trainer.precision} cannot hold it, take 32-true"
             check_finite(f"the {name}", getattr(self, name), cure)
         check_before_training(self.trainer, self._transfer.condensed, self.real_batch)
         remark_on_condensed(self.teacher, self._transfer.condensed)
         open_bank = getattr(getattr(self.trainer, "datamodule", None), "open_bank", None)
-        if open_bank is not None:
+        if open_bank is not None and not dev_steps(self.trainer):
             open_bank()
 
     def on_train_start(self) -> None:
-        """Check that the loader yields the steps of a round."""
+        """Check that the loader yields the steps of a round, and say what a checkpoint has changed."""
         check_loader(self.trainer, self.inversion.cadence.length)
+        warn_of_restored("student_scheduler", self._given_schedule, cast(LRScheduler, self.lr_schedulers()))
 
     def on_train_end(self) -> None:
         """Make student and method the same on all ranks, whether or not a validation or a checkpoint came last."""
@@ -253,15 +298,21 @@ class CondKD(TeacherStudent):
     # --- one unit of a round ---------------------------------------------------------------------------------------
 
     def training_step(self, batch: int, batch_idx: int) -> None:
-        """Take one unit of one phase.
+        """Take one unit of one phase; in a ``fast_dev_run`` one of each phase.
 
         Args:
             batch: not used: a loader restarts at 0 when a run resumes within a round.
             batch_idx: position in the round.
         """
-        unit = self.unit = self.inversion.cadence.unit(self.current_epoch, batch_idx)
         tick_once(self)
         count_epoch(self.trainer)
+        for unit in units_of_step(self.trainer, self.inversion.cadence, self.current_epoch, batch_idx):
+            self._take(unit)
+        if batch_idx == round_length(self.trainer, self.inversion.cadence) - 1:
+            self._end_round(unit)
+
+    def _take(self, unit: Unit) -> None:
+        self.unit = unit
         self._set_student_mode(unit)
         with self.stopwatch.running(unit.phase):
             match unit.phase:
@@ -269,8 +320,6 @@ class CondKD(TeacherStudent):
                     self._synthesise(unit)
                 case "distil":
                     self._distil(unit)
-        if batch_idx == self.inversion.cadence.length - 1:
-            self._end_round(unit)
 
     def _set_student_mode(self, unit: Unit) -> None:
         training = unit.phase == "distil"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torchmetrics.classification import MulticlassAccuracy
@@ -29,6 +30,7 @@ from lightning_condkd.data.files import pack, plain_json, write_atomic
 from lightning_condkd.models.finite import check_finite
 from lightning_condkd.modules.batches import real_batch, real_images, source_facts
 from lightning_condkd.modules.divergence import LogitsWatch, LossWatch, check_checkpoint, check_logits, stop_if_diverged
+from lightning_condkd.modules.run_length import dev_steps
 from lightning_condkd.modules.ticks import count_epoch
 from lightning_condkd.modules.weights_only import WeightsOnlyModule
 from lightning_condkd.randomness import Draw, seeded_generator
@@ -134,12 +136,22 @@ class ExpertTrajectories(WeightsOnlyModule):
         self.networks.check(data.image_shape, data.num_classes)
         self._data_facts = source_facts(data.train_source)
         epochs = self.trainer.max_epochs or 0
-        if epochs < 1 or epochs % self.epochs:
+        if not dev_steps(self.trainer) and (epochs < 1 or epochs % self.epochs):
             raise ValueError(
                 f"max_epochs={self.trainer.max_epochs}: expected a multiple of {self.epochs}, the epochs of an expert; "
                 f"set --trainer.max_epochs to {self.epochs} times the number of experts"
             )
         self._check_folder()
+
+    def on_train_start(self) -> None:
+        """Say if the run ends before its last expert is done."""
+        steps, length = self.trainer.max_steps, int(self.trainer.num_training_batches)
+        if not dev_steps(self.trainer) and 0 <= steps < (self.trainer.max_epochs or 0) * length:
+            expert, epoch = self.position(steps // length)
+            rank_zero_warn(
+                f"max_steps={steps} ends the run in epoch {epoch} of expert {expert}, before max_epochs: leave it out, "
+                "or resume the run, else the later snapshots are missing"
+            )
 
     def _check_folder(self) -> None:
         for path in sorted(self.output.glob("expert_*.safetensors")):
@@ -218,7 +230,7 @@ class ExpertTrajectories(WeightsOnlyModule):
         self.stop_if_diverged()
 
     def _write(self, expert: int, epoch: int) -> None:
-        if not self.trainer.is_global_zero:
+        if not self.trainer.is_global_zero or dev_steps(self.trainer):
             return
         header = {**asdict(self.info), "expert": expert, "epoch": epoch}
         content = pack(KIND, {TENSOR: flatten(self.network.network)}, header)

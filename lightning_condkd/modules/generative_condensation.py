@@ -20,6 +20,7 @@ from lightning_condkd.data.images import ImageSource
 from lightning_condkd.distributed import mean_over_ranks, sync_buffers
 from lightning_condkd.modules.batches import check_class_sizes, real_batch, real_images, say_written
 from lightning_condkd.modules.checks import check_batch, check_strategy
+from lightning_condkd.modules.run_length import dev_steps, run_steps
 from lightning_condkd.modules.ticks import count_epoch, tick_once
 from lightning_condkd.modules.turns import OptimizerTurns
 from lightning_condkd.modules.weights_only import WeightsOnlyModule
@@ -113,10 +114,17 @@ class GenerativeCondensation(WeightsOnlyModule):
             check_batch(f"{name}.batch_size", size, self.trainer.world_size)
         self._source = real_images(self).train_source
         check_class_sizes(self._source, 1, cure="add one")
-        epochs = self.trainer.max_epochs or 0
-        if self.matching.weight and 0 < epochs <= self.gan_epochs:
-            cure = "lower gan_epochs, raise max_epochs, or set matching.weight to 0"
-            rank_zero_warn(f"max_epochs={epochs} ends in the first of two stages, which has {self.gan_epochs}: {cure}")
+        self._check_stages()
+
+    def _check_stages(self) -> None:
+        steps, first = run_steps(self.trainer, self.steps_per_epoch), self.gan_epochs * self.steps_per_epoch
+        if not self.matching.weight or dev_steps(self.trainer) or steps is None or steps > first:
+            return
+        ends = f"max_epochs={self.trainer.max_epochs}"
+        if self.trainer.max_steps == steps:
+            ends = f"max_steps={steps} (epochs of {self.steps_per_epoch})"
+        cure = "lower gan_epochs, raise max_epochs or max_steps, or set matching.weight to 0"
+        rank_zero_warn(f"{ends} ends in the first of two stages, which has gan_epochs={self.gan_epochs}: {cure}")
 
     def configure_model(self) -> None:
         """Make the networks for the data, on the CPU; a second run must have data of the same shapes."""
@@ -164,6 +172,8 @@ class GenerativeCondensation(WeightsOnlyModule):
 
     @property
     def _is_matching(self) -> bool:
+        if dev := dev_steps(self.trainer):
+            return 2 * self.iterations >= dev - 1  # both stages; the second has the terms of the first, too
         return self.current_epoch >= self.gan_epochs
 
     def _set_stage(self, step: int) -> None:
@@ -256,17 +266,20 @@ class GenerativeCondensation(WeightsOnlyModule):
         }
 
     def write(self) -> None:
-        """Write a set to its file, on rank 0; if the last step broke the generator, as it was before that step."""
+        """Write a set to its file, on rank 0; if the last step broke the generator, as it was before that step.
+
+        A ``fast_dev_run`` writes nothing.
+        """
         sync_buffers([self.gan.generator])
         if not all(bool(value.isfinite().all()) for value in self.gan.generator.state_dict().values()):
             self._restore()
-        if self.trainer.is_global_zero:
+        if self.trainer.is_global_zero and not dev_steps(self.trainer):
             self.export(self.ipc, self.seed).save(self.output)
 
     def on_train_end(self) -> None:
         """Write a set, and say where."""
         self.write()
-        say_written(self.output)
+        say_written(self.output, self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write a set, and add seed, shapes and progress to what the checkpoint holds.

@@ -1,13 +1,66 @@
-"""How the student is optimised unless the user says otherwise."""
+"""How a network is optimised unless the user says otherwise."""
 
 from __future__ import annotations
 
-import lightning as L
-from torch import nn
-from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR
+import math
+from typing import Any
 
+import lightning as L
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lightning_condkd.modules.run_length import student_rounds
 from lightning_condkd.types import Cadence
+
+
+class RunCosine(LRScheduler):
+    r"""Half a cosine from an optimizer's learning rates to a share of them, over a run as it is configured now.
+
+    The length of the run is no part of its state, so a run that is resumed to another length goes on along the cosine
+    of that length.
+
+    Args:
+        optimizer: the optimizer.
+        length: steps of the schedule in the whole run.
+        floor: share of the rate that is left at the end, and after it.
+
+    Example:
+        >>> import torch
+        >>> optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=0.2)
+        >>> schedule = RunCosine(optimizer, length=4)
+        >>> schedule.load_state_dict({"last_epoch": 2})
+        >>> round(optimizer.param_groups[0]["lr"], 6)
+        0.1
+    """
+
+    def __init__(self, optimizer: Optimizer, length: int, floor: float = 0.0) -> None:
+        self.length, self.floor = length, floor
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float | Tensor]:
+        """Return the learning rates of the step that the schedule stands at."""
+        share = (1 + math.cos(math.pi * min(1.0, self.last_epoch / self.length))) / 2
+        return [base * (self.floor + (1 - self.floor) * share) for base in self.base_lrs]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state, without what is configured anew in every run."""
+        return {name: value for name, value in super().state_dict().items() if name not in ("length", "floor")}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over how far the schedule is, from that of any scheduler, and set the rates that belong there.
+
+        Args:
+            state_dict: what ``state_dict`` returned.
+        """
+        names = ("base_lrs", "last_epoch", "_step_count")
+        super().load_state_dict({name: state_dict[name] for name in names if name in state_dict})
+        self._last_lr = self.get_lr()
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
 
 
 def default_student_optimizer(student: nn.Module) -> Optimizer:
@@ -19,7 +72,7 @@ def default_student_optimizer(student: nn.Module) -> Optimizer:
     return SGD(student.parameters(), lr=0.2, momentum=0.9, weight_decay=1e-4)
 
 
-def default_student_schedule(optimizer: Optimizer, trainer: L.Trainer, cadence: Cadence) -> CosineAnnealingLR:
+def default_student_schedule(optimizer: Optimizer, trainer: L.Trainer, cadence: Cadence) -> RunCosine:
     """Return a cosine to a thousandth of the learning rate over the student's rounds, as in the official code of Fast.
 
     Args:
@@ -30,9 +83,7 @@ def default_student_schedule(optimizer: Optimizer, trainer: L.Trainer, cadence: 
     Raises:
         ValueError: if the run has no end.
     """
-    epochs, steps = trainer.max_epochs or 0, trainer.max_steps
-    if epochs <= 0 and steps <= 0:
+    rounds = student_rounds(trainer, cadence)
+    if rounds is None:
         raise ValueError("the default schedule ends with the run: set max_epochs or max_steps, or student_scheduler")
-    rounds = epochs if epochs > 0 else -(-steps // cadence.length)
-    eta_min = 1e-3 * optimizer.param_groups[0]["lr"]
-    return CosineAnnealingLR(optimizer, T_max=max(1, rounds - cadence.warmup_rounds), eta_min=eta_min)
+    return RunCosine(optimizer, max(1, rounds), floor=1e-3)

@@ -147,9 +147,9 @@ def test_a_step_is_a_unit(alignment: FeatureAlignment | None) -> None:
 
 
 def test_max_steps_stops_exactly() -> None:
-    run = toy.fit(toy.condkd(alignment=FeatureAlignment()), max_epochs=-1, max_steps=11)
-    assert run.trainer.global_step == 11
-    assert len(run.bank) == 12  # the second block was cut short
+    run = toy.fit(toy.condkd(alignment=FeatureAlignment()), max_epochs=-1, max_steps=19)
+    assert run.trainer.global_step == 19
+    assert len(run.bank) == 24  # the third block was cut short
 
 
 def test_checkpoints_by_steps_are_exact(tmp_path: Path) -> None:
@@ -164,16 +164,27 @@ def test_checkpoints_by_steps_are_exact(tmp_path: Path) -> None:
     assert {path.stem for path in tmp_path.glob("*.ckpt")} == {f"step={step}" for step in (3, 6, 9, 12, 15)}
 
 
+class StopError(Exception):
+    """What stands in for a mishap."""
+
+
+class Stop(L.Callback):
+    """Breaks off after a unit and its checkpoint."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
+        if trainer.global_step == self.step:
+            raise StopError
+
+
 def _cut_and_resumed(model: Callable[[], CondKD], precision: str, step: int, folder: Path) -> toy.Run:
     """Stop after a unit, and go on with new objects from the checkpoint."""
-    toy.fit(
-        model(),
-        max_steps=step,
-        callbacks=[ModelCheckpoint(folder, filename="cut", every_n_train_steps=step)],
-        enable_checkpointing=True,
-        default_root_dir=folder,
-        precision=precision,
-    )
+    keep = ModelCheckpoint(folder, filename="cut", every_n_train_steps=step)
+    saved = {"callbacks": [keep, Stop(step)], "enable_checkpointing": True, "default_root_dir": folder}
+    with pytest.raises(StopError):
+        toy.fit(model(), precision=precision, **saved)
     data = CondensedDataModule(toy.condensed_set(), batch_size=8)
     resumed, trainer = model(), toy.silent_trainer(max_epochs=3, precision=precision, default_root_dir=folder)
     trainer.fit(resumed, data, ckpt_path=folder / "cut.ckpt")
@@ -239,9 +250,9 @@ def test_a_run_without_end_needs_a_schedule_of_its_own() -> None:
 
 def test_a_second_fit_takes_its_own_transfer_set() -> None:
     model = toy.condkd()
-    first, second = toy.fit(model), toy.fit(model, condensed=toy.condensed_set("others"), max_epochs=1)
+    first, second = toy.fit(model), toy.fit(model, condensed=toy.condensed_set("others"), max_epochs=2)
     assert len(first.bank) == 36
-    assert len(second.bank) == 12
+    assert len(second.bank) == 24
     assert model.transfer_set is not None
     assert torch.equal(model.transfer_set.condensed.images, toy.condensed_set("others").images)
 
@@ -256,4 +267,4 @@ def test_a_loaded_module_is_held_to_its_task(saved: Saved) -> None:
     )
     with pytest.raises(ValueError, match=r"the module was built for Spec.*make a new module"):
         toy.fit(loaded, condensed=toy.condensed_set(shape=(1, 16, 16)))
-    assert toy.fit(loaded, max_epochs=1).trainer.global_step == toy.CADENCE.length
+    assert toy.fit(loaded, max_epochs=2).trainer.global_step == 2 * toy.CADENCE.length

@@ -32,7 +32,7 @@ def _refused(
 ) -> None:
     """Assert that ``fit`` raises and that nothing was trained until then."""
     before = copy.deepcopy(model.student.state_dict())
-    trainer = trainer or toy.silent_trainer(max_epochs=1)
+    trainer = trainer or toy.silent_trainer(max_epochs=2)
     with pytest.raises(ValueError, match=match):
         trainer.fit(model, datamodule=data, **fit)
     assert trainer.global_step == 0
@@ -214,7 +214,7 @@ def test_a_step_loader_serves_without_the_datamodule() -> None:
 
 @pytest.mark.parametrize("limit", [3, 0.5])
 def test_a_round_is_whole(limit: float) -> None:
-    trainer = toy.silent_trainer(max_epochs=1, limit_train_batches=limit)
+    trainer = toy.silent_trainer(max_epochs=2, limit_train_batches=limit)
     _refused("leave limit_train_batches and overfit_batches unset", toy.condkd(), _data(), trainer)
 
 

@@ -14,10 +14,10 @@ from lightning_condkd.augment import DifferentiableAugment
 from lightning_condkd.distillation import DistillationLoss, KLDistillation
 from lightning_condkd.models import DigitsNet
 from lightning_condkd.modules import CondKD
-from lightning_condkd.types import NetworkOutput
+from lightning_condkd.types import Cadence, NetworkOutput
 from tests.inversion import toy
 
-ONLY_ALIGNMENT = {"class_weight": 0.0, "bn_weight": 0.0, "adversarial_weight": 0.0}
+ONLY_ALIGNMENT = {"class_weight": 0.0, "bn_weight": 0.0, "adversarial_weight": 0.0, "cadence": Cadence(4, 0)}
 
 
 class Watch(L.Callback):
@@ -111,7 +111,7 @@ def test_the_teacher_is_as_it_was(watched: tuple[Watch, toy.Run, str]) -> None:
 
 @pytest.mark.parametrize("augment", [None, DifferentiableAugment(("translation", "cutout"))], ids=["main", "extra"])
 def test_alignment_alone_reaches_generator_and_latents(augment: DifferentiableAugment | None) -> None:
-    """With no other term, in the warm-up round, so that the student has no gradient of its own."""
+    """With no other term, in a round of synthesis alone, so that the student has no gradient of its own."""
     watch, model = Watch(), toy.condkd(toy.fast(**ONLY_ALIGNMENT), FeatureAlignment(augment=augment))
     toy.fit(model, max_epochs=1, callbacks=[watch])
     gradients = watch.gradients[0][2]
@@ -142,7 +142,10 @@ def test_an_extra_view_leaves_the_view_of_the_inversion_alone() -> None:
     """The first step's own terms are those of the run without it."""
     first_step: dict[str, float] = {"max_steps": 1}
     augment = DifferentiableAugment(("cutout",))
-    runs = [toy.condkd(alignment=a) for a in (FeatureAlignment(augment=augment), None)]
+    runs = [
+        toy.condkd(toy.fast(cadence=Cadence(4, 0, warmup_rounds=1)), a)
+        for a in (FeatureAlignment(augment=augment), None)
+    ]
     for model in runs:
         toy.fit(model, **first_step)
     terms = [{n: float(v) for n, v in model.meters.pop().items()} for model in runs]

@@ -43,11 +43,13 @@ def fit(
     data: Any = None,
     max_epochs: int = 4,
     limit: float = 1.0,
+    max_steps: int = -1,
     **more: Any,
 ) -> L.Trainer:
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=max_epochs,
+        max_steps=max_steps,
         limit_train_batches=limit,
         callbacks=list(callbacks),
         logger=False,
@@ -156,6 +158,14 @@ def test_experts_of_other_images_need_a_folder_of_their_own(tmp_path: Path) -> N
 def test_a_limited_epoch_has_its_snapshot_too(tmp_path: Path) -> None:
     fit(experts(tmp_path), max_epochs=2, limit=2)
     assert ExpertFolder(tmp_path / "experts").experts == [0]
+
+
+def test_a_run_that_ends_before_its_last_expert_says_so(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    steps = fit(experts(tmp_path / "whole"), max_epochs=4).global_step
+    fit(experts(tmp_path / "same"), max_epochs=4, max_steps=steps)
+    assert not [warning for warning in recwarn if "max_steps" in str(warning.message)]
+    with pytest.warns(UserWarning, match=r"ends the run in epoch 1 of expert 1, before max_epochs"):
+        fit(experts(tmp_path / "short"), max_epochs=4, max_steps=steps - 1)
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

@@ -60,11 +60,17 @@ def module(folder: Path, channels: int = 3, classes: int = 3, **arguments: Any) 
 
 
 def fit(
-    model: GenerativeCondensation, *callbacks: L.Callback, epochs: int = 3, data: Any = None, **more: Any
+    model: GenerativeCondensation,
+    *callbacks: L.Callback,
+    epochs: int = 3,
+    data: Any = None,
+    max_steps: int = -1,
+    **more: Any,
 ) -> L.Trainer:
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=epochs,
+        max_steps=max_steps,
         callbacks=list(callbacks),
         logger=False,
         enable_checkpointing=False,
@@ -123,8 +129,10 @@ def test_a_run_without_its_second_stage_says_so(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="max_epochs=2 ends in the first of two stages"):
         fit(model, epochs=2)
     assert CondensedSet.load(model.output).info.method == "conditional GAN"
+    with pytest.warns(UserWarning, match=r"max_steps=3 \(epochs of 3\) ends in the first of two stages"):
+        fit(module(tmp_path), epochs=2, max_steps=3)
     model = module(tmp_path)
-    fit(model, epochs=2)
+    fit(model, epochs=2, max_steps=4)
     assert CondensedSet.load(model.output).info.method.startswith("generative self-distillation")
 
 

@@ -1,0 +1,185 @@
+"""Optimizers and schedules that a user gives, checked before training."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
+
+LENGTHS = ("total_steps", "T_max", "total_iters")
+
+
+def check_makers(**makers: object) -> None:
+    """Check that optimizers and schedulers are given as what makes them.
+
+    Args:
+        makers: name of the argument to its value; ``None`` is none given.
+
+    Raises:
+        TypeError: if one is made already, or is something else.
+    """
+    for name, maker in makers.items():
+        if maker is not None and not callable(maker):
+            takes, makes = ("optimizer", "scheduler") if "scheduler" in name else ("parameters", "optimizer")
+            raise TypeError(
+                f"{name}: expected what makes the {makes} from the {takes} when Trainer.fit begins, got "
+                f"{_described(maker)}: pass a function of the {takes}, such as lambda {takes}: Kind({takes}, ...)"
+            )
+
+
+def make_optimizer(name: str, maker: OptimizerCallable, network: nn.Module) -> Optimizer:
+    """Return the optimizer of a network.
+
+    Args:
+        name: the argument that makes it.
+        maker: the argument.
+        network: the network to train.
+
+    Raises:
+        TypeError: if something else is made.
+    """
+    optimizer: object = maker(network.parameters())
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"{name}: expected it to return an optimizer, got {_described(optimizer)}")
+    return optimizer
+
+
+def make_scheduler(name: str, maker: LRSchedulerCallable, optimizer: Optimizer) -> LRScheduler:
+    """Return the schedule of an optimizer.
+
+    Args:
+        name: the argument that makes it.
+        maker: the argument.
+        optimizer: the optimizer.
+
+    Raises:
+        TypeError: if something else is made.
+    """
+    scheduler: object = maker(optimizer)
+    if not isinstance(scheduler, LRScheduler):
+        raise TypeError(f"{name}: expected it to return a scheduler of torch.optim, got {_described(scheduler)}")
+    return scheduler
+
+
+def check_trainable(name: str, network: nn.Module) -> None:
+    """Check that there is something to train.
+
+    Args:
+        name: what the network is called.
+        network: the network.
+
+    Raises:
+        ValueError: if no parameter requires a gradient.
+    """
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise ValueError(
+            f"the {name} has no parameter that requires a gradient, so it cannot be trained: call "
+            f"{name}.requires_grad_(True), or pass another {name}"
+        )
+
+
+def check_covers(name: str, optimizer: Optimizer, network: nn.Module) -> None:
+    """Check that an optimizer trains a network, and say which parameters it leaves out.
+
+    Args:
+        name: the argument that made the optimizer.
+        optimizer: the optimizer.
+        network: the network.
+
+    Raises:
+        ValueError: if it has none of the network's parameters that require a gradient.
+    """
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    trainable = {n: parameter for n, parameter in network.named_parameters() if parameter.requires_grad}
+    left = [n for n, parameter in trainable.items() if id(parameter) not in held]
+    if trainable and len(left) == len(trainable):
+        raise ValueError(
+            f"{name}: the optimizer holds none of the parameters to train, among them {left[0]!r}: make it from those "
+            "that it is called with"
+        )
+    if left:
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        rank_zero_warn(
+            f"{name}: the optimizer leaves out {', '.join(left[:3])}{more}, {len(left)} of {len(trainable)} parameters "
+            "that require a gradient, so they stay as they are: add them, or set their requires_grad to False if that "
+            "is meant"
+        )
+
+
+def check_no_metric(name: str, scheduler: LRScheduler) -> None:
+    """Check that a schedule counts rounds and waits for no metric.
+
+    Args:
+        name: the argument that made it.
+        scheduler: the schedule.
+
+    Raises:
+        ValueError: if it does.
+    """
+    if isinstance(scheduler, ReduceLROnPlateau):
+        raise ValueError(
+            f"{name}: ReduceLROnPlateau waits for a metric, but the schedule is stepped at the end of a round, before "
+            "validation: choose one that counts rounds, such as CosineAnnealingLR or MultiStepLR, or leave it out"
+        )
+
+
+def check_count(name: str, scheduler: LRScheduler, times: int | None, when: str) -> None:
+    """Check that a schedule lasts as long as a run, and say if it seems to count something else.
+
+    Args:
+        name: the argument that made it.
+        scheduler: the schedule.
+        times: how often it is stepped in the run; ``None`` without end.
+        when: when it is stepped.
+
+    Raises:
+        ValueError: if it would break off before the run ends.
+    """
+    for setting in LENGTHS:
+        length = getattr(scheduler, setting, None)
+        if times is None or not isinstance(length, int):
+            continue
+        kind = f"{name}: {type(scheduler).__name__} of {setting}={length}"
+        cure = f"it is stepped {when}, {times} times in this run, so {setting}={times} ends with it"
+        if isinstance(scheduler, OneCycleLR) and length < times:
+            raise ValueError(f"{kind} breaks off before the run ends: {cure}")
+        if length > times:
+            rank_zero_warn(f"{kind} is not at its end when the run is: {cure}")
+        elif setting == "T_max" and length < times:
+            rank_zero_warn(f"{kind} climbs again before the run ends: {cure}")
+
+
+def settings_of(scheduler: LRScheduler) -> dict[str, Any]:
+    """Return what a schedule was made with, as far as it keeps it.
+
+    Args:
+        scheduler: the schedule.
+    """
+    names = [name for name in inspect.signature(type(scheduler)).parameters if name not in ("optimizer", "last_epoch")]
+    return {name: vars(scheduler)[name] for name in names if isinstance(vars(scheduler).get(name), (int, float, str))}
+
+
+def warn_of_restored(name: str, given: dict[str, Any], scheduler: LRScheduler) -> None:
+    """Say which settings of a schedule a checkpoint has put in the place of the given ones.
+
+    Args:
+        name: the argument that made it.
+        given: :func:`settings_of` before the checkpoint was loaded.
+        scheduler: the schedule.
+    """
+    now = settings_of(scheduler)
+    for setting, value in given.items():
+        if now.get(setting) != value:
+            rank_zero_warn(
+                f"{name}: {setting}={now.get(setting)!r} of the run that is resumed takes the place of {value!r}, as "
+                f"{type(scheduler).__name__} keeps it in its state; the default schedule always ends with the run"
+            )
+
+
+def _described(thing: object) -> str:
+    return f"an instance of {type(thing).__name__}"

@@ -1,0 +1,136 @@
+"""How long a run is as it is configured now, and whether all that it asks for can happen in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import lightning as L
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lightning_condkd.data.transfer import TransferSet
+from lightning_condkd.inversion import Inversion, NoInversion
+from lightning_condkd.types import Cadence, Unit
+
+CADENCE = "inversion.cadence"
+
+
+def dev_steps(trainer: L.Trainer) -> int:
+    """Return the ``n`` of ``fast_dev_run=n``, 0 in any other run.
+
+    Args:
+        trainer: the trainer.
+    """
+    return int(getattr(trainer, "fast_dev_run", 0))
+
+
+def round_length(trainer: L.Trainer, cadence: Cadence) -> int:
+    """Return how many training steps a round has.
+
+    Args:
+        trainer: with ``fast_dev_run=n`` there are n.
+        cadence: how a round is divided.
+    """
+    return min(dev_steps(trainer), cadence.length) or cadence.length
+
+
+def units_of_step(trainer: L.Trainer, cadence: Cadence, epoch: int, batch_idx: int) -> list[Unit]:
+    """Return the units of a training step: one, or in a ``fast_dev_run`` one of each phase, as after the warm-up.
+
+    Args:
+        trainer: the trainer.
+        cadence: how a round is divided.
+        epoch: the trainer's current epoch.
+        batch_idx: position of the batch in the epoch.
+    """
+    if not dev_steps(trainer):
+        return [cadence.unit(epoch, batch_idx)]
+    phases = min(1, cadence.synthesis_steps), min(1, cadence.distill_steps)
+    short, first = Cadence(*phases, repeats=round_length(trainer, cadence)), sum(phases) * batch_idx
+    units = (short.unit(0, position) for position in range(first, first + sum(phases)))
+    return [unit._replace(round=cadence.warmup_rounds) for unit in units]
+
+
+def run_steps(trainer: L.Trainer, length: int) -> int | None:
+    """Return the training steps of a whole run; ``None`` if it has no end.
+
+    Args:
+        trainer: says when the run ends.
+        length: steps of an epoch.
+    """
+    rounds, steps = trainer.max_epochs, trainer.max_steps
+    ends = [rounds * length] if rounds is not None and rounds >= 0 else []
+    return min([*ends, steps] if steps >= 0 else ends, default=None)
+
+
+def units_of_run(trainer: L.Trainer, cadence: Cadence) -> Iterator[tuple[Unit, bool]]:
+    """Yield the units of a run that has an end, each with whether it belongs to the last step of its round.
+
+    Args:
+        trainer: says when the run ends.
+        cadence: how a round is divided.
+    """
+    length = round_length(trainer, cadence)
+    for step in range(run_steps(trainer, length) or 0):
+        for unit in units_of_step(trainer, cadence, *divmod(step, length)):
+            yield unit, step % length == length - 1
+
+
+def student_rounds(trainer: L.Trainer, cadence: Cadence) -> int | None:
+    """Return in how many rounds of a whole run the student takes a step; ``None`` if the run has no end.
+
+    Args:
+        trainer: says when the run ends.
+        cadence: how a round is divided.
+    """
+    if dev_steps(trainer):
+        return 1
+    steps = run_steps(trainer, cadence.length)
+    if steps is None:
+        return None
+    return max(0, -(-(steps - cadence.synthesis_steps) // cadence.length) - cadence.warmup_rounds)
+
+
+def check_student_steps(trainer: L.Trainer, cadence: Cadence) -> None:
+    """Check that the student is trained before the run ends; without student steps, say that it is not.
+
+    Args:
+        trainer: says when the run ends.
+        cadence: how a round is divided.
+
+    Raises:
+        ValueError: if the run ends before the student's first step.
+    """
+    if not cadence.distill_steps:
+        rank_zero_warn(f"{CADENCE}.distill_steps is 0: this run only synthesises, the student stays as it is")
+    elif student_rounds(trainer, cadence) == 0:
+        warmup, before = cadence.warmup_rounds, cadence.synthesis_steps
+        raise ValueError(
+            f"the student would never be trained: the run ends after {run_steps(trainer, cadence.length)} steps "
+            f"(max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}), and {warmup} warm-up rounds of "
+            f"{cadence.length} steps and {before} steps of synthesis come before its first one; lower "
+            f"{CADENCE}.warmup_rounds (now {warmup}), or raise max_epochs to {warmup + 1} or more and max_steps, where "
+            f"it is set, above {warmup * cadence.length + before}"
+        )
+
+
+def check_synthesis_steps(inversion: Inversion, transfer_set: TransferSet, resumed: bool) -> None:
+    """Check that there are images for the student if the method is given no step to make them in.
+
+    Args:
+        inversion: the method.
+        transfer_set: says how batches are mixed, and holds the bank.
+        resumed: whether generator or bank come from a checkpoint.
+
+    Raises:
+        ValueError: if all images would come from an empty bank.
+    """
+    if inversion.cadence.synthesis_steps or resumed or len(transfer_set.bank):
+        return
+    name = type(inversion).__name__
+    if inversion.source == "live":
+        rank_zero_warn(f"{CADENCE}.synthesis_steps is 0: the generator of {name} stays as it was given or first made")
+    elif transfer_set.mix == 0:
+        cure = "" if isinstance(inversion, NoInversion) else f"set {CADENCE}.synthesis_steps above 0, or "
+        raise ValueError(f"mix=0 draws from the bank alone, which {name} leaves empty here: {cure}raise data.mix")
+    elif not isinstance(inversion, NoInversion):
+        rank_zero_warn(f"{CADENCE}.synthesis_steps is 0: {name} makes no image, the student sees condensed ones alone")
