@@ -14,7 +14,6 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
-from lightning_condkd.callbacks import CondensedOnlyBaseline
 from lightning_condkd.cli import main
 from lightning_condkd.data import CondensedDataModule, CondensedInfo, CondensedSet, step_loader
 from lightning_condkd.data.datamodule_images import DigitsDataModule, ImageDataModule
@@ -177,7 +176,7 @@ def test_batches_that_are_no_images_with_classes_are_refused_before_training(
     images: Tensor, labels: Tensor, match: str, sanity: int
 ) -> None:
     data = CondensedDataModule(toy.condensed_set(), batch_size=8, val_dataloaders=loader(images, labels))
-    trainer = toy.silent_trainer(max_epochs=1, num_sanity_val_steps=sanity, callbacks=[CondensedOnlyBaseline()])
+    trainer = toy.silent_trainer(max_epochs=1, num_sanity_val_steps=sanity)
     with pytest.raises(ValueError, match=match):
         trainer.fit(toy.condkd(), data)
     assert trainer.global_step == 0
