@@ -249,7 +249,7 @@ def refuse_other_runs(directory: Path, run_id: str) -> None:
     Raises:
         ValueError: it does.
     """
-    if others := _runs_in(directory) - {run_id}:
+    if others := runs_in(directory) - {run_id}:
         raise ValueError(
             f"{directory} holds the memory bank of another run ({', '.join(sorted(others))}; this is {run_id}): "
             "choose another folder, remove this one, or resume that run from its checkpoint"
@@ -278,7 +278,7 @@ def locate_chunk(record: Mapping[str, Any], folders: Sequence[Path], run_id: str
             "or resume from an older checkpoint"
         )
     places = ", ".join(str(folder) for folder in folders)
-    if others := set().union(*map(_runs_in, folders)) - {run_id}:
+    if others := set().union(*map(runs_in, folders)) - {run_id}:
         raise ValueError(
             f"the checkpoint needs the memory bank of run {run_id}, but {places} holds a bank of another run "
             f"({', '.join(sorted(others))}): give the folder that belongs to the checkpoint"
@@ -289,5 +289,10 @@ def locate_chunk(record: Mapping[str, Any], folders: Sequence[Path], run_id: str
     )
 
 
-def _runs_in(directory: Path) -> set[str]:
+def runs_in(directory: Path) -> set[str]:
+    """Return the runs that have chunks in a folder.
+
+    Args:
+        directory: the folder; it need not exist.
+    """
     return {str(read_header(CHUNK_KIND, path)["run_id"]) for path in directory.glob("chunk_*.safetensors")}

@@ -21,6 +21,7 @@ from lightning_condkd.distillation import DistillationLoss, KLDistillation
 from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.inversion import Inversion
 from lightning_condkd.models import Observer
+from lightning_condkd.modules.bank_state import BankState, find_transfer_set
 from lightning_condkd.modules.checks import (
     check_batch,
     check_condensed,
@@ -31,6 +32,7 @@ from lightning_condkd.modules.checks import (
 )
 from lightning_condkd.modules.distil import DistillationStep
 from lightning_condkd.modules.meters import Meters, Stopwatch, bank_figures
+from lightning_condkd.modules.record import RunRecord
 from lightning_condkd.modules.schedule import default_student_optimizer, default_student_schedule
 from lightning_condkd.modules.synthesise import Synthesised, SynthesisStep
 from lightning_condkd.modules.teacher_student import STATE_KEY, TeacherStudent
@@ -113,6 +115,8 @@ class CondKD(TeacherStudent):
         self.spec: Spec | None = None
         self.unit: Unit | None = None
         self.meters, self.stopwatch = Meters(), Stopwatch()
+        self._bank_state = BankState()
+        self._record = RunRecord()
 
     # --- before the first step -------------------------------------------------------------------------------------
 
@@ -125,11 +129,9 @@ class CondKD(TeacherStudent):
         super().setup(stage)
         if stage != "fit":
             return
-        datamodule = getattr(self.trainer, "datamodule", None)
-        transfer_set = self._given_transfer_set or getattr(datamodule, "transfer_set", None)
-        if transfer_set is None:
-            raise ValueError("CondKD found no transfer set: fit with CondensedDataModule, or pass transfer_set=...")
-        self.transfer_set = transfer_set
+        self._bank_state.setup()
+        self._record.setup()
+        self.transfer_set = transfer_set = find_transfer_set(self._given_transfer_set, self.trainer)
         check_strategy(self.trainer)
         transfer_set.check_world_size(self.trainer.world_size)
         check_source(self.inversion, transfer_set, self.trainer.world_size)
@@ -188,10 +190,9 @@ class CondKD(TeacherStudent):
         return default_student_schedule(optimizer, self.trainer, self.inversion.cadence)
 
     def on_fit_start(self) -> None:
-        """Give the bank its folder."""
-        open_bank = getattr(getattr(self.trainer, "datamodule", None), "open_bank", None)
-        if open_bank is not None:
-            open_bank()
+        """Let the bank start empty or go on, and give it its folder."""
+        self._bank_state.open(self._transfer, self.trainer)
+        self._record.check_optimizers(self._turns.names, self.trainer)
 
     def on_train_start(self) -> None:
         """Check that the loader yields the steps of a round."""
@@ -200,6 +201,7 @@ class CondKD(TeacherStudent):
     def on_train_end(self) -> None:
         """Make student and method the same on all ranks, whether or not a validation or a checkpoint came last."""
         sync_buffers([self.student, self.inversion])
+        self._bank_state.prune(self._transfer.bank, self.trainer)
 
     # --- one unit of a round ---------------------------------------------------------------------------------------
 
@@ -245,7 +247,8 @@ class CondKD(TeacherStudent):
                 self._turns.get(self, name).optimizer.step()
             if self.inversion.source == "bank":
                 images, labels = self.inversion.collect()
-                self._transfer.append(images, cast(Tensor, labels), unit.round)
+                with self._transfer.bank.running():
+                    self._transfer.append(images, cast(Tensor, labels), unit.round)
 
     def _generator_step(self, unit: Unit, draw: Draw) -> Synthesised:
         self._turns.scale(self, "synthesis", self.inversion.lr_factor(unit))
@@ -313,7 +316,7 @@ class CondKD(TeacherStudent):
     # --- checkpoints -----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add shapes, seed and times to what the checkpoint holds.
+        """Add the bank, shapes, seed and times to what the checkpoint holds.
 
         Args:
             checkpoint: what Lightning is about to write; its tensors share memory with the module's.
@@ -324,21 +327,35 @@ class CondKD(TeacherStudent):
             "spec": None if self.spec is None else list(self.spec),
             "seed": self.seed,
             "seconds": dict(self.stopwatch.seconds),
+            "record": None if self.transfer_set is None else self._record.of(self),
+            "bank": None if self.transfer_set is None else self._bank_state.save(self.transfer_set.bank, self.trainer),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take seed and times from a checkpoint, and build the method if no fit has done so.
+        """Take seed and times from a checkpoint, the bank too in a fit, and build the method if no fit has done so.
 
         Args:
             state: what :meth:`on_save_checkpoint` stored.
+
+        Raises:
+            ValueError: in a fit, if the run is made of other parts than the checkpoint's.
         """
+        if self._fitting and state["record"] is not None:
+            self._record.check(state["record"], state["seed"], self)
         self.seed, self.stopwatch.seconds = state["seed"], dict(state["seconds"])
         if self.spec is None and state["spec"] is not None:
             shape, classes, size, *rest = state["spec"]
             self._build(Spec(tuple(shape), classes, size, *map(tuple, rest)))
+        if self._fitting and state["bank"] is not None:
+            self._bank_state.load(state["bank"], self._transfer.bank, self.trainer)
         if self._trainer is not None:
             # Lightning converts after it has loaded, which would round what a run in float64 had stored.
             self._trainer.precision_plugin.convert_module(self)
+
+    @property
+    def _fitting(self) -> bool:
+        """Whether a trainer fits, and does not only measure or load."""
+        return self._trainer is not None and self._trainer.state.fn == "fit"
 
     @property
     def _aligning(self) -> FeatureAlignment | None:

@@ -53,7 +53,7 @@ def test_a_killed_run_resumes_to_the_bit(place: str, unit: int, launch: Launch, 
     assert same(resumed, whole(PLAIN, keep="last").ranks[0], EVERYTHING)
     assert resumed["global_step"] == 21
     # The new folder holds the chunks that its checkpoint names, and no others.
-    chunks = torch.load(last(elsewhere), weights_only=True)["CondensedDataModule"]["bank"]["chunks"]
+    chunks = torch.load(last(elsewhere), weights_only=True)["condkd"]["bank"]["chunks"]
     assert {chunk["name"] for chunk in chunks} == {path.name for path in (elsewhere / "bank").iterdir()}
 
 
