@@ -259,12 +259,3 @@ def play_two_ranks(recipe: Mapping[str, Any], *, synchronise: bool = True) -> di
     parts["alignment.discriminator"] = world.discriminators[1]
     states = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
     return {"module": states, "bank": {"images": torch.cat(world.images), "labels": torch.cat(world.labels)}}
-
-
-def refused(recipe: Mapping[str, Any], folder: str, *, resume: str | None = None) -> str:
-    """Run a recipe that must not begin, and return why."""
-    try:
-        fit(recipe, folder, resume=resume, keep="last")
-    except ValueError as error:
-        return str(error)
-    return "it ran"

@@ -112,14 +112,20 @@ def test_two_ranks_with_batch_norm_resume_to_the_bit(step: int, launch: Launch, 
         assert same(rank, run.ranks[0], EVERYTHING)
 
 
-def test_a_fresh_run_refuses_the_bank_of_another(launch: Launch, whole: Whole) -> None:
-    """``logger=False`` puts both into the same folder."""
-    first, second = whole(PLAIN, keep="last"), whole(LAYER)
-    before = sorted(path.name for path in (first.folder / "bank").iterdir())
-    for world_size in (1, 2):
-        for why in launch(jobs.refused, world_size=world_size, recipe=PLAIN, folder=first.folder):
-            assert "holds the memory bank of another run" in why
-            assert "choose another folder, remove this one, or resume that run from its checkpoint" in why
-    why = launch(jobs.refused, recipe=LAYER, folder=first.folder, resume=second.checkpoint(12))[0]
-    assert "holds the memory bank of another run" in why
-    assert sorted(path.name for path in (first.folder / "bank").iterdir()) == before
+def test_runs_in_one_folder_keep_their_banks_apart(launch: Launch, whole: Whole) -> None:
+    """``logger=False`` puts them into the same folder; each of them resumes from its own files."""
+    folder = launch.folder / f"shared-{launch.count}"
+    launch(jobs.fit, recipe=PLAIN, folder=folder, keep="last", interrupt=("exception", 11))
+    first = {path: path.read_bytes() for path in (folder / "bank").iterdir()}
+    launch(jobs.fit, world_size=2, recipe=BATCH, folder=folder, keep="all")
+    run_ids = {torch.load(path, weights_only=True)["condkd"]["bank"]["run_id"] for path in folder.rglob("*.ckpt")}
+    assert len(run_ids) == 2
+    assert {path: path.read_bytes() for path in (folder / "bank").iterdir()} == first
+    assert len([*folder.glob("bank_*")]) == 1
+    for recipe, checkpoint, size, keep in (
+        (PLAIN, on_exception(folder), 1, "last"),
+        (BATCH, folder / "checkpoints" / f"step={MID_SYNTHESIS}.ckpt", 2, "all"),
+    ):
+        elsewhere = launch.folder / f"resumed-{launch.count}"
+        resumed = launch(jobs.fit, world_size=size, recipe=recipe, folder=elsewhere, resume=checkpoint, keep=keep)
+        assert same(resumed[0], whole(recipe, size, keep=keep).ranks[0], EVERYTHING)

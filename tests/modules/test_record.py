@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_condkd.alignment import FeatureAlignment
+from lightning_condkd.augment import CropFlip
 from lightning_condkd.cli import main
 from lightning_condkd.data import CondensedDataModule
 from lightning_condkd.data.condensed import CondensedInfo, CondensedSet
@@ -99,20 +100,21 @@ def test_another_condensed_set_is_refused(changed: str, checkpoint: Path) -> Non
 
 def test_one_warning_lists_all_other_differences(checkpoint: Path) -> None:
     model = toy.condkd(
-        toy.fast(bn_weight=0.5, augment=None, cadence=Cadence(3, 5, warmup_rounds=1)),
+        toy.fast(bn_weight=0.5, augment=CropFlip(2), cadence=Cadence(3, 5, warmup_rounds=1)),
         FeatureAlignment(weight=2.0, ramp_rounds=1),
         distillation=KLDistillation(4.0),
         student_gradient_clip=1.0,
     )
     with pytest.warns(UserWarning, match="this run differs") as caught:
         resume(checkpoint, model, mix=0.5, batch_size=16, bank_capacity=20)
-    (said,) = [str(w.message) for w in caught if "this run differs" in str(w.message)]
+    said, *others = [str(w.message) for w in caught if "this run differs" in str(w.message)]
+    assert ["meta.lr 0.2" in other for other in others] == [True]  # which Fast makes from its number of steps
     for part in (
         "mix 'union', this one 0.5",
         "batch_size 8, this one 16",
         "bank_capacity none, this one 20",
         "inversion.bn_weight 2.0, this one 0.5",
-        "inversion.augment.class 'CropFlip', this one none",
+        "inversion.augment.padding 3, this one 2",
         "inversion.cadence.synthesis_steps 4, this one 3",
         "alignment.weight 1.0, this one 2.0",
         "alignment.ramp_rounds 0, this one 1",
