@@ -23,6 +23,7 @@ from lightning_condkd.data.files import write_atomic
 from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.models import Observer
 from lightning_condkd.modules.batches import real_batch
+from lightning_condkd.modules.requeue import RequeueBetweenSteps
 from lightning_condkd.randomness import Draw
 
 STATE_KEY = "classification"
@@ -134,6 +135,10 @@ class Classification(L.LightningModule):
             cast(Metric, scores["loss"]).update(F.cross_entropy(logits, labels, reduction="none"))
         for name, metric in scores.items():
             self.log(f"{stage}/{name}", cast(Metric, metric), on_step=False, on_epoch=True, prog_bar=stage == "val")
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Return what takes SLURM's requeue signal between two steps."""
+        return [RequeueBetweenSteps()]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer and its schedule."""

@@ -17,6 +17,7 @@ from lightning_condkd.data.images import ImageSource
 from lightning_condkd.distributed import mean_over_ranks
 from lightning_condkd.functional.surrogate import with_gradients
 from lightning_condkd.modules.batches import check_class_sizes, real_images, say_written
+from lightning_condkd.modules.requeue import RequeueBetweenSteps
 from lightning_condkd.randomness import Draw, draw_by_class, seeded_generator
 
 STATE_KEY = "condensation"
@@ -153,6 +154,10 @@ class Condensation(L.LightningModule):
         for tensor, good in zip(self._learned, self._last_good, strict=True):
             tensor.data.copy_(good)
         self._undone += 1
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Return what takes SLURM's requeue signal between two steps."""
+        return [RequeueBetweenSteps()]
 
     def configure_optimizers(self) -> Optimizer:
         """Return SGD on the pixels, and on what else the method learns."""

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, cast
 
+import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -33,6 +34,7 @@ from lightning_condkd.modules.checks import (
 from lightning_condkd.modules.distil import DistillationStep
 from lightning_condkd.modules.meters import Meters, Stopwatch, bank_figures
 from lightning_condkd.modules.record import RunRecord
+from lightning_condkd.modules.requeue import RequeueBetweenSteps
 from lightning_condkd.modules.schedule import default_student_optimizer, default_student_schedule
 from lightning_condkd.modules.synthesise import Synthesised, SynthesisStep
 from lightning_condkd.modules.teacher_student import STATE_KEY, TeacherStudent
@@ -139,6 +141,10 @@ class CondKD(TeacherStudent):
         check_maps("student", self.student, self.distillation.student_maps)
         if self.inversion.cadence.synthesis_steps:
             check_batch("inversion.batch_size", self.inversion.batch_size, self.trainer.world_size)
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Return what takes SLURM's requeue signal between two steps."""
+        return [RequeueBetweenSteps()]
 
     def configure_model(self) -> None:
         """Build what depends on the task's shapes, on the CPU; a second run must have the same ones."""

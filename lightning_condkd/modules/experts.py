@@ -28,6 +28,7 @@ from lightning_condkd.condensation.trajectories import (
 )
 from lightning_condkd.data.files import pack, plain_json, write_atomic
 from lightning_condkd.modules.batches import real_batch, real_images, source_facts
+from lightning_condkd.modules.requeue import RequeueBetweenSteps
 from lightning_condkd.randomness import Draw, seeded_generator
 
 STATE_KEY = "experts"
@@ -204,6 +205,10 @@ class ExpertTrajectories(L.LightningModule):
         if len(labels):
             self.accuracy.update(self.network(images).logits, labels)
         self.log("val/accuracy", self.accuracy, on_step=False, on_epoch=True, prog_bar=True)
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Return what takes SLURM's requeue signal between two steps."""
+        return [RequeueBetweenSteps()]
 
     def configure_optimizers(self) -> Optimizer:
         """Return plain SGD."""

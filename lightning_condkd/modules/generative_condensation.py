@@ -21,6 +21,7 @@ from lightning_condkd.data.images import ImageSource
 from lightning_condkd.distributed import mean_over_ranks, sync_buffers
 from lightning_condkd.modules.batches import check_class_sizes, real_batch, real_images, say_written
 from lightning_condkd.modules.checks import check_batch, check_strategy
+from lightning_condkd.modules.requeue import RequeueBetweenSteps
 from lightning_condkd.modules.ticks import tick_once
 from lightning_condkd.modules.turns import OptimizerTurns
 from lightning_condkd.randomness import Draw, seeded_generator
@@ -135,6 +136,10 @@ class GenerativeCondensation(L.LightningModule):
         self.gan.build(image_shape, len(class_names), seeded_generator(self.seed, "GAN"))
         if self.matching.weight:
             self.pool.build(image_shape, len(class_names), self.seed)
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Return what takes SLURM's requeue signal between two steps."""
+        return [RequeueBetweenSteps()]
 
     def configure_optimizers(self) -> list[Optimizer]:
         """Return the optimizers of generator and critic."""
