@@ -129,3 +129,21 @@ def test_runs_in_one_folder_keep_their_banks_apart(launch: Launch, whole: Whole)
         elsewhere = launch.folder / f"resumed-{launch.count}"
         resumed = launch(jobs.fit, world_size=size, recipe=recipe, folder=elsewhere, resume=checkpoint, keep=keep)
         assert same(resumed[0], whole(recipe, size, keep=keep).ranks[0], EVERYTHING)
+
+
+def test_ranks_that_are_signalled_apart_save_for_slurm_together(launch: Launch, whole: Whole) -> None:
+    """At the end of the first step by which any has had the signal, and again at the other's."""
+    folder, commands = launch.folder / f"slurm-{launch.count}", launch.folder / f"bin-{launch.count}"
+    commands.mkdir()
+    (commands / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {commands}/asked\n')
+    (commands / "scontrol").chmod(0o755)
+    arguments = {"recipe": BATCH, "folder": folder, "steps": (9, 12), "commands": commands}
+    launch(jobs.fit_requeued, world_size=2, **arguments)
+    assert (commands / "asked").read_text().splitlines() == ["requeue 17"] * 2
+    checkpoints = sorted(folder.glob("hpc_ckpt_*.ckpt"))
+    assert [step_of(path) for path in checkpoints] == [10, 13]
+    for path in checkpoints:
+        folder = launch.folder / f"resumed-{launch.count}"
+        for rank in launch(jobs.fit, world_size=2, recipe=BATCH, folder=folder, resume=path):
+            assert rank["global_step"] == 21
+            assert largest_difference(rank["module"], whole(BATCH, 2, keep="none").ranks[0]["module"]) < TOLERANCE

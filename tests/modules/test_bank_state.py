@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 
+from lightning_condkd.callbacks import RunSummary
 from lightning_condkd.data import CondensedDataModule, MemoryBank, TransferSet, step_loader
 from lightning_condkd.modules import CondKD
 from tests.inversion import toy
@@ -211,9 +212,10 @@ class Shared(Logger):
 
 def test_runs_of_a_shared_logging_folder_have_banks_of_their_own(tmp_path: Path) -> None:
     for run in ("a1", "b2"):
-        trainer(tmp_path, logger=Shared(tmp_path, run), max_epochs=1).fit(toy.condkd(), data())
+        trainer(tmp_path, RunSummary(), logger=Shared(tmp_path, run), max_epochs=1).fit(toy.condkd(), data())
         assert list((tmp_path / "project" / run / "bank").glob("chunk_*"))
-    assert not (tmp_path / "bank").exists()
+        assert {path.name for path in (tmp_path / "project" / run).glob("*.*")} == {"metrics.csv", "summary.json"}
+    assert [path.name for path in tmp_path.iterdir()] == ["project"]
     (tmp_path / "project").rename(tmp_path / "moved")
     (checkpoint,) = (tmp_path / "moved" / "b2" / "checkpoints").glob("*.ckpt")
     module_data = data()
