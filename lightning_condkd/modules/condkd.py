@@ -68,7 +68,8 @@ class CondKD(TeacherStudent):
         student_scheduler: stepped once a round after warm-up; ``None`` for a cosine to a thousandth of the learning
             rate over the student's rounds (official code of Fast).
         student_gradient_clip: largest norm of the student's gradient; ``None`` for no limit.
-        transfer_set: what the student learns from; ``None`` takes the datamodule's.
+        transfer_set: what the student learns from; ``None`` takes the datamodule's, and two are refused. Its bank is
+            saved and resumed with the module; a new fit starts with an empty one, or with what was appended by hand.
         seed: seed of all draws; ``None`` takes the one of ``seed_everything``, else 0. A resumed run keeps its own.
 
     Raises:

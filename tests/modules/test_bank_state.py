@@ -285,10 +285,13 @@ def test_without_a_capacity_or_with_an_unreadable_checkpoint_all_files_stay(
 def test_the_checkpoint_that_a_run_resumed_from_keeps_its_files(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     trainer(kept, ModelCheckpoint(kept, filename="cut"), max_epochs=2).fit(toy.condkd(), data(bank_capacity=ROUND))
+    copy = tmp_path / "copy" / "cut.ckpt"
+    copy.parent.mkdir()
+    (kept / "cut.ckpt").rename(copy)
     for run in range(2):  # in the same folder, so that nothing but the checkpoint tells that the old chunk is needed
         other = ModelCheckpoint(kept, filename=f"run{run}")
-        trainer(tmp_path, other, max_epochs=8).fit(toy.condkd(), data(bank_capacity=ROUND), ckpt_path=kept / "cut.ckpt")
-    assert resumable(kept / "cut.ckpt", tmp_path / "again")
+        trainer(tmp_path, other, max_epochs=8).fit(toy.condkd(), data(bank_capacity=ROUND), ckpt_path=copy)
+    assert resumable(copy, tmp_path / "again")
 
 
 def test_a_run_that_is_only_loaded_is_not_compared(tmp_path: Path) -> None:
