@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import lightning as L
 from jsonargparse import auto_cli
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -84,7 +87,31 @@ class CondKDCLI(LightningCLI):
         bars = [callback for callback in given.callbacks or [] if isinstance(callback, ProgressBar)]
         if given.enable_progress_bar is not False and not bars:
             self.trainer_defaults["callbacks"].append(PhaseProgressBar())
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        claim_version(trainer)
+        return trainer
+
+
+def claim_version(trainer: L.Trainer) -> None:
+    """Make the next folder ``version_N`` of the first logger now, so that a run started at the same time takes another.
+
+    Lightning looks for a free number long before it makes the folder. Rank 0 decides; the others are told by Lightning.
+
+    Args:
+        trainer: a new trainer; a version that the user has chosen stays.
+    """
+    loggers = [one for one in trainer.loggers if isinstance(one, (TensorBoardLogger, CSVLogger))]
+    first = loggers[0] if loggers else None
+    if not trainer.is_global_zero or first is None or first is not trainer.loggers[0] or first._version is not None:
+        return
+    while "://" not in str(first.root_dir):
+        first._version = first._get_next_version()
+        with suppress(FileExistsError):
+            os.makedirs(first.log_dir)
+            break
+    for other in loggers[1:]:
+        if other._version is None and other.root_dir == first.root_dir:
+            other._version = first._version
 
 
 def newest_checkpoint(root: Path) -> Path:

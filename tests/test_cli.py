@@ -11,14 +11,16 @@ import warnings
 from importlib.metadata import version
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 import yaml
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from safetensors.torch import load_file
 from torch import nn
 
 from lightning_condkd import __main__ as entry
-from lightning_condkd.cli import main
+from lightning_condkd.cli import claim_version, main
 from tests.conftest import ROOT
 
 CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if p.parent.name != "methods")  # see test_recipes.py
@@ -252,3 +254,36 @@ def test_a_process_that_waits_for_ever_ends_after_sigterm() -> None:
     _, said = process.communicate(timeout=30)
     assert process.returncode == 128 + signal.SIGTERM
     assert "after SIGTERM: ended at once" in said
+
+
+def test_runs_started_together_take_folders_of_their_own(tmp_path: Path) -> None:
+    """Two trainers at once, before either has written anything."""
+    trainers = [L.Trainer(logger=[CSVLogger(tmp_path), CSVLogger(tmp_path)], accelerator="cpu") for _ in range(2)]
+    assert {trainer.loggers[0]._get_next_version() for trainer in trainers} == {0}
+    for trainer in trainers:
+        claim_version(trainer)
+    assert [[logger.version for logger in trainer.loggers] for trainer in trainers] == [[0, 0], [1, 1]]
+    chosen = L.Trainer(logger=CSVLogger(tmp_path, version=7), accelerator="cpu")
+    claim_version(chosen)
+    assert chosen.loggers[0].version == 7
+    assert not (tmp_path / "lightning_logs" / "version_7").exists()
+
+
+def test_a_number_that_is_taken_in_between_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lightning_logs" / "version_3").mkdir(parents=True)
+    trainer, numbers = L.Trainer(logger=TensorBoardLogger(tmp_path), accelerator="cpu"), iter((3, 3, 4))
+    monkeypatch.setattr(trainer.loggers[0], "_get_next_version", lambda: next(numbers))
+    claim_version(trainer)
+    assert trainer.loggers[0].version == 4
+    assert (tmp_path / "lightning_logs" / "version_4").is_dir()
+
+
+def test_the_command_line_claims_its_folder_before_the_run(tmp_path: Path) -> None:
+    """Another rank claims none: it is told."""
+    for rank, expected in ((0, True), (1, False)):
+        root = tmp_path / str(rank)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(L.Trainer, "is_global_zero", rank == 0)
+            patch.setattr(L.Trainer, "fit", lambda *_, **__: None)
+            main([*QUICK, *SMALL, f"--trainer.default_root_dir={root}"])
+        assert (root / "lightning_logs" / "version_0").is_dir() is expected

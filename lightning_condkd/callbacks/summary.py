@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from lightning_condkd.callbacks.baseline import CondensedOnlyBaseline
 from lightning_condkd.data.files import write_atomic
@@ -18,7 +19,12 @@ from lightning_condkd.modules.run_length import dev_steps
 
 
 def _run_folder(trainer: L.Trainer) -> Path:
-    return Path(trainer.log_dir or trainer.default_root_dir)
+    logger = trainer.logger
+    if logger is None or isinstance(logger, (TensorBoardLogger, CSVLogger)):
+        return Path(trainer.log_dir or trainer.default_root_dir)
+    # All runs share the save_dir of other loggers (W&B, MLflow); this is where Lightning puts their checkpoints.
+    version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+    return Path(logger.save_dir or trainer.default_root_dir, str(logger.name), version)
 
 
 class RunSummary(Callback):

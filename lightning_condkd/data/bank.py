@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,12 +42,40 @@ def quantise(images: Tensor) -> tuple[Tensor, int]:
     return (images.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu(), clamped
 
 
+class _Live(NamedTuple):
+    """The rows and their counts: replaced as one, so that a save within a signal handler sees all of an append or none.
+
+    Args:
+        rows: buffers of images, labels and rounds; those from ``start`` to ``stop`` are live.
+        start: the oldest live row.
+        stop: the row after the newest.
+        seen: rows ever appended.
+        clamped: pixel values that had to be clamped.
+        float_values: floating point pixel values ever appended.
+    """
+
+    rows: tuple[Tensor, Tensor, Tensor]
+    start: int = 0
+    stop: int = 0
+    seen: int = 0
+    clamped: int = 0
+    float_values: int = 0
+
+    def newest(self, count: int) -> dict[str, Tensor]:
+        """Return views of the newest rows by name."""
+        return dict(zip(ROW_NAMES, (b[self.stop - count : self.stop] for b in self.rows), strict=True))
+
+
 class MemoryBank:
     """Synthetic images as uint8, with their labels and the round that made them.
 
     Without a folder the bank travels inside the checkpoint. With one (:meth:`attach`) its rows go to append-only chunk
     files there, and the checkpoint names the chunks that it needs. A chunk's name carries a hash of its content, so a
-    resumed run never overwrites what another checkpoint names, and what a crash left behind is ignored.
+    resumed run never overwrites what another checkpoint names, and what a crash left behind is ignored. Chunks whose
+    rows are all beyond the capacity stay until :meth:`remove_chunks` is told which names are still needed.
+
+    Rows that a user appends before a run are a part of it; rows that a run appends (:meth:`running`) are dropped when
+    another run starts with the same bank (:meth:`start_run`).
 
     Args:
         capacity: most images that it holds; beyond it the oldest go first. ``None`` keeps all.
@@ -62,18 +91,31 @@ class MemoryBank:
         if capacity is not None and capacity < 1:
             raise ValueError(f"expected capacity of at least 1, got {capacity}: None keeps all images")
         self.capacity = capacity
-        self.images_seen = 0
+        self.clear()
+
+    def clear(self) -> None:
+        """Drop all rows and the run that they belong to; the bank is as new, and files stay where they are."""
         self._run_id: str | None = None
-        self._clamped = self._float_values = 0
-        self._start = self._stop = 0
-        self._rows = _no_rows()
+        self._live = _Live(_no_rows())
         self._directory: Path | None = None
         self._writer = True
         self._chunks: list[files.Chunk] = []
-        self._flushed = 0
+        self._retired: list[files.Chunk] = []
+        self._given = 0
+        self._used: int | None = None
 
     def __len__(self) -> int:
-        return self._stop - self._start
+        return self._live.stop - self._live.start
+
+    @property
+    def images_seen(self) -> int:
+        """Number of images ever appended."""
+        return self._live.seen
+
+    @property
+    def directory(self) -> Path | None:
+        """Where the chunks are; ``None`` without a folder."""
+        return self._directory
 
     @property
     def run_id(self) -> str:
@@ -91,22 +133,22 @@ class MemoryBank:
     @property
     def images(self) -> Tensor:
         """``(N, C, H, W)`` uint8, oldest first; a view, to be read only."""
-        return self._rows[0][self._start : self._stop]
+        return self._live.newest(len(self))["images"]
 
     @property
     def labels(self) -> Tensor:
         """``(N,)`` int64, oldest first; a view, to be read only."""
-        return self._rows[1][self._start : self._stop]
+        return self._live.newest(len(self))["labels"]
 
     @property
     def rounds(self) -> Tensor:
         """The round that made each image, ``(N,)`` int64, oldest first; a view, to be read only."""
-        return self._rows[2][self._start : self._stop]
+        return self._live.newest(len(self))["rounds"]
 
     @property
     def clamped_share(self) -> float:
         """Share of the floating point pixel values ever appended that lay outside [0, 1]."""
-        return self._clamped / max(1, self._float_values)
+        return self._live.clamped / max(1, self._live.float_values)
 
     def append(self, images: Tensor, labels: Tensor, round: int) -> None:
         """Store a batch; the bank stays as it was when the batch is refused.
@@ -121,11 +163,55 @@ class MemoryBank:
         """
         self._check(images, labels)
         quantised, clamped = quantise(images)
-        if images.is_floating_point():
-            self._float_values += images.numel()
-            self._clamped += clamped
-        self.images_seen += len(labels)
-        self._push((quantised, labels.cpu(), torch.full((len(labels),), round)))
+        live = self._pushed(self._live, (quantised, labels.cpu(), torch.full((len(labels),), round)))
+        values = images.numel() if images.is_floating_point() else 0
+        self._live = live._replace(
+            seen=live.seen + len(labels), clamped=live.clamped + clamped, float_values=live.float_values + values
+        )
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Mark the rows that are appended within as those of a run."""
+        if self._used is None:
+            self._given = self.images_seen
+        yield
+        self._used = self.images_seen
+
+    def resume_run(self, given: int) -> None:
+        """Mark the rows of a loaded state as those of the run that goes on.
+
+        Args:
+            given: ``given`` of the state: how many rows were there before its first one.
+        """
+        self._given, self._used = given, self.images_seen
+
+    def start_run(self) -> int:
+        """Begin another run: drop what an earlier run appended, and keep what a user has put into an unused bank.
+
+        Returns:
+            How many images were dropped.
+
+        Raises:
+            ValueError: if an earlier run and a user have both appended, so that neither answer is right.
+
+        Example:
+            >>> bank = MemoryBank()
+            >>> bank.append(torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), round=0)
+            >>> bank.start_run(), len(bank)
+            (0, 2)
+        """
+        if self._used is None:
+            return 0
+        if self._given or self.images_seen != self._used:
+            by_hand = self._given + self.images_seen - self._used
+            raise ValueError(
+                f"the memory bank holds {len(self)} images of an earlier run and was also given {by_hand} by hand: a "
+                "new run starts without the former. Call transfer_set.bank.clear() and append yours again, or make a "
+                "new datamodule or TransferSet; to go on with the earlier run pass its ckpt_path"
+            )
+        dropped = len(self)
+        self.clear()
+        return dropped
 
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return rows by their position in the order of age.
@@ -173,19 +259,43 @@ class MemoryBank:
 
         Without a folder it holds the rows. Only tensors, numbers, strings, lists and dicts are in it.
         """
+        live = self._live
+        size = live.stop - live.start
         state = {
             "run_id": self.run_id,
             "capacity": 0 if self.capacity is None else self.capacity,
-            "size": len(self),
-            "images_seen": self.images_seen,
-            "clamped": self._clamped,
-            "float_values": self._float_values,
+            "size": size,
+            "images_seen": live.seen,
+            "clamped": live.clamped,
+            "float_values": live.float_values,
+            "given": live.seen if self._used is None else self._given,
         }
         if self._directory is None:
-            return state | {"rows": {name: getattr(self, name).clone() for name in ROW_NAMES}}
-        self._flush(self._directory)
-        chunks = [{"name": c.path.name, "first": c.first, "length": c.length, "sha256": c.sha256} for c in self._chunks]
-        return state | {"directory": str(self._directory), "chunks": chunks}
+            return state | {"rows": {name: rows.clone() for name, rows in live.newest(size).items()}}
+        chunks = self._flush(self._directory, live)
+        records = [{"name": c.path.name, "first": c.first, "length": c.length, "sha256": c.sha256} for c in chunks]
+        return state | {"directory": str(self._directory), "chunks": records}
+
+    def remove_chunks(self, needed: Collection[str]) -> list[str]:
+        """Remove chunk files whose rows are all beyond the capacity, but for those that are still needed.
+
+        Only files that this process has named in a state are looked at. A file that another folder links to stays
+        there.
+
+        Args:
+            needed: names of chunks that some checkpoint names.
+
+        Returns:
+            Names of the files that are gone.
+        """
+        if self._directory is None or not self._writer:
+            return []
+        kept = {chunk.path.name for chunk in self._chunks} | set(needed)
+        gone = [chunk for chunk in self._retired if chunk.path.name not in kept]
+        for chunk in gone:
+            (self._directory / chunk.path.name).unlink(missing_ok=True)
+        self._retired = [chunk for chunk in self._retired if chunk.path.name in kept]
+        return [chunk.path.name for chunk in gone]
 
     def load_state_dict(self, state: Mapping[str, Any], search: Sequence[str | Path] = ()) -> None:
         """Restore the rows byte for byte; this bank's own capacity holds, so a smaller one drops the oldest.
@@ -196,8 +306,10 @@ class MemoryBank:
 
         Raises:
             FileNotFoundError: a chunk is in none of the folders.
-            ValueError: a chunk was altered, or a folder holds the bank of another run.
+            ValueError: a chunk was altered, the chunks do not make up the bank, or a folder holds the bank of another
+                run.
         """
+        _check_whole(state)
         chunks: list[files.Chunk] = []
         if self._directory is not None:
             files.refuse_other_runs(self._directory, state["run_id"])
@@ -208,14 +320,12 @@ class MemoryBank:
             folders = [Path(folder) for folder in (state["directory"], *search, *attached)]
             chunks = [files.locate_chunk(record, folders, state["run_id"]) for record in state["chunks"]]
             batches = [files.unpack(files.CHUNK_KIND, chunk.path)[0] for chunk in chunks]
-        self._start = self._stop = 0
-        self._rows = _no_rows()
+        live = _Live(_no_rows())
         for rows in batches:
-            self._push((rows["images"], rows["labels"], rows["rounds"]))
-        self._start = max(self._start, self._stop - state["size"])
-        self._run_id, self.images_seen = state["run_id"], state["images_seen"]
-        self._clamped, self._float_values = state["clamped"], state["float_values"]
-        self._chunks, self._flushed = chunks, self.images_seen if chunks else 0
+            live = self._pushed(live, (rows["images"], rows["labels"], rows["rounds"]))
+        counts = state["images_seen"], state["clamped"], state["float_values"]
+        self._live = _Live(live.rows, max(live.start, live.stop - state["size"]), live.stop, *counts)
+        self._run_id, self._chunks = state["run_id"], chunks
         self._adopt()
 
     def export(self, path: str | Path, num_classes: int | None = None) -> None:
@@ -248,40 +358,37 @@ class MemoryBank:
             held, came = tuple(self.images.shape[1:]), tuple(images.shape[1:])
             raise ValueError(f"the bank holds images of {held}, got {came}: keep the generator's image size")
 
-    def _push(self, rows: tuple[Tensor, Tensor, Tensor]) -> None:
+    def _pushed(self, live: _Live, rows: tuple[Tensor, Tensor, Tensor]) -> _Live:
+        start = live.start
         if self.capacity is not None:
             images, labels, rounds = (tensor[-self.capacity :] for tensor in rows)
             rows = (images, labels, rounds)
-            self._start += max(0, len(self) + len(images) - self.capacity)
-        added = len(rows[0])
-        if self._stop + added > len(self._rows[0]):
-            self._grow(added, rows)
-        for buffer, values in zip(self._rows, rows, strict=True):
-            buffer[self._stop : self._stop + added] = values
-        self._stop += added
+            start += max(0, live.stop - start + len(images) - self.capacity)
+        live, added = live._replace(start=start), len(rows[0])
+        if live.stop + added > len(live.rows[0]):
+            live = _grown(live, added, rows)
+        for buffer, values in zip(live.rows, rows, strict=True):
+            buffer[live.stop : live.stop + added] = values
+        return live._replace(stop=live.stop + added)
 
-    def _grow(self, added: int, rows: Sequence[Tensor]) -> None:
-        # Twice what is needed, so that a row is moved a constant number of times on average.
-        count, live = len(self), (self.images, self.labels, self.rounds)
-        images, labels, rounds = (rows[i].new_empty(2 * (count + added), *rows[i].shape[1:]) for i in range(3))
-        self._rows = (images, labels, rounds)
-        for buffer, values in zip(self._rows, live, strict=True):
-            buffer[:count] = values if count else buffer[:0]
-        self._start, self._stop = 0, count
-
-    def _flush(self, directory: Path) -> None:
-        oldest = self.images_seen - len(self)
-        self._chunks = [chunk for chunk in self._chunks if chunk.first + chunk.length > oldest]
-        first = max(self._flushed, oldest)
-        if length := self.images_seen - first:
-            rows = {name: getattr(self, name)[-length:] for name in ROW_NAMES}
-            content = files.pack(files.CHUNK_KIND, rows, {"run_id": self.run_id, "first": first, "length": length})
+    def _flush(self, directory: Path, live: _Live) -> list[files.Chunk]:
+        # Another flush may run in the middle of this one, in a signal handler: both come to the same chunks, and the
+        # list is replaced as one.
+        oldest = live.seen - (live.stop - live.start)
+        before = self._chunks
+        chunks = [chunk for chunk in before if chunk.first + chunk.length > oldest]
+        first = max(oldest, chunks[-1].first + chunks[-1].length) if chunks else oldest
+        if length := live.seen - first:
+            rows, run = live.newest(length), self.run_id
+            content = files.pack(files.CHUNK_KIND, rows, {"run_id": run, "first": first, "length": length})
             digest = hashlib.sha256(content).hexdigest()
             path = directory / f"chunk_{first:09d}_{digest[:12]}.safetensors"
             if self._writer:
                 files.write_atomic(path, content)
-            self._chunks.append(files.Chunk(path, first, length, digest))
-        self._flushed = self.images_seen
+            chunks.append(files.Chunk(path, first, length, digest))
+        self._retired = [*self._retired, *(c for c in before if c not in chunks and c not in self._retired)]
+        self._chunks = chunks
+        return chunks
 
     def _adopt(self) -> None:
         if self._directory is None:
@@ -294,3 +401,30 @@ class MemoryBank:
 def _no_rows() -> tuple[Tensor, Tensor, Tensor]:
     integers = torch.empty(0, dtype=torch.int64)
     return torch.empty(0, 0, 0, 0, dtype=torch.uint8), integers, integers
+
+
+def _grown(live: _Live, added: int, rows: Sequence[Tensor]) -> _Live:
+    # Twice what is needed, so that a row is moved a constant number of times on average.
+    count = live.stop - live.start
+    images, labels, rounds = (tensor.new_empty(2 * (count + added), *tensor.shape[1:]) for tensor in rows)
+    for buffer, old in zip((images, labels, rounds), live.newest(count).values(), strict=True):
+        buffer[:count] = old if count else buffer[:0]
+    return live._replace(rows=(images, labels, rounds), start=0, stop=count)
+
+
+def _check_whole(state: Mapping[str, Any]) -> None:
+    """Check that the rows of a state are those from the oldest to the newest, each of them once."""
+    size, seen = state["size"], state["images_seen"]
+    if "rows" in state:
+        held = [(0, len(state["rows"]["labels"]))]
+    else:
+        held = [(chunk["first"], chunk["length"]) for chunk in state["chunks"]]
+    first = held[0][0] if held else seen
+    ends = [start + length for start, length in held]
+    broken = any(end != start for end, (start, _) in zip(ends, held[1:], strict=False))
+    short = ends[-1] - first < size if held else size > 0
+    if broken or short or ("chunks" in state and ends and ends[-1] != seen):
+        raise ValueError(
+            f"the checkpoint's memory bank is damaged: expected {size} rows without gap or overlap up to row {seen}, "
+            f"got (first, number) {held}: resume from another checkpoint"
+        )

@@ -20,8 +20,8 @@ from lightning_condkd.data.transfer import Mix, TransferSet
 class CondensedDataModule(L.LightningDataModule):
     """Merges a condensed set with the memory bank and serves the steps of a round.
 
-    Rows of the bank go to ``bank/`` in the run's folder at every checkpoint; the checkpoint names the files that it
-    needs.
+    Rows of the bank go to ``bank/`` beside the run's checkpoints at every save; the checkpoint names the files that it
+    needs. A new fit starts with an empty bank, or with what ``transfer_set.append`` has put there before the first one.
 
     Args:
         condensed: a condensed set, or the path of its file, see :meth:`CondensedSet.load`.
@@ -76,16 +76,6 @@ class CondensedDataModule(L.LightningDataModule):
             self.val_data.trainer = self.trainer
             self.val_data.setup(stage)
 
-    def open_bank(self) -> None:
-        """Give the bank its folder, once it is known whether the run is a resumed one."""
-        if self.trainer is None:
-            raise RuntimeError("open_bank needs a trainer: pass the datamodule to Trainer.fit")
-        bank = self.transfer_set.bank
-        bank.run_id = self.trainer.strategy.broadcast(bank.run_id)
-        if self.trainer.checkpoint_callback is not None:
-            folder = self.trainer.log_dir or self.trainer.default_root_dir
-            bank.attach(Path(folder) / "bank", writer=self.trainer.is_global_zero)
-
     def train_dataloader(self) -> DataLoader[int]:
         """Return the numbers of the steps in a round of the trained module's method."""
         module = getattr(self.trainer, "lightning_module", None)
@@ -108,20 +98,6 @@ class CondensedDataModule(L.LightningDataModule):
         if self.val_data is not None:
             return _rows_of_this_rank(self.val_data.test_dataloader())
         return self.val_dataloader()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the bank's state, after writing what is not yet on disk."""
-        return {"bank": self.transfer_set.bank.state_dict()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the bank; its files are looked for where they were and beside the checkpoint.
-
-        Args:
-            state_dict: what :meth:`state_dict` returned.
-        """
-        checkpoint = getattr(self.trainer, "ckpt_path", None)
-        near = [parent / "bank" for parent in Path(checkpoint).absolute().parents[:2]] if checkpoint else []
-        self.transfer_set.bank.load_state_dict(state_dict["bank"], search=near)
 
 
 class _RowsOfThisRank:

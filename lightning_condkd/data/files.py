@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -19,6 +20,7 @@ from lightning_condkd.unpickling import load_without_code, refused_names
 HEADER_KEY = "condkd"
 FORMAT_VERSION = 1
 CHUNK_KIND = "memory bank chunk"
+HASH_KEY = "sha256"
 
 
 def sha256(path: Path) -> str:
@@ -73,7 +75,8 @@ def write_atomic(path: Path, content: bytes) -> None:
 def pack(kind: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> bytes:
     """Return the bytes of a file of ours; equal arguments give equal bytes.
 
-    The header is one JSON string under one key, because safetensors orders several keys at random.
+    The header is one JSON string under one key, because safetensors orders several keys at random. It holds a hash of
+    the tensors and of itself, which :func:`unpack` checks.
 
     Args:
         kind: what the file is, for example ``condensed set``.
@@ -86,7 +89,16 @@ def pack(kind: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) ->
         1
     """
     record = {"format_version": FORMAT_VERSION, "kind": kind, **header}
+    record[HASH_KEY] = _content_hash(tensors, record)
     return save(dict(tensors), {HEADER_KEY: json.dumps(record, sort_keys=True, allow_nan=False)})
+
+
+def _content_hash(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(record, sort_keys=True, allow_nan=False).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def unpack(kind: str, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -97,11 +109,20 @@ def unpack(kind: str, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         path: the file.
 
     Raises:
-        ValueError: the file is of another format, version or kind.
+        ValueError: the file is of another format, version or kind, or was altered.
     """
     with _opened(path) as stream:
         header = _checked_header(kind, path, stream.metadata())
-        return {name: stream.get_tensor(name) for name in stream.keys()}, header  # noqa: SIM118 (not a mapping)
+        tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a mapping)
+    expected = header.pop(HASH_KEY, None)
+    if expected is None:
+        raise ValueError(f"{path} has no hash of its content in its header: make it again, or restore it from a copy")
+    if expected != _content_hash(tensors, {"format_version": FORMAT_VERSION, "kind": kind, **header}):
+        raise ValueError(
+            f"{path} was altered or damaged since it was written: its content does not give the hash in its header. "
+            "Copy it again or make it again"
+        )
+    return tensors, header
 
 
 def read_header(kind: str, path: Path) -> dict[str, Any]:
@@ -115,7 +136,9 @@ def read_header(kind: str, path: Path) -> dict[str, Any]:
         ValueError: the file is of another format, version or kind.
     """
     with _opened(path) as stream:
-        return _checked_header(kind, path, stream.metadata())
+        header = _checked_header(kind, path, stream.metadata())
+    header.pop(HASH_KEY, None)
+    return header
 
 
 @contextmanager
@@ -245,7 +268,7 @@ def refuse_other_runs(directory: Path, run_id: str) -> None:
     Raises:
         ValueError: it does.
     """
-    if others := _runs_in(directory) - {run_id}:
+    if others := runs_in(directory) - {run_id}:
         raise ValueError(
             f"{directory} holds the memory bank of another run ({', '.join(sorted(others))}; this is {run_id}): "
             "choose another folder, remove this one, or resume that run from its checkpoint"
@@ -274,7 +297,7 @@ def locate_chunk(record: Mapping[str, Any], folders: Sequence[Path], run_id: str
             "or resume from an older checkpoint"
         )
     places = ", ".join(str(folder) for folder in folders)
-    if others := set().union(*map(_runs_in, folders)) - {run_id}:
+    if others := set().union(*map(runs_in, folders)) - {run_id}:
         raise ValueError(
             f"the checkpoint needs the memory bank of run {run_id}, but {places} holds a bank of another run "
             f"({', '.join(sorted(others))}): give the folder that belongs to the checkpoint"
@@ -285,5 +308,10 @@ def locate_chunk(record: Mapping[str, Any], folders: Sequence[Path], run_id: str
     )
 
 
-def _runs_in(directory: Path) -> set[str]:
+def runs_in(directory: Path) -> set[str]:
+    """Return the runs that have chunks in a folder.
+
+    Args:
+        directory: the folder; it need not exist.
+    """
     return {str(read_header(CHUNK_KIND, path)["run_id"]) for path in directory.glob("chunk_*.safetensors")}

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, cast
 
+import lightning as L
 import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
@@ -42,6 +43,7 @@ from lightning_condkd.modules.optimizing import (
     make_optimizer,
     make_scheduler,
 )
+from lightning_condkd.modules.requeue import RequeueBetweenSteps
 from lightning_condkd.modules.run_length import dev_steps
 from lightning_condkd.modules.schedule import RunCosine
 from lightning_condkd.modules.ticks import count_epoch
@@ -178,6 +180,10 @@ class Classification(WeightsOnlyModule):
             cast(Metric, scores["loss"]).update(F.cross_entropy(logits, labels, reduction="none"))
         for name, metric in scores.items():
             self.log(f"{stage}/{name}", cast(Metric, metric), on_step=False, on_epoch=True, prog_bar=stage == "val")
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Return what takes SLURM's requeue signal between two steps."""
+        return [RequeueBetweenSteps()]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer and its schedule."""

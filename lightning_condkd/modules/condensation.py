@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
@@ -18,6 +19,7 @@ from lightning_condkd.distributed import mean_over_ranks
 from lightning_condkd.functional.surrogate import with_gradients
 from lightning_condkd.modules.batches import check_class_sizes, real_images, say_written
 from lightning_condkd.modules.evaluation_checks import check_class_order
+from lightning_condkd.modules.requeue import RequeueBetweenSteps
 from lightning_condkd.modules.run_length import dev_steps
 from lightning_condkd.modules.ticks import count_epoch
 from lightning_condkd.modules.weights_only import WeightsOnlyModule
@@ -158,6 +160,10 @@ class Condensation(WeightsOnlyModule):
         for tensor, good in zip(self._learned, self._last_good, strict=True):
             tensor.data.copy_(good)
         self._undone += 1
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Return what takes SLURM's requeue signal between two steps."""
+        return [RequeueBetweenSteps()]
 
     def configure_optimizers(self) -> Optimizer:
         """Return SGD on the pixels, and on what else the method learns."""

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, cast
 
+import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -22,6 +23,7 @@ from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.inversion import Inversion
 from lightning_condkd.models import Observer
 from lightning_condkd.models.finite import all_finite, check_finite
+from lightning_condkd.modules.bank_state import BankState, find_transfer_set
 from lightning_condkd.modules.checks import (
     check_batch,
     check_condensed,
@@ -47,6 +49,8 @@ from lightning_condkd.modules.optimizing import (
     settings_of,
     warn_of_restored,
 )
+from lightning_condkd.modules.record import RunRecord
+from lightning_condkd.modules.requeue import RequeueBetweenSteps
 from lightning_condkd.modules.run_length import (
     check_student_steps,
     check_synthesis_steps,
@@ -91,7 +95,8 @@ class CondKD(TeacherStudent):
             rate over the student's rounds (official code of Fast), which ends with the run also after a resume to
             another length.
         student_gradient_clip: largest norm of the student's gradient; ``None`` for no limit.
-        transfer_set: what the student learns from; ``None`` takes the datamodule's.
+        transfer_set: what the student learns from; ``None`` takes the datamodule's, and two are refused. Its bank is
+            saved and resumed with the module; a new fit starts with an empty one, or with what was appended by hand.
         seed: seed of all draws; ``None`` takes the one of ``seed_everything``, else 0. A resumed run keeps its own.
 
     Raises:
@@ -142,6 +147,8 @@ class CondKD(TeacherStudent):
         self.spec: Spec | None = None
         self.unit: Unit | None = None
         self.meters, self.stopwatch = Meters(), Stopwatch()
+        self._bank_state = BankState()
+        self._record = RunRecord()
 
     # --- before the first step -------------------------------------------------------------------------------------
 
@@ -155,11 +162,9 @@ class CondKD(TeacherStudent):
         check_held_out(self.trainer, stage, self._condensed)
         if stage != "fit":
             return
-        datamodule = getattr(self.trainer, "datamodule", None)
-        transfer_set = self._given_transfer_set or getattr(datamodule, "transfer_set", None)
-        if transfer_set is None:
-            raise ValueError("CondKD found no transfer set: fit with CondensedDataModule, or pass transfer_set=...")
-        self.transfer_set = transfer_set
+        self._bank_state.setup()
+        self._record.setup()
+        self.transfer_set = transfer_set = find_transfer_set(self._given_transfer_set, self.trainer)
         check_strategy(self.trainer)
         transfer_set.check_world_size(self.trainer.world_size)
         check_source(self.inversion, transfer_set, self.trainer.world_size)
@@ -176,6 +181,10 @@ class CondKD(TeacherStudent):
             check_trainable("student", self.student)
         check_student_steps(self.trainer, self.inversion.cadence)
         check_synthesis_steps(self.inversion, transfer_set, resumed=self.trainer.ckpt_path is not None)
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Return what takes SLURM's requeue signal between two steps."""
+        return [RequeueBetweenSteps()]
 
     def configure_model(self) -> None:
         """Build what depends on the task's shapes, on the CPU; a second run must have the same ones."""
@@ -262,15 +271,14 @@ class CondKD(TeacherStudent):
         check_loaders(self.trainer, self.trainer.test_dataloaders, self._condensed)
 
     def on_fit_start(self) -> None:
-        """Check networks and data in the precision of the run; give the bank its folder, but in no ``fast_dev_run``."""
+        """Check networks and data in the precision of the run; let the bank start empty or go on."""
         for name in ("teacher", "student"):
             cure = f"--trainer.precision {self.trainer.precision} cannot hold it, take 32-true"
             check_finite(f"the {name}", getattr(self, name), cure)
         check_before_training(self.trainer, self._transfer.condensed, self.real_batch)
         remark_on_condensed(self.teacher, self._transfer.condensed)
-        open_bank = getattr(getattr(self.trainer, "datamodule", None), "open_bank", None)
-        if open_bank is not None and not dev_steps(self.trainer):
-            open_bank()
+        self._bank_state.open(self._transfer, self.trainer)
+        self._record.check_optimizers(self._turns.names, self.trainer)
 
     def on_train_start(self) -> None:
         """Check that the loader yields the steps of a round, and say what a checkpoint has changed."""
@@ -282,6 +290,7 @@ class CondKD(TeacherStudent):
         super().on_train_end()
         sync_buffers([self.student, self.inversion])
         self.stop_if_diverged()
+        self._bank_state.prune(self._transfer.bank, self.trainer)
 
     def stop_if_diverged(self) -> None:
         """End the run if a loss, weight or statistic is not finite.
@@ -346,7 +355,8 @@ class CondKD(TeacherStudent):
                 self._turns.get(self, name).optimizer.step()
             if self.inversion.source == "bank":
                 images, labels = self.inversion.collect()
-                self._transfer.append(images, cast(Tensor, labels), unit.round)
+                with self._transfer.bank.running():
+                    self._transfer.append(images, cast(Tensor, labels), unit.round)
 
     def _generator_step(self, unit: Unit, draw: Draw) -> Synthesised:
         self._turns.scale(self, "synthesis", self.inversion.lr_factor(unit))
@@ -433,7 +443,7 @@ class CondKD(TeacherStudent):
     # --- checkpoints -----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add shapes, seed and times to what the checkpoint holds.
+        """Add the bank, shapes, seed and times to what the checkpoint holds.
 
         Args:
             checkpoint: what Lightning is about to write; its tensors share memory with the module's.
@@ -444,6 +454,8 @@ class CondKD(TeacherStudent):
             "spec": None if self.spec is None else list(self.spec),
             "seed": self.seed,
             "seconds": dict(self.stopwatch.seconds),
+            "record": None if self.transfer_set is None else self._record.of(self),
+            "bank": None if self.transfer_set is None else self._bank_state.save(self.transfer_set.bank, self.trainer),
         }
 
     def lasting(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -456,18 +468,30 @@ class CondKD(TeacherStudent):
         return {n: v for n, v in state.items() if n not in own or not n.split(".")[-1].startswith(TRANSIENT)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take seed and times from a checkpoint, and build the method if no fit has done so.
+        """Take seed and times from a checkpoint, the bank too in a fit, and build the method if no fit has done so.
 
         Args:
             state: what :meth:`on_save_checkpoint` stored.
+
+        Raises:
+            ValueError: in a fit, if the run is made of other parts than the checkpoint's.
         """
+        if self._fitting and state["record"] is not None:
+            self._record.check(state["record"], state["seed"], self)
         self.seed, self.stopwatch.seconds = state["seed"], dict(state["seconds"])
         if self.spec is None and state["spec"] is not None:
             shape, classes, size, *rest = state["spec"]
             self._build(Spec(tuple(shape), classes, size, *map(tuple, rest)))
+        if self._fitting and state["bank"] is not None:
+            self._bank_state.load(state["bank"], self._transfer.bank, self.trainer)
         if self._trainer is not None:
             # Lightning converts after it has loaded, which would round what a run in float64 had stored.
             self._trainer.precision_plugin.convert_module(self)
+
+    @property
+    def _fitting(self) -> bool:
+        """Whether a trainer fits, and does not only measure or load."""
+        return self._trainer is not None and self._trainer.state.fn == "fit"
 
     @property
     def _aligning(self) -> FeatureAlignment | None:

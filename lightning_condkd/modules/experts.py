@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ from lightning_condkd.data.files import pack, plain_json, write_atomic
 from lightning_condkd.models.finite import check_finite
 from lightning_condkd.modules.batches import real_batch, real_images, source_facts
 from lightning_condkd.modules.divergence import LogitsWatch, LossWatch, check_checkpoint, check_logits, stop_if_diverged
+from lightning_condkd.modules.requeue import RequeueBetweenSteps
 from lightning_condkd.modules.run_length import dev_steps
 from lightning_condkd.modules.ticks import count_epoch
 from lightning_condkd.modules.weights_only import WeightsOnlyModule
@@ -249,6 +251,10 @@ class ExpertTrajectories(WeightsOnlyModule):
             self._logits.add("val", logits)
             self.accuracy.update(logits, labels)
         self.log("val/accuracy", self.accuracy, on_step=False, on_epoch=True, prog_bar=True)
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Return what takes SLURM's requeue signal between two steps."""
+        return [RequeueBetweenSteps()]
 
     def configure_optimizers(self) -> Optimizer:
         """Return plain SGD."""

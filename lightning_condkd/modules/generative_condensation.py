@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
@@ -20,6 +21,7 @@ from lightning_condkd.data.images import ImageSource
 from lightning_condkd.distributed import mean_over_ranks, sync_buffers
 from lightning_condkd.modules.batches import check_class_sizes, real_batch, real_images, say_written
 from lightning_condkd.modules.checks import check_batch, check_strategy
+from lightning_condkd.modules.requeue import RequeueBetweenSteps
 from lightning_condkd.modules.run_length import dev_steps, run_steps
 from lightning_condkd.modules.ticks import count_epoch, tick_once
 from lightning_condkd.modules.turns import OptimizerTurns
@@ -143,6 +145,10 @@ class GenerativeCondensation(WeightsOnlyModule):
         self.gan.build(image_shape, len(class_names), seeded_generator(self.seed, "GAN"))
         if self.matching.weight:
             self.pool.build(image_shape, len(class_names), self.seed)
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Return what takes SLURM's requeue signal between two steps."""
+        return [RequeueBetweenSteps()]
 
     def configure_optimizers(self) -> list[Optimizer]:
         """Return the optimizers of generator and critic."""

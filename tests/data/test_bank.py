@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from lightning_condkd.data import bank as bank_module
+from lightning_condkd.data import files
 from lightning_condkd.data.bank import MemoryBank, quantise
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.randomness import seeded_generator
@@ -372,3 +375,111 @@ def test_an_exported_bank_is_a_condensed_set(tmp_path: Path) -> None:
     assert condensed.info.settings["images_seen"] == 8
     with pytest.raises(ValueError, match="nothing to export"):
         MemoryBank().export(tmp_path / "empty.safetensors")
+
+
+def test_a_save_in_the_middle_of_a_flush_names_every_chunk_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a signal handler does, at every line of the outer flush."""
+    for number in range(3):
+        bank = filled([4, 4], directory=tmp_path / str(number))
+        bank.state_dict()
+        bank.append(*batch(5, 2), round=2)
+        inner: list[dict[str, Any]] = []
+        name = ("pack", "write_atomic", "Chunk")[number]
+        original = getattr(files, name)
+
+        def within(*args: Any, bank: MemoryBank = bank, original: Any = original, inner: Any = inner, **kw: Any) -> Any:
+            before = original(*args, **kw)
+            if not inner:
+                inner.append({})
+                inner[0] = bank.state_dict()
+            return before
+
+        with monkeypatch.context() as patch:
+            patch.setattr(files, name, within)
+            outer = bank.state_dict()
+        for state in (inner[0], outer, bank.state_dict()):
+            assert [(chunk["first"], chunk["length"]) for chunk in state["chunks"]] == [(0, 8), (8, 5)]
+            assert_same_rows(restored(state), filled([4, 4, 5]))
+
+
+@pytest.mark.parametrize("capacity", [None, 6])
+def test_a_save_at_any_line_of_an_append_holds_all_of_it_or_none(capacity: int | None) -> None:
+    """A trace function stands in for a signal, which may come between any two lines."""
+    bank, states = filled([4], capacity), []
+    own = bank_module.__file__
+
+    def trace(frame: Any, event: str, argument: Any) -> Any:
+        if frame.f_code.co_filename != own:
+            return None
+        if event == "line":
+            sys.settrace(None)
+            states.append(bank.state_dict())
+            sys.settrace(trace)
+        return trace
+
+    sys.settrace(trace)
+    try:
+        bank.append(*batch(4, 1), round=1)
+    finally:
+        sys.settrace(None)
+    assert len(states) > 10
+    wholes = [filled([4] * count, capacity) for count in (1, 2)]
+    for state in states:
+        assert_same_rows(restored(state, capacity=capacity), wholes[state["images_seen"] == 8])
+
+
+@pytest.mark.parametrize(
+    ("change", "held"),
+    [
+        (lambda chunks: chunks[:1] + chunks[:1] + chunks[1:], r"\[\(0, 4\), \(0, 4\), \(4, 5\)\]"),  # twice
+        (lambda chunks: chunks[1:] + chunks[1:], r"\[\(4, 5\), \(4, 5\)\]"),  # as many rows, but not the first ones
+        (lambda chunks: chunks[:1], r"\[\(0, 4\)\]"),  # the newest are missing
+        (lambda chunks: chunks[1:], r"\[\(4, 5\)\]"),  # the oldest are missing
+        (lambda chunks: chunks[::-1], r"\[\(4, 5\), \(0, 4\)\]"),
+        (lambda chunks: [], r"\[\]"),
+    ],
+)
+def test_chunks_that_do_not_make_up_the_bank_are_refused(change: Any, held: str, tmp_path: Path) -> None:
+    bank = filled([4], directory=tmp_path)
+    bank.state_dict()
+    bank.append(*batch(5, 1), round=1)
+    state = bank.state_dict()
+    broken, other = {**state, "chunks": change(state["chunks"])}, filled([2])
+    with pytest.raises(
+        ValueError, match=f"is damaged: expected 9 rows .* up to row 9, got .*{held}: resume from another"
+    ):
+        other.load_state_dict(broken)
+    assert_same_rows(other, filled([2]))
+
+
+def test_rows_in_a_checkpoint_are_counted_too() -> None:
+    state = filled([4, 5]).state_dict()
+    state["rows"] = {name: rows[:-1] for name, rows in state["rows"].items()}
+    with pytest.raises(ValueError, match="is damaged: expected 9 rows"):
+        restored(state)
+
+
+def test_only_chunks_beyond_the_capacity_that_nobody_needs_are_removed(tmp_path: Path) -> None:
+    bank = MemoryBank(capacity=6)
+    bank.attach(tmp_path)
+    names = []
+    for step in range(5):
+        bank.append(*batch(4, step), round=step)
+        names.append(bank.state_dict()["chunks"][-1]["name"])
+    assert bank.remove_chunks([names[1]]) == [names[0], names[2]]
+    assert {path.name for path in tmp_path.iterdir()} == {names[1], names[3], names[4]}
+    assert bank.remove_chunks([]) == [names[1]]
+    assert_same_rows(restored(bank.state_dict(), capacity=6), filled([4] * 5, capacity=6))
+
+
+def test_a_cleared_bank_is_as_new(tmp_path: Path) -> None:
+    bank = filled([4], directory=tmp_path)
+    first = bank.state_dict()
+    bank.clear()
+    bank.append(*batch(3), round=0)
+    assert "rows" in bank.state_dict()
+    assert bank.run_id != first["run_id"]
+    assert_same_rows(bank, filled([3]))
+    assert_same_rows(restored(first), filled([4]))

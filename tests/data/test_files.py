@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 
-from lightning_condkd.data.condensed import CondensedSet
+from lightning_condkd.data.condensed import CondensedInfo, CondensedSet
 from lightning_condkd.data.exports import export_png
-from lightning_condkd.data.files import read_untrusted, write_atomic
+from lightning_condkd.data.files import pack, read_untrusted, unpack, write_atomic
 from lightning_condkd.data.importers import import_condensed
 from lightning_condkd.randomness import seeded_generator
 
@@ -110,3 +112,37 @@ def test_a_target_that_cannot_be_written_is_named_with_a_cure(tmp_path: Path) ->
             write()
     assert file.read_bytes() == b"mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.safetensors"]
+
+
+@pytest.mark.parametrize("part", ["pixel", "label", "header"])
+def test_one_flipped_bit_of_a_condensed_set_is_found(tmp_path: Path, part: str) -> None:
+    path = tmp_path / "set.safetensors"
+    condensed = CondensedSet(torch.rand(2, 3, 4, 4), LABELS, info=CondensedInfo(2, method="abc"))
+    condensed.save(path)
+    whole = bytearray(path.read_bytes())
+    place = {"pixel": whole.find(condensed.images.numpy().tobytes()) + 9, "header": whole.find(b"abc")}
+    place["label"] = whole.find(LABELS.numpy().tobytes()) + 8
+    whole[place[part]] ^= 1
+    path.write_bytes(whole)
+    with pytest.raises(ValueError, match=r"set\.safetensors was altered or damaged .* Copy it again or make it again"):
+        CondensedSet.load(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16, torch.int64])
+def test_tensors_of_any_kind_come_back(tmp_path: Path, dtype: torch.dtype) -> None:
+    tensors = {
+        "x": torch.ones(3, 2).to(dtype),
+        "number": torch.tensor(7).to(dtype),
+        "none": torch.empty(0, 4).to(dtype),
+    }
+    (tmp_path / "x.safetensors").write_bytes(pack("example", tensors, {"a": (1, 2.5)}))
+    again, header = unpack("example", tmp_path / "x.safetensors")
+    assert header == {"a": [1, 2.5]}
+    assert all(torch.equal(again[name], value) for name, value in tensors.items())
+
+
+def test_a_file_without_a_hash_is_refused(tmp_path: Path) -> None:
+    record = json.dumps({"format_version": 1, "kind": "example"})
+    (tmp_path / "x.safetensors").write_bytes(save({"x": torch.ones(2)}, {"condkd": record}))
+    with pytest.raises(ValueError, match="has no hash of its content in its header: make it again"):
+        unpack("example", tmp_path / "x.safetensors")

@@ -261,10 +261,20 @@ def play_two_ranks(recipe: Mapping[str, Any], *, synchronise: bool = True) -> di
     return {"module": states, "bank": {"images": torch.cat(world.images), "labels": torch.cat(world.labels)}}
 
 
-def refused(recipe: Mapping[str, Any], folder: str, *, resume: str | None = None) -> str:
-    """Run a recipe that must not begin, and return why."""
-    try:
-        fit(recipe, folder, resume=resume, keep="last")
-    except ValueError as error:
-        return str(error)
-    return "it ran"
+def fit_requeued(recipe: Mapping[str, Any], folder: str, steps: tuple[int, int], commands: str) -> dict[str, Any]:
+    """Run a recipe as a SLURM job whose ranks get the requeue signal in the middle of different steps."""
+    numbers = {"NTASKS": world_size(), "NTASKS_PER_NODE": world_size(), "NNODES": 1, "NODEID": 0, "JOB_ID": 17}
+    numbers |= {"PROCID": rank(), "LOCALID": rank()}
+    os.environ.update({f"SLURM_{name}": str(value) for name, value in numbers.items()}, SLURM_JOB_NAME="distil")
+    os.environ["PATH"] = f"{commands}:{os.environ['PATH']}"
+    original = CondKD.manual_backward
+    waiting = [steps[rank()]]
+
+    def backward(module: CondKD, *arguments: Any, **keywords: Any) -> None:
+        original(module, *arguments, **keywords)
+        if waiting and module.unit is not None and module.unit.counter == waiting[0]:
+            waiting.clear()
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    CondKD.manual_backward = backward  # type: ignore[method-assign]
+    return fit(recipe, folder)

@@ -53,7 +53,7 @@ def test_a_killed_run_resumes_to_the_bit(place: str, unit: int, launch: Launch, 
     assert same(resumed, whole(PLAIN, keep="last").ranks[0], EVERYTHING)
     assert resumed["global_step"] == 21
     # The new folder holds the chunks that its checkpoint names, and no others.
-    chunks = torch.load(last(elsewhere), weights_only=True)["CondensedDataModule"]["bank"]["chunks"]
+    chunks = torch.load(last(elsewhere), weights_only=True)["condkd"]["bank"]["chunks"]
     assert {chunk["name"] for chunk in chunks} == {path.name for path in (elsewhere / "bank").iterdir()}
 
 
@@ -112,14 +112,38 @@ def test_two_ranks_with_batch_norm_resume_to_the_bit(step: int, launch: Launch, 
         assert same(rank, run.ranks[0], EVERYTHING)
 
 
-def test_a_fresh_run_refuses_the_bank_of_another(launch: Launch, whole: Whole) -> None:
-    """``logger=False`` puts both into the same folder."""
-    first, second = whole(PLAIN, keep="last"), whole(LAYER)
-    before = sorted(path.name for path in (first.folder / "bank").iterdir())
-    for world_size in (1, 2):
-        for why in launch(jobs.refused, world_size=world_size, recipe=PLAIN, folder=first.folder):
-            assert "holds the memory bank of another run" in why
-            assert "choose another folder, remove this one, or resume that run from its checkpoint" in why
-    why = launch(jobs.refused, recipe=LAYER, folder=first.folder, resume=second.checkpoint(12))[0]
-    assert "holds the memory bank of another run" in why
-    assert sorted(path.name for path in (first.folder / "bank").iterdir()) == before
+def test_runs_in_one_folder_keep_their_banks_apart(launch: Launch, whole: Whole) -> None:
+    """``logger=False`` puts them into the same folder; each of them resumes from its own files."""
+    folder = launch.folder / f"shared-{launch.count}"
+    launch(jobs.fit, recipe=PLAIN, folder=folder, keep="last", interrupt=("exception", 11))
+    first = {path: path.read_bytes() for path in (folder / "bank").iterdir()}
+    launch(jobs.fit, world_size=2, recipe=BATCH, folder=folder, keep="all")
+    run_ids = {torch.load(path, weights_only=True)["condkd"]["bank"]["run_id"] for path in folder.rglob("*.ckpt")}
+    assert len(run_ids) == 2
+    assert {path: path.read_bytes() for path in (folder / "bank").iterdir()} == first
+    assert len([*folder.glob("bank_*")]) == 1
+    for recipe, checkpoint, size, keep in (
+        (PLAIN, on_exception(folder), 1, "last"),
+        (BATCH, folder / "checkpoints" / f"step={MID_SYNTHESIS}.ckpt", 2, "all"),
+    ):
+        elsewhere = launch.folder / f"resumed-{launch.count}"
+        resumed = launch(jobs.fit, world_size=size, recipe=recipe, folder=elsewhere, resume=checkpoint, keep=keep)
+        assert same(resumed[0], whole(recipe, size, keep=keep).ranks[0], EVERYTHING)
+
+
+def test_ranks_that_are_signalled_apart_save_for_slurm_together(launch: Launch, whole: Whole) -> None:
+    """At the end of the first step by which any has had the signal, and again at the other's."""
+    folder, commands = launch.folder / f"slurm-{launch.count}", launch.folder / f"bin-{launch.count}"
+    commands.mkdir()
+    (commands / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {commands}/asked\n')
+    (commands / "scontrol").chmod(0o755)
+    arguments = {"recipe": BATCH, "folder": folder, "steps": (9, 12), "commands": commands}
+    launch(jobs.fit_requeued, world_size=2, **arguments)
+    assert (commands / "asked").read_text().splitlines() == ["requeue 17"] * 2
+    checkpoints = sorted(folder.glob("hpc_ckpt_*.ckpt"))
+    assert [step_of(path) for path in checkpoints] == [10, 13]
+    for path in checkpoints:
+        folder = launch.folder / f"resumed-{launch.count}"
+        for rank in launch(jobs.fit, world_size=2, recipe=BATCH, folder=folder, resume=path):
+            assert rank["global_step"] == 21
+            assert largest_difference(rank["module"], whole(BATCH, 2, keep="none").ranks[0]["module"]) < TOLERANCE

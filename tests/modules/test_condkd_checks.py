@@ -278,7 +278,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("made with another teacher", lambda: toy.condkd(teacher=toy.observed(toy.network("another")))),
         ("does not fit.*missing .*alignment.discriminator", lambda: toy.condkd(alignment=FeatureAlignment())),
         (
-            "does not fit.*unexpected .*inversion.latent",
+            "inversion.class 'Fast', this one 'NoInversion': resume with the run's own method",
             lambda: toy.condkd(NoInversion(cadence=Cadence(0, STEPS))),
         ),
         ("does not fit.*missing .*student.network.3.weight", lambda: toy.condkd(student=_flat_network())),

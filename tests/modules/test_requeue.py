@@ -1,0 +1,126 @@
+"""SLURM's signal in the middle of a step, against the run that had none."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+
+from lightning_condkd import modules as package
+from lightning_condkd.alignment import FeatureAlignment
+from lightning_condkd.data import CondensedDataModule
+from lightning_condkd.modules import CondKD
+from lightning_condkd.modules.classification import Classification
+from lightning_condkd.modules.condensation import Condensation
+from lightning_condkd.modules.experts import ExpertTrajectories
+from lightning_condkd.modules.generative_condensation import GenerativeCondensation
+from lightning_condkd.modules.requeue import RequeueBetweenSteps
+from tests.inversion import toy
+
+STEPS = toy.CADENCE.length
+SLURM = {
+    "SLURM_JOB_ID": "17",
+    "SLURM_JOB_NAME": "distil",
+    "SLURM_NTASKS": "1",
+    "SLURM_NTASKS_PER_NODE": "1",
+    "SLURM_NNODES": "1",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "0",
+}
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The environment of a job; the file in which a stand-in of scontrol writes what it was asked."""
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    asked, command = tmp_path / "asked", tmp_path / "bin" / "scontrol"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{command.parent}:{os.environ['PATH']}")
+    return asked
+
+
+def aligned() -> CondKD:
+    return toy.condkd(alignment=FeatureAlignment())
+
+
+def with_signal(module: CondKD, step: int) -> CondKD:
+    """Send the signal after the first optimizer of a step has moved, or where nothing has."""
+    original: Callable[..., Any] = module.manual_backward
+    sent: list[int] = []
+
+    def backward(loss: torch.Tensor, *arguments: Any, **keywords: Any) -> None:
+        original(loss, *arguments, **keywords)
+        if module.trainer.global_step == step + 1 and not sent:
+            sent.append(step)
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    module.manual_backward = backward  # type: ignore[method-assign]
+    return module
+
+
+def fit(module: L.LightningModule, folder: Path, **arguments: Any) -> toy.Run:
+    return toy.fit(module, default_root_dir=folder, **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("step", [0, 3, 9, 12, 15, 23])
+def test_a_requeued_run_is_the_run_that_was_left_alone(step: int, tmp_path: Path, slurm: Path) -> None:
+    """First, in the middle and last of a synthesis block, of a distillation block, of a round and of the run."""
+    whole = fit(aligned(), tmp_path / "whole")
+    before = signal.getsignal(signal.SIGUSR1)
+    interrupted = fit(with_signal(aligned(), step), tmp_path / "run")
+    assert toy.same(interrupted.state(), whole.state())
+    assert slurm.read_text().splitlines() == ["requeue 17"]
+    assert signal.getsignal(signal.SIGUSR1) == before
+    assert torch.load(tmp_path / "run" / "hpc_ckpt_1.ckpt", weights_only=True)["global_step"] == step + 1
+    resumed = fit(aligned(), tmp_path / "run")  # Lightning finds the checkpoint by itself
+    assert resumed.trainer.ckpt_path == str(tmp_path / "run" / "hpc_ckpt_1.ckpt")
+    assert toy.same(resumed.state(), whole.state())
+    assert resumed.trainer.global_step == whole.trainer.global_step
+
+
+def test_a_signal_in_a_validation_is_taken_at_the_next_step(tmp_path: Path, slurm: Path) -> None:
+    class InValidation(L.Callback):
+        def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            if not trainer.sanity_checking and trainer.current_epoch in (0, 2):
+                os.kill(os.getpid(), signal.SIGUSR1)
+
+    images = torch.utils.data.TensorDataset(torch.rand(6, *toy.SHAPE), torch.arange(6) % toy.CLASSES)
+    loader = torch.utils.data.DataLoader(images, batch_size=6)
+    data = CondensedDataModule(toy.condensed_set(), batch_size=8, val_dataloaders=loader)
+    trainer = toy.silent_trainer(max_epochs=3, default_root_dir=tmp_path, callbacks=[InValidation()])
+    trainer.fit(aligned(), data)
+    checkpoints = [*tmp_path.glob("hpc_ckpt_*.ckpt")]  # the signal after the last step asks for nothing
+    assert [torch.load(path, weights_only=True)["global_step"] for path in checkpoints] == [STEPS + 1]
+    assert slurm.read_text().splitlines() == ["requeue 17"]
+
+
+def test_a_handler_of_the_users_is_left_alone(tmp_path: Path, slurm: Path) -> None:
+    seen: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: seen.append(number))
+    try:
+        fit(with_signal(aligned(), 3), tmp_path, max_epochs=1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert seen == [signal.SIGUSR1]
+    assert not slurm.exists()
+
+
+def test_every_module_takes_the_signal_between_steps() -> None:
+    modules = [CondKD, Classification, Condensation, ExpertTrajectories, GenerativeCondensation]
+    known = {
+        name for name, kind in vars(package).items() if inspect.isclass(kind) and issubclass(kind, L.LightningModule)
+    }
+    assert {kind.__name__ for kind in modules} >= known
+    for kind in modules:
+        assert [type(callback) for callback in kind.configure_callbacks(None)] == [RequeueBetweenSteps]  # type: ignore[arg-type]
