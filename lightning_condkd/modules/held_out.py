@@ -119,7 +119,8 @@ def remark_on_condensed(teacher: Observer, condensed: CondensedSet, most: int = 
     """
     rows = torch.linspace(0, len(condensed) - 1, min(len(condensed), most)).long()
     weights, right = next(teacher.parameters(), torch.empty(0)), 0
-    with torch.inference_mode():  # past a compiled network, which would be compiled again for this batch
+    # Past a compiled network, which would be compiled again for this batch.
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
         for ids in torch.split(rows, 250):
             guesses = teacher(condensed.pixels(ids, weights.device).to(weights)).logits.argmax(1)
             right += int((guesses.cpu() == condensed.labels[ids]).sum())

@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.transfer import TransferSet
+from lightning_condkd.modules.schedule import RunCosine
 
 if TYPE_CHECKING:
     from lightning_condkd.modules.condkd import CondKD
@@ -197,7 +198,7 @@ def optimizer_settings(optimizers: Mapping[str, Optimizer], scheduler: LRSchedul
         scheduler: the student's schedule.
     """
     record = {name: {"class": type(one).__name__} | _mapping(one.defaults, DEPTH) for name, one in optimizers.items()}
-    if scheduler is None:
+    if scheduler is None or isinstance(scheduler, RunCosine):  # ours ends with the run, however long it is now
         return record
     changing = ("last_epoch", "optimizer")
     known = {name: _plain(value, 0) for name, value in vars(scheduler).items() if name in _arguments(type(scheduler))}

@@ -59,7 +59,7 @@ class SaveByHand(L.Callback):
 def test_a_transfer_set_of_the_module_resumes_to_the_bit(on_disk: bool, tmp_path: Path) -> None:
     whole = toy.fit(toy.condkd())
     saving = by_steps(tmp_path) if on_disk else SaveByHand(tmp_path / "cut.ckpt")
-    first = trainer(tmp_path, saving, max_steps=11, enable_checkpointing=on_disk)
+    first = trainer(tmp_path, saving, max_steps=13, enable_checkpointing=on_disk)
     first.fit(toy.condkd(transfer_set=transfer_set()), train_dataloaders=step_loader(STEPS))
     assert bool(list(tmp_path.rglob("chunk_*"))) is on_disk
     resumed, again = toy.condkd(transfer_set=(there := transfer_set())), trainer(tmp_path, enable_checkpointing=False)
@@ -69,7 +69,7 @@ def test_a_transfer_set_of_the_module_resumes_to_the_bit(on_disk: bool, tmp_path
 
 def test_a_run_may_change_from_the_datamodule_to_a_transfer_set(tmp_path: Path) -> None:
     whole = toy.fit(toy.condkd())
-    trainer(tmp_path, by_steps(tmp_path), max_steps=11).fit(toy.condkd(), data())
+    trainer(tmp_path, by_steps(tmp_path), max_steps=13).fit(toy.condkd(), data())
     resumed, again = toy.condkd(transfer_set=(there := transfer_set())), trainer(tmp_path, enable_checkpointing=False)
     again.fit(resumed, train_dataloaders=step_loader(STEPS), ckpt_path=tmp_path / "cut.ckpt")
     assert toy.same(whole.state(), toy.Run(resumed, there.bank, again).state())
@@ -78,14 +78,14 @@ def test_a_run_may_change_from_the_datamodule_to_a_transfer_set(tmp_path: Path) 
 def test_two_transfer_sets_are_one_too_many() -> None:
     own, module_data = transfer_set(), data()
     with pytest.raises(ValueError, match=r"transfer_set=... and CondensedDataModule holds another.*leave transfer_set"):
-        toy.silent_trainer(max_epochs=1).fit(toy.condkd(transfer_set=own), module_data)
+        toy.silent_trainer(max_epochs=2).fit(toy.condkd(transfer_set=own), module_data)
     model = toy.condkd(transfer_set=module_data.transfer_set)
-    toy.silent_trainer(max_epochs=1).fit(model, module_data)  # the same one twice
-    assert len(module_data.transfer_set.bank) == ROUND
+    toy.silent_trainer(max_epochs=2).fit(model, module_data)  # the same one twice
+    assert len(module_data.transfer_set.bank) == 2 * ROUND
 
 
 def test_measuring_needs_no_bank(tmp_path: Path) -> None:
-    trainer(tmp_path, by_steps(tmp_path), max_steps=11).fit(toy.condkd(), data())
+    trainer(tmp_path, by_steps(tmp_path), max_steps=13).fit(toy.condkd(), data())
     for chunk in tmp_path.rglob("chunk_*"):
         chunk.unlink()
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*given(6)[:2]), batch_size=6)
@@ -140,24 +140,24 @@ def test_what_a_user_puts_in_before_the_first_fit_stays() -> None:
     module_data = data()
     module_data.transfer_set.append(*given(5))
     with pytest.raises(ValueError, match="leave limit_train_batches"):  # a refused fit leaves the bank as it was
-        toy.silent_trainer(max_epochs=1, limit_train_batches=3).fit(toy.condkd(), module_data)
-    toy.silent_trainer(max_epochs=1).fit(toy.condkd(), module_data)
-    assert len(module_data.transfer_set.bank) == 5 + ROUND
+        toy.silent_trainer(max_epochs=2, limit_train_batches=3).fit(toy.condkd(), module_data)
+    toy.silent_trainer(max_epochs=2).fit(toy.condkd(), module_data)
+    assert len(module_data.transfer_set.bank) == 5 + 2 * ROUND
     with pytest.raises(ValueError, match=r"also given 5 by hand.*bank.clear\(\) and append yours again"):
-        toy.silent_trainer(max_epochs=1).fit(toy.condkd(), module_data)
+        toy.silent_trainer(max_epochs=2).fit(toy.condkd(), module_data)
     module_data.transfer_set.bank.clear()
     module_data.transfer_set.append(*given(7))
-    toy.silent_trainer(max_epochs=1).fit(toy.condkd(), module_data)
-    assert len(module_data.transfer_set.bank) == 7 + ROUND
+    toy.silent_trainer(max_epochs=2).fit(toy.condkd(), module_data)
+    assert len(module_data.transfer_set.bank) == 7 + 2 * ROUND
 
 
 def test_what_a_user_adds_between_two_runs_is_not_dropped_silently() -> None:
     module_data = data()
-    toy.silent_trainer(max_epochs=1).fit(toy.condkd(), module_data)
+    toy.silent_trainer(max_epochs=2).fit(toy.condkd(), module_data)
     module_data.transfer_set.append(*given(5))
     with pytest.raises(ValueError, match="also given 5 by hand"):
-        toy.silent_trainer(max_epochs=1).fit(toy.condkd(), module_data)
-    assert len(module_data.transfer_set.bank) == ROUND + 5
+        toy.silent_trainer(max_epochs=2).fit(toy.condkd(), module_data)
+    assert len(module_data.transfer_set.bank) == 2 * ROUND + 5
 
 
 def test_the_same_trainer_goes_on_with_its_bank() -> None:
@@ -172,7 +172,7 @@ def test_the_same_trainer_goes_on_with_its_bank() -> None:
 
 def test_a_resumed_run_replaces_what_an_earlier_one_left(tmp_path: Path) -> None:
     whole, module_data = toy.fit(toy.condkd()), data()
-    trainer(tmp_path / "a", by_steps(tmp_path / "a"), max_steps=11).fit(toy.condkd(), module_data)
+    trainer(tmp_path / "a", by_steps(tmp_path / "a"), max_steps=13).fit(toy.condkd(), module_data)
     trainer(tmp_path / "b", by_steps(tmp_path / "b"), max_steps=16).fit(toy.condkd(), module_data)
     resumed, again = toy.condkd(), trainer(tmp_path / "c")
     with warnings.catch_warnings():
@@ -212,7 +212,7 @@ class Shared(Logger):
 
 def test_runs_of_a_shared_logging_folder_have_banks_of_their_own(tmp_path: Path) -> None:
     for run in ("a1", "b2"):
-        trainer(tmp_path, RunSummary(), logger=Shared(tmp_path, run), max_epochs=1).fit(toy.condkd(), data())
+        trainer(tmp_path, RunSummary(), logger=Shared(tmp_path, run), max_epochs=2).fit(toy.condkd(), data())
         assert list((tmp_path / "project" / run / "bank").glob("chunk_*"))
         assert {path.name for path in (tmp_path / "project" / run).glob("*.*")} == {"metrics.csv", "summary.json"}
     assert [path.name for path in tmp_path.iterdir()] == ["project"]
@@ -246,7 +246,7 @@ def test_runs_that_share_a_folder_of_checkpoints_keep_their_banks_apart(tmp_path
 
 def resumable(checkpoint: Path, folder: Path) -> bool:
     module_data = data(bank_capacity=ROUND)
-    trainer(folder, max_epochs=20, max_steps=1).fit(toy.condkd(), module_data, ckpt_path=checkpoint)
+    trainer(folder, max_epochs=20, max_steps=13).fit(toy.condkd(), module_data, ckpt_path=checkpoint)
     return len(module_data.transfer_set.bank) == ROUND
 
 
@@ -295,7 +295,7 @@ def test_the_checkpoint_that_a_run_resumed_from_keeps_its_files(tmp_path: Path) 
 
 
 def test_a_run_that_is_only_loaded_is_not_compared(tmp_path: Path) -> None:
-    trainer(tmp_path, by_steps(tmp_path), max_steps=11).fit(toy.condkd(), data())
+    trainer(tmp_path, by_steps(tmp_path), max_steps=13).fit(toy.condkd(), data())
     loaded = CondKD.load_from_checkpoint(
         tmp_path / "cut.ckpt",
         teacher=toy.observed(toy.network("teacher")),

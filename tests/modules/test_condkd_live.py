@@ -19,7 +19,7 @@ from lightning_condkd.augment import CropFlip
 from lightning_condkd.callbacks.baseline import CondensedOnlyBaseline
 from lightning_condkd.data import CondensedDataModule
 from lightning_condkd.distillation import KLDistillation, LogitsL1Distillation
-from lightning_condkd.inversion import DFAD, LiveInversion
+from lightning_condkd.inversion import DFAD, DFQ, LiveInversion
 from lightning_condkd.inversion.dafl import DAFL
 from lightning_condkd.inversion.zskt import ZSKT
 from lightning_condkd.modules import CondKD
@@ -156,7 +156,7 @@ def test_the_student_comes_to_agree_with_the_teacher_where_the_generator_leads_i
 
 @pytest.mark.parametrize(("source", "temperature", "padding", "flip"), [("live", 1.0, 0, 0.0), ("bank", 20.0, 4, 0.5)])
 def test_temperature_and_view_follow_the_source(source: str, temperature: float, padding: int, flip: float) -> None:
-    model = toy.condkd(_live(source=source), augment=None)
+    model = toy.condkd(_live(DFQ, source=source), augment=None)
     assert isinstance(model.distillation, KLDistillation)
     assert isinstance(model.augment, CropFlip)
     assert model.distillation.temperature == temperature

@@ -52,7 +52,7 @@ def loader(images: Tensor, labels: Any, size: int = 3) -> DataLoader[Any]:
 
 
 def run(stage: str, data: CondensedDataModule, model: CondKD | None = None, **trainer: Any) -> L.Trainer:
-    trainer = {"num_sanity_val_steps": 0, "max_epochs": 1, **trainer}
+    trainer = {"num_sanity_val_steps": 0, "max_epochs": 2, **trainer}
     made = toy.silent_trainer(**trainer)
     getattr(made, stage)(toy.condkd() if model is None else model, datamodule=data)
     return made
@@ -92,7 +92,7 @@ def test_what_is_not_known_is_not_compared_and_other_names_are_doubted() -> None
 
 def test_images_that_are_not_measured_on_are_not_read() -> None:
     data = CondensedDataModule(named(), batch_size=8, val_data=Real(("dog", "cat", "T-shirt/top")))
-    assert run("fit", data, limit_val_batches=0).global_step == toy.CADENCE.length
+    assert run("fit", data, limit_val_batches=0).global_step == 2 * toy.CADENCE.length
 
 
 class Folder(Dataset[Any]):
@@ -123,7 +123,7 @@ def test_loaders_of_datasets_that_name_their_classes(stage: str, wrap: Callable[
 
 def test_the_order_is_compared_without_sanity_steps_before_a_step_is_taken() -> None:
     loaders = DataLoader(Folder(("dog", "cat", "T-shirt/top")), batch_size=3)
-    model, trainer = toy.condkd(), toy.silent_trainer(max_epochs=1, num_sanity_val_steps=0)
+    model, trainer = toy.condkd(), toy.silent_trainer(max_epochs=2, num_sanity_val_steps=0)
     with pytest.raises(ValueError, match=ANOTHER_ORDER):
         trainer.fit(model, CondensedDataModule(named(), batch_size=8, val_dataloaders=loaders))
     assert trainer.global_step == 0
@@ -146,7 +146,7 @@ def test_a_classifier_is_measured_on_the_classes_that_it_learns(held_out: tuple[
 
 
 def test_nothing_to_measure_on_is_nothing_to_look_at() -> None:
-    assert run("fit", CondensedDataModule(named(), batch_size=8)).global_step == toy.CADENCE.length
+    assert run("fit", CondensedDataModule(named(), batch_size=8)).global_step == 2 * toy.CADENCE.length
     trainer = toy.silent_trainer(max_epochs=1, num_sanity_val_steps=0)
     trainer.fit(Classification(toy.observed(toy.network("plain"))), DataLoader(Folder(NAMES), batch_size=3))
     assert trainer.global_step == 2
@@ -176,7 +176,7 @@ def test_batches_that_are_no_images_with_classes_are_refused_before_training(
     images: Tensor, labels: Tensor, match: str, sanity: int
 ) -> None:
     data = CondensedDataModule(toy.condensed_set(), batch_size=8, val_dataloaders=loader(images, labels))
-    trainer = toy.silent_trainer(max_epochs=1, num_sanity_val_steps=sanity)
+    trainer = toy.silent_trainer(max_epochs=2, num_sanity_val_steps=sanity)
     with pytest.raises(ValueError, match=match):
         trainer.fit(toy.condkd(), data)
     assert trainer.global_step == 0
@@ -205,7 +205,7 @@ def test_labels_of_any_integer_type_are_the_same_classes() -> None:
 def test_the_look_at_a_first_batch_leaves_the_run_as_it_is() -> None:
     """A loader takes a number from the global stream; the trainer's own pass would do so at the end of the round."""
     torch.manual_seed(3)
-    trainer = toy.silent_trainer(max_epochs=1, num_sanity_val_steps=0)
+    trainer = toy.silent_trainer(max_epochs=2, num_sanity_val_steps=0)
     states = []
 
     class Look(L.Callback):
@@ -329,7 +329,7 @@ def test_a_step_loader_with_validation_loaders_is_checked_too() -> None:
     transfer = CondensedDataModule(named(), batch_size=8).transfer_set
     model = toy.condkd(transfer_set=transfer)
     real = Real(("dog", "cat", "T-shirt/top")).val_dataloader()
-    trainer = toy.silent_trainer(max_epochs=1)
+    trainer = toy.silent_trainer(max_epochs=2)
     with pytest.raises(ValueError, match=ANOTHER_ORDER):
         trainer.fit(model, step_loader(toy.CADENCE.length), real)
     assert trainer.global_step == 0

@@ -37,7 +37,7 @@ def aligned(weight: float = 1.0, **arguments: Any) -> CondKD:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     saving = ModelCheckpoint(folder, filename="run", every_n_train_steps=11)
-    toy.fit(aligned(), max_steps=11, callbacks=[saving], enable_checkpointing=True, default_root_dir=folder)
+    toy.fit(aligned(), max_steps=13, callbacks=[saving], enable_checkpointing=True, default_root_dir=folder)
     return folder / "run.ckpt"
 
 
@@ -53,7 +53,7 @@ def test_a_record_is_plain_json(checkpoint: Path) -> None:
     assert record["inversion"]["cadence"]["distill_steps"] == 4
     assert record["inversion"]["generator_lr"] == 0.05
     assert record["optimizers"]["student"]["lr"] == 0.2
-    assert record["optimizers"]["student_scheduler"]["T_max"] == 2
+    assert "student_scheduler" not in record["optimizers"]  # ours is always that of the run
 
 
 def test_the_same_run_resumes_without_a_word(checkpoint: Path) -> None:
@@ -193,9 +193,9 @@ def test_a_resumed_command_line_says_what_differs(tmp_path: Path) -> None:
         f"{inversion}.batch_size=32",
         f"--trainer.default_root_dir={tmp_path}",
     ]
-    main([*quick, *small, "--trainer.max_epochs=1"])
+    main([*quick, *small, "--trainer.max_epochs=2"])
     (checkpoint,) = tmp_path.rglob("*.ckpt")
-    again = [*quick, *small, "--trainer.max_epochs=2", "--ckpt_path", str(checkpoint)]
+    again = [*quick, *small, "--trainer.max_epochs=3", "--ckpt_path", str(checkpoint)]
     with pytest.warns(UserWarning, match=r"mix .*, this one 0.25"):
         main([*again, "--data.init_args.mix=0.25"])
     with pytest.raises(ValueError, match=r"inversion.batch_size 32, this one 16"):

@@ -109,7 +109,7 @@ def test_a_handler_of_the_users_is_left_alone(tmp_path: Path, slurm: Path) -> No
     seen: list[int] = []
     before = signal.signal(signal.SIGUSR1, lambda number, frame: seen.append(number))
     try:
-        fit(with_signal(aligned(), 3), tmp_path, max_epochs=1)
+        fit(with_signal(aligned(), 3), tmp_path, max_epochs=2)
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert seen == [signal.SIGUSR1]
