@@ -13,6 +13,8 @@ from unittest.mock import patch
 from jsonargparse import Namespace, _typehints
 from lightning.pytorch.utilities import rank_zero_warn
 
+DISCARD = "discard_init_args_on_class_path_change"
+
 
 class Change(NamedTuple):
     """A class in the place of another.
@@ -33,10 +35,14 @@ Carried = dict[Change, dict[str, Any]]
 def noting_carried_over() -> Iterator[Carried]:
     """Note, while a command line is parsed, which arguments a class takes over from the one before it.
 
-    The parser keeps all that the new class accepts too, without a word.
+    The parser keeps all that the new class accepts too, without a word. Nothing is noted with a version of jsonargparse
+    that does it elsewhere: the function is a private one.
     """
     noted: Carried = {}
-    discard = cast(Any, _typehints).discard_init_args_on_class_path_change
+    discard = getattr(_typehints, DISCARD, None)
+    if discard is None:
+        yield noted
+        return
 
     def noting(parser: Any, before: Any, after: Any) -> None:  # noqa: ANN401 - private records of the parser
         discard(parser, before, after)
@@ -45,7 +51,7 @@ def noting_carried_over() -> Iterator[Carried]:
             kept = {name: value for name, value in _leaves(before["init_args"]).items() if name not in stated}
             noted.setdefault(Change(before["class_path"], after["class_path"]), {}).update(kept)
 
-    with patch.object(_typehints, "discard_init_args_on_class_path_change", noting):
+    with patch.object(_typehints, DISCARD, noting):
         yield noted
 
 
