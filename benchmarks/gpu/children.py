@@ -122,4 +122,13 @@ def _look(child: _Child, until: float) -> Ended | None:
 def _said(child: _Child) -> str:
     log = child.folder / "log.txt"
     text = log.read_text(errors="replace") if log.exists() else ""
-    return text[-ERROR_CHARACTERS:]
+    return without_folders(text[-ERROR_CHARACTERS:])
+
+
+def without_folders(text: str) -> str:
+    """Leave out the folders of a machine, which mean nothing elsewhere.
+
+    Args:
+        text: what an item said.
+    """
+    return re.sub(r"/(?:[\w.+-]+/)+", "", text)

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from children import without_folders
 from stage import Job
 
 from lightning_condkd.cli import main
@@ -77,7 +78,7 @@ def distilled(arguments: list[str], job: Job, rounds: int, every: int = 1) -> di
         folder = job.folder / "eager"
         folder.mkdir()
         plain = run([*arguments, *lengths], job=job._replace(folder=folder))
-        return {"compiled": False, "why_not": repr(error)[-1000:], **plain}
+        return {"compiled": False, "why_not": without_folders(repr(error)[-1000:]), **plain}
 
 
 def _distilled(arguments: list[str], job: Job, rounds: int, every: int) -> dict[str, Any]:

@@ -97,6 +97,8 @@ def test_items_that_fail_or_hang_or_die_do_not_stop_the_others(kit: SimpleNamesp
         "hangs": "over",
     }
     assert "expected this" in of["fails"].content
+    assert str(tmp_path) not in of["fails"].content
+    assert 'File "/' not in of["fails"].content
     assert of["stops_early"].content == {"rounds": 3}
     status = Path(f"/proc/{(tmp_path / 'child').read_text()}/stat")
     assert not status.exists() or status.read_text().split(")")[1].split()[0] == "Z"
