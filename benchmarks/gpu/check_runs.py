@@ -45,27 +45,17 @@ def fit(
 
     Args:
         case: what is fitted.
-        folder: made anew for this fit.
+        folder: made anew for this fit and what it prepares.
         device: ``cuda`` or ``cpu``.
         precision: of the trainer.
         ckpt_path: checkpoint to resume from.
         trainer: other arguments of the trainer.
     """
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     if case.prepare is not None:
-        _fit(case.prepare, folder, "cpu", "32-true", None)
-    return _fit(case, folder, device, precision, ckpt_path, **trainer)
-
-
-def _fit(
-    case: Case,
-    folder: Path,
-    device: str,
-    precision: str,
-    ckpt_path: Path | None,
-    **trainer: Any,  # noqa: ANN401
-) -> Outcome:
+        fit(case.prepare, folder, "cpu")
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
     torch.manual_seed(0)
     module, data = case.module(folder), case.data()
     quiet = ("enable_checkpointing", "enable_progress_bar", "enable_model_summary", "logger")

@@ -79,17 +79,18 @@ def check_finite(name: str, module: nn.Module, cure: str) -> None:
         raise ValueError(f"{name} holds NaN or infinity in {listed(broken)}: {cure}")
 
 
-def listed(names: list[str]) -> str:
-    """Return names for a message, the first three of them.
+def listed(names: list[str], most: int = 3) -> str:
+    """Return names for a message, the first of them.
 
     Args:
         names: the names.
+        most: how many are named.
 
     Example:
         >>> listed(["a", "b", "c", "d", "e"])
         'a, b, c and 2 more'
     """
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _has_numbers(tensor: Tensor) -> bool:

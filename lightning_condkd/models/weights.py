@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ _RECORDS = ("optimizer", "optimiser", "scheduler", "scaler", "callbacks", "loops
 _PICKLED = (".pt", ".pth", ".ckpt", ".th", ".tar", ".bin", ".pyth")
 _KNOWN = ", ".join((".safetensors", *_PICKLED[:-1])) + f" or {_PICKLED[-1]}"
 _COMPILED = "_orig_mod."
+_listed = partial(listed, most=10)
 
 
 def plain_name(name: str) -> str:
@@ -234,10 +236,6 @@ def _mismatches(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> 
     yield from (f"  unexpected: {name} {tuple(value.shape)}" for name, value in state.items() if name not in expected)
     for name in (n for n in expected if n in state and expected[n].shape != state[n].shape):
         yield f"  other shape: {name} expected {tuple(expected[name].shape)}, got {tuple(state[name].shape)}"
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 def _warn(message: str) -> None:

@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import Any, cast
 
-import lightning as L
 import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
@@ -43,17 +42,15 @@ from lightning_condkd.modules.optimizing import (
     make_optimizer,
     make_scheduler,
 )
-from lightning_condkd.modules.requeue import RequeueBetweenSteps
+from lightning_condkd.modules.resumable import ResumableModule
 from lightning_condkd.modules.run_length import dev_steps
 from lightning_condkd.modules.schedule import RunCosine
-from lightning_condkd.modules.ticks import count_epoch
-from lightning_condkd.modules.weights_only import WeightsOnlyModule
 from lightning_condkd.randomness import Draw
 
 STATE_KEY = "classification"
 
 
-class Classification(WeightsOnlyModule):
+class Classification(ResumableModule):
     """Train a classifier on labelled images by cross-entropy, and measure its top-1 accuracy (micro average).
 
     Args:
@@ -136,7 +133,6 @@ class Classification(WeightsOnlyModule):
             batch: images ``(N, C, H, W)``, in [0, 1] or uint8, and labels ``(N,)``.
             batch_idx: position in the epoch.
         """
-        count_epoch(self.trainer)
         images, labels = real_batch(batch, self._label_range)
         logits = self.network(self._augmented(images, batch_idx)).logits
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
@@ -180,10 +176,6 @@ class Classification(WeightsOnlyModule):
             cast(Metric, scores["loss"]).update(F.cross_entropy(logits, labels, reduction="none"))
         for name, metric in scores.items():
             self.log(f"{stage}/{name}", cast(Metric, metric), on_step=False, on_epoch=True, prog_bar=stage == "val")
-
-    def configure_callbacks(self) -> list[L.Callback]:
-        """Return what takes SLURM's requeue signal between two steps."""
-        return [RequeueBetweenSteps()]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer and its schedule."""

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
@@ -19,16 +18,14 @@ from lightning_condkd.distributed import mean_over_ranks
 from lightning_condkd.functional.surrogate import with_gradients
 from lightning_condkd.modules.batches import check_class_sizes, real_images, say_written
 from lightning_condkd.modules.evaluation_checks import check_class_order
-from lightning_condkd.modules.requeue import RequeueBetweenSteps
+from lightning_condkd.modules.resumable import ResumableModule
 from lightning_condkd.modules.run_length import dev_steps
-from lightning_condkd.modules.ticks import count_epoch
-from lightning_condkd.modules.weights_only import WeightsOnlyModule
 from lightning_condkd.randomness import Draw, draw_by_class, seeded_generator
 
 STATE_KEY = "condensation"
 
 
-class Condensation(WeightsOnlyModule):
+class Condensation(ResumableModule):
     """Learn a few images per class that stand for a dataset.
 
     One ``training_step`` is one iteration of the method on real images that it draws by class from the datamodule. The
@@ -118,7 +115,6 @@ class Condensation(WeightsOnlyModule):
             batch: not used; the method's images are drawn by class.
             batch_idx: position in the epoch.
         """
-        count_epoch(self.trainer)
         step = self.current_epoch * self.steps_per_epoch + batch_idx
         draw = Draw(self.seed, step, self.global_rank, self.trainer.world_size)
         loss = self._differentiated(draw)
@@ -160,10 +156,6 @@ class Condensation(WeightsOnlyModule):
         for tensor, good in zip(self._learned, self._last_good, strict=True):
             tensor.data.copy_(good)
         self._undone += 1
-
-    def configure_callbacks(self) -> list[L.Callback]:
-        """Return what takes SLURM's requeue signal between two steps."""
-        return [RequeueBetweenSteps()]
 
     def configure_optimizers(self) -> Optimizer:
         """Return SGD on the pixels, and on what else the method learns."""

@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping
 from typing import Any, cast
 
-import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -50,7 +49,6 @@ from lightning_condkd.modules.optimizing import (
     warn_of_restored,
 )
 from lightning_condkd.modules.record import RunRecord
-from lightning_condkd.modules.requeue import RequeueBetweenSteps
 from lightning_condkd.modules.run_length import (
     check_student_steps,
     check_synthesis_steps,
@@ -62,7 +60,7 @@ from lightning_condkd.modules.run_length import (
 from lightning_condkd.modules.schedule import default_student_optimizer, default_student_schedule
 from lightning_condkd.modules.synthesise import Synthesised, SynthesisStep
 from lightning_condkd.modules.teacher_student import STATE_KEY, TeacherStudent
-from lightning_condkd.modules.ticks import count_epoch, tick_once
+from lightning_condkd.modules.ticks import tick_once
 from lightning_condkd.modules.turns import OptimizerTurns
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.types import Spec, Synthetic, Unit
@@ -181,10 +179,6 @@ class CondKD(TeacherStudent):
             check_trainable("student", self.student)
         check_student_steps(self.trainer, self.inversion.cadence)
         check_synthesis_steps(self.inversion, transfer_set, resumed=self.trainer.ckpt_path is not None)
-
-    def configure_callbacks(self) -> list[L.Callback]:
-        """Return what takes SLURM's requeue signal between two steps."""
-        return [RequeueBetweenSteps()]
 
     def configure_model(self) -> None:
         """Build what depends on the task's shapes, on the CPU; a second run must have the same ones."""
@@ -314,7 +308,6 @@ class CondKD(TeacherStudent):
             batch_idx: position in the round.
         """
         tick_once(self)
-        count_epoch(self.trainer)
         for unit in units_of_step(self.trainer, self.inversion.cadence, self.current_epoch, batch_idx):
             self._take(unit)
         if batch_idx == round_length(self.trainer, self.inversion.cadence) - 1:

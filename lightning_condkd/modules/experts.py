@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
@@ -31,16 +30,14 @@ from lightning_condkd.data.files import pack, plain_json, write_atomic
 from lightning_condkd.models.finite import check_finite
 from lightning_condkd.modules.batches import real_batch, real_images, source_facts
 from lightning_condkd.modules.divergence import LogitsWatch, LossWatch, check_checkpoint, check_logits, stop_if_diverged
-from lightning_condkd.modules.requeue import RequeueBetweenSteps
+from lightning_condkd.modules.resumable import ResumableModule
 from lightning_condkd.modules.run_length import dev_steps
-from lightning_condkd.modules.ticks import count_epoch
-from lightning_condkd.modules.weights_only import WeightsOnlyModule
 from lightning_condkd.randomness import Draw, seeded_generator
 
 STATE_KEY = "experts"
 
 
-class ExpertTrajectories(WeightsOnlyModule):
+class ExpertTrajectories(ResumableModule):
     """Train experts on real images, one after the other, and write their parameters before and after every epoch.
 
     Training is plain SGD without momentum, weight decay or schedule, as in the official code; a network with random
@@ -170,6 +167,7 @@ class ExpertTrajectories(WeightsOnlyModule):
             batch: not used.
             batch_idx: position in the epoch.
         """
+        super().on_train_batch_start(batch, batch_idx)
         expert, epoch = self.position(self.current_epoch)
         if batch_idx or epoch:
             return
@@ -185,7 +183,6 @@ class ExpertTrajectories(WeightsOnlyModule):
             batch: images ``(N, C, H, W)``, in [0, 1] or uint8, and labels ``(N,)``.
             batch_idx: position in the epoch.
         """
-        count_epoch(self.trainer)
         images, labels = real_batch(batch)
         if self.augment is not None:
             draw = Draw(self.seed, batch_idx, self.global_rank, self.trainer.world_size)
@@ -251,10 +248,6 @@ class ExpertTrajectories(WeightsOnlyModule):
             self._logits.add("val", logits)
             self.accuracy.update(logits, labels)
         self.log("val/accuracy", self.accuracy, on_step=False, on_epoch=True, prog_bar=True)
-
-    def configure_callbacks(self) -> list[L.Callback]:
-        """Return what takes SLURM's requeue signal between two steps."""
-        return [RequeueBetweenSteps()]
 
     def configure_optimizers(self) -> Optimizer:
         """Return plain SGD."""

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
@@ -21,18 +20,17 @@ from lightning_condkd.data.images import ImageSource
 from lightning_condkd.distributed import mean_over_ranks, sync_buffers
 from lightning_condkd.modules.batches import check_class_sizes, real_batch, real_images, say_written
 from lightning_condkd.modules.checks import check_batch, check_strategy
-from lightning_condkd.modules.requeue import RequeueBetweenSteps
+from lightning_condkd.modules.resumable import ResumableModule
 from lightning_condkd.modules.run_length import dev_steps, run_steps
-from lightning_condkd.modules.ticks import count_epoch, tick_once
+from lightning_condkd.modules.ticks import tick_once
 from lightning_condkd.modules.turns import OptimizerTurns
-from lightning_condkd.modules.weights_only import WeightsOnlyModule
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.types import LossTerms
 
 STATE_KEY = "generative condensation"
 
 
-class GenerativeCondensation(WeightsOnlyModule):
+class GenerativeCondensation(ResumableModule):
     """Train a conditional GAN on a dataset, then let networks that know the data correct it, and freeze a set.
 
     OUR RECONSTRUCTION of generative condensation by self-distillation. The paper has no public code, and weight,
@@ -146,10 +144,6 @@ class GenerativeCondensation(WeightsOnlyModule):
         if self.matching.weight:
             self.pool.build(image_shape, len(class_names), self.seed)
 
-    def configure_callbacks(self) -> list[L.Callback]:
-        """Return what takes SLURM's requeue signal between two steps."""
-        return [RequeueBetweenSteps()]
-
     def configure_optimizers(self) -> list[Optimizer]:
         """Return the optimizers of generator and critic."""
         optimizers = self.gan.optimizers()
@@ -164,7 +158,6 @@ class GenerativeCondensation(WeightsOnlyModule):
             batch_idx: position in the epoch.
         """
         tick_once(self)
-        count_epoch(self.trainer)
         step = self.current_epoch * self.steps_per_epoch + batch_idx
         draw = Draw(self.seed, step, self.global_rank, self.trainer.world_size)
         self._set_stage(step)

@@ -11,6 +11,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 
+from lightning_condkd.models.finite import listed
+
 LENGTHS = ("total_steps", "T_max", "total_iters")
 
 
@@ -103,9 +105,8 @@ def check_covers(name: str, optimizer: Optimizer, network: nn.Module) -> None:
             "that it is called with"
         )
     if left:
-        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
         rank_zero_warn(
-            f"{name}: the optimizer leaves out {', '.join(left[:3])}{more}, {len(left)} of {len(trainable)} parameters "
+            f"{name}: the optimizer leaves out {listed(left)}, {len(left)} of {len(trainable)} parameters "
             "that require a gradient, so they stay as they are: add them, or set their requires_grad to False if that "
             "is meant"
         )

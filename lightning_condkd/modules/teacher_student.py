@@ -24,12 +24,12 @@ from lightning_condkd.modules.divergence import (
     stop_if_diverged,
 )
 from lightning_condkd.modules.held_out import remark_on_accuracy
-from lightning_condkd.modules.weights_only import WeightsOnlyModule
+from lightning_condkd.modules.resumable import ResumableModule
 
 STATE_KEY = "condkd"
 
 
-class TeacherStudent(WeightsOnlyModule):
+class TeacherStudent(ResumableModule):
     """What every module that trains a student beside a frozen teacher shares.
 
     Validation and test measure top-1 accuracy (micro average) of the student on real images, and of the teacher: once

@@ -32,14 +32,14 @@ def tick_once(module: L.LightningModule) -> None:
 
 
 def count_epoch(trainer: L.Trainer) -> None:
-    """Count the running epoch as begun where Lightning has not; call it first in every training step.
+    """Count the running epoch as begun where Lightning has not; call it before every training step.
 
     After a resume from a checkpoint of the last batch of an epoch Lightning (2.6.6) goes on with the next epoch without
     counting it as begun. Checkpoints of that run look as if their epoch were over: a second resume would take an
     epoch's first steps again.
 
     Args:
-        trainer: in a training step.
+        trainer: at the start of a batch.
     """
     progress = trainer.fit_loop.epoch_progress
     total = cast(_ProcessedTracker, progress.total)
