@@ -12,9 +12,9 @@ import warnings
 from importlib.metadata import version
 from pathlib import Path
 
-from lightning_condkd.cli import COMMANDS, main
+from lightning_condkd.cli import COMMANDS, PROGRAM, main
+from lightning_condkd.parser import TRACEBACK
 
-TRACEBACK = "LIGHTNING_CONDKD_TRACEBACK"
 TERMINATION_SECONDS = 30.0  # as clusters wait between SIGTERM and SIGKILL
 STAGES = ("fit", "validate", "test", "predict")
 # Lightning says these in every run of ours, and nothing can be done about them.
@@ -38,7 +38,7 @@ def run() -> None:
         warnings.filterwarnings("ignore", message=message)
     given = sys.argv[1:]
     if given == ["--version"]:
-        print(f"lightning-condkd {version('lightning-condkd')}")
+        print(f"{PROGRAM} {version('lightning-condkd')}")
         return
     _check_command(given)
     bound_termination()
@@ -77,8 +77,9 @@ def _watch(reading: int) -> None:
 
 def _check_command(given: list[str]) -> None:
     known = (*STAGES, *COMMANDS)
-    if given and not given[0].startswith("-") and given[0] not in known:
-        raise SystemExit(f"error: expected one of {', '.join(known)}, got {given[0]!r}: see --help")
+    if not given or (not given[0].startswith("-") and given[0] not in known):
+        got = repr(given[0]) if given else "nothing"
+        raise SystemExit(f"error: expected one of {', '.join(known)}, got {got}: see --help")
 
 
 def _refusal(error: BaseException | None) -> BaseException | None:

@@ -26,6 +26,7 @@ from lightning_condkd.modules.carried import noting_carried_over, warn_of_carrie
 from lightning_condkd.modules.evaluate import evaluate
 from lightning_condkd.modules.export import export
 from lightning_condkd.modules.select import select
+from lightning_condkd.parser import ReadableLightningParser, ReadableParser
 from lightning_condkd.unpickling import refused_names
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -39,6 +40,8 @@ EPILOGUE = (
     "formats, 'evaluate SET' trains fresh networks on it, 'select OUTPUT' chooses real images in its place, "
     "'export CHECKPOINT OUTPUT' writes the student"
 )
+PROGRAM = "lightning-condkd"
+USAGE = f"{PROGRAM} {{fit,validate,test,predict,{','.join(COMMANDS)}}} ..."
 
 
 class CondKDCLI(LightningCLI):
@@ -54,9 +57,15 @@ class CondKDCLI(LightningCLI):
             seed_everything_default=0,
             auto_configure_optimizers=False,
             trainer_defaults={"callbacks": [SyntheticImages(), RunSummary()]},
-            parser_kwargs={"description": __doc__, "epilog": EPILOGUE},
+            parser_kwargs={"description": __doc__, "epilog": EPILOGUE, "prog": PROGRAM},
+            parser_class=ReadableLightningParser,
             args=list(args) if args is not None else None,
         )
+
+    def setup_parser(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - LightningCLI's own
+        """Set up the parser, whose usage names the commands about files too."""
+        super().setup_parser(*args, **kwargs)
+        self.parser.usage = USAGE
 
     def _parse_ckpt_path(self) -> None:
         try:
@@ -157,7 +166,7 @@ def main(args: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if args is None else args)
     if given and given[0] in COMMANDS:
         _check_recipe(given)
-        result = auto_cli(COMMANDS[given[0]], args=given[1:], prog=f"lightning-condkd {given[0]}")
+        result = auto_cli(COMMANDS[given[0]], args=given[1:], prog=f"{PROGRAM} {given[0]}", parser_class=ReadableParser)
         if result is not None:
             print(result)
         return

@@ -224,9 +224,10 @@ def test_version_and_unknown_commands(monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setattr(sys, "argv", ["lightning-condkd", "--version"])
     entry.run()
     assert capsys.readouterr().out == f"lightning-condkd {version('lightning-condkd')}\n"
-    monkeypatch.setattr(sys, "argv", ["lightning-condkd", "destil"])
-    with pytest.raises(SystemExit, match=r"expected one of fit, .*, convert, evaluate, .* got 'destil'"):
-        entry.run()
+    for given, got in (["destil"], "'destil'"), ([], "nothing"):
+        monkeypatch.setattr(sys, "argv", ["lightning-condkd", *given])
+        with pytest.raises(SystemExit, match=rf"expected one of fit, .*, convert, evaluate, .* got {got}"):
+            entry.run()
 
 
 STUCK = """

@@ -24,10 +24,11 @@ FLOORS = {
     "data": 3,
     "modules": 4,
     "callbacks": 5,
+    "parser": 5,
     "cli": 6,
     "__main__": 7,
 }
-LIGHTNING = {"modules", "callbacks", "cli"}
+LIGHTNING = {"modules", "callbacks", "parser", "cli"}
 SOURCES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
 
 

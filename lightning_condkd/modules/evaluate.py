@@ -77,7 +77,8 @@ def evaluate(
         runs: networks for each row.
         seed: seed of networks, order, augmentation, and of the choice of real images.
         test_every: also test after every so many epochs, to report the best accuracy too; 0 for the last only.
-        mean: channel means that the networks subtract, in the units of [0, 1]; by default those of the training images.
+        mean: channel means that the networks subtract, in the units of [0, 1], such as ``'[0.49, 0.48, 0.45]'``; by
+            default those of the training images.
         std: channel standard deviations that they divide by; likewise.
         batched: train the networks of a row in one pass: on a CPU faster for very small networks, slower for others.
         device: where to train; by default the first GPU, else the CPU.

@@ -1,0 +1,156 @@
+"""The parser of the command line: errors of one line that name the argument, and helps that fit on a few screens."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import sys
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pydoc import locate
+from typing import Any, NamedTuple, NoReturn
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from lightning.pytorch.cli import LightningArgumentParser
+
+TRACEBACK = "LIGHTNING_CONDKD_TRACEBACK"
+LIBRARIES = ("torch.", "torchvision.", "kornia.", "torchmetrics.", "lightning.")
+PLACES = ("lightning_condkd", "lightning.pytorch.callbacks", "torch.optim.")
+FEW = 12  # classes of libraries that a help lists
+KEY = re.compile(r'Parser key "([^"]+)":')
+CLASS = re.compile(r"Problem with given class_path '([\w.]+)':")
+VALUE = re.compile(r"(?:Given value|Got value): (?:NestedArg\(key='.*?', val=(?=.*\)$))?(.*?)\)?$")
+TYPE = re.compile(r"Expected an? (<class '[\w.]+'>|typing\.\S+\[.*?\])(?:\. Got value: .*)?$")
+TRIED = re.compile(
+    r"Does not validate against any|Subtypes: |Errors:$|Given value|Expected a <class 'NoneType'>"
+    r"|Expected a path but .* either not accessible or invalid"
+)
+NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
+NO_ARGUMENT = re.compile(r"unrecognized arguments: |Option '.*' is not accepted")
+EXAMPLES = {"Sequence": "a list such as '[0.49, 0.48, 0.45]'", "Mapping": "a mapping such as '{name: value}'"}
+SUBCLASSES = re.compile(r"known subclasses: ([\w., ]+)")
+
+
+class ShortHelp(DefaultHelpFormatter):
+    """Help that lists the classes of this package by their names, and counts the many of the libraries below it."""
+
+    def _get_help_string(self, action: Any) -> str:  # noqa: ANN401 - argparse's own
+        return SUBCLASSES.sub(_few_subclasses, super()._get_help_string(action))
+
+
+class ReadableParser(ArgumentParser):
+    """Parser with short helps that ends with one line of error: the argument, what it expects and what came."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - of the base
+        kwargs.setdefault("formatter_class", ShortHelp)
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """End the process with return code 2 after saying what is wrong.
+
+        Args:
+            message: the parser's own words, which may run over many lines.
+            ex: where they come from.
+        """
+        if os.environ.get(TRACEBACK) or not self.exit_on_error:  # a parser within another, which will say it
+            super().error(message, ex)
+        parser = getattr(ex, "subcommand_parser", None) or self
+        sys.stderr.write(
+            f"error: {readable(message)}\n(all arguments: {parser.prog.replace(' [options]', '')} --help)\n"
+        )
+        self.exit(2)
+
+
+class ReadableLightningParser(ReadableParser, LightningArgumentParser):
+    """The same for LightningCLI."""
+
+
+def _few_subclasses(found: re.Match[str]) -> str:
+    paths = [path.strip() for path in found[1].split(",") if path.strip()]
+    names = [path.rsplit(".", 1)[-1] for path in paths]
+    own = [path for path in paths if not path.startswith(LIBRARIES)]
+    shown = own if len(paths) - len(own) > FEW else paths
+    words = [path.rsplit(".", 1)[-1] if names.count(path.rsplit(".", 1)[-1]) == 1 else path for path in shown]
+    rest = len(paths) - len(shown)
+    return "known subclasses: " + ", ".join([*words, *([f"{rest} of the libraries"] if rest else [])])
+
+
+class _Part(NamedTuple):
+    indent: int
+    keys: tuple[str, ...]
+    owner: str | None
+    words: str
+
+
+def readable(message: str) -> str:
+    r"""Return the line of a parser's error that says what is wrong, with the whole name of the argument.
+
+    Args:
+        message: an error of jsonargparse, which nests what it tried.
+
+    Example:
+        >>> readable('Parser key "data":\n  Problem with given class_path \'a.B\':\n    Parser key "n":\n'
+        ...          "      Expected a <class 'int'>. Got value: many")
+        'data.n: expected int, got many'
+    """
+    parts = list(_parts(message))
+    if not parts or not KEY.search(message):
+        return message
+    chosen = [part for part in parts if part.indent == max(part.indent for part in parts)]
+    types = [_noun(found[1]) for part in chosen if (found := TYPE.match(part.words))]
+    said = [_said(part) for part in chosen if not TYPE.match(part.words) and not (types and NO_CLASS.match(part.words))]
+    if types:
+        said.append(f"expected {' or '.join(dict.fromkeys(types))}{_given(message)}")
+    name = ".".join(chosen[0].keys)
+    return (f"{name}: " if name else "") + "; ".join(dict.fromkeys(said))
+
+
+def _parts(message: str) -> Iterator[_Part]:
+    """Yield what a message complains of, with the arguments and the class that it lies in."""
+    keys: list[tuple[int, str]] = []
+    owners: list[tuple[int, str]] = []
+    for line in filter(str.strip, message.splitlines()):
+        words = line.strip().removeprefix("- ")
+        indent = len(line) - len(line.lstrip(" -"))
+        keys = [(depth, key) for depth, key in keys if depth < indent]
+        owners = [(depth, owner) for depth, owner in owners if depth < indent]
+        for pattern, stack in ((KEY, keys), (CLASS, owners)):
+            if found := pattern.match(words):
+                stack.append((indent, found[1]))
+                words = words[found.end() :].strip()
+        if words and not TRIED.match(words):
+            yield _Part(indent, tuple(key for _, key in keys), owners[-1][1] if owners else None, words)
+
+
+def _said(part: _Part) -> str:
+    if found := NO_CLASS.match(part.words):
+        near = get_close_matches(found[1], _class_names(), n=3)
+        return f"found no class or file {found[1]!r}" + (f", did you mean {' or '.join(near)}?" if near else "")
+    owner = locate(part.owner) if part.owner else None
+    if NO_ARGUMENT.match(part.words) and isinstance(owner, type):
+        return f"{part.words} ({owner.__name__} takes {', '.join(inspect.signature(owner).parameters)})"
+    return part.words
+
+
+def _noun(typehint: str) -> str:
+    """Return what to call a type in a message.
+
+    Args:
+        typehint: as the parser prints it.
+    """
+    if "Literal[" in typehint:
+        return "one of " + typehint.split("[", 1)[1].rstrip("]")
+    name = typehint.removeprefix("<class '").removesuffix("'>").rsplit(".", 1)[-1]
+    return EXAMPLES.get(name, name)
+
+
+def _given(message: str) -> str:
+    values = [found[1].strip("'\"") for line in message.splitlines() if (found := VALUE.search(line.strip()))]
+    return f", got {values[0]}" if values and len(values[0]) <= 80 else ""
+
+
+def _class_names() -> list[str]:
+    """Return the names of the classes that a configuration is likely to have."""
+    rooms = [room for name, room in sys.modules.items() if name.startswith(PLACES)]
+    return sorted({name for room in rooms for name in getattr(room, "__all__", ())})
