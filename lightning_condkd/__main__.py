@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -21,6 +22,7 @@ STAGES = ("fit", "validate", "test", "predict")
 IDLE_WARNINGS = (
     r".*isinstance\(treespec, LeafSpec\)",
     r".*Your `IterableDataset` has `__len__` defined",
+    r".*Using ModelCheckpoint with manual optimization and every_n_train_steps",
     r".*Found \d+ module\(s\) in eval mode at the start of training",
 )
 
@@ -36,6 +38,7 @@ def run() -> None:
     """
     for message in IDLE_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip: " not in str(record.msg))
     given = sys.argv[1:]
     if given == ["--version"]:
         print(f"{PROGRAM} {version('lightning-condkd')}")

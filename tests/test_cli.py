@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_info
 from safetensors.torch import load_file
 from torch import nn
 
@@ -228,6 +229,17 @@ def test_version_and_unknown_commands(monkeypatch: pytest.MonkeyPatch, capsys: p
         monkeypatch.setattr(sys, "argv", ["lightning-condkd", *given])
         with pytest.raises(SystemExit, match=rf"expected one of fit, .*, convert, evaluate, .* got {got}"):
             entry.run()
+
+
+def test_lightning_s_advertisements_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["lightning-condkd", "--version"])
+    entry.run()
+    with caplog.at_level("INFO", logger="lightning.pytorch"):
+        rank_zero_info("Tip: install something")
+        rank_zero_info("a result")
+    assert [record.message for record in caplog.records] == ["a result"]
 
 
 STUCK = """

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 from lightning_condkd import distributed
 from lightning_condkd.data.digits import load_digits_split
 from lightning_condkd.data.images import ImageSource, from_folder, from_torchvision, open_torchvision
-from lightning_condkd.data.loaders import EvaluationBatches, ImageLoader, ShuffledBatches
-from lightning_condkd.data.steps import step_loader
+from lightning_condkd.data.loaders import Batch, EvaluationBatches, ShuffledBatches
+from lightning_condkd.data.steps import ResumableLoader, step_loader
 
 
 class ImageDataModule(L.LightningDataModule, ABC):
@@ -103,14 +103,14 @@ class ImageDataModule(L.LightningDataModule, ABC):
         self.check_parts()
         share = {"rank": distributed.rank(), "world_size": distributed.world_size()}
         batches = ShuffledBatches(self.train_source, self.batch_size, seed=self.seed, position=self._position, **share)
-        return ImageLoader(batches)
+        return ResumableLoader(batches)
 
-    def val_dataloader(self) -> ImageLoader:
+    def val_dataloader(self) -> ResumableLoader[Batch]:
         """Return all held-out images once, in order."""
         share = {"rank": distributed.rank(), "world_size": distributed.world_size()}
-        return ImageLoader(EvaluationBatches(self.val_source, self.eval_batch_size, **share))
+        return ResumableLoader(EvaluationBatches(self.val_source, self.eval_batch_size, **share))
 
-    def test_dataloader(self) -> ImageLoader:
+    def test_dataloader(self) -> ResumableLoader[Batch]:
         """Return the same as :meth:`val_dataloader`."""
         return self.val_dataloader()
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
 from lightning_condkd.data.images import ImageSource
 from lightning_condkd.randomness import seeded_generator
@@ -100,31 +99,3 @@ class EvaluationBatches(IterableDataset[Batch]):
         for start in range(0, len(self.source), self.batch_size):
             rows = slice(start, start + self.batch_size)
             yield self.source.images[rows][self.rows], self.source.labels[rows][self.rows]
-
-
-class ImageLoader(DataLoader[Batch]):
-    """A loader of whole batches on the training process.
-
-    Args:
-        batches: the batches of an epoch.
-
-    Example:
-        >>> source = ImageSource(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.arange(3), ("a", "b", "c"))
-        >>> [labels.tolist() for _, labels in ImageLoader(EvaluationBatches(source, 2))]
-        [[0, 1], [2]]
-    """
-
-    def __init__(self, batches: ShuffledBatches | EvaluationBatches) -> None:
-        # Its own generator: the default one would take a number from the global stream at every epoch.
-        super().__init__(batches, batch_size=None, num_workers=0, generator=torch.Generator())
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing; it is there to tell Lightning that a resume is exact: :class:`ShuffledBatches` asks where."""
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Accept what :meth:`state_dict` returned.
-
-        Args:
-            state_dict: the empty state.
-        """

@@ -49,7 +49,7 @@ def find_head(network: nn.Module, name: str | None) -> nn.Module | None:
         if not is_linear(layer):
             raise ValueError(
                 f"embedding: expected the name of a linear layer or of a 1x1 convolution, got {name!r}, {layer}; "
-                f"{_candidates(network)}"
+                f"{candidates(network)}"
             )
         return layer
     linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
@@ -120,7 +120,7 @@ def class_count(network: nn.Module, name: str | None) -> int:
     if not widths:
         raise ValueError(
             f"found neither an nn.Linear in {type(network).__name__} nor a last layer whose width is the number of "
-            f"classes; {_candidates(network)}"
+            f"classes; {candidates(network)}"
         )
     return cast(int, getattr(last_layer(network), widths[0]))
 
@@ -140,12 +140,17 @@ def needed_head(network: nn.Module, name: str | None) -> nn.Module:
         raise ValueError(
             f"expected {type(network).__name__} to end in an nn.Linear or in an nn.Conv2d of one pixel, whose input is "
             f"the embedding, got {last_layer(network)} as its last layer. Do without what asks for embeddings (such "
-            f"as an alignment); or {_candidates(network)}"
+            f"as an alignment); or {candidates(network)}"
         )
     return head
 
 
-def _candidates(network: nn.Module) -> str:
+def candidates(network: nn.Module) -> str:
+    """Return what to do where the layer that gives the logits cannot be told, with the names to choose from.
+
+    Args:
+        network: a classifier.
+    """
     names = [name for name, layer in network.named_modules() if name and is_linear(layer)]
     if names:
         return f"pass embedding=<name of module>, the layer that gives the logits, out of {', '.join(names[-5:])}"

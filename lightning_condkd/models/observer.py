@@ -12,7 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from lightning_condkd.models.finite import check_finite
-from lightning_condkd.models.heads import class_count, embedding_of, head_widths, last_layer, needed_head, submodule
+from lightning_condkd.models.heads import (
+    candidates,
+    class_count,
+    embedding_of,
+    head_widths,
+    last_layer,
+    needed_head,
+    submodule,
+)
 from lightning_condkd.models.normalisation import check_normalisation
 from lightning_condkd.models.taps import batch_norm_layers, tap_batch_norm, tap_channel_means, tap_input, tap_output
 from lightning_condkd.models.weights import load_weights, plain_name, plain_state
@@ -126,7 +134,9 @@ class Observer(nn.Module):
             )
         if (bn or channel_means) and not (statistics or means) and self.bn_channels:
             raise _not_executed("BatchNorm")
-        features = _checked(_last(inputs, "final linear"), logits, head) if head else None
+        if head and not inputs:
+            raise _not_executed("final linear", candidates(self.network))
+        features = _checked(inputs[0], logits, head) if head else None
         return NetworkOutput(
             logits,
             features,
@@ -281,8 +291,8 @@ def _last(seen: list[Tensor], name: str) -> Tensor:
     return seen[0]
 
 
-def _not_executed(name: str) -> RuntimeError:
+def _not_executed(name: str, cure: str = "name a layer that is") -> RuntimeError:
     return RuntimeError(
-        f"the {name} layer was not executed in the forward pass; name a layer that is, and compile the Observer, "
+        f"the {name} layer was not executed in the forward pass; {cure}, and compile the Observer, "
         "not its network: torch.compile drops hooks that are added later"
     )

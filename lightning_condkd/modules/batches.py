@@ -114,6 +114,22 @@ def source_facts(source: ImageSource) -> dict[str, Any]:
     return {"class_names": names, "image_shape": shape, "images": len(source), "sha256": digest.hexdigest()}
 
 
+def data_settings(trainer: L.Trainer) -> dict[str, Any]:
+    """Return what a resumed run's real images are compared by; nothing where they are in a loader of the user's.
+
+    Args:
+        trainer: the trainer, its data attached.
+    """
+    data = getattr(trainer, "datamodule", None)
+    if not isinstance(data, ImageDataModule):
+        return {}
+    source = data.train_source
+    facts = source_facts(source)
+    names = hashlib.sha256(repr(facts["class_names"]).encode())
+    said = f"{len(source)} images of {source.num_classes} classes, sha256 {facts['sha256'][:8]} {names.hexdigest()[:8]}"
+    return {"data": said, "batch_size": data.batch_size}
+
+
 def check_class_sizes(source: ImageSource, needed: int, cure: str) -> None:
     """Check that every class has enough images.
 

@@ -41,6 +41,28 @@ def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
     return [*module.named_parameters(), *module.named_buffers()]
 
 
+def check_dtypes(trainer: L.Trainer, **networks: nn.Module) -> None:
+    """Check that networks compute in the precision of the run.
+
+    Args:
+        trainer: the trainer, which has converted what its precision converts.
+        networks: networks by the name of the argument.
+
+    Raises:
+        ValueError: if one has weights of another floating point type.
+    """
+    with trainer.precision_plugin.forward_context():
+        expected = torch.get_default_dtype()
+    for name, network in networks.items():
+        found = {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()} - {expected}
+        if found:
+            raise ValueError(
+                f"the {name} has weights of {', '.join(sorted(map(str, found)))}, but --trainer.precision "
+                f"{trainer.precision} computes in {expected}: convert it with {name}.to({expected}), or choose a true "
+                "precision such as 16-true, which converts all networks"
+            )
+
+
 def check_strategy(trainer: L.Trainer) -> None:
     """Check that DDP accepts backward passes that use a part of the parameters.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +26,7 @@ from lightning_condkd.models import Observer
 from lightning_condkd.models.finite import check_finite
 from lightning_condkd.models.weights import plain_state
 from lightning_condkd.modules.batches import real_batch
+from lightning_condkd.modules.checks import check_dtypes
 from lightning_condkd.modules.divergence import (
     LogitsWatch,
     LossWatch,
@@ -106,6 +108,7 @@ class Classification(ResumableModule):
         Args:
             stage: ``fit``, ``validate`` or ``test``.
         """
+        super().setup(stage)
         if stage == "fit":
             check_finite("the network to begin with", self.network, "build it anew, or load other weights")
         classes = getattr(getattr(self.trainer, "datamodule", None), "num_classes", None)
@@ -115,6 +118,11 @@ class Classification(ResumableModule):
             raise ValueError(
                 f"the data has {classes} classes, the network {self.network.num_classes}: set the network's num_classes"
             )
+
+    def on_fit_start(self) -> None:
+        """Check the network in the precision of the run."""
+        super().on_fit_start()
+        check_dtypes(self.trainer, network=self.network)
 
     def on_train_start(self) -> None:
         """Check that the loaders' datasets name the same classes."""
@@ -206,6 +214,7 @@ class Classification(ResumableModule):
 
     def on_validation_start(self) -> None:
         """Make the network's statistics the same on all ranks, and see that there is something to measure."""
+        check_dtypes(self.trainer, network=self.network)
         sync_buffers([self.network])
         if self.trainer.state.fn == TrainerFn.FITTING:
             self.stop_if_diverged()
@@ -214,6 +223,7 @@ class Classification(ResumableModule):
 
     def on_test_start(self) -> None:
         """See that there is something to measure."""
+        check_dtypes(self.trainer, network=self.network)
         check_measured(self.network, "the network")
 
     def on_validation_epoch_end(self) -> None:
@@ -243,11 +253,12 @@ class Classification(ResumableModule):
         Args:
             checkpoint: what Lightning is about to write; its tensors share memory with the module's.
         """
+        super().on_save_checkpoint(checkpoint)
         sync_buffers([self.network])
         self.stop_if_diverged()
         checkpoint[STATE_KEY] = {"seed": self.seed}
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """Keep the seed of the run that is resumed.
 
         Args:
@@ -256,8 +267,10 @@ class Classification(ResumableModule):
         Raises:
             ValueError: if the checkpoint is of a diverged run.
         """
+        super().on_load_checkpoint(checkpoint)
         check_checkpoint(checkpoint["state_dict"])
-        self.seed = checkpoint[STATE_KEY]["seed"]
+        self.check_state(checkpoint["state_dict"])
+        self.take_seed(checkpoint[STATE_KEY]["seed"])
 
     def on_train_end(self) -> None:
         """Write the weights if an output file is set, but not in a ``fast_dev_run``."""

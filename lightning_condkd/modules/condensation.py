@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +57,13 @@ class Condensation(ResumableModule):
         >>> Condensation(method, ipc=5, output="digits.safetensors").ipc
         5
     """
+
+    fixed_settings: ClassVar[Mapping[str, str]] = {
+        "method.class": "resume with the run's own method, or start a new run without ckpt_path",
+        "ipc": "resume with as many images per class, or start a new run without ckpt_path",
+        "steps_per_epoch": "resume with as many: they number the steps and seed the draws",
+    }
+    takes_new_rates = True
 
     def __init__(
         self,
@@ -210,16 +218,20 @@ class Condensation(ResumableModule):
         Args:
             checkpoint: what Lightning is about to write.
         """
+        super().on_save_checkpoint(checkpoint)
         self.write()
         checkpoint[STATE_KEY] = {"seed": self.seed, "undone": self._undone}
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """Keep the seed of the run that is resumed, and the count of its undone steps.
 
         Args:
             checkpoint: what Lightning has read.
         """
-        self.seed, self._undone = checkpoint[STATE_KEY]["seed"], checkpoint[STATE_KEY]["undone"]
+        super().on_load_checkpoint(checkpoint)
+        self.check_state(checkpoint["state_dict"])
+        self.take_seed(checkpoint[STATE_KEY]["seed"])
+        self._undone = checkpoint[STATE_KEY]["undone"]
 
     @property
     def _pixels(self) -> nn.Parameter:

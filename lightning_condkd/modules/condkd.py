@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -45,10 +45,8 @@ from lightning_condkd.modules.optimizing import (
     check_trainable,
     make_optimizer,
     make_scheduler,
-    settings_of,
-    warn_of_restored,
 )
-from lightning_condkd.modules.record import RunRecord
+from lightning_condkd.modules.record import fingerprint, settings
 from lightning_condkd.modules.run_length import (
     check_student_steps,
     check_synthesis_steps,
@@ -113,6 +111,13 @@ class CondKD(TeacherStudent):
         Binici et al.: "Condensed Data Expansion Using Model Inversion for Knowledge Distillation", arXiv 2408.13850.
     """
 
+    fixed_settings: ClassVar[Mapping[str, str]] = {
+        "condensed": "resume with the condensed set that the run began with, or start a new run without ckpt_path",
+        "inversion.class": "resume with the run's own method, or start a new run without ckpt_path",
+        "inversion.batch_size": "resume with the run's own inversion.batch_size: a block may be half done",
+        "round_length": "resume with a cadence of as many steps a round: they number the steps and seed the draws",
+    }
+
     def __init__(
         self,
         teacher: Observer,
@@ -146,7 +151,6 @@ class CondKD(TeacherStudent):
         self.unit: Unit | None = None
         self.meters, self.stopwatch = Meters(), Stopwatch()
         self._bank_state = BankState()
-        self._record = RunRecord()
 
     # --- before the first step -------------------------------------------------------------------------------------
 
@@ -161,7 +165,6 @@ class CondKD(TeacherStudent):
         if stage != "fit":
             return
         self._bank_state.setup()
-        self._record.setup()
         self.transfer_set = transfer_set = find_transfer_set(self._given_transfer_set, self.trainer)
         check_strategy(self.trainer)
         transfer_set.check_world_size(self.trainer.world_size)
@@ -216,7 +219,6 @@ class CondKD(TeacherStudent):
     def _check_student_optimizing(self, optimizer: Optimizer, scheduler: LRScheduler) -> None:
         check_covers("student_optimizer", optimizer, self.student)
         check_no_metric("student_scheduler", scheduler)
-        self._given_schedule = settings_of(scheduler)
         if not dev_steps(self.trainer):
             rounds = student_rounds(self.trainer, self.inversion.cadence)
             check_count("student_scheduler", scheduler, rounds, "once a round after warm-up")
@@ -266,18 +268,17 @@ class CondKD(TeacherStudent):
 
     def on_fit_start(self) -> None:
         """Check networks and data in the precision of the run; let the bank start empty or go on."""
+        super().on_fit_start()
         for name in ("teacher", "student"):
             cure = f"--trainer.precision {self.trainer.precision} cannot hold it, take 32-true"
             check_finite(f"the {name}", getattr(self, name), cure)
         check_before_training(self.trainer, self._transfer.condensed, self.real_batch)
         remark_on_condensed(self.teacher, self._transfer.condensed)
         self._bank_state.open(self._transfer, self.trainer)
-        self._record.check_optimizers(self._turns.names, self.trainer)
 
     def on_train_start(self) -> None:
-        """Check that the loader yields the steps of a round, and say what a checkpoint has changed."""
+        """Check that the loader yields the steps of a round."""
         check_loader(self.trainer, self.inversion.cadence.length)
-        warn_of_restored("student_scheduler", self._given_schedule, cast(LRScheduler, self.lr_schedulers()))
 
     def on_train_end(self) -> None:
         """Make student and method the same on all ranks, whether or not a validation or a checkpoint came last."""
@@ -435,6 +436,25 @@ class CondKD(TeacherStudent):
 
     # --- checkpoints -----------------------------------------------------------------------------------------------
 
+    def run_settings(self) -> dict[str, Any]:
+        """Return what a resumed run is compared by, JSON values only."""
+        return {
+            "condensed": fingerprint(self._transfer.condensed),
+            "mix": self._transfer.mix,
+            "batch_size": self._transfer.batch_size,
+            "bank_capacity": self._transfer.bank.capacity,
+            "round_length": self.inversion.cadence.length,
+            "inversion": settings(self.inversion),
+            "alignment": None if self._aligning is None else settings(self._aligning),
+            "distillation": settings(self.distillation),
+            "augment": settings(self.augment),
+            "student_gradient_clip": self.student_gradient_clip,
+        }
+
+    def optimizer_names(self) -> list[str]:
+        """Return what the optimizers are called."""
+        return self._turns.names
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the bank, shapes, seed and times to what the checkpoint holds.
 
@@ -447,7 +467,7 @@ class CondKD(TeacherStudent):
             "spec": None if self.spec is None else list(self.spec),
             "seed": self.seed,
             "seconds": dict(self.stopwatch.seconds),
-            "record": None if self.transfer_set is None else self._record.of(self),
+            "meters": self.meters.state(),
             "bank": None if self.transfer_set is None else self._bank_state.save(self.transfer_set.bank, self.trainer),
         }
 
@@ -465,26 +485,19 @@ class CondKD(TeacherStudent):
 
         Args:
             state: what :meth:`on_save_checkpoint` stored.
-
-        Raises:
-            ValueError: in a fit, if the run is made of other parts than the checkpoint's.
         """
-        if self._fitting and state["record"] is not None:
-            self._record.check(state["record"], state["seed"], self)
-        self.seed, self.stopwatch.seconds = state["seed"], dict(state["seconds"])
+        self.take_seed(state["seed"])
+        self.stopwatch.seconds = dict(state["seconds"])
         if self.spec is None and state["spec"] is not None:
             shape, classes, size, *rest = state["spec"]
             self._build(Spec(tuple(shape), classes, size, *map(tuple, rest)))
-        if self._fitting and state["bank"] is not None:
+        if self.is_fitting:
+            self.meters.load(state["meters"])
+        if self.is_fitting and state["bank"] is not None:
             self._bank_state.load(state["bank"], self._transfer.bank, self.trainer)
         if self._trainer is not None:
             # Lightning converts after it has loaded, which would round what a run in float64 had stored.
             self._trainer.precision_plugin.convert_module(self)
-
-    @property
-    def _fitting(self) -> bool:
-        """Whether a trainer fits, and does not only measure or load."""
-        return self._trainer is not None and self._trainer.state.fn == "fit"
 
     @property
     def _aligning(self) -> FeatureAlignment | None:

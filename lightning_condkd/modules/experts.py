@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_warn
@@ -29,6 +29,7 @@ from lightning_condkd.condensation.trajectories import (
 from lightning_condkd.data.files import pack, plain_json, write_atomic
 from lightning_condkd.models.finite import check_finite
 from lightning_condkd.modules.batches import real_batch, real_images, source_facts
+from lightning_condkd.modules.checks import check_dtypes
 from lightning_condkd.modules.divergence import LogitsWatch, LossWatch, check_checkpoint, check_logits, stop_if_diverged
 from lightning_condkd.modules.resumable import ResumableModule
 from lightning_condkd.modules.run_length import dev_steps
@@ -72,6 +73,8 @@ class ExpertTrajectories(ResumableModule):
         >>> experts.position(epoch=13)
         (2, 3)
     """
+
+    fixed_settings: ClassVar[Mapping[str, str]] = {"epochs": "resume with as many: they number the experts"}
 
     def __init__(
         self,
@@ -131,6 +134,8 @@ class ExpertTrajectories(ResumableModule):
 
     def on_fit_start(self) -> None:
         """Check the run before it begins."""
+        super().on_fit_start()
+        check_dtypes(self.trainer, network=self.network)
         data = real_images(self)
         self.networks.check(data.image_shape, data.num_classes)
         self._data_facts = source_facts(data.train_source)
@@ -260,9 +265,10 @@ class ExpertTrajectories(ResumableModule):
             checkpoint: what Lightning is about to write.
         """
         self.stop_if_diverged()
+        super().on_save_checkpoint(checkpoint)
         checkpoint[STATE_KEY] = {"seed": self.seed}
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """Keep the seed of the run that is resumed.
 
         Args:
@@ -271,5 +277,7 @@ class ExpertTrajectories(ResumableModule):
         Raises:
             ValueError: if the checkpoint is of a diverged run.
         """
+        super().on_load_checkpoint(checkpoint)
         check_checkpoint(checkpoint["state_dict"])
-        self.seed = checkpoint[STATE_KEY]["seed"]
+        self.check_state(checkpoint["state_dict"])
+        self.take_seed(checkpoint[STATE_KEY]["seed"])

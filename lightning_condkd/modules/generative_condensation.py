@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -20,6 +20,7 @@ from lightning_condkd.data.images import ImageSource
 from lightning_condkd.distributed import mean_over_ranks, sync_buffers
 from lightning_condkd.modules.batches import check_class_sizes, real_batch, real_images, say_written
 from lightning_condkd.modules.checks import check_batch, check_strategy
+from lightning_condkd.modules.meters import Meters
 from lightning_condkd.modules.resumable import ResumableModule
 from lightning_condkd.modules.run_length import dev_steps, run_steps
 from lightning_condkd.modules.ticks import tick_once
@@ -73,6 +74,11 @@ class GenerativeCondensation(ResumableModule):
         Wang et al.: "DiM: Distilling Dataset into Generative Model", arXiv 2303.04707; its code.
     """
 
+    fixed_settings: ClassVar[Mapping[str, str]] = {
+        "steps_per_epoch": "resume with as many: they number the steps and seed the draws"
+    }
+    takes_new_rates = True
+
     def __init__(
         self,
         pool: MatchingPool,
@@ -99,6 +105,7 @@ class GenerativeCondensation(ResumableModule):
         self.output = Path(output)
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.class_names: tuple[str, ...] = ()
+        self.meters = Meters()
         self.iterations = 0
         self._source: ImageSource | None = None
         self._last_good: tuple[int, dict[str, Tensor]] | None = None
@@ -109,6 +116,7 @@ class GenerativeCondensation(ResumableModule):
         Args:
             stage: ``fit``; there is nothing to validate or test.
         """
+        super().setup(stage)
         check_strategy(self.trainer)
         for name, size in {"gan": self.gan.batch_size, "matching": self.matching.batch_size}.items():
             check_batch(f"{name}.batch_size", size, self.trainer.world_size)
@@ -150,6 +158,10 @@ class GenerativeCondensation(ResumableModule):
         self._turns = OptimizerTurns(optimizers)
         return list(optimizers.values())
 
+    def optimizer_names(self) -> list[str]:
+        """Return what the optimizers are called."""
+        return self._turns.names
+
     def training_step(self, batch: object, batch_idx: int) -> None:
         """Update the generator, then the critic.
 
@@ -167,7 +179,9 @@ class GenerativeCondensation(ResumableModule):
         judged = self._critic_step(images, labels, draw)
         self._last_good, self.iterations = before, self.iterations + 1
         values = {f"{n}/{k}": v for n, t in (("generator", generated), ("critic", judged)) for k, v in t.values.items()}
-        self.log_dict(values, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+        self.meters.add(values)
+        if batch_idx == self.trainer.num_training_batches - 1 or self.global_step == self.trainer.max_steps:
+            self.log_dict(self.meters.pop(), on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 
     @property
     def _is_matching(self) -> bool:
@@ -286,11 +300,13 @@ class GenerativeCondensation(ResumableModule):
         Args:
             checkpoint: what Lightning is about to write; its tensors share memory with the module's.
         """
+        super().on_save_checkpoint(checkpoint)
         sync_buffers([self.pool])
         self.write()
         checkpoint[STATE_KEY] = {
             "seed": self.seed,
             "iterations": self.iterations,
+            "meters": self.meters.state(),
             "image_shape": list(self.gan.image_shape),
             "class_names": list(self.class_names),
         }
@@ -301,8 +317,12 @@ class GenerativeCondensation(ResumableModule):
         Args:
             checkpoint: what Lightning has read.
         """
+        super().on_load_checkpoint(checkpoint)
         state = checkpoint[STATE_KEY]
-        self.seed, self.iterations = state["seed"], state["iterations"]
+        self.take_seed(state["seed"])
+        self.iterations = state["iterations"]
+        if self.is_fitting:
+            self.meters.load(state["meters"])
         self._build(tuple(state["image_shape"]), tuple(state["class_names"]))
 
     @property

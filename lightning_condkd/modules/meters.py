@@ -6,10 +6,12 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor
 
 from lightning_condkd.data.bank import MemoryBank
+from lightning_condkd.distributed import mean_over_ranks
 
 
 class Meters:
@@ -37,7 +39,8 @@ class Meters:
         """
         for name, value in values.items():
             key = prefix + name
-            self._sums[key] = self._sums[key] + value.detach() if key in self._sums else value.detach().clone()
+            known = self._sums.get(key)
+            self._sums[key] = value.detach().clone() if known is None else known.to(value.device) + value.detach()
             self._counts[key] += 1
 
     def pop(self) -> dict[str, Tensor]:
@@ -46,6 +49,20 @@ class Meters:
         self._sums.clear()
         self._counts.clear()
         return means
+
+    def state(self) -> dict[str, Any]:
+        """Return what has been added since the last :meth:`pop`, on several ranks the mean of theirs."""
+        sums = {name: mean_over_ranks(total).cpu() for name, total in sorted(self._sums.items())}
+        return {"sums": sums, "counts": dict(self._counts)}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from what was added before.
+
+        Args:
+            state: what :meth:`state` returned.
+        """
+        self._sums = dict(state["sums"])
+        self._counts = defaultdict(int, state["counts"])
 
 
 def bank_figures(bank: MemoryBank, num_classes: int) -> dict[str, float]:

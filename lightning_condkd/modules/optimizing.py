@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-from typing import Any
-
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
@@ -153,33 +150,6 @@ def check_count(name: str, scheduler: LRScheduler, times: int | None, when: str)
             rank_zero_warn(f"{kind} is not at its end when the run is: {cure}")
         elif setting == "T_max" and length < times:
             rank_zero_warn(f"{kind} climbs again before the run ends: {cure}")
-
-
-def settings_of(scheduler: LRScheduler) -> dict[str, Any]:
-    """Return what a schedule was made with, as far as it keeps it.
-
-    Args:
-        scheduler: the schedule.
-    """
-    names = [name for name in inspect.signature(type(scheduler)).parameters if name not in ("optimizer", "last_epoch")]
-    return {name: vars(scheduler)[name] for name in names if isinstance(vars(scheduler).get(name), (int, float, str))}
-
-
-def warn_of_restored(name: str, given: dict[str, Any], scheduler: LRScheduler) -> None:
-    """Say which settings of a schedule a checkpoint has put in the place of the given ones.
-
-    Args:
-        name: the argument that made it.
-        given: :func:`settings_of` before the checkpoint was loaded.
-        scheduler: the schedule.
-    """
-    now = settings_of(scheduler)
-    for setting, value in given.items():
-        if now.get(setting) != value:
-            rank_zero_warn(
-                f"{name}: {setting}={now.get(setting)!r} of the run that is resumed takes the place of {value!r}, as "
-                f"{type(scheduler).__name__} keeps it in its state; the default schedule always ends with the run"
-            )
 
 
 def _described(thing: object) -> str:

@@ -1,4 +1,4 @@
-"""A run's record in its checkpoints: what it was made of, compared when it is resumed."""
+"""What a run is made of, for its checkpoints, and what is said where a resumed run differs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
-import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
@@ -19,20 +18,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_condkd.data.condensed import CondensedSet
-from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.modules.schedule import RunCosine
-
-if TYPE_CHECKING:
-    from lightning_condkd.modules.condkd import CondKD
 
 Differences = dict[str, tuple[Any, Any]]
 DEPTH = 4
-REFUSED = {
-    "condensed": "resume with the condensed set that the run began with, or start a new run without ckpt_path",
-    "inversion.class": "resume with the run's own method, or start a new run without ckpt_path",
-    "inversion.batch_size": "resume with the run's own inversion.batch_size: a block may be half done",
-    "round_length": "resume with a cadence of as many steps a round: they number the steps and seed the draws",
-}
+NEW_RATES = "from here on the run goes on with the new values; what came before was made with the old"
+OLD_RATES = (
+    "the state of optimizers and schedules is the checkpoint's, rates included: the new values are not used. The "
+    "default schedule always ends with the run"
+)
 
 
 def fingerprint(condensed: CondensedSet) -> str:
@@ -72,7 +66,7 @@ def settings(part: object, depth: int = DEPTH) -> dict[str, Any]:
         {'class': 'KLDistillation', 'temperature': 4.0}
     """
     record: dict[str, Any] = {"class": type(part).__name__}
-    arguments, own = _arguments(type(part)), getattr(part, "__dict__", {})
+    arguments, own = constructor_arguments(type(part)), getattr(part, "__dict__", {})
     for name in sorted(arguments | {name for name, value in own.items() if _simple(name, value)}):
         value = getattr(part, name, None)
         registered = isinstance(value, Tensor) and name not in own  # parameters and buffers are the state of the run
@@ -88,7 +82,12 @@ def _simple(name: str, value: object) -> bool:
     return not name.startswith("_") and name != "training" and all(isinstance(v, plain) for v in values)
 
 
-def _arguments(kind: type) -> set[str]:
+def constructor_arguments(kind: type) -> set[str]:
+    """Return the names that the constructors of a class and of its bases take.
+
+    Args:
+        kind: the class.
+    """
     names: set[str] = set()
     for base in kind.__mro__:
         if inspect.isfunction(made := vars(base).get("__init__")) and base is not nn.Module:
@@ -149,22 +148,21 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> Difference
     return {n: (first.get(n), second.get(n)) for n in names if first.get(n) != second.get(n)}
 
 
-def check_resumed(there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+def check_resumed(there: Mapping[str, Any], here: Mapping[str, Any], fixed: Mapping[str, str]) -> None:
     """Check that a resumed run is made of what the checkpoint's was made of, and say what differs.
 
     Args:
-        there: the record of the checkpoint.
-        here: the one of this run.
+        there: the settings of the checkpoint's run.
+        here: those of this run.
+        fixed: what cannot be exchanged within a run, with the cure.
 
     Raises:
         ValueError: if what cannot be exchanged within a run differs.
     """
     found = differences(there, here)
-    for name in (name for name in REFUSED if name in found):
-        raise ValueError(
-            f"the checkpoint's run has {_said(name, found)}: {REFUSED[name]}" + _others(found, besides=name)
-        )
-    say_differences(found, "from here on the run goes on with the new values; what came before was made with the old")
+    for name in (name for name in fixed if name in found):
+        raise ValueError(f"the checkpoint's run has {_said(name, found)}: {fixed[name]}" + _others(found, besides=name))
+    say_differences(found, NEW_RATES)
 
 
 def say_differences(found: Differences, meaning: str) -> None:
@@ -191,87 +189,40 @@ def _others(found: Differences, besides: str) -> str:
 
 
 def optimizer_settings(optimizers: Mapping[str, Optimizer], scheduler: LRScheduler | None) -> dict[str, Any]:
-    """Return the classes and arguments of optimizers and of the student's schedule, as they were made.
+    """Return the classes and arguments of optimizers and of a schedule, as they were made.
 
     Args:
         optimizers: name to optimizer.
-        scheduler: the student's schedule.
+        scheduler: the schedule; ``None`` for none.
     """
     record = {name: {"class": type(one).__name__} | _mapping(one.defaults, DEPTH) for name, one in optimizers.items()}
-    if scheduler is None or isinstance(scheduler, RunCosine):  # ours ends with the run, however long it is now
+    if scheduler is None:
         return record
+    if isinstance(scheduler, RunCosine):  # ends with the run, however long it is now
+        return {**record, "scheduler": {"class": RunCosine.__name__}}
     changing = ("last_epoch", "optimizer")
-    known = {name: _plain(value, 0) for name, value in vars(scheduler).items() if name in _arguments(type(scheduler))}
-    kept = {name: value for name, value in known.items() if value is not None and name not in changing}
-    return {**record, "student_scheduler": {"class": type(scheduler).__name__, **kept}}
-
-
-class RunRecord:
-    """The record of one module's run; it is made once a fit, as hashing takes a moment."""
-
-    def __init__(self) -> None:
-        self._parts: dict[str, Any] | None = None
-        self._optimizers: dict[str, Any] = {}
-        self._resumed: Mapping[str, Any] | None = None
-
-    def setup(self) -> None:
-        """Forget an earlier fit."""
-        self._parts, self._optimizers, self._resumed = None, {}, None
-
-    def of(self, module: CondKD) -> dict[str, Any]:
-        """Return the record, JSON values only.
-
-        Args:
-            module: the module, its transfer set found.
-        """
-        return {**self._of_parts(module), "optimizers": self._optimizers}
-
-    def check(self, there: Mapping[str, Any], seed: int, module: CondKD) -> None:
-        """Check the module against the record of a checkpoint, see :func:`check_resumed`.
-
-        Args:
-            there: the record of the checkpoint.
-            seed: the seed of the checkpoint.
-            module: the module that resumes.
-        """
-        say_differences(differences({"seed": seed}, {"seed": module.seed}), "the checkpoint's seed is used")
-        self._resumed = there
-        check_resumed({n: value for n, value in there.items() if n != "optimizers"}, self._of_parts(module))
-
-    def check_optimizers(self, names: Sequence[str], trainer: L.Trainer) -> None:
-        """Look at the optimizers of this fit, and say where those of the checkpoint were made otherwise.
-
-        Args:
-            names: their names.
-            trainer: the trainer, its optimizers made.
-        """
-        schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
-        optimizers = dict(zip(names, trainer.optimizers, strict=True))
-        self._optimizers = optimizer_settings(optimizers, schedules[0] if schedules else None)
-        if self._resumed is not None:
-            found = differences(self._resumed["optimizers"], self._optimizers)
-            meaning = (
-                "the state of optimizers and schedules is the checkpoint's, rates included: the new values are not used"
-            )
-            say_differences(found, meaning)
-
-    def _of_parts(self, module: CondKD) -> dict[str, Any]:
-        if self._parts is None:
-            self._parts = _record(module, cast(TransferSet, module.transfer_set))
-        return self._parts
-
-
-def _record(module: CondKD, transfer_set: TransferSet) -> dict[str, Any]:
-    aligning = module.alignment is not None and module.alignment.active
-    return {
-        "condensed": fingerprint(transfer_set.condensed),
-        "mix": transfer_set.mix,
-        "batch_size": transfer_set.batch_size,
-        "bank_capacity": transfer_set.bank.capacity,
-        "round_length": module.inversion.cadence.length,
-        "inversion": settings(module.inversion),
-        "alignment": settings(module.alignment) if aligning else None,
-        "distillation": settings(module.distillation),
-        "augment": settings(module.augment),
-        "student_gradient_clip": module.student_gradient_clip,
+    known = {
+        name: _plain(value, 0)
+        for name, value in vars(scheduler).items()
+        if name in constructor_arguments(type(scheduler))
     }
+    kept = {name: value for name, value in known.items() if value is not None and name not in changing}
+    return {**record, "scheduler": {"class": type(scheduler).__name__, **kept}}
+
+
+def check_optimizers(there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Check that a resumed run has the kinds of optimizers and schedules that the checkpoint's had.
+
+    Args:
+        there: :func:`optimizer_settings` of the checkpoint's run.
+        here: those of this run.
+
+    Raises:
+        ValueError: if one is of another class, whose state means something else.
+    """
+    found = differences(there, here)
+    for name in (name for name in found if name.endswith(".class")):
+        raise ValueError(
+            f"the checkpoint's run has {_said(name, found)}: the state in the checkpoint is that of its class, so "
+            "resume with the run's own, or start a new run without ckpt_path"
+        )

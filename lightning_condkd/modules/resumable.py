@@ -2,19 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import lightning as L
+from torch import Tensor
 
+from lightning_condkd.models.finite import listed
+from lightning_condkd.modules.batches import data_settings
+from lightning_condkd.modules.record import (
+    OLD_RATES,
+    check_optimizers,
+    check_resumed,
+    constructor_arguments,
+    differences,
+    optimizer_settings,
+    say_differences,
+    settings,
+)
 from lightning_condkd.modules.requeue import RequeueBetweenSteps
 from lightning_condkd.modules.ticks import count_epoch
+
+RUN_KEY = "lightning_condkd"
 
 
 class ResumableModule(L.LightningModule):
     """A module that is stopped between two steps and resumed from checkpoints that are read as data.
 
-    They hold tensors and plain records only, wherever they lie. A subclass that overrides a hook calls this one's too.
+    They hold tensors and plain records only, wherever they lie, among these what the run is made of, which a run that
+    resumes is compared with. A subclass that overrides a hook calls this one's too.
     """
+
+    fixed_settings: ClassVar[Mapping[str, str]] = {}
+    """Names in :meth:`run_settings` that cannot change within a run, with what to do instead."""
+    takes_new_rates: ClassVar[bool] = False
+    """Whether a resumed run takes learning rates as they are given to it, not those in the checkpoint."""
+    seed: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._settings: dict[str, Any] | None = None  # once a fit: it may hash a data set
+        self._optimizers: dict[str, Any] = {}
+        self._resumed: dict[str, Any] | None = None
 
     @classmethod
     def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401
@@ -27,9 +59,38 @@ class ResumableModule(L.LightningModule):
         given = kwargs.get("weights_only")
         return super().load_from_checkpoint(*args, **{**kwargs, "weights_only": True if given is None else given})
 
+    def run_settings(self) -> dict[str, Any]:
+        """Return what a resumed run is compared by, JSON values only: what the constructor took, and the data."""
+        taken = constructor_arguments(type(self)) - {"seed", "output"}
+        return {n: value for n, value in settings(self).items() if n in taken} | data_settings(self.trainer)
+
+    def optimizer_names(self) -> Sequence[str]:
+        """Return what the optimizers are called, in the order of ``configure_optimizers``."""
+        return ["optimizer"]
+
     def configure_callbacks(self) -> list[L.Callback]:
         """Return what takes SLURM's requeue signal between two steps."""
         return [RequeueBetweenSteps()]
+
+    def setup(self, stage: str) -> None:
+        """Forget an earlier fit.
+
+        Args:
+            stage: ``fit``, ``validate`` or ``test``.
+        """
+        if stage == "fit":
+            self._forget()
+
+    def on_fit_start(self) -> None:
+        """Compare the optimizers with those of the checkpoint."""
+        schedules = [config.scheduler for config in self.trainer.lr_scheduler_configs]
+        optimizers = dict(zip(self.optimizer_names(), self.trainer.optimizers, strict=True))
+        self._optimizers = optimizer_settings(optimizers, schedules[0] if schedules else None)
+        if self._resumed is not None:
+            there = self._resumed["optimizers"]
+            check_optimizers(there, self._optimizers)
+            if not self.takes_new_rates:
+                say_differences(differences(there, self._optimizers), OLD_RATES)
 
     def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
         """Count the epoch as begun.
@@ -39,3 +100,68 @@ class ResumableModule(L.LightningModule):
             batch_idx: not used.
         """
         count_epoch(self.trainer)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the run is made of.
+
+        Args:
+            checkpoint: what Lightning is about to write.
+        """
+        made_of = {"settings": self._settings_here, "optimizers": self._optimizers} if self.is_fitting else {}
+        checkpoint[RUN_KEY] = {"class": type(self).__name__, **made_of}
+
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        """Check that the checkpoint is of such a run, and in a fit that it is made of the same.
+
+        Args:
+            checkpoint: what Lightning has read.
+
+        Raises:
+            ValueError: if it is of another kind, or what cannot change within a run differs.
+        """
+        run: dict[str, Any] | None = checkpoint.get(RUN_KEY)
+        own = type(self).__name__
+        if run is None or (self.is_fitting and run["class"] != own):
+            found = "one of something else" if run is None else f"one of {run['class']}"
+            raise ValueError(f"expected a checkpoint of {own}, got {found}: check --ckpt_path")
+        if self.is_fitting and "settings" in run:
+            self._resumed = run
+            check_resumed(run["settings"], self._settings_here, self.fixed_settings)
+
+    @property
+    def _settings_here(self) -> dict[str, Any]:
+        if self._settings is None:
+            self._settings = self.run_settings()
+        return self._settings
+
+    def take_seed(self, seed: int) -> None:
+        """Keep the seed of the run that is resumed, and say so if another was asked for.
+
+        Args:
+            seed: that of the checkpoint.
+        """
+        if self.is_fitting:
+            say_differences(differences({"seed": seed}, {"seed": self.seed}), "the checkpoint's seed is used")
+        self.seed = seed
+
+    @property
+    def is_fitting(self) -> bool:
+        """Whether a trainer fits, and does not only measure or load."""
+        return self._trainer is not None and self._trainer.state.fn == "fit"
+
+    def check_state(self, state: Mapping[str, Tensor]) -> None:
+        """Check that a checkpoint's tensors are those of this module, by name and shape.
+
+        Args:
+            state: state dict of the checkpoint.
+
+        Raises:
+            ValueError: if they are not.
+        """
+        own = self.state_dict()
+        missing, unexpected = ([n for n in a if n not in b] for a, b in ((own, state), (state, own)))
+        shapes = {n: (tuple(state[n].shape), tuple(own[n].shape)) for n in own if n in state}
+        reshaped = [f"{name} {there}, here {here}" for name, (there, here) in shapes.items() if there != here]
+        parts = {"it has no": missing, "it also has": unexpected, "it has": reshaped}
+        if wrong := "; ".join(f"{how} {listed(names)}" for how, names in parts.items() if names):
+            raise ValueError(f"the checkpoint does not fit the module: {wrong}. Use the networks and parts of its run")

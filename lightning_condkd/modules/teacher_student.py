@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.models import Observer
 from lightning_condkd.models.finite import check_finite
 from lightning_condkd.modules.batches import check_image_shape, real_batch
-from lightning_condkd.modules.checks import check_separate
+from lightning_condkd.modules.checks import check_dtypes, check_separate
 from lightning_condkd.modules.divergence import (
     LogitsWatch,
     LossWatch,
@@ -63,6 +64,7 @@ class TeacherStudent(ResumableModule):
         Args:
             stage: ``fit``, ``validate`` or ``test``.
         """
+        super().setup(stage)
         self.teacher.eval()  # its layers may have been set otherwise since it was frozen
         check_finite("the teacher", self.teacher, "load the weights of a run that did not diverge")
         if stage == "fit":
@@ -75,6 +77,11 @@ class TeacherStudent(ResumableModule):
         """``(C, H, W)`` of the images that the student learns from, where it is known."""
         return None
 
+    def on_fit_start(self) -> None:
+        """Check the networks in the precision of the run."""
+        super().on_fit_start()
+        check_dtypes(self.trainer, teacher=self.teacher, student=self.student)
+
     def on_train_epoch_start(self) -> None:
         """Check that the teacher is still frozen."""
         self.teacher.check_frozen()
@@ -86,6 +93,7 @@ class TeacherStudent(ResumableModule):
     def on_validation_start(self) -> None:
         """Make the student the same on all ranks, and see that there is something to measure, and to measure it by."""
         self._remark_untrained("validate")
+        check_dtypes(self.trainer, teacher=self.teacher, student=self.student)
         self.teacher.check_frozen()
         sync_buffers([self.student])
         if self.trainer.state.fn == TrainerFn.FITTING:
@@ -96,6 +104,7 @@ class TeacherStudent(ResumableModule):
     def on_test_start(self) -> None:
         """See that there is something to measure."""
         self._remark_untrained("test")
+        check_dtypes(self.trainer, teacher=self.teacher, student=self.student)
         check_measured(self.student, "the student")
 
     def stop_if_diverged(self) -> None:
@@ -176,6 +185,8 @@ class TeacherStudent(ResumableModule):
             if metric.update_called:
                 values[f"{stage}/{name}_accuracy"] = metric.compute()
                 metric.reset()
+        if stage == "val" and self.teacher_accuracy is not None:  # measured once: also in the rows after a resume
+            values.setdefault("val/teacher_accuracy", torch.tensor(self.teacher_accuracy, device=self.device))
         self.log_dict(values, sync_dist=True)  # equal on all ranks already; without it Lightning warns
         return values
 
@@ -187,6 +198,7 @@ class TeacherStudent(ResumableModule):
         Args:
             checkpoint: what Lightning is about to write; its tensors share memory with the module's.
         """
+        super().on_save_checkpoint(checkpoint)
         sync_buffers([self.student])
         self.stop_if_diverged()
         checkpoint[STATE_KEY] = {
@@ -195,7 +207,7 @@ class TeacherStudent(ResumableModule):
             "normalisation": _normalisation(self.student),
         }
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """Check that the checkpoint belongs to this teacher and these networks.
 
         Args:
@@ -204,18 +216,15 @@ class TeacherStudent(ResumableModule):
         Raises:
             ValueError: if the teacher is another one, keys do not match, or the checkpoint is of a diverged run.
         """
-        state = checkpoint.get(STATE_KEY)
-        if state is None:
-            raise ValueError(
-                "expected a checkpoint of a teacher-student run, got one without its state: check --ckpt_path"
-            )
+        super().on_load_checkpoint(checkpoint)
+        state = checkpoint[STATE_KEY]
         if state["teacher"] != (self._fingerprint or self.teacher.fingerprint()):
             raise ValueError("the checkpoint was made with another teacher: load the weights that the run began with")
         check_checkpoint(self.lasting(checkpoint["state_dict"]))
         self.teacher_accuracy = state["teacher_accuracy"]
         self._was_trained = True
         self.restore(state)
-        _check_keys(set(self.state_dict()), checkpoint["state_dict"])
+        self.check_state(checkpoint["state_dict"])
 
     def lasting(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return those tensors of a checkpoint that must be finite.
@@ -246,12 +255,3 @@ def _observed_like(teacher: Observer, network: nn.Module) -> Observer:
 def _normalisation(network: Observer) -> dict[str, list[float] | None]:
     values = {"mean": network.mean, "std": network.std}
     return {name: None if value is None else value.tolist() for name, value in values.items()}
-
-
-def _check_keys(expected: set[str], state: Mapping[str, Any]) -> None:
-    if expected != set(state):
-        missing, unexpected = sorted(expected - set(state)), sorted(set(state) - expected)
-        raise ValueError(
-            f"the checkpoint does not fit the module: missing {missing}, unexpected {unexpected}; "
-            "use the same student, method and alignment as the run"
-        )

@@ -16,7 +16,8 @@ from lightning_condkd.data.datamodule_images import (
     TorchvisionDataModule,
 )
 from lightning_condkd.data.images import ImageSource, from_folder, from_torchvision
-from lightning_condkd.data.loaders import Batch, EvaluationBatches, ImageLoader, ShuffledBatches
+from lightning_condkd.data.loaders import Batch, EvaluationBatches, ShuffledBatches
+from lightning_condkd.data.steps import ResumableLoader
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -134,7 +135,7 @@ def test_an_epoch_is_a_permutation_and_another_epoch_is_another() -> None:
 
 
 def test_images_and_labels_stay_together() -> None:
-    for images, labels in ImageLoader(ShuffledBatches(numbered(12), 4, seed=0, position=lambda: (0, 0))):
+    for images, labels in ResumableLoader(ShuffledBatches(numbered(12), 4, seed=0, position=lambda: (0, 0))):
         assert torch.equal(images[:, 0, 0, 0].long(), labels)
 
 
@@ -170,7 +171,7 @@ def test_evaluation_sees_every_image_once_in_equally_many_batches(world_size: in
 
 def test_the_global_random_stream_is_left_alone() -> None:
     state = torch.random.get_rng_state()
-    list(ImageLoader(ShuffledBatches(numbered(12), 4, seed=0, position=lambda: (0, 0))))
+    list(ResumableLoader(ShuffledBatches(numbered(12), 4, seed=0, position=lambda: (0, 0))))
     assert torch.equal(state, torch.random.get_rng_state())
 
 

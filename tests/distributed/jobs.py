@@ -22,7 +22,8 @@ from lightning_condkd.alignment.discriminators import ACGANDiscriminator, Discri
 from lightning_condkd.augment import CropFlip
 from lightning_condkd.data import CondensedDataModule
 from lightning_condkd.data.images import ImageSource
-from lightning_condkd.data.loaders import EvaluationBatches, ImageLoader
+from lightning_condkd.data.loaders import EvaluationBatches
+from lightning_condkd.data.steps import ResumableLoader
 from lightning_condkd.distributed import rank, world_size
 from lightning_condkd.inversion import Fast
 from lightning_condkd.models import Observer
@@ -159,7 +160,7 @@ def real_images(kind: Validate | None) -> DataLoader[Any] | None:
     labels = torch.arange(11) % toy.CLASSES
     if kind == "ours":
         source = ImageSource(images, labels, tuple("abc"))
-        return ImageLoader(EvaluationBatches(source, 5, rank=rank(), world_size=world_size()))
+        return ResumableLoader(EvaluationBatches(source, 5, rank=rank(), world_size=world_size()))
     return DataLoader(TensorDataset(images, labels), batch_size=5) if kind == "torch" else None
 
 

@@ -132,7 +132,8 @@ def test_alignment_needs_the_final_linear_layer() -> None:
             return self.network(images)
 
     teacher = toy.observed(Sidetracked())
-    _refused("final linear layer was not executed", toy.condkd(alignment=FeatureAlignment(), teacher=teacher), _data())
+    match = "final linear layer was not executed.*embedding=<name of module>.* out of .*, unused, and compile"
+    _refused(match, toy.condkd(alignment=FeatureAlignment(), teacher=teacher), _data())
 
 
 def test_student_and_teacher_share_nothing() -> None:
@@ -276,12 +277,15 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("match", "model"),
     [
         ("made with another teacher", lambda: toy.condkd(teacher=toy.observed(toy.network("another")))),
-        ("does not fit.*missing .*alignment.discriminator", lambda: toy.condkd(alignment=FeatureAlignment())),
+        ("does not fit.* it has no alignment.discriminator", lambda: toy.condkd(alignment=FeatureAlignment())),
         (
             "inversion.class 'Fast', this one 'NoInversion': resume with the run's own method",
             lambda: toy.condkd(NoInversion(cadence=Cadence(0, STEPS))),
         ),
-        ("does not fit.*missing .*student.network.3.weight", lambda: toy.condkd(student=_flat_network())),
+        (
+            r"does not fit.* it has no student.network.0.weight, .* and \d+ more",
+            lambda: toy.condkd(student=_flat_network()),
+        ),
     ],
     ids=["teacher", "alignment", "method", "student"],
 )
@@ -293,7 +297,31 @@ def test_a_run_resumes_with_its_own_parts_only(match: str, model: Callable[[], C
 
 def test_a_foreign_checkpoint_is_refused(tmp_path: Path, checkpoint: Path) -> None:
     content = torch.load(checkpoint, weights_only=True)
-    del content["condkd"]
+    del content["lightning_condkd"]
     torch.save(content, tmp_path / "foreign.ckpt")
-    match = "expected a checkpoint of a teacher-student run"
+    match = "expected a checkpoint of CondKD, got one of something else"
     _refused(match, toy.condkd(), _data(), toy.silent_trainer(max_epochs=3), ckpt_path=tmp_path / "foreign.ckpt")
+
+
+# --- precision --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+@pytest.mark.parametrize("name", ["teacher", "student"])
+def test_weights_of_another_precision_are_refused_before_the_first_step(name: str, dtype: torch.dtype) -> None:
+    module = toy.condkd()
+    getattr(module, name).to(dtype)
+    match = f"the {name} has weights of {dtype}, .*32-true computes in torch.float32: convert it with {name}.to"
+    _refused(match, module, _data())
+    images = torch.utils.data.TensorDataset(torch.rand(6, *toy.SHAPE), torch.arange(6) % toy.CLASSES)
+    loader = torch.utils.data.DataLoader(images, batch_size=6)
+    for measure in (toy.silent_trainer().test, toy.silent_trainer().validate):
+        with pytest.raises(ValueError, match=match):
+            measure(module, loader)
+
+
+def test_a_true_precision_converts_all_networks() -> None:
+    module = toy.condkd()
+    module.teacher.to(torch.float16)
+    toy.fit(module, precision="64-true")
+    assert {parameter.dtype for parameter in module.parameters()} == {torch.float64}

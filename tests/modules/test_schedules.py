@@ -130,7 +130,7 @@ def test_what_a_schedule_of_ones_own_keeps_is_said(tmp_path: Path) -> None:
 
     path = tmp_path / "run.ckpt"
     toy.fit(model(2), callbacks=[SaveAt(24, path)], default_root_dir=tmp_path)
-    with pytest.warns(UserWarning, match="student_scheduler: T_max=2 of the run that is resumed takes the place of 4"):
+    with pytest.warns(UserWarning, match=r"scheduler.T_max 2, this one 4.*the new values are not used"):
         _resumed(path, model(4), max_epochs=5)
 
 
