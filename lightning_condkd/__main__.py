@@ -86,8 +86,10 @@ def _check_command(given: list[str]) -> None:
 
 
 def _refusal(error: BaseException | None) -> BaseException | None:
-    """Return what this package itself raised, rather than what it calls or what the parser made of it."""
+    """Return what this package itself raised, or what names a file; not what it calls or what the parser made of it."""
     while error is not None:
+        if isinstance(error, OSError) and error.filename is not None:
+            return error
         frames = traceback.extract_tb(error.__traceback__)
         if frames and Path(frames[-1].filename).is_relative_to(Path(__file__).parent):
             return error

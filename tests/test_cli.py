@@ -208,6 +208,15 @@ def test_an_error_of_others_keeps_its_trace(monkeypatch: pytest.MonkeyPatch) -> 
         entry.run()
 
 
+def test_a_file_that_is_not_there_is_one_line_whoever_opened_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["lightning-condkd", "export", "nowhere.ckpt", str(tmp_path / "s.safetensors")])
+    with pytest.raises(SystemExit):
+        entry.run()
+    assert "nowhere.ckpt" in capsys.readouterr().err.splitlines()[0]
+
+
 def test_an_interrupted_command_ends_in_a_word(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -122,7 +122,7 @@ class ResumableModule(L.LightningModule):
         run: dict[str, Any] | None = checkpoint.get(RUN_KEY)
         own = type(self).__name__
         if run is None or (self.is_fitting and run["class"] != own):
-            found = "one of something else" if run is None else f"one of {run['class']}"
+            found = "one of another kind or of an older version" if run is None else f"one of {run['class']}"
             raise ValueError(f"expected a checkpoint of {own}, got {found}: check --ckpt_path")
         if self.is_fitting and "settings" in run:
             self._resumed = run

@@ -299,7 +299,7 @@ def test_a_foreign_checkpoint_is_refused(tmp_path: Path, checkpoint: Path) -> No
     content = torch.load(checkpoint, weights_only=True)
     del content["lightning_condkd"]
     torch.save(content, tmp_path / "foreign.ckpt")
-    match = "expected a checkpoint of CondKD, got one of something else"
+    match = "expected a checkpoint of CondKD, got one of another kind"
     _refused(match, toy.condkd(), _data(), toy.silent_trainer(max_epochs=3), ckpt_path=tmp_path / "foreign.ckpt")
 
 
