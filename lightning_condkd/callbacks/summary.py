@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from lightning_condkd.callbacks.baseline import CondensedOnlyBaseline
-from lightning_condkd.data.files import write_atomic
+from lightning_condkd.data.writing import write_atomic
 from lightning_condkd.modules.condkd import CondKD
 from lightning_condkd.modules.run_length import dev_steps
 

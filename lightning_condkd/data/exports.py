@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from lightning_condkd.data.condensed import CondensedSet, to_pixels
-from lightning_condkd.data.files import make_parents, write_atomic
 from lightning_condkd.data.importers_folder import NAMES_FILE, folder_names
 from lightning_condkd.data.normalisations import DC_CONSTANTS, MTT_CONSTANTS, Normalisation, Source, find_normalisation
+from lightning_condkd.data.pixels import parts, share_outside
+from lightning_condkd.data.writing import make_parents, save_by_torch
 
 
 def export_dc(
@@ -49,7 +48,7 @@ def export_dc(
     if path.suffix not in (".pt", ".pth"):
         raise ValueError(f"a DC dict is one file, ending in .pt or .pth, got {path.name!r}: change the ending")
     images = _normalised(condensed, DC_CONSTANTS, Source(dataset, mean, std))
-    write_atomic(path, _saved({"data": [[images, condensed.labels.clone()]], "accs_all_exps": {}}))
+    save_by_torch(path, {"data": [[images, condensed.labels.clone()]], "accs_all_exps": {}})
 
 
 def export_mtt(
@@ -90,7 +89,7 @@ def export_mtt(
         contents["lr_best.pt"] = torch.tensor(float(train_lr), dtype=torch.float32)
     with _new_folder(Path(folder)) as target:
         for name, tensor in contents.items():
-            (target / name).write_bytes(_saved(tensor))
+            save_by_torch(target / name, tensor)
     return 0 if condensed.soft_labels is None else int((condensed.soft_labels.argmax(1) != condensed.labels).sum())
 
 
@@ -137,13 +136,10 @@ def _normalised(condensed: CondensedSet, table: Mapping[str, Normalisation], sou
             f"{source.dataset} has {known.num_classes} classes, the set {condensed.num_classes}: name its own dataset, "
             "or pass mean and std (--mean, --std)"
         )
-    return known.apply(to_pixels(condensed.images).float())
-
-
-def _saved(content: Any) -> bytes:  # noqa: ANN401 (tensors in any nesting)
-    stream = io.BytesIO()
-    torch.save(content, stream)
-    return stream.getvalue()
+    images = torch.empty(condensed.images.shape, dtype=torch.float32)
+    for rows in parts(images):
+        images[rows] = known.apply(to_pixels(condensed.images[rows]).float())
+    return images
 
 
 @contextmanager
@@ -167,4 +163,4 @@ def _picture(image: Tensor) -> Image.Image:
 
 
 def _clipped_share(images: Tensor) -> float:
-    return float(((images < 0) | (images > 1)).double().mean()) if images.is_floating_point() else 0.0
+    return share_outside(images, 0.0, 1.0) if images.is_floating_point() else 0.0

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torchmetrics import MeanMetric, Metric
@@ -19,7 +18,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_condkd.augment import Augment, take
 from lightning_condkd.data.datamodule_images import ImageDataModule
-from lightning_condkd.data.files import write_atomic
+from lightning_condkd.data.writing import save_tensors
 from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.models import Observer
 from lightning_condkd.models.finite import check_finite
@@ -281,7 +280,7 @@ class Classification(ResumableModule):
         tensors = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
         statistics = {"mean": self.network.mean, "std": self.network.std}
         normalisation = {name: None if value is None else value.tolist() for name, value in statistics.items()}
-        write_atomic(Path(path), save(tensors, {"normalisation": json.dumps(normalisation)}))
+        save_tensors(Path(path), tensors, {"normalisation": json.dumps(normalisation)})
 
 
 def _scores(num_classes: int) -> nn.ModuleDict:

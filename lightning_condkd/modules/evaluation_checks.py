@@ -10,10 +10,10 @@ from typing import Literal
 from lightning_condkd.condensation.network_batch import check_stackable
 from lightning_condkd.condensation.networks import FreshNetworks
 from lightning_condkd.data.condensed import CondensedSet
-from lightning_condkd.data.files import make_parents
 from lightning_condkd.data.images import ImageSource
 from lightning_condkd.data.importers_folder import safe_name
 from lightning_condkd.data.pixels import check_pixels
+from lightning_condkd.data.writing import make_parents
 from lightning_condkd.randomness import seeded_generator
 
 

@@ -26,7 +26,7 @@ from lightning_condkd.condensation.trajectories import (
     read_snapshot_header,
     snapshot_path,
 )
-from lightning_condkd.data.files import pack, plain_json, write_atomic
+from lightning_condkd.data.files import plain_json, save_packed
 from lightning_condkd.models.finite import check_finite
 from lightning_condkd.modules.batches import real_batch, real_images, source_facts
 from lightning_condkd.modules.divergence import LogitsWatch, LossWatch, check_checkpoint, check_logits, stop_if_diverged
@@ -232,8 +232,7 @@ class ExpertTrajectories(ResumableModule):
         if not self.trainer.is_global_zero or dev_steps(self.trainer):
             return
         header = {**asdict(self.info), "expert": expert, "epoch": epoch}
-        content = pack(KIND, {TENSOR: flatten(self.network.network)}, header)
-        write_atomic(snapshot_path(self.output, expert, epoch), content)
+        save_packed(snapshot_path(self.output, expert, epoch), KIND, {TENSOR: flatten(self.network.network)}, header)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Measure the expert on a batch of held-out images.

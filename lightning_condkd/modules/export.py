@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from lightning_condkd.data.files import write_atomic
+from lightning_condkd.data.writing import write_atomic
 from lightning_condkd.models.finite import broken_tensors, listed
 from lightning_condkd.models.weights import plain_name
 from lightning_condkd.modules.teacher_student import STATE_KEY

@@ -56,7 +56,7 @@ def fingerprint(condensed: CondensedSet) -> str:
 
 def _hash(tensor: Tensor) -> str:
     content = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
-    return f"{tuple(tensor.shape)} {tensor.dtype} {hashlib.sha256(content.numpy().tobytes()).hexdigest()[:16]}"
+    return f"{tuple(tensor.shape)} {tensor.dtype} {hashlib.sha256(cast(Any, content.numpy())).hexdigest()[:16]}"
 
 
 def settings(part: object, depth: int = DEPTH) -> dict[str, Any]:
