@@ -6,6 +6,7 @@ import os
 import pickle
 import signal
 import sys
+import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import pairwise
@@ -22,11 +23,13 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_condkd.callbacks import PhaseProgressBar, RunSummary, SyntheticImages
 from lightning_condkd.data.convert import convert
+from lightning_condkd.data.writing import Target, check_target
 from lightning_condkd.modules.carried import noting_carried_over, warn_of_carried_over
+from lightning_condkd.modules.checkpoints import WholeCheckpointIO, refusal
 from lightning_condkd.modules.evaluate import evaluate
 from lightning_condkd.modules.export import export
 from lightning_condkd.modules.select import select
-from lightning_condkd.unpickling import refused_names
+from lightning_condkd.unpickling import check_sums
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "convert": convert,
@@ -59,11 +62,17 @@ class CondKDCLI(LightningCLI):
         )
 
     def _parse_ckpt_path(self) -> None:
+        subcommand = self.config.get("subcommand")
+        given = str((self.config[subcommand].get("ckpt_path") if subcommand else None) or "")
         try:
+            if Path(given).is_file():
+                check_sums(Path(given))
             super()._parse_ckpt_path()
-        except pickle.UnpicklingError as error:
-            path = Path(self.config[self.config.subcommand].ckpt_path)
-            raise SystemExit(_refusal(path, error)) from error
+        except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError) as error:
+            raise SystemExit(f"--ckpt_path: {refusal(given, error)}") from error
+        except AttributeError:  # of a content that is no dict, which is refused here
+            WholeCheckpointIO().load_checkpoint(given)
+            raise
 
     def before_instantiate_classes(self) -> None:
         """Find the checkpoint, and have it read without running any code of it, wherever it lies."""
@@ -99,11 +108,16 @@ def claim_version(trainer: L.Trainer) -> None:
 
     Args:
         trainer: a new trainer; a version that the user has chosen stays.
+
+    Raises:
+        OSError: the folder cannot be written to.
     """
     loggers = [one for one in trainer.loggers if isinstance(one, (TensorBoardLogger, CSVLogger))]
     first = loggers[0] if loggers else None
     if not trainer.is_global_zero or first is None or first is not trainer.loggers[0] or first._version is not None:
         return
+    if "://" not in str(first.root_dir):
+        check_target(Target(Path(first.root_dir), folder=True))
     while "://" not in str(first.root_dir):
         first._version = first._get_next_version()
         with suppress(FileExistsError):
@@ -128,12 +142,6 @@ def newest_checkpoint(root: Path) -> Path:
         where = root / "lightning_logs" / "version_*" / "checkpoints"
         raise FileNotFoundError(f"--ckpt_path last: expected a checkpoint in {where}, found none: name its file")
     return found[-1]
-
-
-def _refusal(path: Path, error: Exception) -> str:
-    wanted = ", ".join(refused_names(path, error))
-    found = f"it asks for {wanted}, which could run code" if wanted else "it is damaged or of another kind"
-    return f"--ckpt_path: refused to read {path}: {found}. Expected a checkpoint of a run of ours: check the path"
 
 
 def _check_recipe(given: Sequence[str]) -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,7 +14,7 @@ from lightning_condkd.data.condensed import CondensedSet, to_pixels
 from lightning_condkd.data.importers_folder import NAMES_FILE, folder_names
 from lightning_condkd.data.normalisations import DC_CONSTANTS, MTT_CONSTANTS, Normalisation, Source, find_normalisation
 from lightning_condkd.data.pixels import parts, share_outside
-from lightning_condkd.data.writing import make_parents, save_by_torch
+from lightning_condkd.data.writing import new_folder, save_by_torch
 
 
 def export_dc(
@@ -45,8 +42,7 @@ def export_dc(
         ValueError: another ending, or the normalisation is not known or does not fit the set.
     """
     path = Path(path)
-    if path.suffix not in (".pt", ".pth"):
-        raise ValueError(f"a DC dict is one file, ending in .pt or .pth, got {path.name!r}: change the ending")
+    check_dc_name(path)
     images = _normalised(condensed, DC_CONSTANTS, Source(dataset, mean, std))
     save_by_torch(path, {"data": [[images, condensed.labels.clone()]], "accs_all_exps": {}})
 
@@ -87,7 +83,7 @@ def export_mtt(
     }
     if (train_lr := condensed.info.settings.get("train_lr")) is not None:
         contents["lr_best.pt"] = torch.tensor(float(train_lr), dtype=torch.float32)
-    with _new_folder(Path(folder)) as target:
+    with new_folder(Path(folder)) as target:
         for name, tensor in contents.items():
             save_by_torch(target / name, tensor)
     return 0 if condensed.soft_labels is None else int((condensed.soft_labels.argmax(1) != condensed.labels).sum())
@@ -118,7 +114,7 @@ def export_png(condensed: CondensedSet, folder: str | Path) -> float:
             f"classes {', '.join(map(str, missing))} have no image, and ImageFolder refuses empty folders: export dc "
             "or mtt, or write .safetensors"
         )
-    with _new_folder(Path(folder)) as target:
+    with new_folder(Path(folder)) as target:
         if condensed.info.class_names is not None:
             (target / NAMES_FILE).write_text(json.dumps(condensed.info.class_names, ensure_ascii=False), "utf-8")
         for label, name in enumerate(folder_names(condensed.info.class_names or [""] * condensed.num_classes)):
@@ -126,6 +122,19 @@ def export_png(condensed: CondensedSet, folder: str | Path) -> float:
             for row in condensed.class_indices(label).tolist():
                 _picture(condensed.images[row]).save(target / name / f"{row:06d}.png")
     return _clipped_share(condensed.images)
+
+
+def check_dc_name(path: Path) -> None:
+    """Check the ending of a file for :func:`export_dc`.
+
+    Args:
+        path: the target.
+
+    Raises:
+        ValueError: another ending.
+    """
+    if path.suffix not in (".pt", ".pth"):
+        raise ValueError(f"a DC dict is one file, ending in .pt or .pth, got {path.name!r}: change the ending")
 
 
 def _normalised(condensed: CondensedSet, table: Mapping[str, Normalisation], source: Source) -> Tensor:
@@ -140,21 +149,6 @@ def _normalised(condensed: CondensedSet, table: Mapping[str, Normalisation], sou
     for rows in parts(images):
         images[rows] = known.apply(to_pixels(condensed.images[rows]).float())
     return images
-
-
-@contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """A sibling to write into, which takes the folder's name when all is written."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} exists and is not an empty folder: choose another, or remove it")
-    make_parents(folder)
-    temporary = folder.with_name(f".{folder.name}.{os.urandom(4).hex()}.tmp")
-    temporary.mkdir()
-    try:
-        yield temporary
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _picture(image: Tensor) -> Image.Image:

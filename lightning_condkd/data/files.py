@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lightning_condkd.data.writing import make_parents, save_tensors, write_atomic
-from lightning_condkd.unpickling import load_without_code, refused_names
+from lightning_condkd.unpickling import damage, load_without_code, refused_names
 
 HEADER_KEY = "condkd"
 FORMAT_VERSION = 1
@@ -201,7 +201,7 @@ def _refusal(path: Path, error: Exception) -> str:
             "yourself and save its tensors with CondensedSet(images, labels).save(...)"
         )
     return (
-        f"refused to read {path}: expected a file of torch.save, but it is cut off, damaged or of another kind "
+        f"refused to read {path}: expected a file of torch.save, but {damage(path, error)} "
         f"({type(error).__name__}). Copy or download it again"
     )
 

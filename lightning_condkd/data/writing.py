@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,7 +52,7 @@ def check_target(target: Target) -> None:
     path = Path(os.path.abspath(target.path))
     there = next(folder for folder in (path, *path.parents) if os.path.isdir(folder))
     for made in (path, *(there / name for name in path.relative_to(there).parts)):
-        _check_length(made)
+        _check_length(made, target)
     try:
         tempfile.TemporaryFile(dir=there).close()  # on Linux it never has a name
     except OSError as error:
@@ -64,13 +64,13 @@ def check_target(target: Target) -> None:
         )
 
 
-def _check_length(path: Path) -> None:
+def _check_length(path: Path, target: Target) -> None:
     try:
         path.lstat()
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise OSError(f"{str(path)[:60]}... cannot be written ({error.strerror}): choose a shorter name") from error
+        raise OSError(f"{target.path} cannot be written ({error.strerror}): choose a shorter name") from error
 
 
 def _refuse_taken(path: Path, folder: bool = False) -> None:
@@ -119,13 +119,58 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(stream.fileno())
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OSError(
-            f"{path} could not be written ({reason}), and is as it was before: make room on the disk, or choose "
-            "another place"
-        ) from error
+        raise _unwritten(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _unwritten(path: Path, error: BaseException) -> OSError:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    reason = getattr(error, "strerror", None) or error
+    return OSError(
+        f"{path} could not be written ({reason}), and is as it was before: make room on the disk, or choose another "
+        "place"
+    )
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Give a folder to write into, which takes a folder's name when all is written.
+
+    Args:
+        folder: the target; missing parent folders are made.
+
+    Raises:
+        FileExistsError: it holds something.
+        OSError: it could not be written; nothing is left of it.
+    """
+    refuse_filled(folder)
+    _refuse_taken(folder, folder=True)
+    temporary = folder.with_name(f".condkd-{os.urandom(8).hex()}.tmp")
+    try:
+        make_parents(folder)
+        temporary.mkdir()
+        yield temporary
+        os.replace(temporary, folder)
+    except OSError as error:
+        raise _unwritten(folder, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def refuse_filled(folder: Path) -> None:
+    """Check that a folder is still to be made, or empty.
+
+    Args:
+        folder: the folder.
+
+    Raises:
+        FileExistsError: it holds something, or is a file.
+    """
+    if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} exists and is not an empty folder: choose another, or remove it")
 
 
 def write_atomic(path: Path, content: bytes | memoryview) -> None:

@@ -18,12 +18,13 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_condkd.augment import Augment, take
 from lightning_condkd.data.datamodule_images import ImageDataModule
-from lightning_condkd.data.writing import save_tensors
+from lightning_condkd.data.writing import Target, save_tensors
 from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.models import Observer
 from lightning_condkd.models.finite import check_finite
 from lightning_condkd.models.weights import plain_state
 from lightning_condkd.modules.batches import real_batch
+from lightning_condkd.modules.checkpoints import own_state
 from lightning_condkd.modules.divergence import (
     LogitsWatch,
     LossWatch,
@@ -41,6 +42,7 @@ from lightning_condkd.modules.optimizing import (
     make_optimizer,
     make_scheduler,
 )
+from lightning_condkd.modules.outputs import state_size
 from lightning_condkd.modules.resumable import ResumableModule
 from lightning_condkd.modules.run_length import dev_steps
 from lightning_condkd.modules.schedule import RunCosine
@@ -114,6 +116,10 @@ class Classification(ResumableModule):
             raise ValueError(
                 f"the data has {classes} classes, the network {self.network.num_classes}: set the network's num_classes"
             )
+
+    def outputs(self) -> list[Target]:
+        """Return the file of the weights, if one is set."""
+        return [] if self.output is None else [Target(Path(self.output), state_size(self.network))]
 
     def on_train_start(self) -> None:
         """Check that the loaders' datasets name the same classes."""
@@ -253,10 +259,11 @@ class Classification(ResumableModule):
             checkpoint: what Lightning has read.
 
         Raises:
-            ValueError: if the checkpoint is of a diverged run.
+            ValueError: if the checkpoint is of another module or a diverged run.
         """
+        state = own_state(checkpoint, STATE_KEY, self)
         check_checkpoint(checkpoint["state_dict"])
-        self.seed = checkpoint[STATE_KEY]["seed"]
+        self.seed = state["seed"]
 
     def on_train_end(self) -> None:
         """Write the weights if an output file is set, but not in a ``fast_dev_run``."""

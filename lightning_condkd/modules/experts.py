@@ -27,9 +27,12 @@ from lightning_condkd.condensation.trajectories import (
     snapshot_path,
 )
 from lightning_condkd.data.files import plain_json, save_packed
+from lightning_condkd.data.writing import Target
 from lightning_condkd.models.finite import check_finite
 from lightning_condkd.modules.batches import real_batch, real_images, source_facts
+from lightning_condkd.modules.checkpoints import own_state
 from lightning_condkd.modules.divergence import LogitsWatch, LossWatch, check_checkpoint, check_logits, stop_if_diverged
+from lightning_condkd.modules.outputs import state_size
 from lightning_condkd.modules.resumable import ResumableModule
 from lightning_condkd.modules.run_length import dev_steps
 from lightning_condkd.randomness import Draw, seeded_generator
@@ -141,6 +144,12 @@ class ExpertTrajectories(ResumableModule):
                 f"set --trainer.max_epochs to {self.epochs} times the number of experts"
             )
         self._check_folder()
+
+    def outputs(self) -> list[Target]:
+        """Return the folder of the snapshots, with the size of those that are not there yet."""
+        experts, _ = self.position(self.trainer.max_epochs or 0)
+        absent = experts * (self.epochs + 1) - len(list(self.output.glob("expert_*.safetensors")))
+        return [Target(self.output, max(0, absent) * state_size(self.network), folder=True)]
 
     def on_train_start(self) -> None:
         """Say if the run ends before its last expert is done."""
@@ -268,7 +277,8 @@ class ExpertTrajectories(ResumableModule):
             checkpoint: what Lightning has read.
 
         Raises:
-            ValueError: if the checkpoint is of a diverged run.
+            ValueError: if the checkpoint is of another module or a diverged run.
         """
+        state = own_state(checkpoint, STATE_KEY, self)
         check_checkpoint(checkpoint["state_dict"])
-        self.seed = checkpoint[STATE_KEY]["seed"]
+        self.seed = state["seed"]

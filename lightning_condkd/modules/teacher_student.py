@@ -14,6 +14,7 @@ from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.models import Observer
 from lightning_condkd.models.finite import check_finite
 from lightning_condkd.modules.batches import check_image_shape, real_batch
+from lightning_condkd.modules.checkpoints import own_state
 from lightning_condkd.modules.checks import check_separate
 from lightning_condkd.modules.divergence import (
     LogitsWatch,
@@ -204,11 +205,7 @@ class TeacherStudent(ResumableModule):
         Raises:
             ValueError: if the teacher is another one, keys do not match, or the checkpoint is of a diverged run.
         """
-        state = checkpoint.get(STATE_KEY)
-        if state is None:
-            raise ValueError(
-                "expected a checkpoint of a teacher-student run, got one without its state: check --ckpt_path"
-            )
+        state = own_state(checkpoint, STATE_KEY, self)
         if state["teacher"] != (self._fingerprint or self.teacher.fingerprint()):
             raise ValueError("the checkpoint was made with another teacher: load the weights that the run began with")
         check_checkpoint(self.lasting(checkpoint["state_dict"]))
