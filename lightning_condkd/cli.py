@@ -28,6 +28,7 @@ from lightning_condkd.modules.carried import noting_carried_over, warn_of_carrie
 from lightning_condkd.modules.checkpoints import WholeCheckpointIO, refusal
 from lightning_condkd.modules.evaluate import evaluate
 from lightning_condkd.modules.export import export
+from lightning_condkd.modules.run_length import dev_steps
 from lightning_condkd.modules.select import select
 from lightning_condkd.unpickling import check_sums
 
@@ -97,8 +98,26 @@ class CondKDCLI(LightningCLI):
         if given.enable_progress_bar is not False and not bars:
             self.trainer_defaults["callbacks"].append(PhaseProgressBar())
         trainer = super().instantiate_trainer(**kwargs)
+        if trainer.loggers or self.config.subcommand == "fit":
+            check_roots(trainer)
         claim_version(trainer)
         return trainer
+
+
+def check_roots(trainer: L.Trainer) -> None:
+    """Check on rank 0 that logs and the configuration can be written.
+
+    Args:
+        trainer: a new trainer; one of a ``fast_dev_run`` writes nothing.
+
+    Raises:
+        OSError: a folder cannot be written to.
+    """
+    if not trainer.is_global_zero or dev_steps(trainer):
+        return
+    roots = [getattr(logger, "root_dir", logger.save_dir) for logger in trainer.loggers] or [trainer.default_root_dir]
+    for root in (root for root in roots if root is not None and "://" not in str(root)):
+        check_target(Target(Path(root), folder=True))
 
 
 def claim_version(trainer: L.Trainer) -> None:
@@ -108,16 +127,11 @@ def claim_version(trainer: L.Trainer) -> None:
 
     Args:
         trainer: a new trainer; a version that the user has chosen stays.
-
-    Raises:
-        OSError: the folder cannot be written to.
     """
     loggers = [one for one in trainer.loggers if isinstance(one, (TensorBoardLogger, CSVLogger))]
     first = loggers[0] if loggers else None
     if not trainer.is_global_zero or first is None or first is not trainer.loggers[0] or first._version is not None:
         return
-    if "://" not in str(first.root_dir):
-        check_target(Target(Path(first.root_dir), folder=True))
     while "://" not in str(first.root_dir):
         first._version = first._get_next_version()
         with suppress(FileExistsError):

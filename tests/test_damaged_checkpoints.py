@@ -99,6 +99,12 @@ OTHER: dict[str, tuple[Callable[[Path, Path], object], str]] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+
+
 def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """Return what a command that must fail says at its end."""
     monkeypatch.setattr(sys, "argv", ["lightning-condkd", *arguments])
@@ -174,8 +180,8 @@ def test_a_whole_checkpoint_is_exported_and_resumed(whole: Path, distilled: Path
 def test_checkpoints_go_past_the_folder_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lightning writes there first, and copies where it is on another disk."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
-    trainer_in(tmp_path).fit(classifier(), DigitsDataModule())
-    assert [path.name for path in tmp_path.iterdir()] == ["a.ckpt"]
+    trainer_in(tmp_path / "run").fit(classifier(), DigitsDataModule())
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["a.ckpt"]
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
