@@ -6,6 +6,7 @@ import os
 import pickle
 import signal
 import sys
+import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import pairwise
@@ -22,12 +23,15 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_condkd.callbacks import PhaseProgressBar, RunSummary, SyntheticImages
 from lightning_condkd.data.convert import convert
+from lightning_condkd.data.writing import Target, check_target
 from lightning_condkd.modules.carried import noting_carried_over, warn_of_carried_over
+from lightning_condkd.modules.checkpoints import WholeCheckpointIO, refusal
 from lightning_condkd.modules.evaluate import evaluate
 from lightning_condkd.modules.export import export
+from lightning_condkd.modules.run_length import dev_steps
 from lightning_condkd.modules.select import select
 from lightning_condkd.parser import ReadableLightningParser, ReadableParser
-from lightning_condkd.unpickling import refused_names
+from lightning_condkd.unpickling import check_sums
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "convert": convert,
@@ -68,11 +72,17 @@ class CondKDCLI(LightningCLI):
         self.parser.usage = USAGE
 
     def _parse_ckpt_path(self) -> None:
+        subcommand = self.config.get("subcommand")
+        given = str((self.config[subcommand].get("ckpt_path") if subcommand else None) or "")
         try:
+            if Path(given).is_file():
+                check_sums(Path(given))
             super()._parse_ckpt_path()
-        except pickle.UnpicklingError as error:
-            path = Path(self.config[self.config.subcommand].ckpt_path)
-            raise SystemExit(_refusal(path, error)) from error
+        except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError) as error:
+            raise SystemExit(f"--ckpt_path: {refusal(given, error)}") from error
+        except AttributeError:  # of a content that is no dict, which is refused here
+            WholeCheckpointIO().load_checkpoint(given)
+            raise
 
     def before_instantiate_classes(self) -> None:
         """Find the checkpoint, and have it read without running any code of it, wherever it lies."""
@@ -97,8 +107,26 @@ class CondKDCLI(LightningCLI):
         if given.enable_progress_bar is not False and not bars:
             self.trainer_defaults["callbacks"].append(PhaseProgressBar())
         trainer = super().instantiate_trainer(**kwargs)
+        if trainer.loggers or self.config.subcommand == "fit":
+            check_roots(trainer)
         claim_version(trainer)
         return trainer
+
+
+def check_roots(trainer: L.Trainer) -> None:
+    """Check on rank 0 that logs and the configuration can be written.
+
+    Args:
+        trainer: a new trainer; one of a ``fast_dev_run`` writes nothing.
+
+    Raises:
+        OSError: a folder cannot be written to.
+    """
+    if not trainer.is_global_zero or dev_steps(trainer):
+        return
+    roots = [getattr(logger, "root_dir", logger.save_dir) for logger in trainer.loggers] or [trainer.default_root_dir]
+    for root in (root for root in roots if root is not None and "://" not in str(root)):
+        check_target(Target(Path(root), folder=True))
 
 
 def claim_version(trainer: L.Trainer) -> None:
@@ -137,12 +165,6 @@ def newest_checkpoint(root: Path) -> Path:
         where = root / "lightning_logs" / "version_*" / "checkpoints"
         raise FileNotFoundError(f"--ckpt_path last: expected a checkpoint in {where}, found none: name its file")
     return found[-1]
-
-
-def _refusal(path: Path, error: Exception) -> str:
-    wanted = ", ".join(refused_names(path, error))
-    found = f"it asks for {wanted}, which could run code" if wanted else "it is damaged or of another kind"
-    return f"--ckpt_path: refused to read {path}: {found}. Expected a checkpoint of a run of ours: check the path"
 
 
 def _check_recipe(given: Sequence[str]) -> None:

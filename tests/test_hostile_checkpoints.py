@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import http.server
 import os
-import pickle
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,7 +78,7 @@ def test_a_hostile_file_is_refused_by_every_command(
 @pytest.mark.parametrize("command", ["fit", "test"])
 @pytest.mark.usefixtures("hostile")
 def test_a_hostile_address_is_refused(command: str, address: str, mark: Path, tmp_path: Path) -> None:
-    with pytest.raises((pickle.UnpicklingError, RuntimeError), match=r"(?i)weights.?only"):
+    with pytest.raises(ValueError, match=r"refused to read http://.*hostile.ckpt: it asks for posix\.mkdir"):
         main([command, *TEACHER, f"--trainer.default_root_dir={tmp_path}", f"--ckpt_path={address}"])
     assert (tmp_path / "cache").exists()  # it came that far
     assert not mark.exists()
@@ -87,7 +86,7 @@ def test_a_hostile_address_is_refused(command: str, address: str, mark: Path, tm
 
 def test_a_module_reads_no_code(hostile: Path, address: str, mark: Path) -> None:
     for place in (hostile, str(hostile), address):
-        with pytest.raises(pickle.UnpicklingError):
+        with pytest.raises(ValueError, match=r"refused to read .*hostile.ckpt: it asks for posix\.mkdir"):
             Classification.load_from_checkpoint(place, network=Observer(DigitsNet()))
     assert not mark.exists()
 
@@ -95,9 +94,3 @@ def test_a_module_reads_no_code(hostile: Path, address: str, mark: Path) -> None
 def test_reading_code_cannot_be_asked_for(hostile: Path) -> None:
     with pytest.raises(SystemExit, match="--weights_only false would run code"):
         main(["test", *TEACHER, "--weights_only=false"])
-
-
-def test_a_damaged_checkpoint_is_refused_with_advice(tmp_path: Path) -> None:
-    (tmp_path / "a.ckpt").write_bytes(b"no checkpoint")
-    with pytest.raises(SystemExit, match=r"a\.ckpt: it is damaged or of another kind"):
-        main(["test", *TEACHER, f"--ckpt_path={tmp_path / 'a.ckpt'}"])

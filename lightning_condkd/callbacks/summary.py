@@ -13,8 +13,9 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from lightning_condkd.callbacks.baseline import CondensedOnlyBaseline
-from lightning_condkd.data.files import write_atomic
+from lightning_condkd.data.writing import Target, write_atomic
 from lightning_condkd.modules.condkd import CondKD
+from lightning_condkd.modules.outputs import check_targets
 from lightning_condkd.modules.run_length import dev_steps
 
 
@@ -37,6 +38,16 @@ class RunSummary(Callback):
         self.last: float | None = None
         self.best: float | None = None
         self.rows: list[dict[str, float]] = []
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Check that the files can be written.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the trained module.
+        """
+        if isinstance(pl_module, CondKD):
+            check_targets([Target(_run_folder(trainer), folder=True)], trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the student's accuracy.

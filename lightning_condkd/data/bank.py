@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightning_condkd.data import files
 from lightning_condkd.data.condensed import CondensedInfo, CondensedSet
+from lightning_condkd.data.writing import write_atomic
 
 ROW_NAMES = ("images", "labels", "rounds")
 
@@ -384,7 +385,7 @@ class MemoryBank:
             digest = hashlib.sha256(content).hexdigest()
             path = directory / f"chunk_{first:09d}_{digest[:12]}.safetensors"
             if self._writer:
-                files.write_atomic(path, content)
+                write_atomic(path, content)
             chunks.append(files.Chunk(path, first, length, digest))
         self._retired = [*self._retired, *(c for c in before if c not in chunks and c not in self._retired)]
         self._chunks = chunks

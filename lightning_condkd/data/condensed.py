@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from lightning_condkd.assets import resolve_asset
-from lightning_condkd.data.files import pack, plain_json, unpack, write_atomic
+from lightning_condkd.data.files import plain_json, save_packed, unpack
+from lightning_condkd.data.pixels import parts, share_outside
 from lightning_condkd.data.soft_labels import LabelKind, soft_label_kind
 from lightning_condkd.randomness import seeded_generator, send
 
@@ -185,7 +186,7 @@ class CondensedSet:
         tensors = {"images": self.images, "labels": self.labels}
         if self.soft_labels is not None:
             tensors["soft_labels"] = self.soft_labels
-        write_atomic(path, pack(KIND, tensors, asdict(self.info)))
+        save_packed(path, KIND, tensors, asdict(self.info))
 
     @classmethod
     def load(cls, path: str | Path) -> CondensedSet:
@@ -222,16 +223,15 @@ def _load_ours(path: Path) -> CondensedSet:
 
 def _count_lines(condensed: CondensedSet) -> tuple[str, ...]:
     images = condensed.images
-    values = to_pixels(images).double()
-    outside = ((values < 0) | (values > 1)).double().mean()
+    low, high = to_pixels(torch.stack(images.aminmax())).tolist()
+    outside = 0.0 if images.dtype == torch.uint8 else share_outside(images, 0.0, 1.0)
     per_class = " to ".join(str(n) for n in sorted({condensed.ipc, int(condensed.counts.max())}))
     missing = condensed.missing_classes
     return (
         f"{len(condensed)} images of {' x '.join(map(str, condensed.image_shape))} ({str(images.dtype)[6:]}), "
         f"{per_class} per class, {condensed.num_classes} classes",
         *((f"classes without an image: {', '.join(map(str, missing))}",) if missing else ()),
-        f"pixels {float(values.min()):.3f} to {float(values.max()):.3f} in the units of [0, 1], "
-        f"{100 * float(outside):.1f} % of them outside",
+        f"pixels {low:.3f} to {high:.3f} in the units of [0, 1], {100 * outside:.1f} % of them outside",
     )
 
 
@@ -269,12 +269,16 @@ def _check_tensors(images: Tensor, labels: Tensor, soft_labels: Tensor | None) -
             "probabilities or logits go into soft_labels"
         )
     for name, tensor in {"images": images, "soft_labels": soft_labels}.items():
-        if tensor is not None and tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        if tensor is not None and tensor.is_floating_point() and not _finite(tensor):
             raise ValueError(f"{name} hold NaN or infinity: the set was made by a diverged run, make it again")
     if soft_labels is not None and (soft_labels.dim() != 2 or len(soft_labels) != len(images)):
         raise ValueError(f"expected soft_labels ({len(images)}, K), got {tuple(soft_labels.shape)}: one row per image")
     if soft_labels is not None and not soft_labels.is_floating_point():
         raise ValueError(f"expected floating point soft_labels, got {soft_labels.dtype}: classes go into labels")
+
+
+def _finite(tensor: Tensor) -> bool:
+    return all(bool(tensor[rows].isfinite().all()) for rows in parts(tensor))
 
 
 def _check_info(info: CondensedInfo, labels: Tensor, soft_labels: Tensor | None) -> None:

@@ -9,10 +9,11 @@ import torch
 
 from lightning_condkd.assets import resolve_asset
 from lightning_condkd.data.condensed import CondensedSet
-from lightning_condkd.data.exports import export_dc, export_mtt, export_png
+from lightning_condkd.data.exports import check_dc_name, export_dc, export_mtt, export_png
 from lightning_condkd.data.importers import import_condensed
 from lightning_condkd.data.importers_common import FACTS, ImportOptions, given_options, record, refuse_others
 from lightning_condkd.data.pixels import DOUBTFUL, pixel_fault
+from lightning_condkd.data.writing import Target, check_target, refuse_filled
 from lightning_condkd.models.observer import Observer
 
 Format = Literal["dc", "mtt", "png"]
@@ -40,6 +41,7 @@ def convert(
         **options: what the source does not tell.
 
     Raises:
+        OSError: the output cannot be written.
         ValueError: the source is not understood, or format and output do not fit each other.
     """
     path, output, given = resolve_asset(source), Path(output), given_options(options)
@@ -64,6 +66,11 @@ def _check_target(output: Path, format: Format | None) -> None:
             f"{output} is no .safetensors file: end it so for a set of ours, or say what to export with format "
             "(--format): dc, mtt or png"
         )
+    if format == "dc":
+        check_dc_name(output)
+    if folder := format in ("mtt", "png"):
+        refuse_filled(output)
+    check_target(Target(output, folder=folder))
 
 
 def _read(path: Path, given: dict[str, Any]) -> CondensedSet:

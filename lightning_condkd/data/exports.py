@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from lightning_condkd.data.condensed import CondensedSet, to_pixels
-from lightning_condkd.data.files import make_parents, write_atomic
 from lightning_condkd.data.importers_folder import NAMES_FILE, folder_names
 from lightning_condkd.data.normalisations import DC_CONSTANTS, MTT_CONSTANTS, Normalisation, Source, find_normalisation
+from lightning_condkd.data.pixels import parts, share_outside
+from lightning_condkd.data.writing import new_folder, save_by_torch
 
 
 def export_dc(
@@ -46,10 +42,9 @@ def export_dc(
         ValueError: another ending, or the normalisation is not known or does not fit the set.
     """
     path = Path(path)
-    if path.suffix not in (".pt", ".pth"):
-        raise ValueError(f"a DC dict is one file, ending in .pt or .pth, got {path.name!r}: change the ending")
+    check_dc_name(path)
     images = _normalised(condensed, DC_CONSTANTS, Source(dataset, mean, std))
-    write_atomic(path, _saved({"data": [[images, condensed.labels.clone()]], "accs_all_exps": {}}))
+    save_by_torch(path, {"data": [[images, condensed.labels.clone()]], "accs_all_exps": {}})
 
 
 def export_mtt(
@@ -88,9 +83,9 @@ def export_mtt(
     }
     if (train_lr := condensed.info.settings.get("train_lr")) is not None:
         contents["lr_best.pt"] = torch.tensor(float(train_lr), dtype=torch.float32)
-    with _new_folder(Path(folder)) as target:
+    with new_folder(Path(folder)) as target:
         for name, tensor in contents.items():
-            (target / name).write_bytes(_saved(tensor))
+            save_by_torch(target / name, tensor)
     return 0 if condensed.soft_labels is None else int((condensed.soft_labels.argmax(1) != condensed.labels).sum())
 
 
@@ -119,7 +114,7 @@ def export_png(condensed: CondensedSet, folder: str | Path) -> float:
             f"classes {', '.join(map(str, missing))} have no image, and ImageFolder refuses empty folders: export dc "
             "or mtt, or write .safetensors"
         )
-    with _new_folder(Path(folder)) as target:
+    with new_folder(Path(folder)) as target:
         if condensed.info.class_names is not None:
             (target / NAMES_FILE).write_text(json.dumps(condensed.info.class_names, ensure_ascii=False), "utf-8")
         for label, name in enumerate(folder_names(condensed.info.class_names or [""] * condensed.num_classes)):
@@ -127,6 +122,19 @@ def export_png(condensed: CondensedSet, folder: str | Path) -> float:
             for row in condensed.class_indices(label).tolist():
                 _picture(condensed.images[row]).save(target / name / f"{row:06d}.png")
     return _clipped_share(condensed.images)
+
+
+def check_dc_name(path: Path) -> None:
+    """Check the ending of a file for :func:`export_dc`.
+
+    Args:
+        path: the target.
+
+    Raises:
+        ValueError: another ending.
+    """
+    if path.suffix not in (".pt", ".pth"):
+        raise ValueError(f"a DC dict is one file, ending in .pt or .pth, got {path.name!r}: change the ending")
 
 
 def _normalised(condensed: CondensedSet, table: Mapping[str, Normalisation], source: Source) -> Tensor:
@@ -137,28 +145,10 @@ def _normalised(condensed: CondensedSet, table: Mapping[str, Normalisation], sou
             f"{source.dataset} has {known.num_classes} classes, the set {condensed.num_classes}: name its own dataset, "
             "or pass mean and std (--mean, --std)"
         )
-    return known.apply(to_pixels(condensed.images).float())
-
-
-def _saved(content: Any) -> bytes:  # noqa: ANN401 (tensors in any nesting)
-    stream = io.BytesIO()
-    torch.save(content, stream)
-    return stream.getvalue()
-
-
-@contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """A sibling to write into, which takes the folder's name when all is written."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} exists and is not an empty folder: choose another, or remove it")
-    make_parents(folder)
-    temporary = folder.with_name(f".{folder.name}.{os.urandom(4).hex()}.tmp")
-    temporary.mkdir()
-    try:
-        yield temporary
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    images = torch.empty(condensed.images.shape, dtype=torch.float32)
+    for rows in parts(images):
+        images[rows] = known.apply(to_pixels(condensed.images[rows]).float())
+    return images
 
 
 def _picture(image: Tensor) -> Image.Image:
@@ -167,4 +157,4 @@ def _picture(image: Tensor) -> Image.Image:
 
 
 def _clipped_share(images: Tensor) -> float:
-    return float(((images < 0) | (images > 1)).double().mean()) if images.is_floating_point() else 0.0
+    return share_outside(images, 0.0, 1.0) if images.is_floating_point() else 0.0

@@ -8,14 +8,15 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from lightning_condkd.unpickling import load_without_code, refused_names
+from lightning_condkd.data.writing import make_parents, save_tensors, write_atomic
+from lightning_condkd.unpickling import damage, load_without_code, refused_names
 
 HEADER_KEY = "condkd"
 FORMAT_VERSION = 1
@@ -31,45 +32,6 @@ def sha256(path: Path) -> str:
     """
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def make_parents(path: Path) -> None:
-    """Make the missing parent folders of a target.
-
-    Args:
-        path: the target, a file or a folder.
-
-    Raises:
-        NotADirectoryError: one of them is a file.
-    """
-    if taken := next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None):
-        raise NotADirectoryError(f"{path} would lie below {taken}, which is a file: choose another place, or move it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that a reader or a crash never sees half of it.
-
-    Args:
-        path: the target; missing parent folders are made.
-        content: all of its bytes.
-
-    Raises:
-        IsADirectoryError: the target is a folder.
-        NotADirectoryError: the target would lie below a file.
-    """
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder, expected a file to write: choose another name, or move it")
-    make_parents(path)
-    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def pack(kind: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> bytes:
@@ -88,16 +50,35 @@ def pack(kind: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) ->
         >>> len({pack("example", {"x": torch.zeros(2)}, {"a": 1, "b": 2}) for _ in range(20)})
         1
     """
+    return save(dict(tensors), _metadata(kind, tensors, header))
+
+
+def save_packed(path: Path, kind: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write the bytes of :func:`pack` to a file without a copy of them in memory.
+
+    Args:
+        path: the target; missing parent folders are made.
+        kind: what the file is.
+        tensors: contiguous CPU tensors that share no memory.
+        header: JSON record beside them.
+
+    Raises:
+        OSError: see :func:`~lightning_condkd.data.writing.replacing`.
+    """
+    save_tensors(path, tensors, _metadata(kind, tensors, header))
+
+
+def _metadata(kind: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> dict[str, str]:
     record = {"format_version": FORMAT_VERSION, "kind": kind, **header}
     record[HASH_KEY] = _content_hash(tensors, record)
-    return save(dict(tensors), {HEADER_KEY: json.dumps(record, sort_keys=True, allow_nan=False)})
+    return {HEADER_KEY: json.dumps(record, sort_keys=True, allow_nan=False)}
 
 
 def _content_hash(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(record, sort_keys=True, allow_nan=False).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(cast(Any, tensor.contiguous().view(-1).view(torch.uint8).numpy()))
     return digest.hexdigest()
 
 
@@ -220,7 +201,7 @@ def _refusal(path: Path, error: Exception) -> str:
             "yourself and save its tensors with CondensedSet(images, labels).save(...)"
         )
     return (
-        f"refused to read {path}: expected a file of torch.save, but it is cut off, damaged or of another kind "
+        f"refused to read {path}: expected a file of torch.save, but {damage(path, error)} "
         f"({type(error).__name__}). Copy or download it again"
     )
 

@@ -108,7 +108,8 @@ def read_mtt(
     first = _checked_images(content, path)
     files = [path] if labels_path is not None else _shards(path)
     label_files = [Path(labels_path)] if labels_path is not None else [_labels_path(file) for file in files]
-    images, labels = torch.cat([first, *map(_read_images, files[1:])]), torch.cat([*map(_read_labels, label_files)])
+    images = torch.cat([first, *map(_read_images, files[1:])]) if files[1:] else first
+    labels = torch.cat([*map(_read_labels, label_files)])
     start = _START_NAME.fullmatch(path.name)
     source = source._replace(dataset=source.dataset or (start["dataset"] if start else None))
     known = _normalisation(images, path, source, whitened, DC_CONSTANTS if start else MTT_CONSTANTS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -13,6 +14,38 @@ from torch import Tensor
 BOUNDS, DOUBTFUL, REFUSED = (-0.5, 1.5), 0.05, 0.25
 # Pixels of 0 to 255 may be black but for a few; no normalised or learned one comes near.
 HIGHEST = 16.0
+# What is worked on at once where a copy of all images in another type would take too much memory: 16 MB of float32.
+PART = 2**22
+
+
+def parts(images: Tensor) -> Iterator[slice]:
+    """Return slices that cover a tensor, each of a few megabytes.
+
+    Args:
+        images: of any shape; it is cut along the first dimension.
+
+    Example:
+        >>> list(parts(torch.zeros(3, PART // 2)))
+        [slice(0, 2, None), slice(2, 4, None)]
+    """
+    length = max(1, PART // max(1, images[:1].numel()))
+    return (slice(start, start + length) for start in range(0, len(images), length))
+
+
+def share_outside(images: Tensor, low: float, high: float) -> float:
+    """Return the share of pixel values below or above bounds.
+
+    Args:
+        images: of any shape, not empty.
+        low: the lower bound.
+        high: the upper bound.
+
+    Example:
+        >>> share_outside(torch.tensor([-1.0, 0.0, 1.0, 3.0]), 0.0, 1.0)
+        0.5
+    """
+    counts = (int(((images[rows] < low) | (images[rows] > high)).sum()) for rows in parts(images))
+    return sum(counts) / images.numel()
 
 
 def pixel_fault(images: Tensor, allowed: float = REFUSED) -> str | None:
@@ -31,7 +64,7 @@ def pixel_fault(images: Tensor, allowed: float = REFUSED) -> str | None:
     low, high = (float(bound) for bound in images.aminmax())
     if low >= 0 and high > HIGHEST:
         return f"have pixels as of 0 to 255 in {str(images.dtype)[6:]}: divide them by 255, or give them as uint8"
-    outside = float(((images < BOUNDS[0]) | (images > BOUNDS[1])).double().mean())
+    outside = share_outside(images, *BOUNDS)
     if outside <= allowed and max(-low, high) <= HIGHEST:
         return None
     return (

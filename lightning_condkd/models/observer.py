@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -241,7 +241,7 @@ class Observer(nn.Module):
         digest = hashlib.sha256()
         for name, value in plain_state(self.network).items():
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            digest.update(cast(Any, value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()))
         return digest.hexdigest()
 
 

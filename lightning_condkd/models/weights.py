@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lightning_condkd.assets import resolve_asset
 from lightning_condkd.models.finite import broken_tensors, listed
-from lightning_condkd.unpickling import load_without_code, refused_names
+from lightning_condkd.unpickling import damage, load_without_code, refused_names
 
 # In the order in which they are taken, where a file has several.
 _NESTS = (
@@ -149,13 +149,13 @@ def _refusal(file: Path, error: Exception) -> str:
         )
     if "TorchScript" in str(error):
         return f"expected weights in {file}, got a TorchScript archive: save torch.jit.load(...).state_dict()"
-    return f"expected weights in {file}, but it is damaged or of another kind ({_reason(error)}): copy it again"
+    return f"expected weights in {file}, but {damage(file, error)} ({_reason(error)}): copy or download it again"
 
 
 def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if "WeightsUnpickler error" in line]
-    return f"{type(error).__name__}: {(told or lines or ['no reason given'])[0]}"
+    # What torch says of its own argument is no advice for a file that is damaged.
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "weights_only" not in line]
+    return ": ".join([type(error).__name__, *lines[:1]])
 
 
 def _tensors(content: object) -> dict[str, Tensor]:

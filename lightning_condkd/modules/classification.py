@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torchmetrics import MeanMetric, Metric
@@ -20,12 +19,13 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_condkd.augment import Augment, take
 from lightning_condkd.data.datamodule_images import ImageDataModule
-from lightning_condkd.data.files import write_atomic
+from lightning_condkd.data.writing import Target, save_tensors
 from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.models import Observer
 from lightning_condkd.models.finite import check_finite
 from lightning_condkd.models.weights import plain_state
 from lightning_condkd.modules.batches import real_batch
+from lightning_condkd.modules.checkpoints import own_state
 from lightning_condkd.modules.checks import check_dtypes
 from lightning_condkd.modules.divergence import (
     LogitsWatch,
@@ -44,6 +44,7 @@ from lightning_condkd.modules.optimizing import (
     make_optimizer,
     make_scheduler,
 )
+from lightning_condkd.modules.outputs import state_size
 from lightning_condkd.modules.resumable import ResumableModule
 from lightning_condkd.modules.run_length import dev_steps
 from lightning_condkd.modules.schedule import RunCosine
@@ -123,6 +124,10 @@ class Classification(ResumableModule):
         """Check the network in the precision of the run."""
         super().on_fit_start()
         check_dtypes(self.trainer, network=self.network)
+
+    def outputs(self) -> list[Target]:
+        """Return the file of the weights, if one is set."""
+        return [] if self.output is None else [Target(Path(self.output), state_size(self.network))]
 
     def on_train_start(self) -> None:
         """Check that the loaders' datasets name the same classes."""
@@ -265,12 +270,13 @@ class Classification(ResumableModule):
             checkpoint: what Lightning has read.
 
         Raises:
-            ValueError: if the checkpoint is of a diverged run.
+            ValueError: if the checkpoint is of another module or a diverged run.
         """
         super().on_load_checkpoint(checkpoint)
+        state = own_state(checkpoint, STATE_KEY, self)
         check_checkpoint(checkpoint["state_dict"])
         self.check_state(checkpoint["state_dict"])
-        self.take_seed(checkpoint[STATE_KEY]["seed"])
+        self.take_seed(state["seed"])
 
     def on_train_end(self) -> None:
         """Write the weights if an output file is set, but not in a ``fast_dev_run``."""
@@ -294,7 +300,7 @@ class Classification(ResumableModule):
         tensors = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
         statistics = {"mean": self.network.mean, "std": self.network.std}
         normalisation = {name: None if value is None else value.tolist() for name, value in statistics.items()}
-        write_atomic(Path(path), save(tensors, {"normalisation": json.dumps(normalisation)}))
+        save_tensors(Path(path), tensors, {"normalisation": json.dumps(normalisation)})
 
 
 def _scores(num_classes: int) -> nn.ModuleDict:

@@ -15,9 +15,11 @@ from lightning_condkd.condensation import CondensationMethod, RealImages
 from lightning_condkd.data.condensed import CondensedInfo, CondensedSet, to_pixels
 from lightning_condkd.data.images import ImageSource
 from lightning_condkd.data.pixels import check_pixels
+from lightning_condkd.data.writing import Target
 from lightning_condkd.distributed import mean_over_ranks
 from lightning_condkd.functional.surrogate import with_gradients
 from lightning_condkd.modules.batches import check_class_sizes, real_images, say_written
+from lightning_condkd.modules.checkpoints import own_state
 from lightning_condkd.modules.evaluation_checks import check_class_order
 from lightning_condkd.modules.resumable import ResumableModule
 from lightning_condkd.modules.run_length import dev_steps
@@ -110,6 +112,10 @@ class Condensation(ResumableModule):
         self.method.check_classes(source.class_names)
         self._source = source
         self.pixels = nn.Parameter(_initial_pixels(source, self.ipc, self.init, self.seed))
+
+    def outputs(self) -> list[Target]:
+        """Return the file of the set."""
+        return [Target(self.output, 4 * self._pixels.numel())]
 
     @property
     def labels(self) -> Tensor:
@@ -227,11 +233,15 @@ class Condensation(ResumableModule):
 
         Args:
             checkpoint: what Lightning has read.
+
+        Raises:
+            ValueError: if the checkpoint is of another module.
         """
         super().on_load_checkpoint(checkpoint)
+        state = own_state(checkpoint, STATE_KEY, self)
         self.check_state(checkpoint["state_dict"])
-        self.take_seed(checkpoint[STATE_KEY]["seed"])
-        self._undone = checkpoint[STATE_KEY]["undone"]
+        self.take_seed(state["seed"])
+        self._undone = state["undone"]
 
     @property
     def _pixels(self) -> nn.Parameter:

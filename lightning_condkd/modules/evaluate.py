@@ -20,8 +20,8 @@ from lightning_condkd.condensation.evaluation_result import Evaluation
 from lightning_condkd.condensation.networks import FreshNetworks
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.datamodule_images import ImageDataModule
-from lightning_condkd.data.files import write_atomic
 from lightning_condkd.data.images import ImageSource
+from lightning_condkd.data.writing import write_atomic
 from lightning_condkd.models import ConvNet, Observer
 from lightning_condkd.models.normalisation import channel_values
 from lightning_condkd.modules.evaluation_checks import check_fit, check_networks, check_output, remarks_on_names

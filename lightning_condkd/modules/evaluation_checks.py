@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -10,10 +9,10 @@ from typing import Literal
 from lightning_condkd.condensation.network_batch import check_stackable
 from lightning_condkd.condensation.networks import FreshNetworks
 from lightning_condkd.data.condensed import CondensedSet
-from lightning_condkd.data.files import make_parents
 from lightning_condkd.data.images import ImageSource
 from lightning_condkd.data.importers_folder import safe_name
 from lightning_condkd.data.pixels import check_pixels
+from lightning_condkd.data.writing import Target, check_target
 from lightning_condkd.randomness import seeded_generator
 
 
@@ -24,14 +23,12 @@ def check_output(path: Path) -> None:
         path: the file to be.
 
     Raises:
-        ValueError: if it does not end in ``.json``, is a folder, or its folder cannot be written to.
-        NotADirectoryError: if it would lie below a file.
+        OSError: if it cannot be written.
+        ValueError: if it does not end in ``.json``.
     """
-    if path.suffix != ".json" or path.is_dir():
+    if path.suffix != ".json":
         raise ValueError(f"output: expected the path of a file that ends in .json, got {str(path)!r}")
-    make_parents(path)
-    if not os.access(path.parent, os.W_OK):
-        raise ValueError(f"output: no file can be written in {path.parent}: choose another folder")
+    check_target(Target(path))
 
 
 def check_fit(condensed: CondensedSet, test: ImageSource) -> None:

@@ -26,11 +26,14 @@ from lightning_condkd.condensation.trajectories import (
     read_snapshot_header,
     snapshot_path,
 )
-from lightning_condkd.data.files import pack, plain_json, write_atomic
+from lightning_condkd.data.files import plain_json, save_packed
+from lightning_condkd.data.writing import Target
 from lightning_condkd.models.finite import check_finite
 from lightning_condkd.modules.batches import real_batch, real_images, source_facts
+from lightning_condkd.modules.checkpoints import own_state
 from lightning_condkd.modules.checks import check_dtypes
 from lightning_condkd.modules.divergence import LogitsWatch, LossWatch, check_checkpoint, check_logits, stop_if_diverged
+from lightning_condkd.modules.outputs import state_size
 from lightning_condkd.modules.resumable import ResumableModule
 from lightning_condkd.modules.run_length import dev_steps
 from lightning_condkd.randomness import Draw, seeded_generator
@@ -147,6 +150,12 @@ class ExpertTrajectories(ResumableModule):
             )
         self._check_folder()
 
+    def outputs(self) -> list[Target]:
+        """Return the folder of the snapshots, with the size of those that are not there yet."""
+        experts, _ = self.position(self.trainer.max_epochs or 0)
+        absent = experts * (self.epochs + 1) - len(list(self.output.glob("expert_*.safetensors")))
+        return [Target(self.output, max(0, absent) * state_size(self.network), folder=True)]
+
     def on_train_start(self) -> None:
         """Say if the run ends before its last expert is done."""
         steps, length = self.trainer.max_steps, int(self.trainer.num_training_batches)
@@ -237,8 +246,7 @@ class ExpertTrajectories(ResumableModule):
         if not self.trainer.is_global_zero or dev_steps(self.trainer):
             return
         header = {**asdict(self.info), "expert": expert, "epoch": epoch}
-        content = pack(KIND, {TENSOR: flatten(self.network.network)}, header)
-        write_atomic(snapshot_path(self.output, expert, epoch), content)
+        save_packed(snapshot_path(self.output, expert, epoch), KIND, {TENSOR: flatten(self.network.network)}, header)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Measure the expert on a batch of held-out images.
@@ -275,9 +283,10 @@ class ExpertTrajectories(ResumableModule):
             checkpoint: what Lightning has read.
 
         Raises:
-            ValueError: if the checkpoint is of a diverged run.
+            ValueError: if the checkpoint is of another module or a diverged run.
         """
         super().on_load_checkpoint(checkpoint)
+        state = own_state(checkpoint, STATE_KEY, self)
         check_checkpoint(checkpoint["state_dict"])
         self.check_state(checkpoint["state_dict"])
-        self.take_seed(checkpoint[STATE_KEY]["seed"])
+        self.take_seed(state["seed"])

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save
 from torch import Tensor
 
-from lightning_condkd.data.files import write_atomic
+from lightning_condkd.data.writing import Target, check_target, save_by_torch, save_tensors
 from lightning_condkd.models.finite import broken_tensors, listed
 from lightning_condkd.models.weights import plain_name
+from lightning_condkd.modules.checkpoints import WholeCheckpointIO
 from lightning_condkd.modules.teacher_student import STATE_KEY
 
 PREFIX = "student.network."
@@ -29,10 +27,11 @@ def student_state(checkpoint: str | Path) -> tuple[dict[str, Tensor], dict[str, 
         The state dict, and ``mean`` and ``std`` of the pixels in [0, 1] that the network expects to be normalised with.
 
     Raises:
-        ValueError: if the file is no such checkpoint, or its student holds NaN or infinity.
+        FileNotFoundError: no such file.
+        ValueError: if the file is damaged or no such checkpoint, or its student holds NaN or infinity.
     """
-    content = torch.load(checkpoint, weights_only=True, map_location="cpu")
-    if not isinstance(content, dict) or STATE_KEY not in content:
+    content = WholeCheckpointIO().load_checkpoint(checkpoint)
+    if STATE_KEY not in content:
         raise ValueError(f"expected a checkpoint of CondKD, got {checkpoint}: check the path")
     state = content["state_dict"]
     weights = {plain_name(name.removeprefix(PREFIX)): value for name, value in state.items() if name.startswith(PREFIX)}
@@ -49,20 +48,17 @@ def export(checkpoint: str, output: str) -> None:
         output: target, ending in .safetensors (with mean and std in the metadata) or .pt (a plain state dict).
 
     Raises:
-        ValueError: if the ending is another one or the checkpoint is not of CondKD.
+        OSError: if the output cannot be written.
+        ValueError: if the ending is another one, or the checkpoint is damaged or not of CondKD.
     """
     target = Path(output)
     if target.suffix not in (".safetensors", ".pt"):
         raise ValueError(f"expected an output ending in .safetensors or .pt, got {output!r}: change the ending")
+    check_target(Target(target))
     weights, normalisation = student_state(checkpoint)
-    write_atomic(target, _serialise(target.suffix, weights, normalisation))
+    if target.suffix == ".pt":
+        save_by_torch(target, weights)
+    else:
+        contiguous = {name: value.contiguous() for name, value in weights.items()}
+        save_tensors(target, contiguous, {"normalisation": json.dumps(normalisation)})
     print(f"wrote {len(weights)} tensors to {target}; the network expects pixels normalised with {normalisation}")
-
-
-def _serialise(suffix: str, weights: dict[str, Tensor], normalisation: dict[str, Any]) -> bytes:
-    if suffix == ".pt":
-        buffer = io.BytesIO()
-        torch.save(weights, buffer)
-        return buffer.getvalue()
-    contiguous = {name: value.contiguous() for name, value in weights.items()}
-    return save(contiguous, metadata={"normalisation": json.dumps(normalisation)})

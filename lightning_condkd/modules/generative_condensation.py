@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -17,8 +18,10 @@ from lightning_condkd.condensation.generative import ConditionalGAN, SelfDistill
 from lightning_condkd.condensation.matching_pool import MatchingPool
 from lightning_condkd.data.condensed import CondensedInfo, CondensedSet
 from lightning_condkd.data.images import ImageSource
+from lightning_condkd.data.writing import Target
 from lightning_condkd.distributed import mean_over_ranks, sync_buffers
 from lightning_condkd.modules.batches import check_class_sizes, real_batch, real_images, say_written
+from lightning_condkd.modules.checkpoints import own_state
 from lightning_condkd.modules.checks import check_batch, check_strategy
 from lightning_condkd.modules.meters import Meters
 from lightning_condkd.modules.resumable import ResumableModule
@@ -151,6 +154,10 @@ class GenerativeCondensation(ResumableModule):
         self.gan.build(image_shape, len(class_names), seeded_generator(self.seed, "GAN"))
         if self.matching.weight:
             self.pool.build(image_shape, len(class_names), self.seed)
+
+    def outputs(self) -> list[Target]:
+        """Return the file of the set."""
+        return [Target(self.output, 4 * len(self.class_names) * self.ipc * math.prod(self.gan.image_shape))]
 
     def configure_optimizers(self) -> list[Optimizer]:
         """Return the optimizers of generator and critic."""
@@ -316,9 +323,12 @@ class GenerativeCondensation(ResumableModule):
 
         Args:
             checkpoint: what Lightning has read.
+
+        Raises:
+            ValueError: if the checkpoint is of another module.
         """
         super().on_load_checkpoint(checkpoint)
-        state = checkpoint[STATE_KEY]
+        state = own_state(checkpoint, STATE_KEY, self)
         self.take_seed(state["seed"])
         self.iterations = state["iterations"]
         if self.is_fitting:

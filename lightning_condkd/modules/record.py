@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -50,7 +50,7 @@ def fingerprint(condensed: CondensedSet) -> str:
 
 def _hash(tensor: Tensor) -> str:
     content = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
-    return f"{tuple(tensor.shape)} {tensor.dtype} {hashlib.sha256(content.numpy().tobytes()).hexdigest()[:16]}"
+    return f"{tuple(tensor.shape)} {tensor.dtype} {hashlib.sha256(cast(Any, content.numpy())).hexdigest()[:16]}"
 
 
 def settings(part: object, depth: int = DEPTH) -> dict[str, Any]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import lightning as L
 from torch import Tensor
 
+from lightning_condkd.data.writing import Target
 from lightning_condkd.models.finite import listed
 from lightning_condkd.modules.batches import data_settings
+from lightning_condkd.modules.checkpoints import WholeCheckpointIO, refusal
+from lightning_condkd.modules.outputs import CheckedOutputs
 from lightning_condkd.modules.record import (
     OLD_RATES,
     check_optimizers,
@@ -49,15 +54,25 @@ class ResumableModule(L.LightningModule):
         self._resumed: dict[str, Any] | None = None
 
     @classmethod
-    def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401
         """Load a checkpoint as Lightning does, with ``weights_only=True`` where it is not given: also one of a URL.
 
         Args:
+            checkpoint_path: as in Lightning.
             args: as in Lightning.
             kwargs: as in Lightning.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: it is damaged, asks for code to run, or is no checkpoint of Lightning.
         """
-        given = kwargs.get("weights_only")
-        return super().load_from_checkpoint(*args, **{**kwargs, "weights_only": True if given is None else given})
+        kwargs["weights_only"] = kwargs.get("weights_only") is not False
+        if isinstance(checkpoint_path, (str, Path)) and "://" not in str(checkpoint_path):
+            WholeCheckpointIO().load_checkpoint(checkpoint_path, weights_only=kwargs["weights_only"])
+        try:
+            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+        except pickle.UnpicklingError as error:
+            raise ValueError(refusal(checkpoint_path, error)) from error
 
     def run_settings(self) -> dict[str, Any]:
         """Return what a resumed run is compared by, JSON values only: what the constructor took, and the data."""
@@ -69,8 +84,12 @@ class ResumableModule(L.LightningModule):
         return ["optimizer"]
 
     def configure_callbacks(self) -> list[L.Callback]:
-        """Return what takes SLURM's requeue signal between two steps."""
-        return [RequeueBetweenSteps()]
+        """Return what takes SLURM's requeue signal between two steps, and what looks after the files of a run."""
+        return [RequeueBetweenSteps(), CheckedOutputs()]
+
+    def outputs(self) -> Sequence[Target]:
+        """Return the files and folders that a fit writes beside checkpoints and logs; they are known once it begins."""
+        return []
 
     def setup(self, stage: str) -> None:
         """Forget an earlier fit.

@@ -12,6 +12,7 @@ from lightning_condkd.data.condensed import CondensedInfo, CondensedSet
 from lightning_condkd.data.convert import teacher_accuracy
 from lightning_condkd.data.datamodule_images import ImageDataModule
 from lightning_condkd.data.images import ImageSource
+from lightning_condkd.data.writing import Target, check_target
 from lightning_condkd.models import Observer
 from lightning_condkd.models.fit import check_classifier
 from lightning_condkd.modules.batches import check_class_sizes
@@ -45,6 +46,7 @@ def select(
         device: where the teacher runs.
 
     Raises:
+        OSError: if the output cannot be written.
         ValueError: if the ending is another one, a class has too few images, or the teacher is missing or does not fit.
     """
     _check_arguments(Path(output), ipc)
@@ -95,5 +97,6 @@ def _report(condensed: CondensedSet, output: str | Path, teacher: Observer | Non
 def _check_arguments(output: Path, ipc: int) -> None:
     if output.suffix != ".safetensors":
         raise ValueError(f"output: expected a path that ends in .safetensors, got {str(output)!r}: change the ending")
+    check_target(Target(output))
     if ipc < 1:
         raise ValueError(f"ipc: expected a positive number of images per class, got {ipc}")

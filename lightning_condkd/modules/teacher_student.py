@@ -15,6 +15,7 @@ from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.models import Observer
 from lightning_condkd.models.finite import check_finite
 from lightning_condkd.modules.batches import check_image_shape, real_batch
+from lightning_condkd.modules.checkpoints import own_state
 from lightning_condkd.modules.checks import check_dtypes, check_separate
 from lightning_condkd.modules.divergence import (
     LogitsWatch,
@@ -217,7 +218,7 @@ class TeacherStudent(ResumableModule):
             ValueError: if the teacher is another one, keys do not match, or the checkpoint is of a diverged run.
         """
         super().on_load_checkpoint(checkpoint)
-        state = checkpoint[STATE_KEY]
+        state = own_state(checkpoint, STATE_KEY, self)
         if state["teacher"] != (self._fingerprint or self.teacher.fingerprint()):
             raise ValueError("the checkpoint was made with another teacher: load the weights that the run began with")
         check_checkpoint(self.lasting(checkpoint["state_dict"]))

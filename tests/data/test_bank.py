@@ -386,8 +386,8 @@ def test_a_save_in_the_middle_of_a_flush_names_every_chunk_once(
         bank.state_dict()
         bank.append(*batch(5, 2), round=2)
         inner: list[dict[str, Any]] = []
-        name = ("pack", "write_atomic", "Chunk")[number]
-        original = getattr(files, name)
+        place, name = ((files, "pack"), (bank_module, "write_atomic"), (files, "Chunk"))[number]
+        original = getattr(place, name)
 
         def within(*args: Any, bank: MemoryBank = bank, original: Any = original, inner: Any = inner, **kw: Any) -> Any:
             before = original(*args, **kw)
@@ -397,7 +397,7 @@ def test_a_save_in_the_middle_of_a_flush_names_every_chunk_once(
             return before
 
         with monkeypatch.context() as patch:
-            patch.setattr(files, name, within)
+            patch.setattr(place, name, within)
             outer = bank.state_dict()
         for state in (inner[0], outer, bank.state_dict()):
             assert [(chunk["first"], chunk["length"]) for chunk in state["chunks"]] == [(0, 8), (8, 5)]

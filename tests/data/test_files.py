@@ -12,8 +12,9 @@ from safetensors.torch import save
 
 from lightning_condkd.data.condensed import CondensedInfo, CondensedSet
 from lightning_condkd.data.exports import export_png
-from lightning_condkd.data.files import pack, read_untrusted, unpack, write_atomic
+from lightning_condkd.data.files import pack, read_untrusted, unpack
 from lightning_condkd.data.importers import import_condensed
+from lightning_condkd.data.writing import write_atomic
 from lightning_condkd.randomness import seeded_generator
 
 
@@ -32,17 +33,29 @@ def test_a_file_that_is_cut_off_is_to_be_copied_again(tmp_path: Path, legacy: bo
     path.write_bytes(whole)
     assert len(CondensedSet.load(path)) == 20
     path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(ValueError, match=r"ConvNet_2ipc\.pt: .*cut off, damaged .*Copy or download it again") as caught:
+    with pytest.raises(
+        ValueError, match=r"ConvNet_2ipc\.pt: .*(empty|cut off|damaged).*Copy or download it again"
+    ) as caught:
         CondensedSet.load(path)
     assert "load it yourself" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"hello world", b"<!DOCTYPE html><html></html>", b"PK\x03\x04 cut"])
-def test_what_is_no_torch_file_is_told_apart_from_one_that_runs_code(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"hello world", "a text file"),
+        (b"<!DOCTYPE html><html></html>", "a web page"),
+        (b"PK\x03\x04 cut", "cut off or damaged"),
+        (b"", "empty, or filled with zeros"),
+        (bytes(1000), "empty, or filled with zeros"),
+        (b"\x80\x02 cut", "damaged or of another kind"),
+    ],
+)
+def test_what_is_no_torch_file_is_told_apart_from_one_that_runs_code(
+    tmp_path: Path, content: bytes, found: str
+) -> None:
     (tmp_path / "page.pt").write_bytes(content)
-    with pytest.raises(
-        ValueError, match=r"expected a file of torch\.save, but it is cut off, damaged or of another kind"
-    ):
+    with pytest.raises(ValueError, match=rf"expected a file of torch\.save, but it is {found}"):
         read_untrusted(tmp_path / "page.pt")
 
 
@@ -70,6 +83,7 @@ def test_absent_and_forbidden_files_and_folders_keep_their_own_errors(
         raise PermissionError("not yours")
 
     monkeypatch.setattr(torch, "load", forbid)
+    (tmp_path / "secret.pt").touch()
     with pytest.raises(PermissionError, match="not yours"):
         read_untrusted(tmp_path / "secret.pt")
 

@@ -277,9 +277,10 @@ def test_mistakes_are_named_before_anything_is_trained(tmp_path: Path, monkeypat
     with pytest.raises(NotADirectoryError, match="would lie below"):
         evaluate(path, data=Digits(), output=f"{path}/result.json")
     (tmp_path / "folder.json").mkdir()
-    for output in ("result.txt", str(tmp_path / "folder.json")):
-        with pytest.raises(ValueError, match=r"file that ends in \.json"):
-            evaluate(path, data=Digits(), output=output)
+    with pytest.raises(IsADirectoryError, match=r"folder\.json is a folder, expected a file"):
+        evaluate(path, data=Digits(), output=str(tmp_path / "folder.json"))
+    with pytest.raises(ValueError, match=r"file that ends in \.json"):
+        evaluate(path, data=Digits(), output="result.txt")
     other = tmp_path / "other.safetensors"
     CondensedSet(torch.rand(2, 3, 8, 8), torch.tensor([0, 9])).save(other)
     with pytest.raises(ValueError, match="image_shape"):

@@ -21,6 +21,7 @@ from lightning_condkd.modules.classification import Classification
 from lightning_condkd.modules.condensation import Condensation
 from lightning_condkd.modules.experts import ExpertTrajectories
 from lightning_condkd.modules.generative_condensation import GenerativeCondensation
+from lightning_condkd.modules.outputs import CheckedOutputs
 from lightning_condkd.modules.requeue import RequeueBetweenSteps
 from tests.inversion import toy
 
@@ -123,4 +124,4 @@ def test_every_module_takes_the_signal_between_steps() -> None:
     }
     assert {kind.__name__ for kind in modules} >= known
     for kind in modules:
-        assert [type(callback) for callback in kind.configure_callbacks(None)] == [RequeueBetweenSteps]  # type: ignore[arg-type]
+        assert [type(callback) for callback in kind.configure_callbacks(None)] == [RequeueBetweenSteps, CheckedOutputs]  # type: ignore[arg-type]

@@ -1,0 +1,86 @@
+"""What a run writes: whole files, into places that are known to take them before it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import lightning as L
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from lightning_condkd.data.writing import Target, check_target
+from lightning_condkd.modules.checkpoints import write_whole
+from lightning_condkd.modules.run_length import dev_steps
+
+if TYPE_CHECKING:
+    from lightning_condkd.modules.resumable import ResumableModule
+
+
+class CheckedOutputs(L.Callback):
+    """Has checkpoints written whole, and checks before a fit that what it is going to write can be written."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Choose how checkpoints are written and read.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the module.
+            stage: not used.
+        """
+        write_whole(trainer)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Check the folders of checkpoints and loggers, and the module's own files.
+
+        Args:
+            trainer: the trainer, its callbacks set up.
+            pl_module: the module, built.
+        """
+        own = cast("ResumableModule", pl_module).outputs()
+        check_targets([*_folders(trainer, state_size(pl_module)), *own], trainer)
+
+
+def check_targets(targets: Iterable[Target], trainer: L.Trainer) -> None:
+    """Check on rank 0 that files and folders can be written, and end all ranks if one cannot; call it on all ranks.
+
+    A ``fast_dev_run`` writes nothing.
+
+    Args:
+        targets: the files and folders.
+        trainer: the trainer.
+
+    Raises:
+        OSError: if one cannot.
+    """
+    found = ""
+    try:
+        for target in targets if trainer.is_global_zero and not dev_steps(trainer) else ():
+            check_target(target)
+    except OSError as error:
+        found = str(error)
+    if found := trainer.strategy.broadcast(found):
+        raise OSError(found)
+
+
+def state_size(module: nn.Module) -> int:
+    """Return the bytes of a module's state dict.
+
+    Args:
+        module: the module.
+
+    Example:
+        >>> state_size(nn.Linear(3, 1))
+        16
+    """
+    values = module.state_dict().values()
+    return sum(value.nbytes for value in values if isinstance(value, Tensor) and not is_lazy(value))
+
+
+def _folders(trainer: L.Trainer, checkpoint: int) -> Iterator[Target]:
+    logs = trainer.log_dir if trainer.loggers else None
+    checkpoints = [getattr(callback, "dirpath", None) for callback in trainer.checkpoint_callbacks]
+    for place, size in ((logs, 0), *((folder, checkpoint) for folder in checkpoints)):
+        if place is not None and "://" not in str(place):
+            yield Target(Path(place), size, folder=True)
