@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
 from lightning_condkd import distributed
@@ -18,6 +19,7 @@ from lightning_condkd.data.images import ImageSource, from_folder
 from lightning_condkd.data.loaders import EvaluationBatches, ImageLoader, ShuffledBatches
 from lightning_condkd.data.steps import step_loader
 from lightning_condkd.data.torchvision_sets import Choice, from_torchvision
+from lightning_condkd.models.finite import listed
 
 
 class ImageDataModule(L.LightningDataModule, ABC):
@@ -52,12 +54,18 @@ class ImageDataModule(L.LightningDataModule, ABC):
     @cached_property
     def train_source(self) -> ImageSource:
         """The training images."""
-        return self.load(train=True)
+        source = _said(self, "training", self.load(train=True))
+        if empty := source.empty_classes:
+            rank_zero_warn(
+                f"{len(empty)} of {source.num_classes} classes have no training image, {listed(empty)}: no network can "
+                "learn them. Add images, or, if they are no classes of the data, take their folders or names away"
+            )
+        return source
 
     @cached_property
     def val_source(self) -> ImageSource:
         """The held-out images, for validation and test alike; they need no training images beside them."""
-        return self.load(train=False)
+        return _said(self, "held-out", self.load(train=False))
 
     @property
     def _known(self) -> ImageSource:
@@ -131,6 +139,13 @@ class ImageDataModule(L.LightningDataModule, ABC):
         if self.trainer is None:
             return 0, 0
         return self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_idx + 1
+
+
+def _said(data: ImageDataModule, part: str, source: ImageSource) -> ImageSource:
+    """Say what was read; an empty folder counts as a class, which nothing else would tell."""
+    empty = f", none of {listed(source.empty_classes)}" if source.empty_classes else ""
+    rank_zero_info(f"{part} images of {type(data).__name__}: {source.describe()}{empty}")
+    return source
 
 
 class DigitsDataModule(ImageDataModule):

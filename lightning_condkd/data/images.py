@@ -15,6 +15,7 @@ from PIL.Image import Image
 from torch import Tensor
 from torchvision.transforms import functional as transforms
 
+from lightning_condkd.data.counts import count_line, empty_classes
 from lightning_condkd.data.folders import (
     all_gray,
     class_folders,
@@ -76,6 +77,19 @@ class ImageSource:
     def class_rows(self) -> tuple[Tensor, ...]:
         """Rows of each class, int64; empty for a class without images."""
         return tuple((self.labels == label).nonzero().flatten() for label in range(self.num_classes))
+
+    @property
+    def empty_classes(self) -> list[str]:
+        """Names of the classes without an image."""
+        return empty_classes(self._counts, self.class_names)
+
+    def describe(self) -> str:
+        """Return a line about the images for a person to read."""
+        return count_line(self.images, self._counts)
+
+    @property
+    def _counts(self) -> Tensor:
+        return torch.bincount(self.labels, minlength=self.num_classes)
 
     def channel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return mean and standard deviation of each channel over all pixels, in the units of [0, 1]."""

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -163,6 +164,7 @@ class CondKD(TeacherStudent):
         self._bank_state.setup()
         self._record.setup()
         self.transfer_set = transfer_set = find_transfer_set(self._given_transfer_set, self.trainer)
+        rank_zero_info(f"condensed set: {transfer_set.condensed.line}")
         check_strategy(self.trainer)
         transfer_set.check_world_size(self.trainer.world_size)
         check_source(self.inversion, transfer_set, self.trainer.world_size)

@@ -28,7 +28,7 @@ from lightning_condkd.condensation.trajectories import (
 )
 from lightning_condkd.data.files import pack, plain_json, write_atomic
 from lightning_condkd.models.finite import check_finite
-from lightning_condkd.modules.batches import real_batch, real_images, source_facts
+from lightning_condkd.modules.batches import check_class_sizes, real_batch, real_images, source_facts
 from lightning_condkd.modules.divergence import LogitsWatch, LossWatch, check_checkpoint, check_logits, stop_if_diverged
 from lightning_condkd.modules.resumable import ResumableModule
 from lightning_condkd.modules.run_length import dev_steps
@@ -133,6 +133,7 @@ class ExpertTrajectories(ResumableModule):
         """Check the run before it begins."""
         data = real_images(self)
         self.networks.check(data.image_shape, data.num_classes)
+        check_class_sizes(data.train_source, 1, cure="add one")
         self._data_facts = source_facts(data.train_source)
         epochs = self.trainer.max_epochs or 0
         if not dev_steps(self.trainer) and (epochs < 1 or epochs % self.epochs):
