@@ -75,6 +75,8 @@ class Classification(ResumableModule):
         2034
     """
 
+    best_metric = "val/accuracy"
+
     def __init__(
         self,
         network: Observer,

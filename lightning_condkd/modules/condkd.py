@@ -438,19 +438,20 @@ class CondKD(TeacherStudent):
     # --- checkpoints -----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the bank, shapes, seed and times to what the checkpoint holds.
+        """Add shapes, seed and times to what the checkpoint holds, and the bank to one that can be resumed from.
 
         Args:
             checkpoint: what Lightning is about to write; its tensors share memory with the module's.
         """
         super().on_save_checkpoint(checkpoint)
         sync_buffers([self.inversion])
+        has_bank = self.transfer_set is not None and "optimizer_states" in checkpoint
         checkpoint[STATE_KEY] |= {
             "spec": None if self.spec is None else list(self.spec),
             "seed": self.seed,
             "seconds": dict(self.stopwatch.seconds),
             "record": None if self.transfer_set is None else self._record.of(self),
-            "bank": None if self.transfer_set is None else self._bank_state.save(self.transfer_set.bank, self.trainer),
+            "bank": self._bank_state.save(self._transfer.bank, self.trainer) if has_bank else None,
         }
 
     def lasting(self, state: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import lightning as L
 
@@ -14,7 +14,12 @@ class ResumableModule(L.LightningModule):
     """A module that is stopped between two steps and resumed from checkpoints that are read as data.
 
     They hold tensors and plain records only, wherever they lie. A subclass that overrides a hook calls this one's too.
+
+    ``best_metric`` is the validation metric, the higher the better, by which a run keeps its best weights; ``None`` for
+    a module without such weights.
     """
+
+    best_metric: ClassVar[str | None] = None
 
     @classmethod
     def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401
