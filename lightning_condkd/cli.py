@@ -20,7 +20,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lightning_condkd.callbacks import BestCheckpoint, PhaseProgressBar, RunSummary, SyntheticImages
+from lightning_condkd.callbacks import BestCheckpoint, EpochLines, PhaseProgressBar, RunSummary, SyntheticImages
 from lightning_condkd.data.convert import convert
 from lightning_condkd.modules.carried import noting_carried_over, warn_of_carried_over
 from lightning_condkd.modules.checkpoint_files import BEST, is_resumable, newest_first
@@ -88,10 +88,12 @@ class CondKDCLI(LightningCLI):
         warn_of_carried_over(noted, self.config)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:  # noqa: ANN401 - LightningCLI's own signature
-        """Return the trainer, with our progress line unless another or none is asked for."""
+        """Return the trainer, with our progress line unless another is asked for, or plain lines in place of none."""
         given = self._get(self.config_init, "trainer")
         bars = [callback for callback in given.callbacks or [] if isinstance(callback, ProgressBar)]
-        if given.enable_progress_bar is not False and not bars:
+        if given.enable_progress_bar is False:
+            self.trainer_defaults["callbacks"].append(EpochLines())
+        elif not bars:
             self.trainer_defaults["callbacks"].append(PhaseProgressBar())
         trainer = super().instantiate_trainer(**kwargs)
         claim_version(trainer)

@@ -4,8 +4,8 @@ from lightning_condkd.callbacks.baseline import CondensedOnlyBaseline
 from lightning_condkd.callbacks.best import BestCheckpoint
 from lightning_condkd.callbacks.compile_networks import CompileNetworks
 from lightning_condkd.callbacks.condensed_accuracy import CondensedAccuracy
-from lightning_condkd.callbacks.pictures import SyntheticImages, class_grid
-from lightning_condkd.callbacks.progress import PhaseProgressBar
+from lightning_condkd.callbacks.pictures import SyntheticImages, class_grid, set_sheet
+from lightning_condkd.callbacks.progress import EpochLines, PhaseProgressBar
 from lightning_condkd.callbacks.summary import RunSummary, closing_table
 
 __all__ = [
@@ -13,9 +13,11 @@ __all__ = [
     "CompileNetworks",
     "CondensedAccuracy",
     "CondensedOnlyBaseline",
+    "EpochLines",
     "PhaseProgressBar",
     "RunSummary",
     "SyntheticImages",
     "class_grid",
     "closing_table",
+    "set_sheet",
 ]

@@ -142,14 +142,16 @@ def check_class_sizes(source: ImageSource, needed: int, cure: str) -> None:
         )
 
 
-def say_written(output: Path, trainer: L.Trainer) -> None:
-    """Say where a condensed set is, and what to do with it; a ``fast_dev_run`` writes none.
+def say_written(what: str, output: str | Path, use: str, trainer: L.Trainer) -> None:
+    """Say where the result of a run is, and what to do with it; a ``fast_dev_run`` writes none.
 
     Args:
-        output: its file.
+        what: what it is.
+        output: its file or folder.
+        use: what to do with it.
         trainer: the trainer of the run.
     """
     if dev_steps(trainer):
         rank_zero_info(f"fast_dev_run: {output} is not written")
         return
-    rank_zero_info(f"condensed set written to {output}: judge it by 'lightning-condkd evaluate {output} --data ...'")
+    rank_zero_info(f"{what} written to {output}: {use}")

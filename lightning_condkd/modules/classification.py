@@ -24,7 +24,7 @@ from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.models import Observer
 from lightning_condkd.models.finite import check_finite
 from lightning_condkd.models.weights import plain_state
-from lightning_condkd.modules.batches import real_batch
+from lightning_condkd.modules.batches import real_batch, say_written
 from lightning_condkd.modules.divergence import (
     LogitsWatch,
     LossWatch,
@@ -262,11 +262,14 @@ class Classification(ResumableModule):
         self.seed = checkpoint[STATE_KEY]["seed"]
 
     def on_train_end(self) -> None:
-        """Write the weights if an output file is set, but not in a ``fast_dev_run``."""
+        """Write the weights if an output file is set, but not in a ``fast_dev_run``, and say where."""
         sync_buffers([self.network])
         self.stop_if_diverged()
-        if self.output is not None and self.trainer.is_global_zero and not dev_steps(self.trainer):
+        if self.output is None:
+            return
+        if self.trainer.is_global_zero and not dev_steps(self.trainer):
             self.export(self.output)
+        say_written("last weights", self.output, "give them to an Observer as its weights", self.trainer)
 
     def export(self, path: str | Path) -> None:
         """Write the network's weights under its own names; the normalisation goes into the metadata.

@@ -28,7 +28,7 @@ from lightning_condkd.condensation.trajectories import (
 )
 from lightning_condkd.data.files import pack, plain_json, write_atomic
 from lightning_condkd.models.finite import check_finite
-from lightning_condkd.modules.batches import check_class_sizes, real_batch, real_images, source_facts
+from lightning_condkd.modules.batches import check_class_sizes, real_batch, real_images, say_written, source_facts
 from lightning_condkd.modules.divergence import LogitsWatch, LossWatch, check_checkpoint, check_logits, stop_if_diverged
 from lightning_condkd.modules.resumable import ResumableModule
 from lightning_condkd.modules.run_length import dev_steps
@@ -226,8 +226,9 @@ class ExpertTrajectories(ResumableModule):
         check_logits(self._logits, "val", "the expert", self)
 
     def on_train_end(self) -> None:
-        """End a run that diverged after its last snapshot."""
+        """End a run that diverged after its last snapshot; say where the snapshots are."""
         self.stop_if_diverged()
+        say_written("experts", self.output, "give the folder to TrajectoryMatching as its experts", self.trainer)
 
     def _write(self, expert: int, epoch: int) -> None:
         if not self.trainer.is_global_zero or dev_steps(self.trainer):
