@@ -121,7 +121,8 @@ def _session(leader: int) -> list[int]:
 
 
 def _checkpoints(folder: Path) -> set[Path]:
-    return set(folder.glob("lightning_logs/version_*/checkpoints/*.ckpt"))
+    found = folder.glob("lightning_logs/version_*/checkpoints/*.ckpt")
+    return {path for path in found if not path.name.startswith("best_")}  # those cannot be resumed
 
 
 def outcome(folder: Path, recipe: str) -> dict[str, Tensor]:

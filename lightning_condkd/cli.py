@@ -18,13 +18,14 @@ from jsonargparse import auto_cli
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lightning_condkd.callbacks import PhaseProgressBar, RunSummary, SyntheticImages
+from lightning_condkd.callbacks import BestCheckpoint, EpochLines, PhaseProgressBar, RunSummary, SyntheticImages
 from lightning_condkd.data.convert import convert
 from lightning_condkd.data.writing import Target, check_target
 from lightning_condkd.modules.carried import noting_carried_over, warn_of_carried_over
+from lightning_condkd.modules.checkpoint_files import BEST, is_resumable, newest_first
 from lightning_condkd.modules.checkpoints import WholeCheckpointIO, refusal
 from lightning_condkd.modules.evaluate import evaluate
 from lightning_condkd.modules.export import export
@@ -33,6 +34,7 @@ from lightning_condkd.modules.select import select
 from lightning_condkd.parser import ReadableLightningParser, ReadableParser
 from lightning_condkd.unpickling import check_sums
 
+CHECKPOINTS = "lightning_logs/version_*/checkpoints"
 COMMANDS: dict[str, Callable[..., Any]] = {
     "convert": convert,
     "evaluate": evaluate,
@@ -60,7 +62,7 @@ class CondKDCLI(LightningCLI):
             save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
             auto_configure_optimizers=False,
-            trainer_defaults={"callbacks": [SyntheticImages(), RunSummary()]},
+            trainer_defaults={"callbacks": [SyntheticImages(), BestCheckpoint(), RunSummary()]},
             parser_kwargs={"description": __doc__, "epilog": EPILOGUE, "prog": PROGRAM},
             parser_class=ReadableLightningParser,
             args=list(args) if args is not None else None,
@@ -90,9 +92,13 @@ class CondKDCLI(LightningCLI):
         if config.weights_only is False:
             raise SystemExit("--weights_only false would run code of the checkpoint, and none of ours has any: drop it")
         config.weights_only = True
-        if config.get("ckpt_path") == "last":  # Lightning would look in the folder of the new run
-            config.ckpt_path = str(newest_checkpoint(Path(config.trainer.default_root_dir or ".")))
-            rank_zero_info(f"--ckpt_path last is {config.ckpt_path}")
+        name, fitting = config.get("ckpt_path"), self.config.subcommand == "fit"
+        if name in ("last", "best"):  # Lightning would look in the folder of the new run
+            root = Path(config.trainer.default_root_dir or ".")
+            config.ckpt_path = str(newest_checkpoint(root, fitting) if name == "last" else best_checkpoint(root))
+            rank_zero_info(f"--ckpt_path {name} is {config.ckpt_path}")
+        if fitting and config.ckpt_path:
+            _check_resumable(config.ckpt_path)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401 - LightningCLI's own
         """Parse the command line, and say what a class keeps of the arguments of another."""
@@ -101,10 +107,12 @@ class CondKDCLI(LightningCLI):
         warn_of_carried_over(noted, self.config)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:  # noqa: ANN401 - LightningCLI's own signature
-        """Return the trainer, with our progress line unless another or none is asked for."""
+        """Return the trainer, with our progress line unless another is asked for, or plain lines in place of none."""
         given = self._get(self.config_init, "trainer")
         bars = [callback for callback in given.callbacks or [] if isinstance(callback, ProgressBar)]
-        if given.enable_progress_bar is not False and not bars:
+        if given.enable_progress_bar is False:
+            self.trainer_defaults["callbacks"].append(EpochLines())
+        elif not bars:
             self.trainer_defaults["callbacks"].append(PhaseProgressBar())
         trainer = super().instantiate_trainer(**kwargs)
         if trainer.loggers or self.config.subcommand == "fit":
@@ -151,8 +159,28 @@ def claim_version(trainer: L.Trainer) -> None:
             other._version = first._version
 
 
-def newest_checkpoint(root: Path) -> Path:
-    """Return the checkpoint that was written last by any run of a folder.
+def newest_checkpoint(root: Path, resumable: bool) -> Path:
+    """Return the checkpoint that was written last by any run of a folder; weights alone only where there is no other.
+
+    Args:
+        root: what runs have as ``default_root_dir``.
+        resumable: whether to pass by weights alone in any case.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    found = newest_first(root, f"{CHECKPOINTS}/*.ckpt")
+    whole = next((path for path in found if is_resumable(path)), None)
+    if whole is None and (resumable or not found):
+        held = f"only weights, such as {found[0]}, which cannot be resumed" if found else "none"
+        raise FileNotFoundError(
+            f"--ckpt_path last: expected a checkpoint in {root / CHECKPOINTS}, found {held}: name its file"
+        )
+    return whole or found[0]
+
+
+def best_checkpoint(root: Path) -> Path:
+    """Return the newest file with the best weights of a run; say so if that is not the newest run of the folder.
 
     Args:
         root: what runs have as ``default_root_dir``.
@@ -160,11 +188,25 @@ def newest_checkpoint(root: Path) -> Path:
     Raises:
         FileNotFoundError: if there is none.
     """
-    found = sorted(root.glob("lightning_logs/version_*/checkpoints/*.ckpt"), key=lambda path: path.stat().st_mtime)
+    found, others = newest_first(root, f"{CHECKPOINTS}/{BEST}*.ckpt"), newest_first(root, f"{CHECKPOINTS}/*.ckpt")
     if not found:
-        where = root / "lightning_logs" / "version_*" / "checkpoints"
-        raise FileNotFoundError(f"--ckpt_path last: expected a checkpoint in {where}, found none: name its file")
-    return found[-1]
+        raise FileNotFoundError(
+            f"--ckpt_path best: expected a file {BEST}*.ckpt in {root / CHECKPOINTS}, found none: a run without "
+            "validation data has none, nor has one with a ModelCheckpoint that monitors the same; give last or "
+            "the name of a file"
+        )
+    if found[0].parent != others[0].parent:
+        newer = others[0].parents[1]
+        rank_zero_warn(f"--ckpt_path best is of {found[0].parents[1]}: the newer run {newer} has none of its own")
+    return found[0]
+
+
+def _check_resumable(path: str) -> None:
+    if Path(path).is_file() and not is_resumable(path):
+        raise ValueError(
+            f"--ckpt_path: {path} holds weights alone, as that of the best validation does, and no state to go on "
+            "from: give --ckpt_path last, or the file of another checkpoint of its run"
+        )
 
 
 def _check_recipe(given: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 
@@ -32,3 +33,15 @@ class DieAt(L.Callback):
         if self.how == "raise":
             raise ValueError("the cause")
         os.kill(os.getpid(), signal.Signals[self.how])
+
+
+class Forget(L.Callback):
+    """Takes all weights from the student before the validation of an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if trainer.current_epoch == self.epoch and trainer.state.fn == "fit":
+            for parameter in pl_module.student.parameters():
+                parameter.data.zero_()

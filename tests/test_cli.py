@@ -150,7 +150,7 @@ def test_the_last_checkpoint_is_that_of_the_run_before(run: Path, capsys: pytest
     root = run.parents[1]
     command = ["test", "--config", str(run / "config.yaml"), f"--trainer.default_root_dir={root}"]
     main([*command, "--ckpt_path=last"])
-    named = next((run / "checkpoints").glob("*.ckpt"))
+    named = next((run / "checkpoints").glob("epoch=*.ckpt"))
     last = capsys.readouterr().out
     main([*command, f"--ckpt_path={named}"])
     accuracy = [line for line in capsys.readouterr().out.splitlines() if "test/student_accuracy" in line]

@@ -1,19 +1,23 @@
 """What people look at: a progress line, pictures, a baseline, a closing table and files."""
 
 from lightning_condkd.callbacks.baseline import CondensedOnlyBaseline
+from lightning_condkd.callbacks.best import BestCheckpoint
 from lightning_condkd.callbacks.compile_networks import CompileNetworks
 from lightning_condkd.callbacks.condensed_accuracy import CondensedAccuracy
-from lightning_condkd.callbacks.pictures import SyntheticImages, class_grid
-from lightning_condkd.callbacks.progress import PhaseProgressBar
+from lightning_condkd.callbacks.pictures import SyntheticImages, class_grid, set_sheet
+from lightning_condkd.callbacks.progress import EpochLines, PhaseProgressBar
 from lightning_condkd.callbacks.summary import RunSummary, closing_table
 
 __all__ = [
+    "BestCheckpoint",
     "CompileNetworks",
     "CondensedAccuracy",
     "CondensedOnlyBaseline",
+    "EpochLines",
     "PhaseProgressBar",
     "RunSummary",
     "SyntheticImages",
     "class_grid",
     "closing_table",
+    "set_sheet",
 ]

@@ -12,10 +12,9 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import nn
-from torchvision.utils import make_grid
 
+from lightning_condkd.callbacks.pictures import set_sheet
 from lightning_condkd.condensation import FreshNetworks, Recipe, evaluate
-from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.datamodule_images import ImageDataModule
 from lightning_condkd.modules.condensation import Condensation
 from lightning_condkd.modules.run_length import dev_steps
@@ -116,7 +115,9 @@ class CondensedAccuracy(Callback):
         for logger in trainer.loggers:
             logger.log_metrics({f"condensed/{self.name}": accuracy}, trainer.global_step)
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image("condensed", _picture(condensed), trainer.global_step)
+                logger.experiment.add_image(
+                    "condensed", set_sheet(condensed, max_classes=10, least_size=1), trainer.global_step
+                )
 
     @property
     def state_key(self) -> str:
@@ -138,8 +139,3 @@ class CondensedAccuracy(Callback):
 
 def _data(trainer: L.Trainer) -> Any:  # noqa: ANN401 - what the user fitted with
     return getattr(trainer, "datamodule", None)
-
-
-def _picture(condensed: CondensedSet) -> torch.Tensor:
-    rows = [condensed.class_indices(label)[:10] for label in range(min(condensed.num_classes, 10))]
-    return make_grid(condensed.pixels(torch.cat(rows)).clamp(0, 1), nrow=len(rows[0]), padding=1, pad_value=0.5)

@@ -1,11 +1,13 @@
-"""A progress line that names the phase."""
+"""A progress line that names the phase, and plain lines where there is none."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_condkd.modules.condkd import CondKD
 
@@ -30,7 +32,46 @@ class PhaseProgressBar(TQDMProgressBar):
         metrics = {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
         if not isinstance(pl_module, CondKD) or pl_module.unit is None:
             return dict(metrics)
-        line: dict[str, Any] = {"phase": pl_module.unit.phase}
+        return {"phase": pl_module.unit.phase} | _figures(trainer, pl_module) | metrics
+
+
+class EpochLines(Callback):
+    """A plain line after each epoch, for logs without a progress bar.
+
+    Example:
+        >>> "EpochLines" in str(EpochLines())
+        True
+    """
+
+    def __init__(self) -> None:
+        self._since = 0.0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look at the clock.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the trained module.
+        """
+        self._since = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say how far the run is.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the trained module.
+        """
+        name = "round" if isinstance(pl_module, CondKD) else "epoch"
+        most = f" of {trainer.max_epochs}" if (trainer.max_epochs or -1) >= 0 else ""
+        figures = [f"{title} {value}" for title, value in _figures(trainer, pl_module).items()]
+        seconds = f"{time.perf_counter() - self._since:.1f} s"
+        rank_zero_info(f"{name} {trainer.current_epoch + 1}{most}: {', '.join([*figures, seconds])}")
+
+
+def _figures(trainer: L.Trainer, module: L.LightningModule) -> dict[str, str]:
+    known = trainer.callback_metrics
+    shown = {name: name for name in known}
+    if isinstance(module, CondKD):
         shown = {"agreement": "distillation/agreement", "accuracy": "val/student_accuracy"}
-        known = trainer.callback_metrics
-        return line | {name: f"{float(known[key]):.3f}" for name, key in shown.items() if key in known} | metrics
+    return {name: f"{float(known[key]):.3f}" for name, key in shown.items() if key in known}

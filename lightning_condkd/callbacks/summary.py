@@ -5,58 +5,75 @@ from __future__ import annotations
 import csv
 import io
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 
-from lightning_condkd.callbacks.baseline import CondensedOnlyBaseline
+from lightning_condkd.callbacks.best import BestCheckpoint, monitors
+from lightning_condkd.callbacks.outcomes import outcome
+from lightning_condkd.callbacks.run_folder import run_folder
 from lightning_condkd.data.writing import Target, write_atomic
 from lightning_condkd.modules.condkd import CondKD
 from lightning_condkd.modules.outputs import check_targets
+from lightning_condkd.modules.resumable import ResumableModule
 from lightning_condkd.modules.run_length import dev_steps
 
-
-def _run_folder(trainer: L.Trainer) -> Path:
-    logger = trainer.logger
-    if logger is None or isinstance(logger, (TensorBoardLogger, CSVLogger)):
-        return Path(trainer.log_dir or trainer.default_root_dir)
-    # All runs share the save_dir of other loggers (W&B, MLflow); this is where Lightning puts their checkpoints.
-    version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
-    return Path(logger.save_dir or trainer.default_root_dir, str(logger.name), version)
+TITLES = {
+    "teacher_accuracy": "teacher",
+    "condensed_only_accuracy": "condensed images only",
+    "student_accuracy_last": "student, last",
+    "student_accuracy_best": "student, best",
+    "accuracy_last": "accuracy, last",
+    "accuracy_best": "accuracy, best",
+    "images_synthesised": "images synthesised",
+    "iterations": "iterations",
+    "experts": "experts",
+    "snapshots": "snapshots",
+    "set": "condensed set",
+    "output": "written to",
+    "picture": "picture",
+    "best_checkpoint": "best checkpoint",
+    "checkpoints": "checkpoints",
+}
 
 
 class RunSummary(Callback):
-    """Keep last and best accuracy; write ``metrics.csv`` after every round, ``summary.json`` and a table at the end.
+    """Keep last and best accuracy; write ``metrics.csv`` after every epoch, ``summary.json`` and a table at the end.
 
-    A ``fast_dev_run`` leaves the table alone.
+    This is for the modules of this package. A ``fast_dev_run`` leaves the table alone; beside a ``CSVLogger`` in the
+    same folder ``metrics.csv`` is that one's.
     """
 
     def __init__(self) -> None:
         self.last: float | None = None
         self.best: float | None = None
         self.rows: list[dict[str, float]] = []
+        self.seconds = 0.0
+        self._since: float | None = None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Check that the files can be written.
+        """Look at the clock, and check that the files can be written.
 
         Args:
             trainer: the trainer.
             pl_module: the trained module.
         """
-        if isinstance(pl_module, CondKD):
-            check_targets([Target(_run_folder(trainer), folder=True)], trainer)
+        self._since = time.perf_counter()
+        if isinstance(pl_module, ResumableModule):
+            check_targets([Target(run_folder(trainer), folder=True)], trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the student's accuracy.
+        """Take the accuracy.
 
         Args:
             trainer: the trainer.
             pl_module: the trained module.
         """
-        value = trainer.callback_metrics.get("val/student_accuracy")
+        value = trainer.callback_metrics.get(_metric(pl_module))
         if value is not None and not trainer.sanity_checking:
             self.last = float(value)
             self.best = max(self.last, self.best or 0.0)
@@ -68,12 +85,12 @@ class RunSummary(Callback):
             trainer: the trainer.
             pl_module: the trained module.
         """
-        if not isinstance(pl_module, CondKD):
+        if not isinstance(pl_module, ResumableModule):
             return
-        folder = _run_folder(trainer)  # on every rank: the ranks agree on it
+        folder = run_folder(trainer)  # on every rank: the ranks agree on it
         values = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
-        self.rows.append({"round": trainer.current_epoch, **values})
-        if trainer.is_global_zero and not dev_steps(trainer):
+        self.rows.append({epoch_name(pl_module): trainer.current_epoch, **values})
+        if trainer.is_global_zero and not dev_steps(trainer) and not _is_taken(trainer, folder):
             write_atomic(folder / "metrics.csv", _as_csv(self.rows).encode())
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -83,44 +100,50 @@ class RunSummary(Callback):
             trainer: the trainer.
             pl_module: the trained module.
         """
-        if not isinstance(pl_module, CondKD):
+        if not isinstance(pl_module, ResumableModule):
             return
-        summary, path = self.summary(trainer, pl_module), _run_folder(trainer) / "summary.json"
+        path = run_folder(trainer) / "summary.json"  # on every rank
         if not trainer.is_global_zero:
             return
+        summary = self.summary(trainer, pl_module)
         print(closing_table(summary))
         if dev_steps(trainer):
             return
         write_atomic(path, (json.dumps(summary, indent=2) + "\n").encode())
         print(f"summary: {path}")
 
-    def summary(self, trainer: L.Trainer, module: CondKD) -> dict[str, Any]:
+    def summary(self, trainer: L.Trainer, module: ResumableModule) -> dict[str, Any]:
         """Return the run in a few figures.
 
         Args:
-            trainer: the trainer.
+            trainer: the trainer, on the rank that writes files.
             module: the trained module.
         """
-        seconds = {name: round(value, 2) for name, value in module.stopwatch.seconds.items()}
-        callbacks: list[Callback] = getattr(trainer, "callbacks", [])
-        baselines = [c.accuracy for c in callbacks if isinstance(c, CondensedOnlyBaseline)]
-        figures = {
-            "teacher_accuracy": module.teacher_accuracy,
-            "condensed_only_accuracy": baselines[0] if baselines else None,
-            "student_accuracy_last": self.last,
-            "student_accuracy_best": self.best,
-        }
+        name = _metric(module).rsplit("/", 1)[-1]
+        best = self.best if module.best_metric is not None else None  # else every validation measures another network
+        figures = {f"{name}_last": self.last, f"{name}_best": best}
         return {
+            **outcome(trainer, module),
             **{name: value for name, value in figures.items() if value is not None},
-            "images_synthesised": module.images_synthesised,
-            "rounds": trainer.current_epoch,
-            "seed": module.seed,
-            "seconds": {**seconds, "total": round(sum(seconds.values()), 2)},
+            **_checkpoints(trainer, module),
+            f"{epoch_name(module)}s": trainer.current_epoch,
+            "seed": getattr(module, "seed", None),
+            "seconds": self._seconds(module),
         }
 
+    def _seconds(self, module: ResumableModule) -> dict[str, float]:
+        if not isinstance(module, CondKD):
+            return {"total": round(self._elapsed, 2)}
+        seconds = {name: round(value, 2) for name, value in module.stopwatch.seconds.items()}
+        return {**seconds, "total": round(sum(seconds.values()), 2)}
+
+    @property
+    def _elapsed(self) -> float:
+        return self.seconds + (0.0 if self._since is None else time.perf_counter() - self._since)
+
     def state_dict(self) -> dict[str, Any]:
-        """Return last and best accuracy and the rows of the CSV."""
-        return {"last": self.last, "best": self.best, "rows": self.rows}
+        """Return last and best accuracy, the rows of the CSV and the seconds so far."""
+        return {"last": self.last, "best": self.best, "rows": self.rows, "seconds": self._elapsed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore them.
@@ -129,6 +152,7 @@ class RunSummary(Callback):
             state_dict: what :meth:`state_dict` returned.
         """
         self.last, self.best, self.rows = state_dict["last"], state_dict["best"], list(state_dict["rows"])
+        self.seconds = state_dict.get("seconds", 0.0)
 
 
 def closing_table(summary: dict[str, Any]) -> str:
@@ -143,17 +167,43 @@ def closing_table(summary: dict[str, Any]) -> str:
         images synthesised   10
         seconds              total 1.0
     """
-    names = {
-        "teacher_accuracy": "teacher",
-        "condensed_only_accuracy": "condensed images only",
-        "student_accuracy_last": "student, last",
-        "student_accuracy_best": "student, best",
-    }
-    rows = [(title, f"{100 * summary[name]:.2f} %") for name, title in names.items() if name in summary]
-    rows += [("images synthesised", str(summary["images_synthesised"]))]
+    judged = {name: f"fresh networks, {name.rsplit('_', 1)[-1]}" for name in summary if name.startswith("fresh_")}
+    rows = [(title, _shown(name, summary[name])) for name, title in {**TITLES, **judged}.items() if name in summary]
     rows += [("seconds", ", ".join(f"{name} {value}" for name, value in summary["seconds"].items()))]
     width = max(len(title) for title, _ in rows) + 3
     return "\n".join(f"{title:<{width}}{value}" for title, value in rows)
+
+
+def _shown(name: str, value: Any) -> str:  # noqa: ANN401 - a figure or a text
+    return f"{100 * value:.2f} %" if isinstance(value, float) else str(value)
+
+
+def epoch_name(module: L.LightningModule) -> str:
+    """Return what an epoch of a module is called.
+
+    Args:
+        module: the module.
+    """
+    return "round" if isinstance(module, CondKD) else "epoch"
+
+
+def _metric(module: L.LightningModule) -> str:
+    return getattr(module, "best_metric", None) or "val/accuracy"
+
+
+def _is_taken(trainer: L.Trainer, folder: Path) -> bool:
+    """Whether a logger appends to a ``metrics.csv`` of its own there."""
+    return any(isinstance(logger, CSVLogger) and Path(logger.log_dir) == folder for logger in trainer.loggers)
+
+
+def _checkpoints(trainer: L.Trainer, module: ResumableModule) -> dict[str, str]:
+    """Return the folder of the checkpoints, and the one with the best weights, ours or the user's."""
+    callbacks: list[Callback] = getattr(trainer, "callbacks", [])
+    theirs = [c.best_model_path for c in callbacks if isinstance(c, ModelCheckpoint) and monitors(c, module)]
+    ours = [c.path for c in callbacks if isinstance(c, BestCheckpoint)]
+    folder = getattr(trainer.checkpoint_callback, "dirpath", None)
+    found = {"best_checkpoint": next(filter(None, [*theirs, *ours]), None), "checkpoints": folder}
+    return {} if dev_steps(trainer) else {name: str(path) for name, path in found.items() if path}
 
 
 def _as_csv(rows: list[dict[str, float]]) -> str:

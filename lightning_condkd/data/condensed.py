@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from lightning_condkd.assets import resolve_asset
+from lightning_condkd.data.counts import count_line, empty_classes
 from lightning_condkd.data.files import plain_json, save_packed, unpack
 from lightning_condkd.data.pixels import parts, share_outside
 from lightning_condkd.data.soft_labels import LabelKind, soft_label_kind
+from lightning_condkd.models.finite import listed
 from lightning_condkd.randomness import seeded_generator, send
 
 KIND = "condensed set"
@@ -165,6 +167,12 @@ class CondensedSet:
         soft_labels = None if self.soft_labels is None else self.soft_labels[kept]
         return CondensedSet(self.images[kept], self.labels[kept], soft_labels, info)
 
+    @property
+    def line(self) -> str:
+        """What it holds, in a line for a person to read."""
+        soft = "hard" if self.soft_labels is None else f"hard and soft ({self.info.label_kind})"
+        return f"{count_line(self.images, self.counts)}, labels {soft}"
+
     def describe(self) -> str:
         """Return a few lines about the set for a person to read."""
         return "\n".join((*_count_lines(self), *_info_lines(self.info)))
@@ -225,12 +233,10 @@ def _count_lines(condensed: CondensedSet) -> tuple[str, ...]:
     images = condensed.images
     low, high = to_pixels(torch.stack(images.aminmax())).tolist()
     outside = 0.0 if images.dtype == torch.uint8 else share_outside(images, 0.0, 1.0)
-    per_class = " to ".join(str(n) for n in sorted({condensed.ipc, int(condensed.counts.max())}))
-    missing = condensed.missing_classes
+    missing = empty_classes(condensed.counts, condensed.info.class_names)
     return (
-        f"{len(condensed)} images of {' x '.join(map(str, condensed.image_shape))} ({str(images.dtype)[6:]}), "
-        f"{per_class} per class, {condensed.num_classes} classes",
-        *((f"classes without an image: {', '.join(map(str, missing))}",) if missing else ()),
+        condensed.line,
+        *((f"classes without an image: {listed(missing, 10)}",) if missing else ()),
         f"pixels {low:.3f} to {high:.3f} in the units of [0, 1], {100 * outside:.1f} % of them outside",
     )
 
@@ -239,7 +245,6 @@ def _info_lines(info: CondensedInfo) -> tuple[str, ...]:
     seed = "not recorded" if info.seed is None else info.seed
     undone = f"undone on import: mean {info.source_mean}, std {info.source_std}"
     return (
-        f"labels: {'hard' if info.label_kind == 'hard' else f'hard and soft ({info.label_kind})'}",
         *((f"class names: {', '.join(info.class_names)}",) if info.class_names else ()),
         f"method: {info.method}, seed {seed}",
         *((f"settings: {json.dumps(info.settings)}",) if info.settings else ()),

@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
 from lightning_condkd import distributed
 from lightning_condkd.data.digits import load_digits_split
-from lightning_condkd.data.images import ImageSource, from_folder, from_torchvision, open_torchvision
+from lightning_condkd.data.images import ImageSource, from_folder
 from lightning_condkd.data.loaders import Batch, EvaluationBatches, ShuffledBatches
 from lightning_condkd.data.steps import ResumableLoader, step_loader
+from lightning_condkd.data.torchvision_sets import Choice, from_torchvision
+from lightning_condkd.models.finite import listed
 
 
 class ImageDataModule(L.LightningDataModule, ABC):
@@ -51,12 +54,18 @@ class ImageDataModule(L.LightningDataModule, ABC):
     @cached_property
     def train_source(self) -> ImageSource:
         """The training images."""
-        return self.load(train=True)
+        source = _said(self, "training", self.load(train=True))
+        if empty := source.empty_classes:
+            rank_zero_warn(
+                f"{len(empty)} of {source.num_classes} classes have no training image, {listed(empty)}: no network can "
+                "learn them. Add images, or, if they are no classes of the data, take their folders or names away"
+            )
+        return source
 
     @cached_property
     def val_source(self) -> ImageSource:
         """The held-out images, for validation and test alike; they need no training images beside them."""
-        return self.load(train=False)
+        return _said(self, "held-out", self.load(train=False))
 
     @property
     def _known(self) -> ImageSource:
@@ -132,6 +141,13 @@ class ImageDataModule(L.LightningDataModule, ABC):
         return self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_idx + 1
 
 
+def _said(data: ImageDataModule, part: str, source: ImageSource) -> ImageSource:
+    """Say what was read; an empty folder counts as a class, which nothing else would tell."""
+    empty = f", none of {listed(source.empty_classes)}" if source.empty_classes else ""
+    rank_zero_info(f"{part} images of {type(data).__name__}: {source.describe()}{empty}")
+    return source
+
+
 class DigitsDataModule(ImageDataModule):
     """The handwritten digits of scikit-learn, 8x8 pixels, see :func:`~lightning_condkd.data.digits.load_digits_split`.
 
@@ -200,17 +216,25 @@ class ImageFolderDataModule(ImageDataModule):
 
 
 class TorchvisionDataModule(ImageDataModule):
-    """A classification dataset of torchvision with a train and a test part, such as CIFAR10 or SVHN.
+    """A classification dataset of torchvision with a train and a test part, such as CIFAR10, SVHN or Imagenette.
 
     Args:
         name: its class name in ``torchvision.datasets``.
         root: folder that holds it.
         download: whether to download what is missing.
+        train: the dataset's word for its training part; ``None`` for ``train``, or ``trainval`` and the like where
+            that is torchvision's default.
+        val: likewise for the held-out part; ``None`` for ``test``, or ``val`` where there is no ``test``.
+        options: further arguments of torchvision's class, such as ``size`` of Imagenette or ``split`` of EMNIST.
         image_size: resize the shorter side to so many pixels and cut out the central square; ``None`` keeps the size,
             which all images must share.
+        channels: 3 for RGB, 1 for gray; ``None`` keeps the one channel of images without colour, others are RGB.
         batch_size: images in a training batch, over all ranks.
         eval_batch_size: images in a validation or test batch, over all ranks.
         seed: seed of the order; ``None`` takes the one of ``seed_everything``, else 0.
+
+    Raises:
+        ValueError: if torchvision has no such dataset, or it has no two parts or takes other arguments.
     """
 
     def __init__(
@@ -219,26 +243,32 @@ class TorchvisionDataModule(ImageDataModule):
         root: str | Path,
         *,
         download: bool = False,
+        train: str | None = None,
+        val: str | None = None,
+        options: dict[str, Any] | None = None,
         image_size: int | None = None,
+        channels: Literal[1, 3] | None = None,
         batch_size: int = 128,
         eval_batch_size: int = 500,
         seed: int | None = None,
     ) -> None:
         super().__init__(batch_size, eval_batch_size=eval_batch_size, seed=seed)
-        self.dataset, self.root, self.download, self.image_size = name, root, download, image_size
+        self.choice = Choice(name, download, train, val, options or {})
+        self.choice.check()
+        self.root, self.image_size, self.channels = root, image_size, channels
 
     def prepare_data(self) -> None:
         """Download what is missing, in one process only."""
-        if self.download:
+        if self.choice.download:
             for train in (True, False):
-                open_torchvision(self.dataset, self.root, train, download=True)
+                self.choice.open(self.root, train)
 
     def load(self, train: bool) -> ImageSource:
         """Read one part of the data.
 
         Args:
-            train: the training images, or the test images.
+            train: the training images, or the held-out ones.
         """
         # Asked for before a trainer is there (by a link of the command line), the data may not be downloaded yet.
-        download = self.download and self.trainer is None
-        return from_torchvision(self.dataset, self.root, train, download, self.image_size)
+        choice = self.choice._replace(download=self.choice.download and self.trainer is None)
+        return from_torchvision(choice, self.root, train, self.image_size, self.channels)

@@ -100,9 +100,23 @@ def open_image(file: str | Path, channels: int | None = 3) -> Image.Image:
             image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{file} is no image or is cut off ({error}): copy it again, or take it away") from error
+    return with_channels(image, channels, str(file))
+
+
+def with_channels(image: Image.Image, channels: int | None, what: str) -> Image.Image:
+    """Return an image with 8 bits for each channel.
+
+    Args:
+        image: in any of PIL's modes, such as one with a palette.
+        channels: see :func:`open_image`.
+        what: what it is called in a message.
+
+    Raises:
+        ValueError: it holds more than 8 bits for each channel.
+    """
     if image.mode.startswith(("I", "F")):  # PIL does not scale these, but cuts them off at 255
         raise ValueError(
-            f"expected 8 bits for each channel, got PIL's mode {image.mode} ({file}): convert the images, for "
+            f"expected 8 bits for each channel, got PIL's mode {image.mode} ({what}): convert the images, for "
             "example with `mogrify -depth 8`"
         )
     return image.convert("L" if channels == 1 or (channels is None and image.mode in _GRAY) else "RGB")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from PIL.Image import Image
 from torch import Tensor
 from torchvision.transforms import functional as transforms
 
+from lightning_condkd.data.counts import count_line, empty_classes
 from lightning_condkd.data.folders import (
     all_gray,
     class_folders,
@@ -78,6 +78,19 @@ class ImageSource:
         """Rows of each class, int64; empty for a class without images."""
         return tuple((self.labels == label).nonzero().flatten() for label in range(self.num_classes))
 
+    @property
+    def empty_classes(self) -> list[str]:
+        """Names of the classes without an image."""
+        return empty_classes(self._counts, self.class_names)
+
+    def describe(self) -> str:
+        """Return a line about the images for a person to read."""
+        return count_line(self.images, self._counts)
+
+    @property
+    def _counts(self) -> Tensor:
+        return torch.bincount(self.labels, minlength=self.num_classes)
+
     def channel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return mean and standard deviation of each channel over all pixels, in the units of [0, 1]."""
         counts = torch.stack([torch.bincount(plane.flatten(), minlength=256) for plane in self.images.unbind(1)])
@@ -121,7 +134,8 @@ def from_folder(
         raise FileNotFoundError(f"root: expected image files in subfolders of {root}, found none")
     files = [file for file, _ in dataset.samples]
     images = open_images(files, channels or _stored_channels(Path(root), files))
-    return _decode(zip(images, dataset.targets, strict=True), len(files), tuple(dataset.classes), image_size)
+    pixels, labels = decode(zip(images, dataset.targets, strict=True), len(files), image_size)
+    return ImageSource(pixels, labels, tuple(dataset.classes))
 
 
 def _stored_channels(root: Path, files: Sequence[str]) -> int:
@@ -151,63 +165,17 @@ class _ClassFolders(torchvision.datasets.ImageFolder):
         return list(self._class_names), dict(zip(folders, labels, strict=True))
 
 
-def from_torchvision(
-    name: str, root: str | Path, train: bool = True, download: bool = False, image_size: int | None = None
-) -> ImageSource:
-    """Decode a classification dataset of torchvision, in the colours in which it comes.
+def decode(dataset: Iterable[tuple[Image, int]], count: int, image_size: int | None = None) -> tuple[Tensor, Tensor]:
+    """Return images as one tensor ``(N, C, H, W)`` uint8, and labels ``(N,)`` int64.
 
     Args:
-        name: class name in ``torchvision.datasets``, such as ``CIFAR10``; it must take ``train`` or ``split``.
-        root: folder that holds the dataset.
-        train: the training images, or the test images.
-        download: whether to download what is missing.
+        dataset: images with 8 bits for each channel, and classes.
+        count: how many there are.
         image_size: see :func:`from_folder`.
 
     Raises:
-        ValueError: if there is no such dataset, it has no train and test part, or its images differ in size.
+        ValueError: if the images differ in size or channels.
     """
-    dataset = open_torchvision(name, root, train, download)
-    return _decode(dataset, len(dataset), _class_names(dataset), image_size)
-
-
-def open_torchvision(name: str, root: str | Path, train: bool = True, download: bool = False) -> Any:  # noqa: ANN401
-    """Return a dataset of torchvision, not yet decoded.
-
-    Args:
-        name: see :func:`from_torchvision`, as are the others.
-        root: folder that holds the dataset.
-        train: the training images, or the test images.
-        download: whether to download what is missing.
-
-    Raises:
-        ValueError: if there is no such dataset, or it has no train and test part.
-    """
-    kind = getattr(torchvision.datasets, name, None)
-    arguments = inspect.signature(kind).parameters if inspect.isclass(kind) else {}
-    if "train" in arguments:
-        part: dict[str, Any] = {"train": train}
-    elif "split" in arguments:
-        part = {"split": "train" if train else "test"}
-    else:
-        raise ValueError(
-            f"name: expected a class of torchvision.datasets with a train and a test part, got {name!r}; "
-            "spell it as there (CIFAR10, SVHN), or unpack its images into class folders and use from_folder"
-        )
-    if "download" in arguments:
-        part["download"] = download
-    return cast(Any, kind)(str(root), **part)
-
-
-def _class_names(dataset: Any) -> tuple[str, ...]:  # noqa: ANN401 - datasets share no type that has classes
-    if hasattr(dataset, "classes"):
-        return tuple(map(str, dataset.classes))
-    labels = dataset.labels if hasattr(dataset, "labels") else [label for _, label in dataset]
-    return tuple(map(str, range(int(max(labels)) + 1)))
-
-
-def _decode(
-    dataset: Iterable[tuple[Image, int]], count: int, names: tuple[str, ...], image_size: int | None
-) -> ImageSource:
     images, labels = torch.empty(0), []
     for row, (image, label) in enumerate(dataset):
         pixels = transforms.pil_to_tensor(image if image_size is None else _square(image, image_size))
@@ -215,12 +183,11 @@ def _decode(
             images = pixels.new_empty(count, *pixels.shape)
         if pixels.shape != images.shape[1:]:
             shapes = f"{tuple(images.shape[1:])} and {tuple(pixels.shape)}"
-            raise ValueError(f"expected images of one size, got {shapes} (image {row}): set image_size to resize them")
+            cure = "set image_size to resize them" if len(pixels) == images.shape[1] else "set channels to convert them"
+            raise ValueError(f"expected images of one size, got {shapes} (image {row}): {cure}")
         images[row] = pixels
-        labels.append(int(label))
-        if len(labels) == len(images):  # some datasets have a length but no end
-            break
-    return ImageSource(images, torch.tensor(labels), names)
+        labels.append(label)
+    return images, torch.tensor(labels)
 
 
 def _square(image: Image, size: int) -> Image:

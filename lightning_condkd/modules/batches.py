@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightning_condkd.data.datamodule_images import ImageDataModule
 from lightning_condkd.data.images import ImageSource
+from lightning_condkd.models.finite import listed
 from lightning_condkd.modules.labels import class_labels
 from lightning_condkd.modules.run_length import dev_steps
 
@@ -142,27 +143,31 @@ def check_class_sizes(source: ImageSource, needed: int, cure: str) -> None:
         ValueError: if one has.
 
     Example:
-        >>> source = ImageSource(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.tensor([0, 1]), ("cat", "dog"))
+        >>> source = ImageSource(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.tensor([0, 0]), ("cat", "dog"))
         >>> check_class_sizes(source, 2, cure="lower ipc")
         Traceback (most recent call last):
-        ValueError: class 'cat' has 1 training images, expected at least 2: lower ipc, or leave it out of the data
+        ValueError: class 'dog' has 0 training images, expected at least 2: lower ipc, or leave it out of the data
     """
-    for name, rows in zip(source.class_names, source.class_rows, strict=True):
-        if len(rows) < needed:
-            raise ValueError(
-                f"class {name!r} has {len(rows)} training images, expected at least {needed}: {cure}, or leave it out "
-                "of the data"
-            )
+    short = [label for label, rows in enumerate(source.class_rows) if len(rows) < needed]
+    if short:
+        name, found = source.class_names[short[0]], len(source.class_rows[short[0]])
+        others = f", and so few have {listed([source.class_names[label] for label in short[1:]])}" if short[1:] else ""
+        raise ValueError(
+            f"class {name!r} has {found} training images, expected at least {needed}{others}: {cure}, or leave it out "
+            "of the data"
+        )
 
 
-def say_written(output: Path, trainer: L.Trainer) -> None:
-    """Say where a condensed set is, and what to do with it; a ``fast_dev_run`` writes none.
+def say_written(what: str, output: str | Path, use: str, trainer: L.Trainer) -> None:
+    """Say where the result of a run is, and what to do with it; a ``fast_dev_run`` writes none.
 
     Args:
-        output: its file.
+        what: what it is.
+        output: its file or folder.
+        use: what to do with it.
         trainer: the trainer of the run.
     """
     if dev_steps(trainer):
         rank_zero_info(f"fast_dev_run: {output} is not written")
         return
-    rank_zero_info(f"condensed set written to {output}: judge it by 'lightning-condkd evaluate {output} --data ...'")
+    rank_zero_info(f"{what} written to {output}: {use}")

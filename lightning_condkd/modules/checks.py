@@ -10,10 +10,12 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from lightning_condkd.data.condensed import CondensedSet
+from lightning_condkd.data.counts import empty_classes
 from lightning_condkd.data.steps import StepStream
 from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.inversion import Inversion
 from lightning_condkd.models import Observer
+from lightning_condkd.models.finite import listed
 from lightning_condkd.modules.run_length import dev_steps
 from lightning_condkd.types import NetworkOutput, Spec
 
@@ -133,11 +135,10 @@ def check_condensed(condensed: CondensedSet, teacher: Observer, student: Observe
     Raises:
         ValueError: if classes, channels or resolution disagree, or a class is missing.
     """
-    if condensed.missing_classes:
-        missing = ", ".join(map(str, condensed.missing_classes))
+    if missing := empty_classes(condensed.counts, condensed.info.class_names):
         raise ValueError(
-            f"the condensed set has no image of class {missing}: add at least one, or set info.num_classes to the "
-            "classes that it has"
+            f"the condensed set has no image of class {listed(missing)}: add at least one, or set info.num_classes "
+            "to the classes that it has"
         )
     output = _probe("teacher", teacher, condensed, embedding)
     _probe("student", student, condensed, False)

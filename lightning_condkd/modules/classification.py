@@ -24,7 +24,7 @@ from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.models import Observer
 from lightning_condkd.models.finite import check_finite
 from lightning_condkd.models.weights import plain_state
-from lightning_condkd.modules.batches import real_batch
+from lightning_condkd.modules.batches import real_batch, say_written
 from lightning_condkd.modules.checkpoints import own_state
 from lightning_condkd.modules.checks import check_dtypes
 from lightning_condkd.modules.divergence import (
@@ -77,6 +77,8 @@ class Classification(ResumableModule):
         >>> sum(parameter.numel() for parameter in module.parameters())
         2034
     """
+
+    best_metric = "val/accuracy"
 
     def __init__(
         self,
@@ -279,11 +281,14 @@ class Classification(ResumableModule):
         self.take_seed(state["seed"])
 
     def on_train_end(self) -> None:
-        """Write the weights if an output file is set, but not in a ``fast_dev_run``."""
+        """Write the weights if an output file is set, but not in a ``fast_dev_run``, and say where."""
         sync_buffers([self.network])
         self.stop_if_diverged()
-        if self.output is not None and self.trainer.is_global_zero and not dev_steps(self.trainer):
+        if self.output is None:
+            return
+        if self.trainer.is_global_zero and not dev_steps(self.trainer):
             self.export(self.output)
+        say_written("last weights", self.output, "give them to an Observer as its weights", self.trainer)
 
     def export(self, path: str | Path) -> None:
         """Write the network's weights under its own names; the normalisation goes into the metadata.

@@ -216,7 +216,12 @@ class Condensation(ResumableModule):
     def on_train_end(self) -> None:
         """Write the set, and say where."""
         self.write()
-        say_written(self.output, self.trainer)
+        say_written(
+            "condensed set",
+            self.output,
+            f"judge it by 'lightning-condkd evaluate {self.output} --data ...'",
+            self.trainer,
+        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write the set, and add seed and undone steps to what the checkpoint holds.

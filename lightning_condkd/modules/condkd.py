@@ -8,6 +8,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -166,6 +167,7 @@ class CondKD(TeacherStudent):
             return
         self._bank_state.setup()
         self.transfer_set = transfer_set = find_transfer_set(self._given_transfer_set, self.trainer)
+        rank_zero_info(f"condensed set: {transfer_set.condensed.line}")
         check_strategy(self.trainer)
         transfer_set.check_world_size(self.trainer.world_size)
         check_source(self.inversion, transfer_set, self.trainer.world_size)
@@ -456,19 +458,20 @@ class CondKD(TeacherStudent):
         return self._turns.names
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the bank, shapes, seed and times to what the checkpoint holds.
+        """Add shapes, seed and times to what the checkpoint holds, and the bank to one that can be resumed from.
 
         Args:
             checkpoint: what Lightning is about to write; its tensors share memory with the module's.
         """
         super().on_save_checkpoint(checkpoint)
         sync_buffers([self.inversion])
+        has_bank = self.transfer_set is not None and "optimizer_states" in checkpoint
         checkpoint[STATE_KEY] |= {
             "spec": None if self.spec is None else list(self.spec),
             "seed": self.seed,
             "seconds": dict(self.stopwatch.seconds),
             "meters": self.meters.state(),
-            "bank": None if self.transfer_set is None else self._bank_state.save(self.transfer_set.bank, self.trainer),
+            "bank": self._bank_state.save(self._transfer.bank, self.trainer) if has_bank else None,
         }
 
     def lasting(self, state: Mapping[str, Any]) -> Mapping[str, Any]:

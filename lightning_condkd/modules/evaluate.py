@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from lightning_condkd.augment import resolve_augment
@@ -93,6 +94,7 @@ def evaluate(
     if output is not None:
         check_output(Path(output))
     chosen, real = CondensedSet.load(condensed), _real_images(data)
+    rank_zero_info(f"condensed set {condensed}: {chosen.line}")
     check_fit(chosen, real.test)
     statistics = _normalisation(mean, std, real.train)
     given = _resolve(recipe, epochs, chosen, statistics)

@@ -29,7 +29,7 @@ from lightning_condkd.condensation.trajectories import (
 from lightning_condkd.data.files import plain_json, save_packed
 from lightning_condkd.data.writing import Target
 from lightning_condkd.models.finite import check_finite
-from lightning_condkd.modules.batches import real_batch, real_images, source_facts
+from lightning_condkd.modules.batches import check_class_sizes, real_batch, real_images, say_written, source_facts
 from lightning_condkd.modules.checkpoints import own_state
 from lightning_condkd.modules.checks import check_dtypes
 from lightning_condkd.modules.divergence import LogitsWatch, LossWatch, check_checkpoint, check_logits, stop_if_diverged
@@ -141,6 +141,7 @@ class ExpertTrajectories(ResumableModule):
         check_dtypes(self.trainer, network=self.network)
         data = real_images(self)
         self.networks.check(data.image_shape, data.num_classes)
+        check_class_sizes(data.train_source, 1, cure="add one")
         self._data_facts = source_facts(data.train_source)
         epochs = self.trainer.max_epochs or 0
         if not dev_steps(self.trainer) and (epochs < 1 or epochs % self.epochs):
@@ -239,8 +240,9 @@ class ExpertTrajectories(ResumableModule):
         check_logits(self._logits, "val", "the expert", self)
 
     def on_train_end(self) -> None:
-        """End a run that diverged after its last snapshot."""
+        """End a run that diverged after its last snapshot; say where the snapshots are."""
         self.stop_if_diverged()
+        say_written("experts", self.output, "give the folder to TrajectoryMatching as its experts", self.trainer)
 
     def _write(self, expert: int, epoch: int) -> None:
         if not self.trainer.is_global_zero or dev_steps(self.trainer):

@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_condkd.data.writing import Target, check_target, save_by_torch, save_tensors
 from lightning_condkd.models.finite import broken_tensors, listed
 from lightning_condkd.models.weights import plain_name
+from lightning_condkd.modules.checkpoint_files import checkpoint_of_run
 from lightning_condkd.modules.checkpoints import WholeCheckpointIO
 from lightning_condkd.modules.teacher_student import STATE_KEY
 
@@ -44,21 +45,26 @@ def export(checkpoint: str, output: str) -> None:
     """Write the student of a checkpoint as plain weights that load without this package.
 
     Args:
-        checkpoint: a checkpoint of a CondKD run.
+        checkpoint: a checkpoint of a CondKD run, or the folder of the run: then the one with its best student is
+            taken, or its newest where none was measured.
         output: target, ending in .safetensors (with mean and std in the metadata) or .pt (a plain state dict).
 
     Raises:
-        OSError: if the output cannot be written.
+        OSError: if the output cannot be written, or a folder holds no checkpoint.
         ValueError: if the ending is another one, or the checkpoint is damaged or not of CondKD.
     """
     target = Path(output)
     if target.suffix not in (".safetensors", ".pt"):
         raise ValueError(f"expected an output ending in .safetensors or .pt, got {output!r}: change the ending")
     check_target(Target(target))
-    weights, normalisation = student_state(checkpoint)
+    chosen = checkpoint_of_run(Path(checkpoint)) if Path(checkpoint).is_dir() else checkpoint
+    weights, normalisation = student_state(chosen)
     if target.suffix == ".pt":
         save_by_torch(target, weights)
     else:
         contiguous = {name: value.contiguous() for name, value in weights.items()}
         save_tensors(target, contiguous, {"normalisation": json.dumps(normalisation)})
-    print(f"wrote {len(weights)} tensors to {target}; the network expects pixels normalised with {normalisation}")
+    print(
+        f"wrote {len(weights)} tensors of {chosen} to {target}; the network expects pixels normalised with "
+        f"{normalisation}"
+    )

@@ -299,7 +299,12 @@ class GenerativeCondensation(ResumableModule):
     def on_train_end(self) -> None:
         """Write a set, and say where."""
         self.write()
-        say_written(self.output, self.trainer)
+        say_written(
+            "condensed set",
+            self.output,
+            f"judge it by 'lightning-condkd evaluate {self.output} --data ...'",
+            self.trainer,
+        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write a set, and add seed, shapes and progress to what the checkpoint holds.

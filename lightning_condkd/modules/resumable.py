@@ -38,6 +38,8 @@ class ResumableModule(L.LightningModule):
     resumes is compared with. A subclass that overrides a hook calls this one's too.
     """
 
+    best_metric: ClassVar[str | None] = None
+    """The validation metric, the higher the better, by which a run keeps its best weights; ``None`` for none."""
     fixed_settings: ClassVar[Mapping[str, str]] = {}
     """Names in :meth:`run_settings` that cannot change within a run, with what to do instead."""
     takes_new_rates: ClassVar[bool] = False

@@ -45,6 +45,8 @@ class TeacherStudent(ResumableModule):
         ValueError: if teacher and student share memory, or the teacher or, in a fit, the student holds NaN.
     """
 
+    best_metric = "val/student_accuracy"
+
     def __init__(self, teacher: Observer, student: nn.Module) -> None:
         super().__init__()
         self.strict_loading = False  # the teacher is not in the checkpoint; on_load_checkpoint checks the other keys

@@ -252,11 +252,11 @@ def test_the_description_tells_what_a_reader_needs() -> None:
     images = torch.full((9, 3, 4, 5), 0.5)
     images[0, 0, 0, 0], images[1] = -0.25, 1.5
     lines = CondensedSet(images, LABELS, info=CondensedInfo(**{**vars(INFO), "num_classes": 3})).describe().splitlines()
-    assert lines[0] == "9 images of 3 x 4 x 5 (float32), 2 to 4 per class, 3 classes"
+    assert lines[0] == "9 images of 3 x 4 x 5 (float32), 2 to 4 per class, 3 classes, labels hard"
     assert lines[1] == "pixels -0.250 to 1.500 in the units of [0, 1], 11.3 % of them outside"
     assert "method: DM, seed 7" in lines
     assert "class names: ape, bee, cow" in lines
     assert "file: x.pt" in lines
     lacking = CondensedSet(images, LABELS, torch.randn(9, 5)).describe()
     assert "classes without an image: 3, 4" in lacking
-    assert "labels: hard and soft (logits)" in lacking
+    assert "5 classes, labels hard and soft (logits)" in lacking

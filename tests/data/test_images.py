@@ -15,9 +15,10 @@ from lightning_condkd.data.datamodule_images import (
     ImageFolderDataModule,
     TorchvisionDataModule,
 )
-from lightning_condkd.data.images import ImageSource, from_folder, from_torchvision
+from lightning_condkd.data.images import ImageSource, from_folder
 from lightning_condkd.data.loaders import Batch, EvaluationBatches, ShuffledBatches
 from lightning_condkd.data.steps import ResumableLoader
+from lightning_condkd.data.torchvision_sets import from_torchvision
 
 
 def seeded(seed: int = 0) -> torch.Generator:

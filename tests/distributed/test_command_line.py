@@ -40,7 +40,12 @@ RECIPES = {
     "quickstart": [*QUICK, DDP],
     "quickstart, live": [*QUICK, *LIVE, DDP],
     "quickstart, compiled": [*QUICK, *COMPILED, DDP],
-    "teacher": ["--config=configs/digits/teacher.yaml", "--trainer.max_epochs=1", "--trainer.strategy=ddp"],
+    "teacher": [
+        "--config=configs/digits/teacher.yaml",
+        "--trainer.max_epochs=2",
+        "--trainer.check_val_every_n_epoch=1",
+        "--trainer.strategy=ddp",
+    ],
     "dm": ["--config=configs/digits/dm.yaml", "--trainer.max_epochs=2", STEPS, *ACCURACY, DDP],
     "dsa": ["--config=configs/digits/dsa.yaml", "--trainer.max_epochs=1", STEPS, DDP],
     "experts": [
@@ -65,9 +70,11 @@ def test_a_recipe_runs_on_two_ranks_with_the_default_callbacks(name: str, launch
     if not name.startswith("quickstart"):
         written.append(f"--model.init_args.output={tmp_path / ('out' if name == 'experts' else 'out.safetensors')}")
     launch(command, world_size=2, arguments=["fit", *RECIPES[name], *TWO, *written])
-    if name.startswith("quickstart"):
-        assert {path.name for path in tmp_path.rglob("*.*")} >= {"summary.json", "metrics.csv", "config.yaml"}
-    else:
+    made = {path.name for path in tmp_path.rglob("*.*")}
+    assert made >= {"summary.json", "metrics.csv", "config.yaml"}
+    assert ("condensed.png" in made) is (name in ("dm", "dsa", "generative"))
+    assert any(file.startswith("best_") for file in made) is (name == "teacher" or name.startswith("quickstart"))
+    if not name.startswith("quickstart"):
         assert list(tmp_path.glob("out*"))
 
 

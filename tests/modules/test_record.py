@@ -194,7 +194,7 @@ def test_a_resumed_command_line_says_what_differs(tmp_path: Path) -> None:
         f"--trainer.default_root_dir={tmp_path}",
     ]
     main([*quick, *small, "--trainer.max_epochs=2"])
-    (checkpoint,) = tmp_path.rglob("*.ckpt")
+    (checkpoint,) = tmp_path.rglob("epoch=*.ckpt")
     again = [*quick, *small, "--trainer.max_epochs=3", "--ckpt_path", str(checkpoint)]
     with pytest.warns(UserWarning, match=r"mix .*, this one 0.25"):
         main([*again, "--data.init_args.mix=0.25"])

@@ -1,0 +1,88 @@
+"""The weights of the best validation."""
+
+from __future__ import annotations
+
+import math
+import os
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from lightning_condkd.modules.checkpoint_files import best_name
+from lightning_condkd.modules.resumable import ResumableModule
+from lightning_condkd.modules.run_length import dev_steps
+
+
+class BestCheckpoint(Callback):
+    """Keep the weights of the best validation beside the checkpoints that a run is resumed from.
+
+    They are in one file, such as ``best_student_accuracy.ckpt``, which ``test`` and ``export`` take. It holds no
+    optimizer, callback or memory bank: it is about half as large and cannot be resumed from. Nothing is kept without
+    validation data, of a module whose validations measure different networks, in a ``fast_dev_run``, without
+    checkpoints, or where a ``ModelCheckpoint`` of the user's monitors the same metric. A resumed run goes on with the
+    best of the run before.
+
+    The file is chosen on the validation images, so its accuracy on the same images is somewhat too high.
+    """
+
+    def __init__(self) -> None:
+        self.score: float | None = None
+        self.path: str | None = None
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the weights if they are better than all before.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the trained module.
+        """
+        value = _measured(trainer, pl_module)
+        if value is None or not trainer.strategy.broadcast(self.score is None or value > self.score):
+            return
+        self.score, self.path = value, trainer.strategy.broadcast(self._target(trainer, pl_module))
+        trainer.save_checkpoint(self.path, weights_only=True)
+
+    def _target(self, trainer: L.Trainer, module: Any) -> str:  # noqa: ANN401
+        folder = str(getattr(trainer.checkpoint_callback, "dirpath", None) or trainer.default_root_dir)
+        name = best_name(module.best_metric)
+        paths = (os.path.join(folder, name.replace(".ckpt", f"-v{n}.ckpt") if n else name) for n in count())
+        return next(path for path in paths if path == self.path or not Path(path).exists())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best value and its file."""
+        return {"score": self.score, "path": self.path}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore them, unless the file is gone.
+
+        Args:
+            state_dict: what :meth:`state_dict` returned.
+        """
+        if state_dict["path"] is not None and Path(state_dict["path"]).exists():
+            self.score, self.path = state_dict["score"], state_dict["path"]
+
+
+def monitors(callback: Callback, module: L.LightningModule) -> bool:
+    """Return whether a callback keeps the best checkpoint by the module's own metric.
+
+    Args:
+        callback: any callback.
+        module: the trained module.
+    """
+    metric = getattr(module, "best_metric", None)
+    return metric is not None and getattr(callback, "monitor", None) == metric
+
+
+def _measured(trainer: L.Trainer, module: L.LightningModule) -> float | None:
+    """Return the value by which the best is chosen, if one is to be chosen now."""
+    if not isinstance(module, ResumableModule) or module.best_metric is None or trainer.state.fn != "fit":
+        return None
+    if trainer.sanity_checking or dev_steps(trainer) or trainer.checkpoint_callback is None:
+        return None
+    value = trainer.callback_metrics.get(module.best_metric)
+    if value is None or any(monitors(callback, module) for callback in trainer.checkpoint_callbacks):
+        return None
+    return float(value) if math.isfinite(float(value)) else None

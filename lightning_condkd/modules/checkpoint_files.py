@@ -1,0 +1,59 @@
+"""Which checkpoints of a run can be resumed, and which holds its best weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+BEST = "best_"
+
+
+def best_name(metric: str) -> str:
+    """Return the name of the file with the best weights.
+
+    Args:
+        metric: the validation metric that chose them.
+
+    Example:
+        >>> best_name("val/student_accuracy")
+        'best_student_accuracy.ckpt'
+    """
+    return f"{BEST}{metric.rsplit('/', 1)[-1]}.ckpt"
+
+
+def is_resumable(path: str | Path) -> bool:
+    """Return whether a checkpoint holds more than weights; one that cannot be read counts, so that it is not passed by.
+
+    Args:
+        path: the file.
+    """
+    try:
+        return "optimizer_states" in torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except Exception:  # whatever the file holds, who loads it says what is wrong with it
+        return True
+
+
+def newest_first(folder: Path, pattern: str) -> list[Path]:
+    """Return the files of a folder, the one that was written last first.
+
+    Args:
+        folder: the folder; it need not exist.
+        pattern: of the names of the files below it.
+    """
+    return sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def checkpoint_of_run(folder: Path) -> Path:
+    """Return the checkpoint with the best weights of a run, or its newest where none were measured.
+
+    Args:
+        folder: the folder of the run.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    for pattern in (f"checkpoints/{BEST}*.ckpt", "checkpoints/*.ckpt"):
+        if found := newest_first(folder, pattern):
+            return found[0]
+    raise FileNotFoundError(f"expected checkpoints in {folder / 'checkpoints'}, found none: name the file of one")
