@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.distributed.command_jobs import command
+from tests.distributed.command_jobs import command, refused
 from tests.distributed.conftest import ROOT, Launch
 
 pytestmark = pytest.mark.ddp
@@ -76,6 +76,14 @@ def test_a_recipe_runs_on_two_ranks_with_the_default_callbacks(name: str, launch
     assert any(file.startswith("best_") for file in made) is (name == "teacher" or name.startswith("quickstart"))
     if not name.startswith("quickstart"):
         assert list(tmp_path.glob("out*"))
+
+
+def test_an_output_that_cannot_be_written_ends_both_ranks(launch: Launch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    written = [f"--trainer.default_root_dir={tmp_path}", f"--model.init_args.output={tmp_path}/file/a.safetensors"]
+    first, second = launch(refused, world_size=2, arguments=["fit", *RECIPES["teacher"], *TWO, *written])
+    assert first == second
+    assert "would lie below" in first["error"]
 
 
 def run_in_two_processes(tmp_path: Path, *arguments: str) -> tuple[int, str]:
