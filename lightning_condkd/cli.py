@@ -115,7 +115,7 @@ def claim_version(trainer: L.Trainer) -> None:
 
 
 def newest_checkpoint(root: Path) -> Path:
-    """Return the checkpoint that was written last by any run of a folder.
+    """Return the checkpoint that was written last by any run of a folder, also one for SLURM's requeue.
 
     Args:
         root: what runs have as ``default_root_dir``.
@@ -123,7 +123,8 @@ def newest_checkpoint(root: Path) -> Path:
     Raises:
         FileNotFoundError: if there is none.
     """
-    found = sorted(root.glob("lightning_logs/version_*/checkpoints/*.ckpt"), key=lambda path: path.stat().st_mtime)
+    runs, requeued = root.glob("lightning_logs/version_*/checkpoints/*.ckpt"), root.glob("hpc_ckpt_*.ckpt")
+    found = sorted([*runs, *requeued], key=lambda path: path.stat().st_mtime)
     if not found:
         where = root / "lightning_logs" / "version_*" / "checkpoints"
         raise FileNotFoundError(f"--ckpt_path last: expected a checkpoint in {where}, found none: name its file")
@@ -165,5 +166,14 @@ def main(args: Sequence[str] | None = None) -> None:
         CondKDCLI(args)
     except SIGTERMException:
         # Lightning would end with the return code of a finished run.
-        print("ended by SIGTERM before it was finished: resume with --ckpt_path CHECKPOINT", file=sys.stderr)
+        _say_ended("SIGTERM")
         raise SystemExit(128 + signal.SIGTERM) from None
+    except SystemExit as end:
+        if not isinstance(end.__context__, KeyboardInterrupt):
+            raise
+        _say_ended("Ctrl-C (SIGINT)")
+        raise SystemExit(128 + signal.SIGINT) from None
+
+
+def _say_ended(how: str) -> None:
+    print(f"ended by {how} before it was finished: resume with --ckpt_path last, or CHECKPOINT", file=sys.stderr)

@@ -47,7 +47,7 @@ def make_parents(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes | memoryview) -> None:
     """Write a file so that a reader or a crash never sees half of it.
 
     Args:
@@ -61,7 +61,8 @@ def write_atomic(path: Path, content: bytes) -> None:
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, expected a file to write: choose another name, or move it")
     make_parents(path)
-    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
+    # Its name is not in it: Lightning counts every file that has hpc_ckpt_ in its name, also one that a kill has left.
+    temporary = path.with_name(f".{os.urandom(8).hex()}.tmp")
     try:
         with temporary.open("wb") as stream:
             stream.write(content)

@@ -8,6 +8,7 @@ import lightning as L
 
 from lightning_condkd.modules.requeue import RequeueBetweenSteps
 from lightning_condkd.modules.ticks import count_epoch
+from lightning_condkd.modules.whole_checkpoints import WholeCheckpoints
 
 
 class ResumableModule(L.LightningModule):
@@ -28,8 +29,8 @@ class ResumableModule(L.LightningModule):
         return super().load_from_checkpoint(*args, **{**kwargs, "weights_only": True if given is None else given})
 
     def configure_callbacks(self) -> list[L.Callback]:
-        """Return what takes SLURM's requeue signal between two steps."""
-        return [RequeueBetweenSteps()]
+        """Return what takes SLURM's requeue signal between two steps, and what writes checkpoints whole."""
+        return [RequeueBetweenSteps(), WholeCheckpoints()]
 
     def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
         """Count the epoch as begun.

@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
 
 from lightning_condkd import modules as package
 from lightning_condkd.alignment import FeatureAlignment
@@ -22,6 +23,7 @@ from lightning_condkd.modules.condensation import Condensation
 from lightning_condkd.modules.experts import ExpertTrajectories
 from lightning_condkd.modules.generative_condensation import GenerativeCondensation
 from lightning_condkd.modules.requeue import RequeueBetweenSteps
+from lightning_condkd.modules.whole_checkpoints import WholeCheckpointIO, WholeCheckpoints
 from tests.inversion import toy
 
 STEPS = toy.CADENCE.length
@@ -105,6 +107,66 @@ def test_a_signal_in_a_validation_is_taken_at_the_next_step(tmp_path: Path, slur
     assert slurm.read_text().splitlines() == ["requeue 17"]
 
 
+@pytest.mark.parametrize(
+    ("hook", "saved"),
+    [
+        ("on_fit_start", [1]),
+        ("on_sanity_check_start", [1]),
+        ("on_train_start", [1]),
+        ("on_train_end", []),
+        ("on_fit_end", []),
+    ],
+)
+def test_a_signal_before_or_after_training_waits_for_a_step(
+    hook: str, saved: list[int], tmp_path: Path, slurm: Path
+) -> None:
+    callback = L.Callback()
+    setattr(callback, hook, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
+    images = torch.utils.data.TensorDataset(torch.rand(6, *toy.SHAPE), torch.arange(6) % toy.CLASSES)
+    loader = torch.utils.data.DataLoader(images, batch_size=6)
+    data = CondensedDataModule(toy.condensed_set(), batch_size=8, val_dataloaders=loader)
+    arguments: dict[str, Any] = {"max_epochs": 2, "default_root_dir": tmp_path, "num_sanity_val_steps": 1}
+    toy.silent_trainer(callbacks=[callback], **arguments).fit(aligned(), data)
+    checkpoints = [*tmp_path.glob("hpc_ckpt_*.ckpt")]
+    assert [torch.load(path, weights_only=True)["global_step"] for path in checkpoints] == saved
+    assert slurm.exists() == bool(saved)
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+
+
+class KilledError(BaseException):
+    pass
+
+
+def test_a_checkpoint_that_a_kill_cuts_off_is_not_taken(
+    tmp_path: Path, slurm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KilledError
+
+    whole = fit(aligned(), tmp_path / "whole")
+    fit(with_signal(aligned(), 3), tmp_path / "run", max_epochs=2)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", killed)
+        patched.setattr(Path, "unlink", lambda *_, **__: None)
+        with pytest.raises(KilledError):
+            fit(with_signal(aligned(), 12), tmp_path / "run")
+    left = [path for path in (tmp_path / "run").iterdir() if path.suffix == ".tmp"]
+    assert len(left) == 1  # Lightning would count a name with hpc_ckpt_ in it
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+    resumed = fit(aligned(), tmp_path / "run")
+    assert resumed.trainer.ckpt_path == str(tmp_path / "run" / "hpc_ckpt_1.ckpt")
+    assert toy.same(resumed.state(), whole.state())
+
+
+def test_a_plugin_of_the_users_writes_the_checkpoints(tmp_path: Path) -> None:
+    class Own(TorchCheckpointIO):
+        pass
+
+    for given, kind in ((None, WholeCheckpointIO), (Own(), Own), (AsyncCheckpointIO(), AsyncCheckpointIO)):
+        run = fit(aligned(), tmp_path, max_epochs=2, plugins=[] if given is None else [given])
+        assert type(run.trainer.strategy.checkpoint_io) is kind
+
+
 def test_a_handler_of_the_users_is_left_alone(tmp_path: Path, slurm: Path) -> None:
     seen: list[int] = []
     before = signal.signal(signal.SIGUSR1, lambda number, frame: seen.append(number))
@@ -116,11 +178,12 @@ def test_a_handler_of_the_users_is_left_alone(tmp_path: Path, slurm: Path) -> No
     assert not slurm.exists()
 
 
-def test_every_module_takes_the_signal_between_steps() -> None:
+def test_every_module_takes_the_signal_between_steps_and_writes_whole_checkpoints() -> None:
     modules = [CondKD, Classification, Condensation, ExpertTrajectories, GenerativeCondensation]
     known = {
         name for name, kind in vars(package).items() if inspect.isclass(kind) and issubclass(kind, L.LightningModule)
     }
     assert {kind.__name__ for kind in modules} >= known
     for kind in modules:
-        assert [type(callback) for callback in kind.configure_callbacks(None)] == [RequeueBetweenSteps]  # type: ignore[arg-type]
+        callbacks = kind.configure_callbacks(None)  # type: ignore[arg-type]
+        assert [type(callback) for callback in callbacks] == [RequeueBetweenSteps, WholeCheckpoints]
