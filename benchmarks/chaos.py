@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -142,8 +143,11 @@ def faults(one: Attempt, hit: Hit | None) -> list[str]:
     broken = [f"{one.left} processes were left"] if one.left else []
     if hit is None and any(one.codes):
         broken.append(f"it was left alone and ended with {one.codes}")
+    ended = one.hit.endswith("end")
+    if one.hit and not ended and not any(one.codes):
+        broken.append("it was hit and ended as if it were finished")
     if hit is not None and hit.name == "SIGUSR1":
-        trained = one.hit and "nothing" not in one.hit and "end" not in one.hit
+        trained = one.hit and not ended and not one.hit.endswith("nothing")
         if one.asked > 1 or (trained and one.asked != 1):
             broken.append(f"a requeue was asked for {one.asked} times")
     elif one.asked:
@@ -231,6 +235,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="chaos", help="of the result file")
     options = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and all they start
     path, origin = common.RESULTS / f"{options.name}.json", common.origin()
     known = json.loads(path.read_text()) if path.exists() else {}
     mark = {"origin": origin, "seed": options.seed}

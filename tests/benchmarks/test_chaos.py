@@ -58,6 +58,8 @@ def test_what_does_not_hold_is_said(driver: SimpleNamespace, tmp_path: Path) -> 
     hit = driver.chaos_processes.draw_hit("SIGUSR1", ["step"], random.Random(0))
     for asked, found in ((0, 1), (1, 0), (2, 1)):
         assert len(driver.chaos.faults(attempt([143], 1.0, 0, asked, "step 1, all, after save"), hit)) == found
+    assert len(driver.chaos.faults(attempt([0], 1.0, 0, 1, "step 1, all, after save"), hit)) == 1
+    assert driver.chaos.faults(attempt([0], 1.0, 0, 0, "end 1, all, after end"), hit) == []
     assert len(driver.chaos.faults(attempt([1], 1.0, 1, 0, ""), None)) == 2
     assert not driver.chaos_checks.rows_kept({"a": torch.ones(1)}, {"a": torch.zeros(2)})
     torch.save({"a": torch.zeros(100)}, tmp_path / "whole.ckpt")
