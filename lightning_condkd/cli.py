@@ -160,7 +160,9 @@ def claim_version(trainer: L.Trainer) -> None:
 
 
 def newest_checkpoint(root: Path, resumable: bool) -> Path:
-    """Return the checkpoint that was written last by any run of a folder; weights alone only where there is no other.
+    """Return the checkpoint that was written last by any run of a folder, also one for SLURM's requeue.
+
+    Weights alone are taken only where there is no other.
 
     Args:
         root: what runs have as ``default_root_dir``.
@@ -169,7 +171,7 @@ def newest_checkpoint(root: Path, resumable: bool) -> Path:
     Raises:
         FileNotFoundError: if there is none.
     """
-    found = newest_first(root, f"{CHECKPOINTS}/*.ckpt")
+    found = newest_first(root, f"{CHECKPOINTS}/*.ckpt", "hpc_ckpt_*.ckpt")
     whole = next((path for path in found if is_resumable(path)), None)
     if whole is None and (resumable or not found):
         held = f"only weights, such as {found[0]}, which cannot be resumed" if found else "none"
@@ -238,5 +240,14 @@ def main(args: Sequence[str] | None = None) -> None:
         CondKDCLI(args)
     except SIGTERMException:
         # Lightning would end with the return code of a finished run.
-        print("ended by SIGTERM before it was finished: resume with --ckpt_path CHECKPOINT", file=sys.stderr)
+        _say_ended("SIGTERM")
         raise SystemExit(128 + signal.SIGTERM) from None
+    except SystemExit as end:
+        if not isinstance(end.__context__, KeyboardInterrupt):
+            raise
+        _say_ended("Ctrl-C (SIGINT)")
+        raise SystemExit(128 + signal.SIGINT) from None
+
+
+def _say_ended(how: str) -> None:
+    print(f"ended by {how} before it was finished: resume with --ckpt_path last, or CHECKPOINT", file=sys.stderr)

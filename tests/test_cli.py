@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from lightning_condkd import __main__ as entry
-from lightning_condkd.cli import CondKDCLI, claim_version, main
+from lightning_condkd.cli import CondKDCLI, claim_version, main, newest_checkpoint
 from tests.conftest import ROOT
 
 CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if p.parent.name != "methods")  # see test_recipes.py
@@ -166,6 +166,20 @@ def test_a_run_goes_on_from_the_last_checkpoint(tmp_path: Path) -> None:
     assert (summary["rounds"], summary["images_synthesised"]) == (3, 3 * 32)
 
 
+def test_the_last_checkpoint_may_be_one_for_a_requeue(tmp_path: Path) -> None:
+    places = [
+        "lightning_logs/version_0/checkpoints/a.ckpt",
+        "hpc_ckpt_1.ckpt",
+        "lightning_logs/version_1/checkpoints/b.ckpt",
+    ]
+    for seconds, place in enumerate(places):
+        path = tmp_path / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.utime(path, (seconds, seconds))
+        assert newest_checkpoint(tmp_path) == path
+
+
 @pytest.mark.parametrize("what", ["fit", "test"])
 def test_a_last_checkpoint_that_is_not_there_is_refused(what: str, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"--ckpt_path last: expected a checkpoint in .*: name its file"):
@@ -228,6 +242,22 @@ def test_an_interrupted_command_ends_in_a_word(
     with pytest.raises(SystemExit) as end:
         entry.run()
     assert (end.value.code, capsys.readouterr().err) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize("recipe", ["quickstart", "experts"])
+def test_ctrl_c_ends_a_fit_with_its_code_and_the_cure(
+    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = ROOT / "configs" / "digits" / "experts.yaml"
+    experts = ["fit", f"--config={config}", "--trainer.max_epochs=20", f"--model.init_args.output={tmp_path / 'out'}"]
+    command = [*QUICK, *SMALL] if recipe == "quickstart" else experts
+    die = ["--trainer.callbacks+=tests.callbacks.DieAt", "--trainer.callbacks.rank=0", "--trainer.callbacks.step=3"]
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit) as end:
+        main([*command, *die, "--trainer.callbacks.how=SIGINT", f"--trainer.default_root_dir={tmp_path}"])
+    assert end.value.code == 128 + signal.SIGINT
+    assert "ended by Ctrl-C (SIGINT) before it was finished: resume with --ckpt_path last" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_version_and_unknown_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,14 +34,15 @@ def is_resumable(path: str | Path) -> bool:
         return True
 
 
-def newest_first(folder: Path, pattern: str) -> list[Path]:
+def newest_first(folder: Path, *patterns: str) -> list[Path]:
     """Return the files of a folder, the one that was written last first.
 
     Args:
         folder: the folder; it need not exist.
-        pattern: of the names of the files below it.
+        patterns: of the names of the files below it.
     """
-    return sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime, reverse=True)
+    found = [path for pattern in patterns for path in folder.glob(pattern)]
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
 def checkpoint_of_run(folder: Path) -> Path:

@@ -4,48 +4,44 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
 from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 import lightning as L
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch.trainer.connectors.signal_connector import _HandlersCompose
 from lightning.pytorch.utilities import rank_zero_info
-
-Handler = Callable[[int, FrameType | None], Any]
 
 
 class RequeueBetweenSteps(L.Callback):
     """Lets Lightning save for SLURM's requeue at the end of the step in which the signal comes.
 
     Lightning saves within the signal's handler, so in the middle of a step, where networks, optimizers and counters do
-    not belong together. On several ranks it saves at the end of the first step by which any of them has had the signal.
-    A signal during a validation waits for the end of the next step: let SLURM send it early enough
+    not belong together, or of a sanity check, where ranks that are signalled apart would wait for each other for ever.
+    On several ranks it saves at the end of the first step by which any of them has had the signal. A signal before the
+    first step, or during a validation, waits for the end of the next step: let SLURM send it early enough
     (``--signal=SIGUSR1@SECONDS``). Without SLURM, or with a handler of the user's, nothing is changed.
     """
 
     def __init__(self) -> None:
         self._number: int | None = None
-        self._handler: Handler | None = None
         self._received = False
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Put a note in the place of Lightning's handler.
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Take a note of the signal from now on; Lightning registers no handler where there is one.
 
         Args:
-            trainer: the trainer, its handlers registered.
-            pl_module: the trained module.
+            trainer: the trainer.
+            pl_module: the module.
+            stage: nothing is done but for ``fit``.
         """
-        self._number, self._handler, self._received = None, None, False
+        self._number, self._received = None, False
         environment = trainer._accelerator_connector.cluster_environment
-        if not isinstance(environment, SLURMEnvironment) or not environment.auto_requeue:
+        if stage != "fit" or not isinstance(environment, SLURMEnvironment) or not environment.auto_requeue:
             return
         number = environment.requeue_signal
-        handler = None if number is None else signal.getsignal(number)
         in_main_thread = threading.current_thread() is threading.main_thread()
-        if number is not None and isinstance(handler, _HandlersCompose) and in_main_thread:
-            self._number, self._handler = number, cast(Handler, handler)
+        if number is not None and in_main_thread and signal.getsignal(number) == signal.SIG_DFL:
+            self._number = number
             signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -68,22 +64,35 @@ class RequeueBetweenSteps(L.Callback):
             batch: of the step.
             batch_idx: its position in the epoch.
         """
-        if self._handler is None or self._number is None:
-            return
-        if trainer.strategy.reduce_boolean_decision(self._received, all=False):
+        if self._number is not None and trainer.strategy.reduce_boolean_decision(self._received, all=False):
             self._received = False
-            self._handler(self._number, None)
+            trainer._signal_connector._slurm_sigusr_handler_fn(self._number, None)  # type: ignore[arg-type]
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Give Lightning its handler back.
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Let the signal be what it was, and say if it came too late.
 
         Args:
             trainer: the trainer.
-            pl_module: the trained module.
+            pl_module: not used.
+            stage: not used.
         """
-        if self._handler is None or self._number is None:
-            return
-        signal.signal(self._number, self._handler)
-        if self._received:
+        if self._number is not None and self._received:
             rank_zero_info("the requeue signal came after the last step: the run is complete and is not requeued")
-        self._handler = None
+        self._give_back(trainer)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Let the signal be what it was.
+
+        Args:
+            trainer: the trainer.
+            pl_module: not used.
+            exception: not used.
+        """
+        self._give_back(trainer)
+
+    def _give_back(self, trainer: L.Trainer) -> None:
+        if self._number is not None:
+            signal.signal(self._number, signal.SIG_DFL)
+            # After an exception Lightning has yet to put back the handlers that it found, this one's among them.
+            trainer._signal_connector._original_handlers.pop(self._number, None)
+        self._number = None

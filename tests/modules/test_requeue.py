@@ -106,6 +106,57 @@ def test_a_signal_in_a_validation_is_taken_at_the_next_step(tmp_path: Path, slur
     assert slurm.read_text().splitlines() == ["requeue 17"]
 
 
+@pytest.mark.parametrize(
+    ("hook", "saved"),
+    [
+        ("on_fit_start", [1]),
+        ("on_sanity_check_start", [1]),
+        ("on_train_start", [1]),
+        ("on_train_end", []),
+        ("on_fit_end", []),
+    ],
+)
+def test_a_signal_before_or_after_training_waits_for_a_step(
+    hook: str, saved: list[int], tmp_path: Path, slurm: Path
+) -> None:
+    callback = L.Callback()
+    setattr(callback, hook, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
+    images = torch.utils.data.TensorDataset(torch.rand(6, *toy.SHAPE), torch.arange(6) % toy.CLASSES)
+    loader = torch.utils.data.DataLoader(images, batch_size=6)
+    data = CondensedDataModule(toy.condensed_set(), batch_size=8, val_dataloaders=loader)
+    arguments: dict[str, Any] = {"max_epochs": 2, "default_root_dir": tmp_path, "num_sanity_val_steps": 1}
+    toy.silent_trainer(callbacks=[callback], **arguments).fit(aligned(), data)
+    checkpoints = [*tmp_path.glob("hpc_ckpt_*.ckpt")]
+    assert [torch.load(path, weights_only=True)["global_step"] for path in checkpoints] == saved
+    assert slurm.exists() == bool(saved)
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+
+
+class KilledError(BaseException):
+    pass
+
+
+def test_a_checkpoint_that_a_kill_cuts_off_is_not_taken(
+    tmp_path: Path, slurm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KilledError
+
+    whole = fit(aligned(), tmp_path / "whole")
+    fit(with_signal(aligned(), 3), tmp_path / "run", max_epochs=2)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", killed)
+        patched.setattr(Path, "unlink", lambda *_, **__: None)
+        with pytest.raises(KilledError):
+            fit(with_signal(aligned(), 12), tmp_path / "run")
+    left = [path for path in (tmp_path / "run").iterdir() if path.suffix == ".tmp"]
+    assert len(left) == 1  # Lightning would count a name with hpc_ckpt_ in it
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+    resumed = fit(aligned(), tmp_path / "run")
+    assert resumed.trainer.ckpt_path == str(tmp_path / "run" / "hpc_ckpt_1.ckpt")
+    assert toy.same(resumed.state(), whole.state())
+
+
 def test_a_handler_of_the_users_is_left_alone(tmp_path: Path, slurm: Path) -> None:
     seen: list[int] = []
     before = signal.signal(signal.SIGUSR1, lambda number, frame: seen.append(number))
@@ -117,7 +168,7 @@ def test_a_handler_of_the_users_is_left_alone(tmp_path: Path, slurm: Path) -> No
     assert not slurm.exists()
 
 
-def test_every_module_takes_the_signal_between_steps() -> None:
+def test_every_module_takes_the_signal_between_steps_and_writes_whole_checkpoints() -> None:
     modules = [CondKD, Classification, Condensation, ExpertTrajectories, GenerativeCondensation]
     known = {
         name for name, kind in vars(package).items() if inspect.isclass(kind) and issubclass(kind, L.LightningModule)

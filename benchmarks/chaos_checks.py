@@ -1,0 +1,154 @@
+"""What a run that was killed and resumed left behind, against the run that was left alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from chaos_processes import checkpoints
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lightning_condkd.condensation.trajectories import read_snapshot_header
+from lightning_condkd.data.bank import MemoryBank
+from lightning_condkd.data.files import CHUNK_KIND, unpack
+
+
+class Outcome(NamedTuple):
+    """What a case ended with.
+
+    Args:
+        tensors: the student and the bank, or all that was written.
+        steps: optimizer steps and finished epochs of the last checkpoint.
+        accuracy: of the student, where there is one.
+    """
+
+    tensors: dict[str, Tensor]
+    steps: tuple[int, int]
+    accuracy: float | None
+
+
+def outcome(folder: Path, recipe: str) -> Outcome:
+    """Return what a case ended with.
+
+    Args:
+        folder: of the case.
+        recipe: its recipe.
+    """
+    state = _read(newest(folder))
+    steps = int(state["global_step"]), _epochs(state)
+    if recipe != "quickstart":
+        files = sorted(folder.glob("out*")) if recipe == "dm" else sorted((folder / "out").rglob("*.safetensors"))
+        return Outcome({name: value for file in files for name, value in _tensors(file).items()}, steps, None)
+    student = {name: value for name, value in state["state_dict"].items() if name.startswith("student.")}
+    summaries = sorted(folder.glob("lightning_logs/version_*/summary.json"), key=lambda path: path.stat().st_mtime)
+    if not summaries:
+        return Outcome({}, steps, None)
+    found = json.loads(summaries[-1].read_text())
+    return Outcome({**student, **bank(folder)}, steps, found["student_accuracy_last"])
+
+
+def newest(folder: Path) -> Path:
+    """Return the checkpoint of the most steps.
+
+    Args:
+        folder: of a case.
+    """
+    return max(checkpoints(folder), key=lambda path: (_read(path)["global_step"], path.stat().st_mtime))
+
+
+def bank(folder: Path) -> dict[str, Tensor]:
+    """Return the bank that the newest checkpoint names, nothing where there is none.
+
+    Args:
+        folder: of a case.
+    """
+    path = newest(folder)
+    state = (_read(path).get("condkd") or {}).get("bank")
+    if state is None:
+        return {}
+    found = MemoryBank()
+    found.load_state_dict(state, [parent / "bank" for parent in path.parents[:2]])
+    return {"bank/images": found.images, "bank/labels": found.labels, "bank/rounds": found.rounds}
+
+
+def finished(folder: Path, recipe: str) -> dict[str, Tensor]:
+    """Return what the newest checkpoint makes final: rows of the bank, or snapshots of experts.
+
+    Args:
+        folder: of a case.
+        recipe: its recipe.
+    """
+    if recipe == "quickstart":
+        return bank(folder)
+    if recipe == "dm":
+        return {}
+    ended = _epochs(_read(newest(folder)))
+    kept: dict[str, Tensor] = {}
+    for path in (folder / "out").glob("*.safetensors"):
+        info, expert, epoch = read_snapshot_header(path)
+        if expert * info.epochs + epoch <= ended:
+            kept |= _tensors(path)
+    return kept
+
+
+def rows_kept(before: dict[str, Tensor], after: dict[str, Tensor]) -> bool:
+    """Return whether all that was final is in the outcome to the bit, in a bank as its first rows.
+
+    Args:
+        before: what :func:`finished` returned.
+        after: tensors of the outcome.
+    """
+    return all(name in after and torch.equal(rows, after[name][: len(rows)]) for name, rows in before.items())
+
+
+def difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """Return the largest absolute difference, infinity if something is missing, of another shape or no number.
+
+    Args:
+        found: an outcome.
+        expected: that of the run that was left alone.
+    """
+    if {n: v.shape for n, v in found.items()} != {n: v.shape for n, v in expected.items()} or not found:
+        return float("inf")
+    return max(_apart(found[name].double(), value.double()) for name, value in expected.items())
+
+
+def _apart(found: Tensor, expected: Tensor) -> float:
+    apart = torch.where(found == expected, 0.0, (found - expected).abs()).nan_to_num(nan=float("inf"))
+    return float(apart.max()) if apart.numel() else 0.0
+
+
+def damaged(folder: Path) -> list[str]:
+    """Return the files under final names that cannot be read whole.
+
+    Args:
+        folder: of a case.
+    """
+    readers = {".ckpt": _read, ".safetensors": _read_set, ".json": lambda path: json.loads(path.read_text())}
+    found = []
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in readers and path.is_file()):
+        try:
+            readers[path.suffix](path)
+        except Exception as error:  # whatever a damaged file makes its reader say
+            found.append(f"{path.relative_to(folder)}: {type(error).__name__}: {error}"[:200])
+    return found
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    return {f"{path.name}/{name}": value for name, value in load_file(path).items()}
+
+
+def _epochs(state: dict[str, Any]) -> int:
+    return int(state["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    return content
+
+
+def _read_set(path: Path) -> object:
+    return unpack(CHUNK_KIND, path) if path.name.startswith("chunk_") else load_file(path)
