@@ -35,7 +35,13 @@ from lightning_condkd.modules.defaults import default_distillation, warn_of_atte
 from lightning_condkd.modules.distil import DistillationStep
 from lightning_condkd.modules.divergence import has_diverged
 from lightning_condkd.modules.divergence_of_condkd import IMAGES, TRANSIENT, diverged, transient
-from lightning_condkd.modules.held_out import check_before_training, check_held_out, check_loaders, remark_on_condensed
+from lightning_condkd.modules.held_out import (
+    check_before_training,
+    check_held_out,
+    check_loaders,
+    loaders_in_turn,
+    remark_on_condensed,
+)
 from lightning_condkd.modules.meters import Meters, Stopwatch, bank_figures
 from lightning_condkd.modules.optimizing import (
     check_count,
@@ -257,12 +263,12 @@ class CondKD(TeacherStudent):
         """Make the student the same on all ranks; the first time, look at the classes of the loaders."""
         super().on_validation_start()
         if self.teacher_accuracy is None:
-            check_loaders(self.trainer, self.trainer.val_dataloaders, self._condensed)
+            check_loaders(self.trainer, loaders_in_turn(self.trainer), self._condensed)
 
     def on_test_start(self) -> None:
         """Look at the classes of the loaders."""
         super().on_test_start()
-        check_loaders(self.trainer, self.trainer.test_dataloaders, self._condensed)
+        check_loaders(self.trainer, loaders_in_turn(self.trainer), self._condensed)
 
     def on_fit_start(self) -> None:
         """Check networks and data in the precision of the run; let the bank start empty or go on."""

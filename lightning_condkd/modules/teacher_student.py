@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.models import Observer
@@ -25,6 +24,7 @@ from lightning_condkd.modules.divergence import (
 )
 from lightning_condkd.modules.held_out import remark_on_accuracy
 from lightning_condkd.modules.resumable import ResumableModule
+from lightning_condkd.modules.scores import Scores
 
 STATE_KEY = "condkd"
 
@@ -33,7 +33,9 @@ class TeacherStudent(ResumableModule):
     """What every module that trains a student beside a frozen teacher shares.
 
     Validation and test measure top-1 accuracy (micro average) of the student on real images, and of the teacher: once
-    in a fit, always in a test. Checkpoints leave the teacher out and hold its fingerprint instead.
+    in a fit, always in a test. Of several loaders the first has the plain names, see
+    :class:`~lightning_condkd.modules.scores.Scores`. Checkpoints leave the teacher out and hold its fingerprint
+    instead.
 
     Args:
         teacher: the trained network with its normalisation. It is frozen.
@@ -50,8 +52,7 @@ class TeacherStudent(ResumableModule):
         check_separate(teacher, student)
         self.teacher = teacher.freeze()
         self.student = student if isinstance(student, Observer) else _observed_like(teacher, student)
-        names = ("val_student", "val_teacher", "test_student", "test_teacher")
-        self.accuracies = nn.ModuleDict({n: MulticlassAccuracy(teacher.num_classes, average="micro") for n in names})
+        self.scores = Scores(teacher.num_classes)
         self.losses, self._logits = LossWatch(), LogitsWatch()
         self.teacher_accuracy: float | None = None
         self._fingerprint: str | None = None
@@ -85,6 +86,7 @@ class TeacherStudent(ResumableModule):
 
     def on_validation_start(self) -> None:
         """Make the student the same on all ranks, and see that there is something to measure, and to measure it by."""
+        self.scores.begin(self.trainer)
         self._remark_untrained("validate")
         self.teacher.check_frozen()
         sync_buffers([self.student])
@@ -95,6 +97,7 @@ class TeacherStudent(ResumableModule):
 
     def on_test_start(self) -> None:
         """See that there is something to measure."""
+        self.scores.begin(self.trainer)
         self._remark_untrained("test")
         check_measured(self.student, "the student")
 
@@ -113,32 +116,32 @@ class TeacherStudent(ResumableModule):
                 "--ckpt_path (ckpt_path=...), unless it came with weights of its own"
             )
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Measure the student, and the teacher the first time.
 
         Args:
             batch: real images ``(N, C, H, W)``, in [0, 1] or uint8, and labels ``(N,)``.
             batch_idx: position in the loader.
+            dataloader_idx: number of the loader.
         """
-        self._measure("val", batch, teacher=self.teacher_accuracy is None)
+        self._measure("val", batch, dataloader_idx, teacher=self.teacher_accuracy is None)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Measure student and teacher.
 
         Args:
             batch: real images ``(N, C, H, W)``, in [0, 1] or uint8, and labels ``(N,)``.
             batch_idx: position in the loader.
+            dataloader_idx: number of the loader.
         """
-        self._measure("test", batch, teacher=True)
+        self._measure("test", batch, dataloader_idx, teacher=True)
 
-    def _measure(self, stage: str, batch: tuple[Tensor, Tensor], teacher: bool) -> None:
+    def _measure(self, stage: str, batch: tuple[Tensor, Tensor], loader: int, teacher: bool) -> None:
         images, labels = self.real_batch(batch)
-        if not len(labels):
-            return
         for name in ("student", "teacher") if teacher else ("student",):
-            logits = getattr(self, name)(images).logits
+            logits = getattr(self, name)(images).logits if len(labels) else images.new_empty(0)
             self._logits.add(name, logits)
-            cast(MulticlassAccuracy, self.accuracies[f"{stage}_{name}"]).update(logits, labels)
+            self.scores.add_accuracy(f"{stage}/{name}_accuracy", loader, logits, labels)
 
     def real_batch(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Return images in the units of [0, 1] and labels, checked against what the networks know.
@@ -156,26 +159,22 @@ class TeacherStudent(ResumableModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the accuracies, and say so if the teacher's is close to chance."""
-        values = self._read("val")
+        values = self._read()
         if "val/teacher_accuracy" in values and not self.trainer.sanity_checking:
             self.teacher_accuracy = float(values["val/teacher_accuracy"])
             remark_on_accuracy(self.teacher_accuracy, self.teacher.num_classes, "the validation images")
 
     def on_test_epoch_end(self) -> None:
         """Log the accuracies, and say so if the teacher's is close to chance."""
-        values = self._read("test")
+        values = self._read()
         if "test/teacher_accuracy" in values:
             accuracy = float(values["test/teacher_accuracy"])
             remark_on_accuracy(accuracy, self.teacher.num_classes, "the test images")
 
-    def _read(self, stage: str) -> dict[str, Tensor]:
-        values = {}
+    def _read(self) -> dict[str, Tensor]:
         for name in ("student", "teacher"):
             check_logits(self._logits, name, f"the {name}", self)
-            metric = cast(MulticlassAccuracy, self.accuracies[f"{stage}_{name}"])
-            if metric.update_called:
-                values[f"{stage}/{name}_accuracy"] = metric.compute()
-                metric.reset()
+        values = self.scores.pop()
         self.log_dict(values, sync_dist=True)  # equal on all ranks already; without it Lightning warns
         return values
 
