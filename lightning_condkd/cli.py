@@ -20,7 +20,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lightning_condkd.callbacks import PhaseProgressBar, RunSummary, SyntheticImages
+from lightning_condkd.callbacks import PhaseProgressBar, RunSummary, SyntheticImages, TimedCheckpoint
 from lightning_condkd.data.convert import convert
 from lightning_condkd.modules.carried import noting_carried_over, warn_of_carried_over
 from lightning_condkd.modules.evaluate import evaluate
@@ -82,14 +82,20 @@ class CondKDCLI(LightningCLI):
         warn_of_carried_over(noted, self.config)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:  # noqa: ANN401 - LightningCLI's own signature
-        """Return the trainer, with our progress line unless another or none is asked for."""
-        given = self._get(self.config_init, "trainer")
-        bars = [callback for callback in given.callbacks or [] if isinstance(callback, ProgressBar)]
-        if given.enable_progress_bar is not False and not bars:
-            self.trainer_defaults["callbacks"].append(PhaseProgressBar())
+        """Return the trainer, with our progress line and checkpoints by time unless others or none are asked for."""
+        given, defaults = self._get(self.config_init, "trainer"), self.trainer_defaults["callbacks"]
+        if given.enable_progress_bar is not False and not given.barebones and not _has(given.callbacks, ProgressBar):
+            defaults.append(PhaseProgressBar())
+        if not _has(given.callbacks, TimedCheckpoint):
+            defaults.append(TimedCheckpoint())
         trainer = super().instantiate_trainer(**kwargs)
         claim_version(trainer)
         return trainer
+
+
+def _has(callbacks: Sequence[L.Callback] | L.Callback | None, kind: type[L.Callback]) -> bool:
+    given = [callbacks] if isinstance(callbacks, L.Callback) else callbacks or []
+    return any(isinstance(callback, kind) for callback in given)
 
 
 def claim_version(trainer: L.Trainer) -> None:

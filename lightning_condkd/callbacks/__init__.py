@@ -6,6 +6,7 @@ from lightning_condkd.callbacks.condensed_accuracy import CondensedAccuracy
 from lightning_condkd.callbacks.pictures import SyntheticImages, class_grid
 from lightning_condkd.callbacks.progress import PhaseProgressBar
 from lightning_condkd.callbacks.summary import RunSummary, closing_table
+from lightning_condkd.callbacks.timed_checkpoint import TimedCheckpoint
 
 __all__ = [
     "CompileNetworks",
@@ -14,6 +15,7 @@ __all__ = [
     "PhaseProgressBar",
     "RunSummary",
     "SyntheticImages",
+    "TimedCheckpoint",
     "class_grid",
     "closing_table",
 ]
