@@ -27,10 +27,16 @@ def _run_folder(trainer: L.Trainer) -> Path:
     return Path(logger.save_dir or trainer.default_root_dir, str(logger.name), version)
 
 
+def _table_name(trainer: L.Trainer, folder: Path) -> str:
+    taken = [Path(logger.log_dir) for logger in trainer.loggers if isinstance(logger, CSVLogger)]
+    return "rounds.csv" if folder in taken else "metrics.csv"
+
+
 class RunSummary(Callback):
     """Keep last and best accuracy; write ``metrics.csv`` after every round, ``summary.json`` and a table at the end.
 
-    A ``fast_dev_run`` leaves the table alone.
+    Where a ``CSVLogger`` writes its own ``metrics.csv`` into the run's folder, the file is called ``rounds.csv``. A
+    ``fast_dev_run`` leaves the table alone.
     """
 
     def __init__(self) -> None:
@@ -63,7 +69,7 @@ class RunSummary(Callback):
         values = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
         self.rows.append({"round": trainer.current_epoch, **values})
         if trainer.is_global_zero and not dev_steps(trainer):
-            write_atomic(folder / "metrics.csv", _as_csv(self.rows).encode())
+            write_atomic(folder / _table_name(trainer, folder), _as_csv(self.rows).encode())
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the summary and print the closing table.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -76,6 +76,9 @@ class Classification(ResumableModule):
         >>> sum(parameter.numel() for parameter in module.parameters())
         2034
     """
+
+    trains_one_network: ClassVar[bool] = True
+    metrics: ClassVar[tuple[str, ...]] = ("train/", "val/")
 
     def __init__(
         self,

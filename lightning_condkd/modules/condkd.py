@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -26,6 +26,7 @@ from lightning_condkd.modules.bank_state import BankState, find_transfer_set
 from lightning_condkd.modules.checks import (
     check_batch,
     check_condensed,
+    check_limit,
     check_loader,
     check_maps,
     check_source,
@@ -119,6 +120,9 @@ class CondKD(TeacherStudent):
         Binici et al.: "Condensed Data Expansion Using Model Inversion for Knowledge Distillation", arXiv 2408.13850.
     """
 
+    metrics: ClassVar[tuple[str, ...]] = ("val/", "bank/", "synthesis/", "alignment/", "distillation/", "replay/")
+    clipping: ClassVar[str] = ", student_gradient_clip limits the student's gradient"
+
     def __init__(
         self,
         teacher: Observer,
@@ -170,21 +174,18 @@ class CondKD(TeacherStudent):
         self._record.setup()
         self.transfer_set = transfer_set = find_transfer_set(self._given_transfer_set, self.trainer)
         check_strategy(self.trainer)
+        check_limit(self.trainer, self.inversion.cadence.length)
         transfer_set.check_world_size(self.trainer.world_size)
         check_source(self.inversion, transfer_set, self.trainer.world_size)
         check_maps("teacher", self.teacher, self.distillation.teacher_maps)
         check_maps("student", self.student, self.distillation.student_maps)
         if self.inversion.cadence.synthesis_steps:
             check_batch("inversion.batch_size", self.inversion.batch_size, self.trainer.world_size)
-        self._check_phases(transfer_set)
-        if self._says_loss:
-            warn_of_attention(self.inversion, self.distillation)
-
-    def _check_phases(self, transfer_set: TransferSet) -> None:
         if self.inversion.cadence.distill_steps:
             check_trainable("student", self.student)
         check_student_steps(self.trainer, self.inversion.cadence)
-        check_synthesis_steps(self.inversion, transfer_set, resumed=self.trainer.ckpt_path is not None)
+        if self._says_loss:
+            warn_of_attention(self.inversion, self.distillation)
 
     def configure_model(self) -> None:
         """Build what depends on the task's shapes, on the CPU; a second run must have the same ones."""
@@ -272,6 +273,8 @@ class CondKD(TeacherStudent):
 
     def on_fit_start(self) -> None:
         """Check networks and data in the precision of the run; let the bank start empty or go on."""
+        super().on_fit_start()
+        check_synthesis_steps(self.inversion, self._transfer, resumed=self.trainer.ckpt_path is not None)
         for name in ("teacher", "student"):
             cure = f"--trainer.precision {self.trainer.precision} cannot hold it, take 32-true"
             check_finite(f"the {name}", getattr(self, name), cure)

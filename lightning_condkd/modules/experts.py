@@ -6,9 +6,10 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
@@ -74,6 +75,8 @@ class ExpertTrajectories(ResumableModule):
         (2, 3)
     """
 
+    metrics: ClassVar[tuple[str, ...]] = ("train/", "val/")
+
     def __init__(
         self,
         network: Callable[[], nn.Module],
@@ -132,6 +135,7 @@ class ExpertTrajectories(ResumableModule):
 
     def on_fit_start(self) -> None:
         """Check the run before it begins."""
+        super().on_fit_start()
         data = real_images(self)
         self.networks.check(data.image_shape, data.num_classes)
         self._data_facts = source_facts(data.train_source)
@@ -141,7 +145,17 @@ class ExpertTrajectories(ResumableModule):
                 f"max_epochs={self.trainer.max_epochs}: expected a multiple of {self.epochs}, the epochs of an expert; "
                 f"set --trainer.max_epochs to {self.epochs} times the number of experts"
             )
+        self._check_plain()
         self._check_folder()
+
+    def _check_plain(self) -> None:
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        accumulates = any(isinstance(callback, GradientAccumulationScheduler) for callback in callbacks)
+        if accumulates or self.trainer.accumulate_grad_batches != 1 or self.trainer.gradient_clip_val is not None:
+            raise ValueError(
+                "experts take a plain step of SGD for each batch, as trajectory matching does: leave out "
+                "gradient_clip_val, accumulate_grad_batches and GradientAccumulationScheduler"
+            )
 
     def on_train_start(self) -> None:
         """Check the validation loaders; say if the run ends before its last expert is done."""

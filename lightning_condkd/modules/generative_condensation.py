@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -72,6 +72,8 @@ class GenerativeCondensation(ResumableModule):
         Li et al.: "Generative Dataset Distillation Based on Self-knowledge Distillation", arXiv 2501.04202.
         Wang et al.: "DiM: Distilling Dataset into Generative Model", arXiv 2303.04707; its code.
     """
+
+    metrics: ClassVar[tuple[str, ...]] = ("generator/", "critic/")
 
     def __init__(
         self,

@@ -49,6 +49,7 @@ class TeacherStudent(ResumableModule):
         super().__init__()
         self.strict_loading = False  # the teacher is not in the checkpoint; on_load_checkpoint checks the other keys
         self.register_state_dict_post_hook(_without_teacher)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(_expects_no_teacher)  # type: ignore[no-untyped-call]
         check_separate(teacher, student)
         self.teacher = teacher.freeze()
         self.student = student if isinstance(student, Observer) else _observed_like(teacher, student)
@@ -235,6 +236,10 @@ class TeacherStudent(ResumableModule):
 def _without_teacher(module: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:
     for name in [name for name in state if name.startswith(f"{prefix}teacher.")]:
         del state[name]
+
+
+def _expects_no_teacher(module: nn.Module, keys: Any) -> None:  # noqa: ANN401 - torch's own record
+    keys.missing_keys[:] = [name for name in keys.missing_keys if not name.startswith("teacher.")]
 
 
 def _observed_like(teacher: Observer, network: nn.Module) -> Observer:
