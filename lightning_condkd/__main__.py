@@ -13,6 +13,8 @@ import warnings
 from importlib.metadata import version
 from pathlib import Path
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
 from lightning_condkd.cli import COMMANDS, PROGRAM, main
 from lightning_condkd.parser import TRACEBACK
 
@@ -30,8 +32,8 @@ IDLE_WARNINGS = (
 def run() -> None:
     """Run the command line of this process.
 
-    What this package refuses is said in one line; any other error keeps its trace, as does everything with the
-    environment variable ``LIGHTNING_CONDKD_TRACEBACK`` set.
+    What this package, or a check of Lightning's trainer, refuses is said in one line; any other error keeps its trace,
+    as does everything with the environment variable ``LIGHTNING_CONDKD_TRACEBACK`` set.
 
     Raises:
         SystemExit: with the return code, where it is not 0.
@@ -50,7 +52,7 @@ def run() -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, MisconfigurationException) as error:
         refusal = _refusal(error)
         if os.environ.get(TRACEBACK) or refusal is None:
             raise
@@ -86,9 +88,9 @@ def _check_command(given: list[str]) -> None:
 
 
 def _refusal(error: BaseException | None) -> BaseException | None:
-    """Return what this package itself raised, or what names a file; not what it calls or what the parser made of it."""
+    """Return what this package or Lightning's checks raised, or what names a file; not what the parser made of it."""
     while error is not None:
-        if isinstance(error, OSError) and error.filename is not None:
+        if isinstance(error, MisconfigurationException) or (isinstance(error, OSError) and error.filename is not None):
             return error
         frames = traceback.extract_tb(error.__traceback__)
         if frames and Path(frames[-1].filename).is_relative_to(Path(__file__).parent):

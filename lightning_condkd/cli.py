@@ -21,7 +21,14 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lightning_condkd.callbacks import BestCheckpoint, EpochLines, PhaseProgressBar, RunSummary, SyntheticImages
+from lightning_condkd.callbacks import (
+    BestCheckpoint,
+    EpochLines,
+    PhaseProgressBar,
+    RunSummary,
+    SyntheticImages,
+    TimedCheckpoint,
+)
 from lightning_condkd.data.convert import convert
 from lightning_condkd.data.writing import Target, check_target
 from lightning_condkd.modules.carried import noting_carried_over, warn_of_carried_over
@@ -107,13 +114,14 @@ class CondKDCLI(LightningCLI):
         warn_of_carried_over(noted, self.config)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:  # noqa: ANN401 - LightningCLI's own signature
-        """Return the trainer, with our progress line unless another is asked for, or plain lines in place of none."""
-        given = self._get(self.config_init, "trainer")
-        bars = [callback for callback in given.callbacks or [] if isinstance(callback, ProgressBar)]
+        """Return the trainer, with our progress line or plain ones and checkpoints by time, unless others are given."""
+        given, defaults = self._get(self.config_init, "trainer"), self.trainer_defaults["callbacks"]
         if given.enable_progress_bar is False:
-            self.trainer_defaults["callbacks"].append(EpochLines())
-        elif not bars:
-            self.trainer_defaults["callbacks"].append(PhaseProgressBar())
+            defaults.append(EpochLines())
+        elif not given.barebones and not _has(given.callbacks, ProgressBar):
+            defaults.append(PhaseProgressBar())
+        if not _has(given.callbacks, TimedCheckpoint):
+            defaults.append(TimedCheckpoint())
         trainer = super().instantiate_trainer(**kwargs)
         if trainer.loggers or self.config.subcommand == "fit":
             check_roots(trainer)
@@ -135,6 +143,11 @@ def check_roots(trainer: L.Trainer) -> None:
     roots = [getattr(logger, "root_dir", logger.save_dir) for logger in trainer.loggers] or [trainer.default_root_dir]
     for root in (root for root in roots if root is not None and "://" not in str(root)):
         check_target(Target(Path(root), folder=True))
+
+
+def _has(callbacks: Sequence[L.Callback] | L.Callback | None, kind: type[L.Callback]) -> bool:
+    given = [callbacks] if isinstance(callbacks, L.Callback) else callbacks or []
+    return any(isinstance(callback, kind) for callback in given)
 
 
 def claim_version(trainer: L.Trainer) -> None:

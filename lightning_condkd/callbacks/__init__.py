@@ -7,6 +7,7 @@ from lightning_condkd.callbacks.condensed_accuracy import CondensedAccuracy
 from lightning_condkd.callbacks.pictures import SyntheticImages, class_grid, set_sheet
 from lightning_condkd.callbacks.progress import EpochLines, PhaseProgressBar
 from lightning_condkd.callbacks.summary import RunSummary, closing_table
+from lightning_condkd.callbacks.timed_checkpoint import TimedCheckpoint
 
 __all__ = [
     "BestCheckpoint",
@@ -17,6 +18,7 @@ __all__ = [
     "PhaseProgressBar",
     "RunSummary",
     "SyntheticImages",
+    "TimedCheckpoint",
     "class_grid",
     "closing_table",
     "set_sheet",

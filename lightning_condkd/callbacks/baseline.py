@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import lightning as L
@@ -17,6 +16,7 @@ from lightning_condkd.models import Observer
 from lightning_condkd.models.finite import broken_parts
 from lightning_condkd.modules.condkd import CondKD
 from lightning_condkd.modules.divergence import LogitsWatch, LossWatch, check_logits, symptoms
+from lightning_condkd.modules.held_out import loaders_in_turn
 from lightning_condkd.modules.run_length import run_steps, units_of_run
 from lightning_condkd.randomness import Draw
 
@@ -25,7 +25,8 @@ class CondensedOnlyBaseline(Callback):
     """Before the run, the same student steps on the condensed images alone, from the same initial weights.
 
     Optimizer, schedule, augmentation, batch size and number of steps are those of the run. On several ranks every rank
-    takes the whole batch. The result appears in the summary as ``condensed_only_accuracy``.
+    takes the whole batch. It is measured on the first validation loader. The result appears in the summary as
+    ``condensed_only_accuracy``.
     """
 
     def __init__(self) -> None:
@@ -46,8 +47,7 @@ class CondensedOnlyBaseline(Callback):
             return
         if not run_steps(trainer, pl_module.inversion.cadence.length):
             raise ValueError("CondensedOnlyBaseline takes as many steps as the run: set trainer.max_epochs")
-        trainer.fit_loop.epoch_loop.val_loop.setup_data()
-        if not trainer.val_dataloaders:
+        if not loaders_in_turn(trainer):
             raise ValueError("CondensedOnlyBaseline measures on the validation data: give the datamodule val_data")
         rank_zero_info("condensed-only baseline: the same student steps on the condensed images alone ...")
         with pl_module.stopwatch.running("condensed_only"), trainer.precision_plugin.forward_context():
@@ -103,7 +103,7 @@ def _check(trainer: L.Trainer, student: Observer, watch: LossWatch, round: int) 
 def _accuracy(student: Observer, trainer: L.Trainer, module: CondKD) -> float:
     metric = MulticlassAccuracy(student.num_classes, average="micro").to(module.device)
     watch = LogitsWatch()
-    for batch in _batches(trainer.val_dataloaders):
+    for batch in loaders_in_turn(trainer)[0]:
         images, labels = module.real_batch(trainer.strategy.batch_to_device(batch, module.device))
         if len(labels):
             logits = student(images).logits
@@ -111,8 +111,3 @@ def _accuracy(student: Observer, trainer: L.Trainer, module: CondKD) -> float:
             metric.update(logits, labels)
     check_logits(watch, "baseline", "the condensed-only baseline", module)
     return float(metric.compute())
-
-
-def _batches(loaders: Any) -> Iterator[Any]:  # noqa: ANN401 - one loader or several
-    for loader in loaders if isinstance(loaders, (list, tuple)) else [loaders]:
-        yield from loader

@@ -44,8 +44,8 @@ TITLES = {
 class RunSummary(Callback):
     """Keep last and best accuracy; write ``metrics.csv`` after every epoch, ``summary.json`` and a table at the end.
 
-    This is for the modules of this package. A ``fast_dev_run`` leaves the table alone; beside a ``CSVLogger`` in the
-    same folder ``metrics.csv`` is that one's.
+    This is for the modules of this package. Where a ``CSVLogger`` writes its own ``metrics.csv`` into the run's folder,
+    the file is called ``rounds.csv`` (``epochs.csv``). A ``fast_dev_run`` leaves the table alone.
     """
 
     def __init__(self) -> None:
@@ -90,8 +90,9 @@ class RunSummary(Callback):
         folder = run_folder(trainer)  # on every rank: the ranks agree on it
         values = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
         self.rows.append({epoch_name(pl_module): trainer.current_epoch, **values})
-        if trainer.is_global_zero and not dev_steps(trainer) and not _is_taken(trainer, folder):
-            write_atomic(folder / "metrics.csv", _as_csv(self.rows).encode())
+        if trainer.is_global_zero and not dev_steps(trainer):
+            name = f"{epoch_name(pl_module)}s.csv" if _is_taken(trainer, folder) else "metrics.csv"
+            write_atomic(folder / name, _as_csv(self.rows).encode())
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the summary and print the closing table.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -14,13 +15,14 @@ from torch.optim import Optimizer
 from lightning_condkd.augment import resolve_augment
 from lightning_condkd.condensation.evaluation_batches import Batches, Labels, TeacherLabels, joins_leftover
 from lightning_condkd.condensation.evaluation_recipe import Recipe
-from lightning_condkd.condensation.evaluation_result import Evaluation, calibration_error
+from lightning_condkd.condensation.evaluation_result import Evaluation, Trained, calibration_error
 from lightning_condkd.condensation.network_batch import NetworkBatch
 from lightning_condkd.condensation.networks import FreshNetworks
 from lightning_condkd.functional.augmentation import mirror
 from lightning_condkd.randomness import seeded_generator
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+Once = Callable[[int, Callable[[], Trained]], Trained]
 
 GPU_CHUNK = 500
 # On a CPU a test pass over 32 px in chunks of 32 took less than half the time that it took in chunks of 500.
@@ -32,11 +34,6 @@ class _Data(NamedTuple):
     labels: Labels
     test_images: Tensor
     test_labels: Tensor
-
-
-class _Outcome(NamedTuple):
-    accuracies: list[Tensor]
-    calibration_errors: list[float]
 
 
 def evaluate(
@@ -52,6 +49,7 @@ def evaluate(
     test_every: int = 0,
     batched: bool = False,
     device: torch.device | str = "cpu",
+    once: Once | None = None,
 ) -> Evaluation:
     """Train fresh networks on a set and test them.
 
@@ -73,6 +71,8 @@ def evaluate(
             the result is the same up to rounding. On a CPU this took 0.7 times as long with 16 channels at 8 px, but
             1.3 to 2.5 times with 128 channels (five networks, benchmarks/evaluator.py). It was not measured on a GPU.
         device: where to train.
+        once: calls what trains some networks, or returns what that returned in an earlier call of the same arguments;
+            it is given the number of the first network.
 
     Raises:
         ValueError: if shapes, types, labels or counts do not fit each other.
@@ -96,10 +96,10 @@ def evaluate(
     tests = [epoch for epoch in range(1, recipe.epochs + 1) if test_every and not epoch % test_every]
     epochs = tuple(sorted({*tests, recipe.epochs}))
     joined = joins_leftover(data.images, networks, recipe)
-    outcomes = [_train(group, data, networks, recipe, seed, epochs, joined) for group in groups]
-    accuracies = [row for outcome in outcomes for row in torch.stack(outcome.accuracies, dim=1).tolist()]
-    errors = tuple(error for outcome in outcomes for error in outcome.calibration_errors)
-    return Evaluation(epochs, tuple(tuple(row) for row in accuracies), errors)
+    train = partial(_train, data=data, networks=networks, recipe=recipe, seed=seed, tests=epochs, joined=joined)
+    trained = [once(group[0], partial(train, group)) if once else train(group) for group in groups]
+    accuracies = tuple(tuple(row) for outcome in trained for row in outcome.accuracies)
+    return Evaluation(epochs, accuracies, tuple(error for outcome in trained for error in outcome.calibration_errors))
 
 
 def _prepared(data: _Data, recipe: Recipe, device: torch.device) -> _Data:
@@ -122,7 +122,7 @@ def _train(
     seed: int,
     tests: Sequence[int],
     joined: bool,
-) -> _Outcome:
+) -> Trained:
     device = data.images.device
     batch = NetworkBatch([networks.make(seeded_generator(seed, "network", run)).to(device) for run in runs])
     labels = data.labels
@@ -141,7 +141,8 @@ def _train(
                 logits = _test_logits(batch, data.test_images, device)
                 _check_finite(logits, epoch + 1, recipe)
                 accuracies.append((logits.argmax(2) == data.test_labels).double().mean(1).cpu())
-    return _Outcome(accuracies, [calibration_error(logits_of_run, data.test_labels) for logits_of_run in logits])
+    errors = [calibration_error(logits_of_run, data.test_labels) for logits_of_run in logits]
+    return Trained(torch.stack(accuracies, dim=1).tolist(), errors)
 
 
 def _step(batch: NetworkBatch, optimizer: Optimizer, views: Tensor, targets: Tensor, loss: Loss) -> None:

@@ -36,6 +36,18 @@ class Spread(NamedTuple):
         return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
+class Trained(NamedTuple):
+    """What networks that were trained in one pass reached, JSON values only.
+
+    Args:
+        accuracies: for each network, its accuracy at each test.
+        calibration_errors: that of the last weights of each network.
+    """
+
+    accuracies: list[list[float]]
+    calibration_errors: list[float]
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What the networks of one architecture reached; shares, not percent.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from lightning.pytorch.utilities.types import EVAL_DATALOADERS
 from torch.utils.data import DataLoader, SequentialSampler
 
@@ -32,7 +33,9 @@ class CondensedDataModule(L.LightningDataModule):
         bank_capacity: most images in the bank, the oldest go first; ``None`` keeps all.
         val_data: a datamodule of real images whose val and test loaders are used.
         val_dataloaders: loaders of ``(images, labels)`` with pixels in [0, 1] (or uint8) in place of ``val_data``.
-            Under several ranks each reads all batches and keeps its rows, so that every image counts once.
+            Under several ranks each reads all batches and keeps its rows, so that every image counts once. Several (a
+            list, a dictionary) are measured one after another: the first is the one of ``val/student_accuracy``, of the
+            best accuracy and of the baseline, the next one's is ``val/student_accuracy/loader_1``.
 
     Example:
         >>> import torch
@@ -119,6 +122,10 @@ class _RowsOfThisRank:
 
 
 def _rows_of_this_rank(loaders: EVAL_DATALOADERS) -> EVAL_DATALOADERS:
+    if isinstance(loaders, CombinedLoader):
+        return CombinedLoader(_rows_of_this_rank(loaders.iterables), loaders._mode)
+    if isinstance(loaders, Mapping):
+        return {name: _rows_of_this_rank(loader) for name, loader in loaders.items()}
     if isinstance(loaders, (tuple, list)):
         return [_rows_of_this_rank(loader) for loader in loaders]
     in_order = isinstance(loaders, DataLoader) and isinstance(loaders.sampler, SequentialSampler)

@@ -105,6 +105,24 @@ def check_loader(trainer: L.Trainer, length: int) -> None:
         )
 
 
+def check_limit(trainer: L.Trainer, length: int) -> None:
+    """Check at setup that rounds are not cut short.
+
+    Args:
+        trainer: the trainer.
+        length: steps in a round.
+
+    Raises:
+        ValueError: if ``limit_train_batches`` cuts them.
+    """
+    limit = getattr(trainer, "limit_train_batches", 1.0)
+    if not dev_steps(trainer) and (limit < length if isinstance(limit, int) else limit < 1.0):
+        raise ValueError(
+            f"limit_train_batches={limit} would cut the {length} steps of a round: leave it unset, and set those of "
+            "inversion.cadence"
+        )
+
+
 def check_batch(name: str, size: int, world_size: int) -> None:
     """Check that a global batch divides by the number of processes.
 

@@ -6,16 +6,14 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import SGD, Optimizer
-from torchmetrics import MeanMetric, Metric
-from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_condkd.augment import Augment, take
 from lightning_condkd.data.datamodule_images import ImageDataModule
@@ -48,6 +46,7 @@ from lightning_condkd.modules.outputs import state_size
 from lightning_condkd.modules.resumable import ResumableModule
 from lightning_condkd.modules.run_length import dev_steps
 from lightning_condkd.modules.schedule import RunCosine
+from lightning_condkd.modules.scores import Scores
 from lightning_condkd.randomness import Draw
 
 STATE_KEY = "classification"
@@ -55,6 +54,9 @@ STATE_KEY = "classification"
 
 class Classification(ResumableModule):
     """Train a classifier on labelled images by cross-entropy, and measure its top-1 accuracy (micro average).
+
+    Of several validation or test loaders the first has the plain names ``val/accuracy`` and ``val/loss``, see
+    :class:`~lightning_condkd.modules.scores.Scores`.
 
     Args:
         network: the classifier with its normalisation; it is trained in place.
@@ -79,6 +81,8 @@ class Classification(ResumableModule):
     """
 
     best_metric = "val/accuracy"
+    trains_one_network: ClassVar[bool] = True
+    metrics: ClassVar[tuple[str, ...]] = ("train/", "val/")
 
     def __init__(
         self,
@@ -103,7 +107,7 @@ class Classification(ResumableModule):
         self.output = output
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.losses, self._logits = LossWatch(), LogitsWatch()
-        self.scores = nn.ModuleDict({f"{stage}_scores": _scores(network.num_classes) for stage in ("val", "test")})
+        self.scores = Scores(network.num_classes)
 
     def setup(self, stage: str) -> None:
         """Check the network against the data.
@@ -163,34 +167,36 @@ class Classification(ResumableModule):
         parameters = self.augment.sample(len(images) * draw.world_size, generator)
         return cast(Tensor, self.augment(images, take(parameters, draw.rows)))
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Measure a batch.
 
         Args:
             batch: as in :meth:`training_step`; it may be empty.
             batch_idx: position in the loader.
+            dataloader_idx: number of the loader.
         """
-        self._measure("val", batch)
+        self._measure("val", batch, dataloader_idx)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Measure a batch.
 
         Args:
             batch: as in :meth:`training_step`; it may be empty.
             batch_idx: position in the loader.
+            dataloader_idx: number of the loader.
         """
-        self._measure("test", batch)
+        self._measure("test", batch, dataloader_idx)
 
-    def _measure(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
+    def _measure(self, stage: str, batch: tuple[Tensor, Tensor], loader: int) -> None:
         images, labels = real_batch(batch, self.network.num_classes)
-        scores = cast(nn.ModuleDict, self.scores[f"{stage}_scores"])
-        if len(labels):
-            logits = self.network(images).logits
-            self._logits.add(stage, logits)
-            cast(Metric, scores["accuracy"]).update(logits, labels)
-            cast(Metric, scores["loss"]).update(F.cross_entropy(logits, labels, reduction="none"))
-        for name, metric in scores.items():
-            self.log(f"{stage}/{name}", cast(Metric, metric), on_step=False, on_epoch=True, prog_bar=stage == "val")
+        logits = self.network(images).logits if len(labels) else images.new_empty(0, self.network.num_classes)
+        self._logits.add(stage, logits)
+        self.scores.add_accuracy(f"{stage}/accuracy", loader, logits, labels)
+        self.scores.add_mean(f"{stage}/loss", loader, F.cross_entropy(logits, labels, reduction="none"))
+
+    def _log_scores(self, stage: str) -> None:
+        check_logits(self._logits, stage, "the network", self)
+        self.log_dict(self.scores.pop(), prog_bar=stage == "val", sync_dist=True)  # equal on all ranks already
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer and its schedule."""
@@ -222,6 +228,7 @@ class Classification(ResumableModule):
     def on_validation_start(self) -> None:
         """Make the network's statistics the same on all ranks, and see that there is something to measure."""
         check_dtypes(self.trainer, network=self.network)
+        self.scores.begin(self.trainer)
         sync_buffers([self.network])
         if self.trainer.state.fn == TrainerFn.FITTING:
             self.stop_if_diverged()
@@ -231,15 +238,16 @@ class Classification(ResumableModule):
     def on_test_start(self) -> None:
         """See that there is something to measure."""
         check_dtypes(self.trainer, network=self.network)
+        self.scores.begin(self.trainer)
         check_measured(self.network, "the network")
 
     def on_validation_epoch_end(self) -> None:
-        """See that what was measured were numbers."""
-        check_logits(self._logits, "val", "the network", self)
+        """See that what was measured were numbers, and log it."""
+        self._log_scores("val")
 
     def on_test_epoch_end(self) -> None:
-        """See that what was measured were numbers."""
-        check_logits(self._logits, "test", "the network", self)
+        """See that what was measured were numbers, and log it."""
+        self._log_scores("test")
 
     def on_train_epoch_end(self) -> None:
         """End a run that has diverged."""
@@ -306,10 +314,6 @@ class Classification(ResumableModule):
         statistics = {"mean": self.network.mean, "std": self.network.std}
         normalisation = {name: None if value is None else value.tolist() for name, value in statistics.items()}
         save_tensors(Path(path), tensors, {"normalisation": json.dumps(normalisation)})
-
-
-def _scores(num_classes: int) -> nn.ModuleDict:
-    return nn.ModuleDict({"accuracy": MulticlassAccuracy(num_classes, average="micro"), "loss": MeanMetric()})
 
 
 def _check_ending(path: Path) -> None:

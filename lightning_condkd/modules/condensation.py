@@ -66,6 +66,7 @@ class Condensation(ResumableModule):
         "steps_per_epoch": "resume with as many: they number the steps and seed the draws",
     }
     takes_new_rates = True
+    metrics: ClassVar[tuple[str, ...]] = ("train/",)
 
     def __init__(
         self,
@@ -96,10 +97,11 @@ class Condensation(ResumableModule):
         self._source: ImageSource | None = None
         self._last_good: list[Tensor] = []
         self._undone = 0
+        self.register_load_state_dict_pre_hook(_make_room)  # type: ignore[no-untyped-call]
 
     def configure_model(self) -> None:
-        """Make the pixels from the datamodule's training images, on the CPU."""
-        if self._source is None:
+        """Make the pixels from the datamodule's training images, on the CPU, unless they were loaded."""
+        if self._source is None and self._trainer is not None:
             with torch.device("cpu"):  # the trainer calls this with its device as the default one
                 self._build()
 
@@ -108,10 +110,17 @@ class Condensation(ResumableModule):
         if self.init == "real":
             check_class_sizes(source, self.ipc, cure="lower ipc, set init to noise")
         check_class_sizes(source, 1, cure="add one")
-        self.method.build(source.image_shape, source.num_classes, self.ipc)
+        shape = (source.num_classes * self.ipc, *source.image_shape)
+        if self.pixels is None:
+            self.method.build(source.image_shape, source.num_classes, self.ipc)
+            self.pixels = nn.Parameter(_initial_pixels(source, self.ipc, self.init, self.seed))
+        elif self.pixels.shape != shape:
+            raise ValueError(
+                f"expected pixels {shape} for these images and ipc={self.ipc}, got {tuple(self.pixels.shape)} from the "
+                "state that was loaded: fit with the data of that run"
+            )
         self.method.check_classes(source.class_names)
         self._source = source
-        self.pixels = nn.Parameter(_initial_pixels(source, self.ipc, self.init, self.seed))
 
     def outputs(self) -> list[Target]:
         """Return the file of the set."""
@@ -265,6 +274,14 @@ class Condensation(ResumableModule):
         if self._source is None:
             raise RuntimeError("the images are known when Trainer.fit begins")
         return self._source
+
+
+def _make_room(module: Condensation, state: Mapping[str, Any], prefix: str, *_: object) -> None:
+    """Make what a state dict holds where no fit has done so."""
+    pixels = state.get(f"{prefix}pixels")
+    if module.pixels is None and pixels is not None:
+        module.method.build(tuple(pixels.shape[1:]), len(pixels) // module.ipc, module.ipc)
+        module.pixels = nn.Parameter(torch.empty_like(pixels))
 
 
 def _initial_pixels(source: ImageSource, ipc: int, init: str | Path, seed: int) -> Tensor:

@@ -27,6 +27,7 @@ from lightning_condkd.modules.bank_state import BankState, find_transfer_set
 from lightning_condkd.modules.checks import (
     check_batch,
     check_condensed,
+    check_limit,
     check_loader,
     check_maps,
     check_source,
@@ -36,7 +37,13 @@ from lightning_condkd.modules.defaults import default_distillation, warn_of_atte
 from lightning_condkd.modules.distil import DistillationStep
 from lightning_condkd.modules.divergence import has_diverged
 from lightning_condkd.modules.divergence_of_condkd import IMAGES, TRANSIENT, diverged, transient
-from lightning_condkd.modules.held_out import check_before_training, check_held_out, check_loaders, remark_on_condensed
+from lightning_condkd.modules.held_out import (
+    check_before_training,
+    check_held_out,
+    check_loaders,
+    loaders_in_turn,
+    remark_on_condensed,
+)
 from lightning_condkd.modules.meters import Meters, Stopwatch, bank_figures
 from lightning_condkd.modules.optimizing import (
     check_count,
@@ -118,6 +125,8 @@ class CondKD(TeacherStudent):
         "inversion.batch_size": "resume with the run's own inversion.batch_size: a block may be half done",
         "round_length": "resume with a cadence of as many steps a round: they number the steps and seed the draws",
     }
+    metrics: ClassVar[tuple[str, ...]] = ("val/", "bank/", "synthesis/", "alignment/", "distillation/", "replay/")
+    clipping: ClassVar[str] = ", student_gradient_clip limits the student's gradient"
 
     def __init__(
         self,
@@ -169,21 +178,18 @@ class CondKD(TeacherStudent):
         self.transfer_set = transfer_set = find_transfer_set(self._given_transfer_set, self.trainer)
         rank_zero_info(f"condensed set: {transfer_set.condensed.line}")
         check_strategy(self.trainer)
+        check_limit(self.trainer, self.inversion.cadence.length)
         transfer_set.check_world_size(self.trainer.world_size)
         check_source(self.inversion, transfer_set, self.trainer.world_size)
         check_maps("teacher", self.teacher, self.distillation.teacher_maps)
         check_maps("student", self.student, self.distillation.student_maps)
         if self.inversion.cadence.synthesis_steps:
             check_batch("inversion.batch_size", self.inversion.batch_size, self.trainer.world_size)
-        self._check_phases(transfer_set)
-        if self._says_loss:
-            warn_of_attention(self.inversion, self.distillation)
-
-    def _check_phases(self, transfer_set: TransferSet) -> None:
         if self.inversion.cadence.distill_steps:
             check_trainable("student", self.student)
         check_student_steps(self.trainer, self.inversion.cadence)
-        check_synthesis_steps(self.inversion, transfer_set, resumed=self.trainer.ckpt_path is not None)
+        if self._says_loss:
+            warn_of_attention(self.inversion, self.distillation)
 
     def configure_model(self) -> None:
         """Build what depends on the task's shapes, on the CPU; a second run must have the same ones."""
@@ -261,16 +267,17 @@ class CondKD(TeacherStudent):
         """Make the student the same on all ranks; the first time, look at the classes of the loaders."""
         super().on_validation_start()
         if self.teacher_accuracy is None:
-            check_loaders(self.trainer, self.trainer.val_dataloaders, self._condensed)
+            check_loaders(self.trainer, loaders_in_turn(self.trainer), self._condensed)
 
     def on_test_start(self) -> None:
         """Look at the classes of the loaders."""
         super().on_test_start()
-        check_loaders(self.trainer, self.trainer.test_dataloaders, self._condensed)
+        check_loaders(self.trainer, loaders_in_turn(self.trainer), self._condensed)
 
     def on_fit_start(self) -> None:
         """Check networks and data in the precision of the run; let the bank start empty or go on."""
         super().on_fit_start()
+        check_synthesis_steps(self.inversion, self._transfer, resumed=self.trainer.ckpt_path is not None)
         for name in ("teacher", "student"):
             cure = f"--trainer.precision {self.trainer.precision} cannot hold it, take 32-true"
             check_finite(f"the {name}", getattr(self, name), cure)

@@ -231,6 +231,7 @@ def where_to_resume(trainer: L.Trainer) -> str:
     for callback in trainer.checkpoint_callbacks:
         paths += [getattr(callback, name, None) for name in ("last_model_path", "best_model_path")]
         paths += getattr(callback, "best_k_models", {})
+        paths += Path(getattr(callback, "dirpath", None) or "nowhere").glob("by_time*.ckpt")
     there = [Path(path) for path in paths if path and Path(path).exists()]
     if not there:
         return "No checkpoint of this run was written before: start anew"

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from lightning_condkd.augment import resolve_augment
+from lightning_condkd.condensation.evaluation import Once
 from lightning_condkd.condensation.evaluation import evaluate as train_and_test
 from lightning_condkd.condensation.evaluation_recipe import Recipe
 from lightning_condkd.condensation.evaluation_result import Evaluation
@@ -25,7 +26,9 @@ from lightning_condkd.data.images import ImageSource
 from lightning_condkd.data.writing import write_atomic
 from lightning_condkd.models import ConvNet, Observer
 from lightning_condkd.models.normalisation import channel_values
+from lightning_condkd.modules.batches import source_facts
 from lightning_condkd.modules.evaluation_checks import check_fit, check_networks, check_output, remarks_on_names
+from lightning_condkd.modules.evaluation_kept import KeptRuns, network_identity
 from lightning_condkd.modules.evaluation_report import (
     Row,
     TrainingSet,
@@ -35,6 +38,7 @@ from lightning_condkd.modules.evaluation_report import (
     teacher_facts,
 )
 from lightning_condkd.modules.evaluation_sets import LabelChoice, teacher_labels, training_sets
+from lightning_condkd.modules.record import fingerprint
 
 Networks = Mapping[str, Callable[[], nn.Module]]
 RecipeName = Literal["dsa", "dc", "rded"]
@@ -83,7 +87,8 @@ def evaluate(
         std: channel standard deviations that they divide by; likewise.
         batched: train the networks of a row in one pass: on a CPU faster for very small networks, slower for others.
         device: where to train; by default the first GPU, else the CPU.
-        output: JSON file for all numbers, such as ``result.json``.
+        output: JSON file for all numbers, such as ``result.json``. Until all are there, those of the networks that are
+            done are in ``result.partial.json``: the same command, typed again after it was ended, does only the others.
 
     Returns:
         A table with a row for each network and kind of labels, and as many as they need for random real images.
@@ -107,12 +112,19 @@ def evaluate(
     sets = training_sets(chosen, labels, asked, real.train, seed)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     options = {"runs": runs, "seed": seed, "test_every": test_every, "batched": batched, "device": device}
-    rows = [Row(name, one, _test(one, real.test, made, plan, options)) for name, made in fresh.items() for one in sets]
+    facts: dict[str, Any] = {"learned_rate": learned, "options": options, "recipe": plan.settings()}
+    facts |= {"condensed": set_facts(condensed, chosen), "teacher": teacher_facts(asked)}
+    facts |= {"networks": network_facts(fresh)}
+    kept = KeptRuns(None if output is None else Path(output), facts | _identities(chosen, real, fresh, sets))
+    rows = [
+        Row(name, one, _test(one, real.test, made, plan, options, partial(kept.once, f"{name}, set {number}")))
+        for name, made in fresh.items()
+        for number, one in enumerate(sets)
+    ]
     if output is not None:
-        facts = {"learned_rate": learned, "options": options, "rows": [row.record() for row in rows]}
-        facts |= {"condensed": set_facts(condensed, chosen), "teacher": teacher_facts(asked)}
-        facts |= {"recipe": plan.settings(), "networks": network_facts(fresh)}
+        facts["rows"] = [row.record() for row in rows]
         write_atomic(Path(output), (json.dumps(facts, indent=1, allow_nan=False) + "\n").encode())
+        kept.discard()
     return report(rows, plan, learned, remarks_on_names(chosen, real.test.class_names))
 
 
@@ -121,10 +133,28 @@ class _Real(NamedTuple):
     train: ImageSource | None
 
 
+def _identities(
+    condensed: CondensedSet, real: _Real, networks: Mapping[str, FreshNetworks], sets: Sequence[TrainingSet]
+) -> dict[str, Any]:
+    """Return what tells sets, data and networks from others, beside the facts in a result."""
+    return {
+        "set": fingerprint(condensed),
+        "data": {name: None if source is None else source_facts(source) for name, source in real._asdict().items()},
+        "identities": {name: network_identity(made) for name, made in networks.items()},
+        "rows": [[one.name, one.label_kind] for one in sets],
+        "torch": torch.__version__,
+    }
+
+
 def _test(
-    one: TrainingSet, test: ImageSource, networks: FreshNetworks, recipe: Recipe, options: Mapping[str, Any]
+    one: TrainingSet,
+    test: ImageSource,
+    networks: FreshNetworks,
+    recipe: Recipe,
+    options: Mapping[str, Any],
+    once: Once,
 ) -> Evaluation:
-    return train_and_test(one.images, one.labels, test.images, test.labels, networks, recipe, **options)
+    return train_and_test(one.images, one.labels, test.images, test.labels, networks, recipe, **options, once=once)
 
 
 def _real_images(data: ImageDataModule) -> _Real:

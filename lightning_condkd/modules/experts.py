@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
-from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_condkd.augment import Augment, AugmentName, resolve_augment
 from lightning_condkd.condensation.networks import FreshNetworks
@@ -33,9 +33,11 @@ from lightning_condkd.modules.batches import check_class_sizes, real_batch, real
 from lightning_condkd.modules.checkpoints import own_state
 from lightning_condkd.modules.checks import check_dtypes
 from lightning_condkd.modules.divergence import LogitsWatch, LossWatch, check_checkpoint, check_logits, stop_if_diverged
+from lightning_condkd.modules.held_out import loaders_in_turn
 from lightning_condkd.modules.outputs import state_size
 from lightning_condkd.modules.resumable import ResumableModule
 from lightning_condkd.modules.run_length import dev_steps
+from lightning_condkd.modules.scores import Scores
 from lightning_condkd.randomness import Draw, seeded_generator
 
 STATE_KEY = "experts"
@@ -78,6 +80,7 @@ class ExpertTrajectories(ResumableModule):
     """
 
     fixed_settings: ClassVar[Mapping[str, str]] = {"epochs": "resume with as many: they number the experts"}
+    metrics: ClassVar[tuple[str, ...]] = ("train/", "val/")
 
     def __init__(
         self,
@@ -102,7 +105,7 @@ class ExpertTrajectories(ResumableModule):
         self._layout = layout(self.network.network)
         self.losses, self._logits = LossWatch(), LogitsWatch()
         self._data_facts: dict[str, Any] = {}
-        self.accuracy = MulticlassAccuracy(self.networks.num_classes, average="micro")
+        self.scores = Scores(self.networks.num_classes)
 
     def position(self, epoch: int) -> tuple[int, int]:
         """Return the number of the expert that an epoch of the trainer belongs to, and how many it was trained for.
@@ -149,6 +152,7 @@ class ExpertTrajectories(ResumableModule):
                 f"max_epochs={self.trainer.max_epochs}: expected a multiple of {self.epochs}, the epochs of an expert; "
                 f"set --trainer.max_epochs to {self.epochs} times the number of experts"
             )
+        self._check_plain()
         self._check_folder()
 
     def outputs(self) -> list[Target]:
@@ -157,8 +161,18 @@ class ExpertTrajectories(ResumableModule):
         absent = experts * (self.epochs + 1) - len(list(self.output.glob("expert_*.safetensors")))
         return [Target(self.output, max(0, absent) * state_size(self.network), folder=True)]
 
+    def _check_plain(self) -> None:
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        accumulates = any(isinstance(callback, GradientAccumulationScheduler) for callback in callbacks)
+        if accumulates or self.trainer.accumulate_grad_batches != 1 or self.trainer.gradient_clip_val is not None:
+            raise ValueError(
+                "experts take a plain step of SGD for each batch, as trajectory matching does: leave out "
+                "gradient_clip_val, accumulate_grad_batches and GradientAccumulationScheduler"
+            )
+
     def on_train_start(self) -> None:
-        """Say if the run ends before its last expert is done."""
+        """Check the validation loaders; say if the run ends before its last expert is done."""
+        loaders_in_turn(self.trainer)
         steps, length = self.trainer.max_steps, int(self.trainer.num_training_batches)
         if not dev_steps(self.trainer) and 0 <= steps < (self.trainer.max_epochs or 0) * length:
             expert, epoch = self.position(steps // length)
@@ -233,11 +247,13 @@ class ExpertTrajectories(ResumableModule):
 
     def on_validation_start(self) -> None:
         """See that there is something to measure."""
+        self.scores.begin(self.trainer)
         self.stop_if_diverged()
 
     def on_validation_epoch_end(self) -> None:
-        """See that what was measured were numbers."""
+        """See that what was measured were numbers, and log it."""
         check_logits(self._logits, "val", "the expert", self)
+        self.log_dict(self.scores.pop(), prog_bar=True, sync_dist=True)  # equal on all ranks already
 
     def on_train_end(self) -> None:
         """End a run that diverged after its last snapshot; say where the snapshots are."""
@@ -250,19 +266,18 @@ class ExpertTrajectories(ResumableModule):
         header = {**asdict(self.info), "expert": expert, "epoch": epoch}
         save_packed(snapshot_path(self.output, expert, epoch), KIND, {TENSOR: flatten(self.network.network)}, header)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Measure the expert on a batch of held-out images.
 
         Args:
             batch: as in :meth:`training_step`; it may be empty.
             batch_idx: position in the loader.
+            dataloader_idx: number of the loader; the first one's accuracy is ``val/accuracy``.
         """
         images, labels = real_batch(batch, self.networks.num_classes)
-        if len(labels):
-            logits = self.network(images).logits
-            self._logits.add("val", logits)
-            self.accuracy.update(logits, labels)
-        self.log("val/accuracy", self.accuracy, on_step=False, on_epoch=True, prog_bar=True)
+        logits = self.network(images).logits if len(labels) else images.new_empty(0)
+        self._logits.add("val", logits)
+        self.scores.add_accuracy("val/accuracy", dataloader_idx, logits, labels)
 
     def configure_optimizers(self) -> Optimizer:
         """Return plain SGD."""

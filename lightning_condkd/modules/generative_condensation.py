@@ -81,6 +81,7 @@ class GenerativeCondensation(ResumableModule):
         "steps_per_epoch": "resume with as many: they number the steps and seed the draws"
     }
     takes_new_rates = True
+    metrics: ClassVar[tuple[str, ...]] = ("generator/", "critic/")
 
     def __init__(
         self,

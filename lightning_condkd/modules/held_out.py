@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.utils.data import Subset
 
 from lightning_condkd.data.condensed import CondensedSet
@@ -48,12 +50,45 @@ def check_held_out(trainer: L.Trainer, stage: str, condensed: CondensedSet | Non
     _remark_on_names(condensed, data.val_source.class_names)
 
 
-def check_loaders(trainer: L.Trainer, loaders: Any, condensed: CondensedSet | None) -> None:  # noqa: ANN401
+def check_in_turn(trainer: L.Trainer) -> None:
+    """Check that several validation or test loaders are read one after another.
+
+    Args:
+        trainer: the trainer, its loaders in place.
+
+    Raises:
+        ValueError: if a batch would be one of each.
+    """
+    combined = trainer._evaluation_loop._combined_loader
+    if combined is not None and combined._mode != "sequential":
+        raise ValueError(
+            f"validation and test loaders are read one after another, got a CombinedLoader of mode {combined._mode!r}, "
+            "whose batches are one of each: return the loaders as a list, or set mode='sequential'"
+        )
+
+
+def loaders_in_turn(trainer: L.Trainer) -> Sequence[Any]:
+    """Return all validation or test loaders in the order in which they are read; in a fit they are made if need be.
+
+    Args:
+        trainer: the trainer.
+
+    Raises:
+        ValueError: see :func:`check_in_turn`.
+    """
+    loop = trainer._evaluation_loop
+    if trainer.state.fn == TrainerFn.FITTING and trainer.enable_validation:
+        loop.setup_data()
+    check_in_turn(trainer)
+    return [] if loop._combined_loader is None else loop._combined_loader.flattened
+
+
+def check_loaders(trainer: L.Trainer, loaders: Iterable[Any], condensed: CondensedSet | None) -> None:
     """Check the classes of loaders of the user's own, where their datasets name them.
 
     Args:
         trainer: the trainer.
-        loaders: one or several.
+        loaders: the loaders.
         condensed: the condensed set, where it is known.
 
     Raises:
@@ -98,7 +133,8 @@ def check_parts(trainer: L.Trainer) -> None:
         ValueError: if they are known to have other classes, or the same in another order.
     """
     loaders = _own_loaders(trainer)
-    for train, held_out in itertools.product(_class_names(trainer.train_dataloader), _class_names(loaders)):
+    training = CombinedLoader(trainer.train_dataloader).flattened
+    for train, held_out in itertools.product(_class_names(training), _class_names(loaders)):
         order, counts = class_order(train, held_out), (len(train), len(held_out))
         found = (
             f"the training images have {counts[0]} classes {few(train)}, the held-out ones {counts[1]} {few(held_out)}"
@@ -150,10 +186,8 @@ def _image_data(trainer: L.Trainer) -> ImageDataModule | None:
 
 def _own_loaders(trainer: L.Trainer) -> Sequence[Any]:
     """Validation loaders of the user's own at the start of a fit; none where a datamodule of ours tells what it has."""
-    if _image_data(trainer) is not None or not trainer.enable_validation:
-        return []
-    trainer.fit_loop.epoch_loop.val_loop.setup_data()
-    return _all(trainer.val_dataloaders)
+    loaders = loaders_in_turn(trainer)
+    return [] if _image_data(trainer) is not None else loaders
 
 
 def _remark_on_names(condensed: CondensedSet, names: Sequence[str]) -> None:
@@ -161,8 +195,8 @@ def _remark_on_names(condensed: CondensedSet, names: Sequence[str]) -> None:
         rank_zero_warn(remark)
 
 
-def _class_names(loaders: Any) -> Iterator[tuple[str, ...]]:  # noqa: ANN401 - a loader of the user's own
-    for loader in _all(loaders):
+def _class_names(loaders: Iterable[Any]) -> Iterator[tuple[str, ...]]:
+    for loader in loaders:
         dataset = getattr(getattr(loader, "loader", loader), "dataset", None)
         while isinstance(dataset, Subset):
             dataset = dataset.dataset
@@ -171,9 +205,3 @@ def _class_names(loaders: Any) -> Iterator[tuple[str, ...]]:  # noqa: ANN401 - a
         relabelled = getattr(dataset, "target_transform", None) is not None
         if not relabelled and isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names):
             yield tuple(names)
-
-
-def _all(loaders: Any) -> Sequence[Any]:  # noqa: ANN401 - one loader, several, or none
-    if loaders is None:
-        return []
-    return loaders if isinstance(loaders, (list, tuple)) else [loaders]

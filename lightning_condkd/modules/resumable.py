@@ -27,6 +27,7 @@ from lightning_condkd.modules.record import (
 )
 from lightning_condkd.modules.requeue import RequeueBetweenSteps
 from lightning_condkd.modules.ticks import count_epoch
+from lightning_condkd.modules.trainer_options import check_trainer, remark_on_going_on
 
 RUN_KEY = "lightning_condkd"
 
@@ -44,6 +45,12 @@ class ResumableModule(L.LightningModule):
     """Names in :meth:`run_settings` that cannot change within a run, with what to do instead."""
     takes_new_rates: ClassVar[bool] = False
     """Whether a resumed run takes learning rates as they are given to it, not those in the checkpoint."""
+    trains_one_network: ClassVar[bool] = False
+    """Whether one network is all that is trained and kept, so that callbacks may average it."""
+    metrics: ClassVar[tuple[str, ...]] = ()
+    """How the names begin that it logs."""
+    clipping: ClassVar[str] = ""
+    """What to say of clipping the gradients where optimizers take turns."""
     seed: int
 
     def __init__(self) -> None:
@@ -86,7 +93,15 @@ class ResumableModule(L.LightningModule):
         return ["optimizer"]
 
     def configure_callbacks(self) -> list[L.Callback]:
-        """Return what takes SLURM's requeue signal between two steps, and what looks after the files of a run."""
+        """Check the trainer's options, before any of its callbacks sets itself up; return those that every run needs.
+
+        They take SLURM's requeue signal between two steps and look after the files of a run.
+
+        Raises:
+            ValueError: see :func:`~lightning_condkd.modules.trainer_options.check_trainer`.
+        """
+        if self._trainer is not None:
+            check_trainer(self)
         return [RequeueBetweenSteps(), CheckedOutputs()]
 
     def outputs(self) -> Sequence[Target]:
@@ -103,7 +118,8 @@ class ResumableModule(L.LightningModule):
             self._forget()
 
     def on_fit_start(self) -> None:
-        """Compare the optimizers with those of the checkpoint."""
+        """Compare the optimizers with those of the checkpoint; say so if the trainer goes on without one."""
+        remark_on_going_on(self.trainer)
         schedules = [config.scheduler for config in self.trainer.lr_scheduler_configs]
         optimizers = dict(zip(self.optimizer_names(), self.trainer.optimizers, strict=True))
         self._optimizers = optimizer_settings(optimizers, schedules[0] if schedules else None)
@@ -186,3 +202,22 @@ class ResumableModule(L.LightningModule):
         parts = {"it has no": missing, "it also has": unexpected, "it has": reshaped}
         if wrong := "; ".join(f"{how} {listed(names)}" for how, names in parts.items() if names):
             raise ValueError(f"the checkpoint does not fit the module: {wrong}. Use the networks and parts of its run")
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:  # noqa: ANN401
+        """Load a state dict as torch does, and say what to do where a fit has not yet built what it is of.
+
+        Args:
+            state_dict: the state dict.
+            strict: as in torch.
+            assign: as in torch.
+
+        Raises:
+            RuntimeError: as in torch.
+        """
+        try:
+            return super().load_state_dict(state_dict, strict, assign)
+        except RuntimeError as error:
+            if not set(state_dict) <= set(self.state_dict()):
+                cure = f"{type(self).__name__}.load_from_checkpoint builds them"
+                raise RuntimeError(f"{error}\nParts that depend on the data are built by a fit; {cure}") from error
+            raise

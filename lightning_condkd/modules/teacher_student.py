@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
-import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.models import Observer
@@ -27,6 +25,7 @@ from lightning_condkd.modules.divergence import (
 )
 from lightning_condkd.modules.held_out import remark_on_accuracy
 from lightning_condkd.modules.resumable import ResumableModule
+from lightning_condkd.modules.scores import Scores
 
 STATE_KEY = "condkd"
 
@@ -35,7 +34,9 @@ class TeacherStudent(ResumableModule):
     """What every module that trains a student beside a frozen teacher shares.
 
     Validation and test measure top-1 accuracy (micro average) of the student on real images, and of the teacher: once
-    in a fit, always in a test. Checkpoints leave the teacher out and hold its fingerprint instead.
+    in a fit, always in a test. Of several loaders the first has the plain names, see
+    :class:`~lightning_condkd.modules.scores.Scores`. Checkpoints leave the teacher out and hold its fingerprint
+    instead.
 
     Args:
         teacher: the trained network with its normalisation. It is frozen.
@@ -51,11 +52,11 @@ class TeacherStudent(ResumableModule):
         super().__init__()
         self.strict_loading = False  # the teacher is not in the checkpoint; on_load_checkpoint checks the other keys
         self.register_state_dict_post_hook(_without_teacher)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(_expects_no_teacher)  # type: ignore[no-untyped-call]
         check_separate(teacher, student)
         self.teacher = teacher.freeze()
         self.student = student if isinstance(student, Observer) else _observed_like(teacher, student)
-        names = ("val_student", "val_teacher", "test_student", "test_teacher")
-        self.accuracies = nn.ModuleDict({n: MulticlassAccuracy(teacher.num_classes, average="micro") for n in names})
+        self.scores = Scores(teacher.num_classes)
         self.losses, self._logits = LossWatch(), LogitsWatch()
         self.teacher_accuracy: float | None = None
         self._fingerprint: str | None = None
@@ -95,6 +96,7 @@ class TeacherStudent(ResumableModule):
 
     def on_validation_start(self) -> None:
         """Make the student the same on all ranks, and see that there is something to measure, and to measure it by."""
+        self.scores.begin(self.trainer)
         self._remark_untrained("validate")
         check_dtypes(self.trainer, teacher=self.teacher, student=self.student)
         self.teacher.check_frozen()
@@ -106,6 +108,7 @@ class TeacherStudent(ResumableModule):
 
     def on_test_start(self) -> None:
         """See that there is something to measure."""
+        self.scores.begin(self.trainer)
         self._remark_untrained("test")
         check_dtypes(self.trainer, teacher=self.teacher, student=self.student)
         check_measured(self.student, "the student")
@@ -125,32 +128,32 @@ class TeacherStudent(ResumableModule):
                 "--ckpt_path (ckpt_path=...), unless it came with weights of its own"
             )
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Measure the student, and the teacher the first time.
 
         Args:
             batch: real images ``(N, C, H, W)``, in [0, 1] or uint8, and labels ``(N,)``.
             batch_idx: position in the loader.
+            dataloader_idx: number of the loader.
         """
-        self._measure("val", batch, teacher=self.teacher_accuracy is None)
+        self._measure("val", batch, dataloader_idx, teacher=self.teacher_accuracy is None)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Measure student and teacher.
 
         Args:
             batch: real images ``(N, C, H, W)``, in [0, 1] or uint8, and labels ``(N,)``.
             batch_idx: position in the loader.
+            dataloader_idx: number of the loader.
         """
-        self._measure("test", batch, teacher=True)
+        self._measure("test", batch, dataloader_idx, teacher=True)
 
-    def _measure(self, stage: str, batch: tuple[Tensor, Tensor], teacher: bool) -> None:
+    def _measure(self, stage: str, batch: tuple[Tensor, Tensor], loader: int, teacher: bool) -> None:
         images, labels = self.real_batch(batch)
-        if not len(labels):
-            return
         for name in ("student", "teacher") if teacher else ("student",):
-            logits = getattr(self, name)(images).logits
+            logits = getattr(self, name)(images).logits if len(labels) else images.new_empty(0)
             self._logits.add(name, logits)
-            cast(MulticlassAccuracy, self.accuracies[f"{stage}_{name}"]).update(logits, labels)
+            self.scores.add_accuracy(f"{stage}/{name}_accuracy", loader, logits, labels)
 
     def real_batch(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Return images in the units of [0, 1] and labels, checked against what the networks know.
@@ -168,28 +171,24 @@ class TeacherStudent(ResumableModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the accuracies, and say so if the teacher's is close to chance."""
-        values = self._read("val")
+        values = self._read()
         if "val/teacher_accuracy" in values and not self.trainer.sanity_checking:
             self.teacher_accuracy = float(values["val/teacher_accuracy"])
             remark_on_accuracy(self.teacher_accuracy, self.teacher.num_classes, "the validation images")
+        elif self.teacher_accuracy is not None:  # measured once: also in the rows after a resume
+            self.log("val/teacher_accuracy", self.teacher_accuracy, sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
         """Log the accuracies, and say so if the teacher's is close to chance."""
-        values = self._read("test")
+        values = self._read()
         if "test/teacher_accuracy" in values:
             accuracy = float(values["test/teacher_accuracy"])
             remark_on_accuracy(accuracy, self.teacher.num_classes, "the test images")
 
-    def _read(self, stage: str) -> dict[str, Tensor]:
-        values = {}
+    def _read(self) -> dict[str, Tensor]:
         for name in ("student", "teacher"):
             check_logits(self._logits, name, f"the {name}", self)
-            metric = cast(MulticlassAccuracy, self.accuracies[f"{stage}_{name}"])
-            if metric.update_called:
-                values[f"{stage}/{name}_accuracy"] = metric.compute()
-                metric.reset()
-        if stage == "val" and self.teacher_accuracy is not None:  # measured once: also in the rows after a resume
-            values.setdefault("val/teacher_accuracy", torch.tensor(self.teacher_accuracy, device=self.device))
+        values = self.scores.pop()
         self.log_dict(values, sync_dist=True)  # equal on all ranks already; without it Lightning warns
         return values
 
@@ -248,6 +247,10 @@ class TeacherStudent(ResumableModule):
 def _without_teacher(module: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:
     for name in [name for name in state if name.startswith(f"{prefix}teacher.")]:
         del state[name]
+
+
+def _expects_no_teacher(module: nn.Module, keys: Any) -> None:  # noqa: ANN401 - torch's own record
+    keys.missing_keys[:] = [name for name in keys.missing_keys if not name.startswith("teacher.")]
 
 
 def _observed_like(teacher: Observer, network: nn.Module) -> Observer:

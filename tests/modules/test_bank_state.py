@@ -139,7 +139,7 @@ def test_a_new_run_starts_with_an_empty_bank_and_says_so(
 def test_what_a_user_puts_in_before_the_first_fit_stays() -> None:
     module_data = data()
     module_data.transfer_set.append(*given(5))
-    with pytest.raises(ValueError, match="leave limit_train_batches"):  # a refused fit leaves the bank as it was
+    with pytest.raises(ValueError, match="limit_train_batches=3 would cut"):  # a refused fit leaves the bank as it was
         toy.silent_trainer(max_epochs=2, limit_train_batches=3).fit(toy.condkd(), module_data)
     toy.silent_trainer(max_epochs=2).fit(toy.condkd(), module_data)
     assert len(module_data.transfer_set.bank) == 5 + 2 * ROUND

@@ -216,7 +216,7 @@ def test_a_step_loader_serves_without_the_datamodule() -> None:
 @pytest.mark.parametrize("limit", [3, 0.5])
 def test_a_round_is_whole(limit: float) -> None:
     trainer = toy.silent_trainer(max_epochs=2, limit_train_batches=limit)
-    _refused("leave limit_train_batches and overfit_batches unset", toy.condkd(), _data(), trainer)
+    _refused("would cut the 8 steps of a round: leave it unset", toy.condkd(), _data(), trainer)
 
 
 def test_a_transfer_set_must_come_from_somewhere() -> None:

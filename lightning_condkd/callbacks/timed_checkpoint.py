@@ -1,0 +1,87 @@
+"""A checkpoint by the clock, for rounds and epochs that are long."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from lightning_condkd.modules.run_length import dev_steps
+
+FILE = "by_time"
+RANKS_AGREE_EVERY = 10  # steps between two looks at the clock, on several ranks: each is a word between them
+
+
+class TimedCheckpoint(Callback):
+    """Save a checkpoint, between two steps, when the last one of the run is so many minutes old.
+
+    It is one file, ``by_time.ckpt``, beside those of the trainer's first checkpoint callback; every one takes the place
+    of the one before. Where other checkpoints come often enough none is written. It takes the place of Lightning's
+    ``ModelCheckpoint(train_time_interval=...)``, which saves nothing under manual optimisation. A run without
+    checkpoints has none of these either. The command line adds one to every run.
+
+    Args:
+        minutes: age of the last checkpoint at which the next is saved.
+
+    Raises:
+        ValueError: if ``minutes`` is not positive.
+
+    Example:
+        >>> TimedCheckpoint(minutes=30).minutes
+        30
+    """
+
+    def __init__(self, minutes: float = 10.0) -> None:
+        if not minutes > 0:
+            raise ValueError(f"minutes: expected a positive number, got {minutes}; leave the callback out for none")
+        self.minutes = minutes
+        self._path: str | None = None
+        self._saved_at = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the trained module.
+        """
+        self._path, self._saved_at = None, time.monotonic()
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Start the clock anew: this checkpoint, whoever saves it, can be resumed from.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the trained module.
+            checkpoint: what is about to be written.
+        """
+        self._saved_at = time.monotonic()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:  # noqa: ANN401
+        """Save if it is time.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the trained module.
+        """
+        folder = getattr(trainer.checkpoint_callback, "dirpath", None)
+        if folder is None or dev_steps(trainer):
+            return
+        if trainer.world_size > 1 and trainer.global_step % RANKS_AGREE_EVERY:
+            return
+        due = time.monotonic() - self._saved_at >= 60 * self.minutes
+        if trainer.strategy.broadcast(due):
+            self._path = self._path or trainer.strategy.broadcast(_free_file(str(folder)))
+            trainer.save_checkpoint(self._path)
+
+
+def _free_file(folder: str) -> str:
+    """Return a file that no other run has written, where several share a folder."""
+    if "://" in folder:
+        return f"{folder}/{FILE}.ckpt"
+    names = itertools.chain([FILE], (f"{FILE}-v{number}" for number in itertools.count(1)))
+    return str(next(path for path in (Path(folder, f"{name}.ckpt") for name in names) if not path.exists()))

@@ -1,0 +1,97 @@
+"""Networks that an interrupted ``evaluate`` had trained, in a file beside the one of its result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_info
+
+from lightning_condkd.condensation.evaluation_result import Trained
+from lightning_condkd.condensation.networks import FreshNetworks
+from lightning_condkd.data.writing import write_atomic
+from lightning_condkd.modules.record import differences
+from lightning_condkd.randomness import seeded_generator
+
+
+class KeptRuns:
+    """What networks reached, by row and number of the run; every new one is in the file at once.
+
+    Args:
+        output: file of the result; without one nothing is kept.
+        settings: all that the numbers depend on, JSON values only.
+
+    Raises:
+        ValueError: if the file is there and was made with other settings, or is of another kind.
+    """
+
+    def __init__(self, output: Path | None, settings: Mapping[str, Any]) -> None:
+        self.path = None if output is None else output.with_suffix(".partial.json")
+        self.settings = json.loads(json.dumps(settings))  # as they are read back
+        self._done: dict[str, Any] = {}
+        if self.path is not None and self.path.exists():
+            self._done = _read(self.path, self.settings)
+            rank_zero_info(
+                f"{self.path}: an interrupted run with the same settings finished {len(self._done)} trainings: these "
+                "are taken over, the others are done now"
+            )
+
+    def once(self, row: str, number: int, train: Callable[[], Trained]) -> Trained:
+        """Train, unless that is done.
+
+        Args:
+            row: name of the row.
+            number: of its first network that is trained.
+            train: trains.
+
+        Returns:
+            What the networks reached, now or then.
+        """
+        name = f"{row}, network {number}"
+        if name not in self._done:
+            self._done[name] = train()._asdict()
+            self._write()
+        return Trained(**self._done[name])
+
+    def _write(self) -> None:
+        if self.path is not None:
+            content = {"settings": self.settings, "done": self._done}
+            write_atomic(self.path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+
+    def discard(self) -> None:
+        """Remove the file: the result is written."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+
+def _read(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+        there, done = dict(content["settings"]), dict(content["done"])
+        for trained in done.values():
+            Trained(**trained)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"output: {path} is where an interrupted run keeps its numbers, but holds none that can be read: move or "
+            "remove it, or choose another output"
+        ) from error
+    if found := differences(there, settings):
+        said = ", ".join(f"{name} was {before!r} and is {now!r}" for name, (before, now) in found.items())
+        raise ValueError(
+            f"output: {path} is of an interrupted run with other settings: {said}. Give its settings to go on with it, "
+            "remove it to begin anew, or choose another output"
+        )
+    return done
+
+
+def network_identity(networks: FreshNetworks) -> str:
+    """Return what tells an architecture, and the weights that it begins with, from others.
+
+    Args:
+        networks: makes the networks.
+    """
+    network = networks.make(seeded_generator(0, "network"))
+    return hashlib.sha256(f"{network!r} {network.fingerprint()}".encode()).hexdigest()[:16]

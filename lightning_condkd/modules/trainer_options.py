@@ -1,0 +1,132 @@
+"""What a trainer and its callbacks would do to a module that cannot be done right, refused before a fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
+    BatchSizeFinder,
+    DeviceStatsMonitor,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    LearningRateMonitor,
+    ModelPruning,
+    SpikeDetection,
+    StochasticWeightAveraging,
+    ThroughputMonitor,
+    WeightAveraging,
+)
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lightning_condkd.data.datamodule_images import ImageDataModule
+
+if TYPE_CHECKING:
+    from lightning_condkd.modules.resumable import ResumableModule
+
+WHOLE_MODULE = "takes all networks of the module for one, frozen and changing ones too"
+ONE_NETWORK: dict[type[L.Callback], str] = {
+    WeightAveraging: f"{WHOLE_MODULE}: leave it out, or average networks that were saved",
+    StochasticWeightAveraging: f"{WHOLE_MODULE}: leave it out, or average networks that were saved",
+    ModelPruning: f"{WHOLE_MODULE}: leave it out, and prune the network that comes out",
+}
+AUTOMATIC: dict[type[L.Callback], str] = {
+    GradientAccumulationScheduler: "cannot reach optimizers that take turns: leave it out, and raise the batch sizes",
+    SpikeDetection: "looks for one loss, and there are several: leave it out, a run that diverges is stopped anyway",
+}
+
+
+def check_trainer(module: ResumableModule) -> None:
+    """Check before a fit that all the trainer is asked for can be done to the module.
+
+    Args:
+        module: attached to its trainer.
+
+    Raises:
+        ValueError: if something cannot, with what to do instead.
+    """
+    trainer = module.trainer
+    if trainer.state.fn != TrainerFn.FITTING:
+        return
+    for found in (*_of_length(trainer), *_of_data(module), *_of_callbacks(module), *_of_turns(module)):
+        raise ValueError(f"{type(module).__name__}: {found}")
+    _remark_on_monitors(module)
+
+
+def remark_on_going_on(trainer: L.Trainer) -> None:
+    """Say so if a trainer goes on from its last fit without a checkpoint.
+
+    Args:
+        trainer: the trainer, a checkpoint restored.
+    """
+    if trainer.global_step and not trainer.ckpt_path:
+        rank_zero_warn(
+            f"this fit goes on at step {trainer.global_step} of the trainer's last one, but with new optimizers and "
+            "schedules: pass the ckpt_path of a checkpoint to go on exactly, or a new trainer to begin anew"
+        )
+
+
+def _of_length(trainer: L.Trainer) -> Iterator[str]:
+    for name in ("max_epochs", "max_steps", "limit_train_batches"):
+        if getattr(trainer, name) == 0:
+            yield f"{name}=0 trains nothing: raise it, or call validate or test to measure only"
+
+
+def _of_data(module: ResumableModule) -> Iterator[str]:
+    trainer = module.trainer
+    plain = module.trains_one_network and not isinstance(getattr(trainer, "datamodule", None), ImageDataModule)
+    if getattr(trainer, "overfit_batches", 0) and not plain:
+        yield "overfit_batches takes the first batches of a loader, and these images are drawn by step: leave it out"
+    if _given(trainer, BatchSizeFinder) and not plain:
+        yield "BatchSizeFinder finds no batch size that is only a matter of memory here: leave it out, and set them"
+
+
+def _of_callbacks(module: ResumableModule) -> Iterator[str]:
+    trainer = module.trainer
+    refused = {} if module.trains_one_network else ONE_NETWORK
+    refused = refused if module.automatic_optimization else {**refused, **AUTOMATIC}
+    for kind, reason in refused.items():
+        for callback in _given(trainer, kind):
+            yield f"{type(callback).__name__} {reason}"
+    for kind in (LearningRateMonitor, DeviceStatsMonitor, ThroughputMonitor):
+        if _given(trainer, kind) and not trainer.loggers:
+            yield f"{kind.__name__} writes to a logger, and there is none: leave it out, or give one"
+    if _given(trainer, BackboneFinetuning) and not hasattr(module, "backbone"):
+        yield "BackboneFinetuning needs a part of the name backbone: leave it out, set requires_grad of layers"
+    for finder in _given(trainer, LearningRateFinder):
+        wanted = (finder._attr_name,) if finder._attr_name else ("lr", "learning_rate")
+        if not module.trains_one_network or not any(hasattr(module, name) for name in wanted):
+            yield "LearningRateFinder finds no one learning rate to set: leave it out, and set those of the optimizers"
+
+
+def _of_turns(module: ResumableModule) -> Iterator[str]:
+    trainer = module.trainer
+    if module.automatic_optimization:
+        return
+    if trainer.accumulate_grad_batches != 1:
+        yield "accumulate_grad_batches cannot reach optimizers that take turns: leave it out, and raise the batch sizes"
+    if trainer.gradient_clip_val is not None:
+        yield f"gradient_clip_val cannot reach optimizers that take turns: leave it out{module.clipping}"
+    for callback in trainer.checkpoint_callbacks:
+        if getattr(callback, "_train_time_interval", None) is not None:
+            yield (
+                "ModelCheckpoint(train_time_interval=...) saves nothing where optimizers take turns: put "
+                "lightning_condkd.callbacks.TimedCheckpoint(minutes=...) in its place"
+            )
+
+
+def _remark_on_monitors(module: ResumableModule) -> None:
+    for callback in module.trainer.callbacks:  # type: ignore[attr-defined]
+        monitor = getattr(callback, "monitor", None)
+        if isinstance(monitor, str) and not monitor.startswith((*module.metrics, "epoch", "step")):
+            rank_zero_warn(
+                f"{type(callback).__name__} monitors {monitor!r}, which {type(module).__name__} does not log (its "
+                f"names begin with {', '.join(module.metrics)}): unless a callback of yours does, it will end the run"
+            )
+
+
+def _given(trainer: L.Trainer, kind: type[L.Callback]) -> list[Any]:
+    return [callback for callback in trainer.callbacks if isinstance(callback, kind)]  # type: ignore[attr-defined]

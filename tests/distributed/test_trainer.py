@@ -1,0 +1,23 @@
+"""What a user gives the trainer, on two ranks: several held-out loaders, and checkpoints by time."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.distributed.conftest import Launch
+from tests.distributed.trainer_jobs import measure, save_by_time
+
+pytestmark = pytest.mark.ddp
+
+
+@pytest.mark.parametrize("dictionary", [False, True])
+def test_every_image_counts_once_for_its_loader(launch: Launch, dictionary: bool, tmp_path: Path) -> None:
+    arguments = {"folder": tmp_path, "dictionary": dictionary}
+    (alone,) = launch(measure, **arguments)
+    first, second = launch(measure, world_size=2, **arguments)
+    assert first == second == pytest.approx(alone)
+    assert {f"{stage}/student_accuracy{end}" for stage in ("val", "test") for end in ("", "/loader_1")} <= set(alone)
+
+
+def test_the_clock_of_one_rank_decides(launch: Launch, tmp_path: Path) -> None:
+    assert launch(save_by_time, world_size=2, folder=tmp_path) == [{"by_time.ckpt": 10}] * 2

@@ -1,0 +1,44 @@
+"""What the processes do: brief runs with what a user gives the trainer beside a module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_condkd.callbacks import TimedCheckpoint
+from lightning_condkd.callbacks.baseline import CondensedOnlyBaseline
+from lightning_condkd.data import CondensedDataModule
+from lightning_condkd.distributed import rank
+from lightning_condkd.randomness import seeded_generator
+from tests.distributed.jobs import Recipe, make_trainer, model
+from tests.inversion import toy
+
+
+def measure(folder: str, dictionary: bool) -> dict[str, float]:
+    """Train without synthesis by rank, on held-out loaders of five and of one image."""
+    generator = seeded_generator(0, "held out")
+    loaders = [
+        DataLoader(TensorDataset(torch.rand(n, *toy.SHAPE, generator=generator), torch.arange(n) % 3), batch_size=4)
+        for n in (5, 1)
+    ]
+    held_out = dict(zip("ab", loaders, strict=True)) if dictionary else loaders
+    recipe, baseline = Recipe(rounds=2, norm="none", precision="64-true"), CondensedOnlyBaseline()
+    data = CondensedDataModule(toy.condensed_set(), batch_size=8, val_dataloaders=held_out)
+    module, trainer = model(recipe), make_trainer(recipe, folder, [baseline])
+    trainer.fit(module, data)
+    found = {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith("val")}
+    trainer.test(module, datamodule=data, verbose=False)
+    found |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return {**found, "baseline": baseline.accuracy or 0.0, "teacher": module.teacher_accuracy or 0.0}
+
+
+def save_by_time(folder: str) -> dict[str, int]:
+    """Train for two rounds of seven steps; by the clock of rank 0, and by no other, it is always time to save."""
+    recipe = Recipe(rounds=2)
+    callbacks = [ModelCheckpoint(folder, save_top_k=0), TimedCheckpoint(1e-9 if rank() == 0 else 1e9)]
+    module, trainer = model(recipe), make_trainer(recipe, folder, callbacks)
+    trainer.fit(module, CondensedDataModule(toy.condensed_set(), batch_size=8))
+    return {path.name: torch.load(path, weights_only=True)["global_step"] for path in Path(folder).glob("*.ckpt")}
