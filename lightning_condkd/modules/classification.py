@@ -256,6 +256,7 @@ class Classification(ResumableModule):
         Raises:
             ValueError: if the checkpoint is of a diverged run.
         """
+        super().on_load_checkpoint(checkpoint)
         check_checkpoint(checkpoint["state_dict"])
         self.seed = checkpoint[STATE_KEY]["seed"]
 

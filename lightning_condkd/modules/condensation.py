@@ -219,6 +219,7 @@ class Condensation(ResumableModule):
         Args:
             checkpoint: what Lightning has read.
         """
+        super().on_load_checkpoint(checkpoint)
         self.seed, self._undone = checkpoint[STATE_KEY]["seed"], checkpoint[STATE_KEY]["undone"]
 
     @property

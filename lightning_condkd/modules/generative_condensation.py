@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -295,12 +294,13 @@ class GenerativeCondensation(ResumableModule):
             "class_names": list(self.class_names),
         }
 
-    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the seed of the run that is resumed, and make the networks if no fit has done so.
 
         Args:
             checkpoint: what Lightning has read.
         """
+        super().on_load_checkpoint(checkpoint)
         state = checkpoint[STATE_KEY]
         self.seed, self.iterations = state["seed"], state["iterations"]
         self._build(tuple(state["image_shape"]), tuple(state["class_names"]))

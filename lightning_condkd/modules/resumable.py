@@ -40,3 +40,16 @@ class ResumableModule(L.LightningModule):
             batch_idx: not used.
         """
         count_epoch(self.trainer)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take on the precision of the trainer.
+
+        Args:
+            checkpoint: not used.
+        """
+        self.take_precision()
+
+    def take_precision(self) -> None:
+        """Convert what is there as the trainer will: it does so after it has loaded, which rounds a run in float64."""
+        if self._trainer is not None:
+            self._trainer.precision_plugin.convert_module(self)

@@ -52,12 +52,20 @@ def generative(folder: Path) -> tuple[L.LightningModule, L.LightningDataModule, 
     return GenerativeCondensation(pool, gan=gan, matching=matching, **stages), DigitsDataModule(seed=0), 3
 
 
-def fit(make: Callable[..., Any], folder: Path, save: int, ckpt_path: Path | None = None) -> dict[str, Tensor]:
+def fit(
+    make: Callable[..., Any], folder: Path, save: int, ckpt_path: Path | None = None, **arguments: Any
+) -> dict[str, Tensor]:
     torch.manual_seed(0)
     module, data, _ = make(folder)
     saving = SaveAt(save, folder / f"{save}.ckpt")
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    options: dict[str, Any] = {"limit_val_batches": 0, "default_root_dir": folder, "callbacks": [saving], **quiet}
+    options: dict[str, Any] = {
+        "limit_val_batches": 0,
+        "default_root_dir": folder,
+        "callbacks": [saving],
+        **quiet,
+        **arguments,
+    }
     trainer = L.Trainer(accelerator="cpu", max_epochs=EPOCHS, **options)
     trainer.fit(module, data, ckpt_path=ckpt_path)
     assert trainer.current_epoch == EPOCHS
@@ -74,3 +82,11 @@ def test_a_run_that_is_resumed_twice_takes_no_step_twice(make: Callable[..., Any
     last = fit(make, tmp_path, EPOCHS * length, tmp_path / f"{middle}.ckpt")
     assert toy.same(whole, again)
     assert toy.same(whole, last)
+
+
+@pytest.mark.parametrize("make", [condkd, classification, condensation, experts, generative])
+def test_a_run_in_double_resumes_to_the_bit(make: Callable[..., Any], tmp_path: Path) -> None:
+    """Its networks are made in single precision, and Lightning would convert them after it has loaded."""
+    middle = 2 * make(tmp_path)[2] + 1
+    whole = fit(make, tmp_path, middle, precision="64-true")
+    assert toy.same(whole, fit(make, tmp_path, EPOCHS * middle, tmp_path / f"{middle}.ckpt", precision="64-true"))
