@@ -221,15 +221,14 @@ def _free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def draw_hit(name: str, moments: Sequence[str], chance: random.Random) -> Hit:
-    """Draw a moment.
+def draw_hit(name: str, moment: str, chance: random.Random) -> Hit:
+    """Draw the rest of a hit.
 
     Args:
         name: of the signal.
-        moments: the phases that a run of the recipe has.
+        moment: the phase.
         chance: seeded.
     """
-    moment = chance.choice(moments)
     longest = {"start": 7.0, "step": 2.0, "save": 0.05, "end": 0.3}.get(moment, 0.2)
     turn = chance.randint(1, {"save": 12, "validation": 2}.get(moment, 1))
     return Hit(name, moment, turn, chance.uniform(0, longest), chance.random() < 0.5, chance.random())

@@ -505,9 +505,7 @@ class CondKD(TeacherStudent):
             self.meters.load(state["meters"])
         if self.is_fitting and state["bank"] is not None:
             self._bank_state.load(state["bank"], self._transfer.bank, self.trainer)
-        if self._trainer is not None:
-            # Lightning converts after it has loaded, which would round what a run in float64 had stored.
-            self._trainer.precision_plugin.convert_module(self)
+        self.take_precision()
 
     @property
     def _aligning(self) -> FeatureAlignment | None:

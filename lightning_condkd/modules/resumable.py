@@ -164,6 +164,12 @@ class ResumableModule(L.LightningModule):
         if self.is_fitting and "settings" in run:
             self._resumed = run
             check_resumed(run["settings"], self._settings_here, self.fixed_settings)
+        self.take_precision()
+
+    def take_precision(self) -> None:
+        """Convert what is there as the trainer will: it does so after it has loaded, which rounds a run in float64."""
+        if self._trainer is not None:
+            self._trainer.precision_plugin.convert_module(self)
 
     @property
     def _settings_here(self) -> dict[str, Any]:

@@ -35,6 +35,7 @@ def test_a_job_that_slurm_requeues_is_the_run_that_was_left_alone(
     line = [f"--config={ROOT / 'configs' / 'digits' / 'experts.yaml'}", *SMALL]
     monkeypatch.setitem(driver.chaos.RECIPES, "experts", line)
     hit = driver.chaos_processes.Hit("SIGUSR1", "save", 1, 0.0, True, 0.0)
+    monkeypatch.setattr(driver.chaos, "moments", lambda *_: ["save"])
     monkeypatch.setattr(driver.chaos, "draw_hit", lambda *_: hit)
     written = [f"--trainer.default_root_dir={tmp_path}", f"--model.init_args.output={tmp_path / 'out'}"]
     main(["fit", *line, *written, *driver.chaos.SAVE[:-1], "--trainer.enable_progress_bar=false"])
@@ -49,13 +50,14 @@ def test_a_job_that_slurm_requeues_is_the_run_that_was_left_alone(
 def test_what_does_not_hold_is_said(driver: SimpleNamespace, tmp_path: Path) -> None:
     outcome, attempt = driver.chaos_checks.Outcome, driver.chaos_processes.Attempt
     alone, other = outcome({"a": torch.zeros(2)}, (10, 2), None), outcome({"a": torch.ones(2)}, (9, 2), None)
+    assert driver.chaos.extra("dm", (2, 1, 2)) == [driver.chaos.DOUBLE]
     assert driver.chaos.compared(alone, alone, "dm", True) == []
     assert len(driver.chaos.compared(other, alone, "dm", True)) == 2
     assert len(driver.chaos.compared(other, alone, "dm", False)) == 2
     assert driver.chaos.compared(outcome({}, (10, 2), None), alone, "dm", True) == [
         "other tensors were written, or none"
     ]
-    hit = driver.chaos_processes.draw_hit("SIGUSR1", ["step"], random.Random(0))
+    hit = driver.chaos_processes.draw_hit("SIGUSR1", "step", random.Random(0))
     for asked, found in ((0, 1), (1, 0), (2, 1)):
         assert len(driver.chaos.faults(attempt([143], 1.0, 0, asked, "step 1, all, after save"), hit)) == found
     assert len(driver.chaos.faults(attempt([0], 1.0, 0, 1, "step 1, all, after save"), hit)) == 1
@@ -65,3 +67,12 @@ def test_what_does_not_hold_is_said(driver: SimpleNamespace, tmp_path: Path) -> 
     torch.save({"a": torch.zeros(100)}, tmp_path / "whole.ckpt")
     (tmp_path / "cut.ckpt").write_bytes((tmp_path / "whole.ckpt").read_bytes()[:-50])
     assert [said.split(":")[0] for said in driver.chaos_checks.damaged(tmp_path)] == ["cut.ckpt"]
+
+
+def test_the_end_comes_last_and_changed_numbers_of_processes_get_somewhere(driver: SimpleNamespace) -> None:
+    for recipe in driver.chaos.RECIPES:
+        for worlds in driver.chaos.WORLDS.values():
+            drawn = [driver.chaos.moments(recipe, worlds, random.Random(seed)) for seed in range(50)]
+            assert all(len({*one}) == len(worlds) - 1 and "end" not in one[:-1] for one in drawn)
+            assert any("end" in one for one in drawn) == (worlds[1] == 2)
+            assert any("start" in one for one in drawn) == (worlds[1] == 2)

@@ -71,7 +71,12 @@ class EpochMeans(L.Callback):
 
 
 def fit(
-    small: Small, folder: Path, save: int = 1, ckpt_path: Path | None = None, callbacks: Sequence[L.Callback] = ()
+    small: Small,
+    folder: Path,
+    save: int = 1,
+    ckpt_path: Path | None = None,
+    callbacks: Sequence[L.Callback] = (),
+    **arguments: Any,
 ) -> dict[str, Tensor]:
     """Fit for four epochs, keep a checkpoint ``{save}.ckpt`` of one step, and return the state at the end."""
     torch.manual_seed(0)
@@ -79,7 +84,7 @@ def fit(
     saving = [SaveAt(save, folder / f"{save}.ckpt"), *callbacks]
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     options: dict[str, Any] = {"limit_val_batches": 0, "default_root_dir": folder, "callbacks": saving, **quiet}
-    trainer = L.Trainer(accelerator="cpu", max_epochs=EPOCHS, **options)
+    trainer = L.Trainer(accelerator="cpu", max_epochs=EPOCHS, **options, **arguments)
     trainer.fit(module, data, ckpt_path=ckpt_path)
     assert trainer.current_epoch == EPOCHS
     layers: nn.Module = module

@@ -18,3 +18,13 @@ def test_a_run_that_is_resumed_twice_takes_no_step_twice(name: str, tmp_path: Pa
     last = fit(make(tmp_path), tmp_path, EPOCHS * length, tmp_path / f"{middle}.ckpt")
     assert toy.same(whole, again)
     assert toy.same(whole, last)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_run_in_double_resumes_to_the_bit(name: str, tmp_path: Path) -> None:
+    """Its networks are made in single precision, and Lightning would convert them after it has loaded."""
+    make = MODULES[name]
+    middle = 2 * make(tmp_path)[2] + 1
+    whole = fit(make(tmp_path), tmp_path, middle, precision="64-true")
+    last = fit(make(tmp_path), tmp_path, EPOCHS * middle, tmp_path / f"{middle}.ckpt", precision="64-true")
+    assert toy.same(whole, last)

@@ -18,7 +18,7 @@ from lightning_condkd.callbacks import PhaseProgressBar, RunSummary, SyntheticIm
 from lightning_condkd.callbacks.baseline import CondensedOnlyBaseline
 from lightning_condkd.data import CondensedDataModule, DigitsDataModule
 from tests.inversion import toy
-from tests.modules.test_resume_twice import classification, experts
+from tests.modules.small_runs import classification, experts
 
 Loaders = tuple[DataLoader[Any], DataLoader[Any]]
 COLLECTIONS: dict[str, Callable[[Any, Any], Any]] = {

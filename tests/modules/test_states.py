@@ -14,7 +14,7 @@ import torch
 from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.data import DigitsDataModule
 from tests.inversion import toy
-from tests.modules import test_resume_twice as tasks
+from tests.modules import small_runs as tasks
 
 KINDS = ["condkd", "classification", "condensation", "experts", "generative"]
 BUILT_BY_A_FIT = ["condkd", "generative"]  # by shapes that a state dict does not tell

@@ -22,7 +22,7 @@ from lightning_condkd.types import Cadence
 from tests.callbacks import DieAt
 from tests.conftest import ROOT
 from tests.inversion import toy
-from tests.modules.test_resume_twice import classification, condensation, experts, generative
+from tests.modules.small_runs import classification, condensation, experts, generative
 
 QUICK = ["fit", "--config", str(ROOT / "configs" / "quickstart.yaml"), "--trainer.enable_progress_bar=false"]
 ROUND = Cadence(synthesis_steps=6, distill_steps=2, warmup_rounds=1)

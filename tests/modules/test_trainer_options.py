@@ -21,7 +21,7 @@ from lightning_condkd.data import CondensedDataModule
 from tests.callbacks import SaveAt
 from tests.conftest import ROOT
 from tests.inversion import toy
-from tests.modules import test_resume_twice as tasks
+from tests.modules import small_runs as tasks
 
 Options = Callable[[Path], dict[str, Any]]
 Made = tuple[Any, L.LightningDataModule]
