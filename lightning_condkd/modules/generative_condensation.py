@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
@@ -323,7 +324,7 @@ class GenerativeCondensation(ResumableModule):
             "class_names": list(self.class_names),
         }
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """Keep the seed of the run that is resumed, and make the networks if no fit has done so.
 
         Args:
