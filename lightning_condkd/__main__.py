@@ -25,6 +25,7 @@ IDLE_WARNINGS = (
     r".*isinstance\(treespec, LeafSpec\)",
     r".*Your `IterableDataset` has `__len__` defined",
     r".*Using ModelCheckpoint with manual optimization and every_n_train_steps",
+    r".*You passed in a `val_dataloader` but have no `validation_step`",
     r".*Found \d+ module\(s\) in eval mode at the start of training",
 )
 

@@ -6,6 +6,7 @@ import os
 import pickle
 import signal
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -126,6 +127,8 @@ class CondKDCLI(LightningCLI):
         if trainer.loggers or self.config.subcommand == "fit":
             check_roots(trainer)
         claim_version(trainer)
+        if not any(getattr(one, "monitor", None) for one in trainer.checkpoint_callbacks):
+            warnings.filterwarnings("ignore", message="The dirpath has changed")  # what it says is not kept is not used
         return trainer
 
 
