@@ -177,7 +177,7 @@ def test_the_last_checkpoint_may_be_one_for_a_requeue(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         os.utime(path, (seconds, seconds))
-        assert newest_checkpoint(tmp_path) == path
+        assert newest_checkpoint(tmp_path, resumable=True) == path
 
 
 @pytest.mark.parametrize("what", ["fit", "test"])

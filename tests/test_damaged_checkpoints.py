@@ -85,7 +85,7 @@ DAMAGE: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "text": (lambda whole, path: path.write_text("no checkpoint\n"), "it is a text file"),
     "page": (lambda whole, path: path.write_text("\n<!DOCTYPE html><title>404"), "it is a web page"),
     "pointer": (lambda whole, path: path.write_text("version https://git-lfs.github.com/spec/v1\n"), "Git LFS"),
-    "folder": (lambda whole, path: path.mkdir(), "it is a folder"),
+    "folder": (lambda whole, path: path.mkdir(), "it is a folder|expected checkpoints in"),
     "safetensors": (lambda whole, path: save_file({"a": torch.zeros(3)}, path), "it is a safetensors file"),
 }
 OTHER: dict[str, tuple[Callable[[Path, Path], object], str]] = {
@@ -133,7 +133,7 @@ def test_damaged_checkpoints_end_in_a_line(
         said = typed(monkeypatch, capsys, *command)
         assert str(path) in said
         assert re.search(found, said), said
-        assert kind in OTHER or CURE in said
+        assert kind in OTHER or CURE in said or "name the file of one" in said
     with pytest.raises((ValueError, FileNotFoundError), match=found):
         Classification.load_from_checkpoint(path, network=classifier().network)
     assert not (tmp_path / "o.pt").exists()

@@ -28,7 +28,7 @@ FLOORS = {
     "cli": 6,
     "__main__": 7,
 }
-LIGHTNING = {"modules", "callbacks", "parser", "cli"}
+LIGHTNING = {"modules", "callbacks", "parser", "cli", "__main__"}
 SOURCES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
 
 

@@ -253,7 +253,8 @@ class Condensation(ResumableModule):
         """
         super().on_load_checkpoint(checkpoint)
         state = own_state(checkpoint, STATE_KEY, self)
-        self.check_state(checkpoint["state_dict"])
+        if self.pixels is not None:  # else they are made from the checkpoint
+            self.check_state(checkpoint["state_dict"])
         self.take_seed(state["seed"])
         self._undone = state["undone"]
 
