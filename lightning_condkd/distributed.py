@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import torch
@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 Value = TypeVar("Value")
+STATISTICS = ("running_mean", "running_var")
 
 
 def _initialised() -> bool:
@@ -71,15 +72,39 @@ def first_over_ranks(value: Value | None) -> Value | None:
 def sync_buffers(modules: Iterable[nn.Module]) -> None:
     """Make the buffers of modules equal on all ranks: floating point ones are averaged, others come from rank 0.
 
-    Lightning does not broadcast buffers under manual optimisation after the first step.
+    Lightning does not broadcast buffers under manual optimisation after the first step. Buffers that are equal already
+    stay as they are to the bit.
 
     Args:
         modules: the modules, in the same order on every rank.
     """
+    _sync([buffer for module in modules for buffer in module.buffers()])
+
+
+def sync_running_statistics(modules: Iterable[nn.Module]) -> None:
+    """Do so with the statistics of normalization layers alone; after every step, for few bytes.
+
+    Where ranks differ between two steps, a checkpoint in between would change the run that goes on.
+
+    Args:
+        modules: the modules, in the same order on every rank.
+    """
+    named = (item for module in modules for item in module.named_buffers())
+    _sync([buffer for name, buffer in named if name.rsplit(".", 1)[-1] in STATISTICS])
+
+
+def _sync(buffers: Sequence[Tensor]) -> None:
     if not _initialised():
         return
-    for buffer in (b for module in modules for b in module.buffers()):
-        if buffer.is_floating_point():
-            buffer.copy_(mean_over_ranks(buffer))
-        else:
-            dist.broadcast(buffer, 0)
+    floating = [buffer for buffer in buffers if buffer.is_floating_point()]
+    for dtype in dict.fromkeys(buffer.dtype for buffer in floating):
+        same = [buffer for buffer in floating if buffer.dtype == dtype]
+        own = torch.cat([buffer.detach().flatten() for buffer in same])
+        first = own.clone()
+        dist.broadcast(first, 0)
+        # The mean of equal numbers is not always that number, the mean of their differences is always 0.
+        mean = first + mean_over_ranks(torch.where(own == first, 0.0, own - first))
+        for buffer, part in zip(same, torch.split(mean, [buffer.numel() for buffer in same]), strict=True):
+            buffer.copy_(part.view_as(buffer))
+    for buffer in (buffer for buffer in buffers if not buffer.is_floating_point()):
+        dist.broadcast(buffer, 0)

@@ -18,7 +18,7 @@ from torch.optim import SGD, Optimizer
 from lightning_condkd.augment import Augment, take
 from lightning_condkd.data.datamodule_images import ImageDataModule
 from lightning_condkd.data.writing import Target, save_tensors
-from lightning_condkd.distributed import sync_buffers
+from lightning_condkd.distributed import sync_buffers, sync_running_statistics
 from lightning_condkd.models import Observer
 from lightning_condkd.models.finite import check_finite
 from lightning_condkd.models.weights import plain_state
@@ -158,6 +158,10 @@ class Classification(ResumableModule):
         self.losses.add("network", self.global_step, {"loss": loss})
         self.log("train/loss", loss, prog_bar=True, batch_size=len(labels))
         return loss
+
+    def on_after_backward(self) -> None:
+        """Make the network's statistics the same on all ranks, whether or not a checkpoint follows."""
+        sync_running_statistics([self.network])
 
     def _augmented(self, images: Tensor, batch_idx: int) -> Tensor:
         if self.augment is None:

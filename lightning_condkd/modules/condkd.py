@@ -19,7 +19,7 @@ from lightning_condkd.augment import Augment, CropFlip
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.distillation import DistillationLoss
-from lightning_condkd.distributed import sync_buffers
+from lightning_condkd.distributed import sync_buffers, sync_running_statistics
 from lightning_condkd.inversion import Inversion
 from lightning_condkd.models import Observer
 from lightning_condkd.models.finite import all_finite, check_finite
@@ -320,6 +320,7 @@ class CondKD(TeacherStudent):
         tick_once(self)
         for unit in units_of_step(self.trainer, self.inversion.cadence, self.current_epoch, batch_idx):
             self._take(unit)
+            sync_running_statistics([self.student, self.inversion])
         if batch_idx == round_length(self.trainer, self.inversion.cadence) - 1:
             self._end_round(unit)
 

@@ -19,7 +19,7 @@ from lightning_condkd.condensation.matching_pool import MatchingPool
 from lightning_condkd.data.condensed import CondensedInfo, CondensedSet
 from lightning_condkd.data.images import ImageSource
 from lightning_condkd.data.writing import Target
-from lightning_condkd.distributed import mean_over_ranks, sync_buffers
+from lightning_condkd.distributed import mean_over_ranks, sync_buffers, sync_running_statistics
 from lightning_condkd.modules.batches import check_class_sizes, real_batch, real_images, say_written
 from lightning_condkd.modules.checkpoints import own_state
 from lightning_condkd.modules.checks import check_batch, check_strategy
@@ -188,6 +188,7 @@ class GenerativeCondensation(ResumableModule):
         self._last_good, self.iterations = before, self.iterations + 1
         values = {f"{n}/{k}": v for n, t in (("generator", generated), ("critic", judged)) for k, v in t.values.items()}
         self.meters.add(values)
+        sync_running_statistics([self.gan, self.pool])
         if batch_idx == self.trainer.num_training_batches - 1 or self.global_step == self.trainer.max_steps:
             self.log_dict(self.meters.pop(), on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.distributed.conftest import Launch
-from tests.distributed.trainer_jobs import measure, save_by_time
+from tests.distributed.trainer_jobs import measure, save_by_time, save_or_not
+from tests.modules.small_runs import MODULES
 
 pytestmark = pytest.mark.ddp
 
@@ -21,3 +22,8 @@ def test_every_image_counts_once_for_its_loader(launch: Launch, dictionary: bool
 
 def test_the_clock_of_one_rank_decides(launch: Launch, tmp_path: Path) -> None:
     assert launch(save_by_time, world_size=2, folder=tmp_path) == [{"by_time.ckpt": 10}] * 2
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_checkpoint_changes_nothing_of_the_run(name: str, launch: Launch, tmp_path: Path) -> None:
+    assert launch(save_or_not, world_size=2, folder=tmp_path, name=name) == [{}, {}]

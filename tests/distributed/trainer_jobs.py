@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_condkd.callbacks import TimedCheckpoint
@@ -13,8 +14,10 @@ from lightning_condkd.callbacks.baseline import CondensedOnlyBaseline
 from lightning_condkd.data import CondensedDataModule
 from lightning_condkd.distributed import rank
 from lightning_condkd.randomness import seeded_generator
+from tests.callbacks import SaveAt
 from tests.distributed.jobs import Recipe, make_trainer, model
 from tests.inversion import toy
+from tests.modules.small_runs import MODULES, fit
 
 
 def measure(folder: str, dictionary: bool) -> dict[str, float]:
@@ -42,3 +45,16 @@ def save_by_time(folder: str) -> dict[str, int]:
     module, trainer = model(recipe), make_trainer(recipe, folder, callbacks)
     trainer.fit(module, CondensedDataModule(toy.condensed_set(), batch_size=8))
     return {path.name: torch.load(path, weights_only=True)["global_step"] for path in Path(folder).glob("*.ckpt")}
+
+
+def save_or_not(folder: str, name: str) -> dict[str, float]:
+    """Fit a small run of a module twice, the second time with checkpoints; return what differs in the end."""
+    ends = []
+    for steps in ((), (1, 4, 5, 7)):
+        torch.manual_seed(0)
+        place = Path(folder, name, str(len(steps)))
+        strategy = DDPStrategy(find_unused_parameters=True, process_group_backend="gloo")
+        saving = [SaveAt(step, place / f"{step}.ckpt") for step in steps]
+        ends.append(fit(MODULES[name](place), place, save=10**6, callbacks=saving, devices=2, strategy=strategy))
+    first, second = ends
+    return {key: 1.0 for key in first if not torch.equal(first[key], second[key])}
