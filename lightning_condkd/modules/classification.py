@@ -238,12 +238,12 @@ class Classification(ResumableModule):
         stop_if_diverged(self, self.losses, self.network, "the network", cure)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make the network's statistics the same on all ranks before rank 0 writes them, and add the seed.
+        """Add the seed.
 
         Args:
             checkpoint: what Lightning is about to write; its tensors share memory with the module's.
         """
-        sync_buffers([self.network])
+        super().on_save_checkpoint(checkpoint)
         self.stop_if_diverged()
         checkpoint[STATE_KEY] = {"seed": self.seed}
 

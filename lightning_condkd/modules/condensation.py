@@ -210,6 +210,7 @@ class Condensation(ResumableModule):
         Args:
             checkpoint: what Lightning is about to write.
         """
+        super().on_save_checkpoint(checkpoint)
         self.write()
         checkpoint[STATE_KEY] = {"seed": self.seed, "undone": self._undone}
 

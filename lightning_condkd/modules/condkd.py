@@ -308,6 +308,7 @@ class CondKD(TeacherStudent):
             batch_idx: position in the round.
         """
         tick_once(self)
+        self.take_own_buffers()
         for unit in units_of_step(self.trainer, self.inversion.cadence, self.current_epoch, batch_idx):
             self._take(unit)
         if batch_idx == round_length(self.trainer, self.inversion.cadence) - 1:
@@ -442,7 +443,6 @@ class CondKD(TeacherStudent):
             checkpoint: what Lightning is about to write; its tensors share memory with the module's.
         """
         super().on_save_checkpoint(checkpoint)
-        sync_buffers([self.inversion])
         checkpoint[STATE_KEY] |= {
             "spec": None if self.spec is None else list(self.spec),
             "seed": self.seed,

@@ -259,6 +259,7 @@ class ExpertTrajectories(ResumableModule):
         Args:
             checkpoint: what Lightning is about to write.
         """
+        super().on_save_checkpoint(checkpoint)
         self.stop_if_diverged()
         checkpoint[STATE_KEY] = {"seed": self.seed}
 

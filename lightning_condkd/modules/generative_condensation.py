@@ -157,6 +157,7 @@ class GenerativeCondensation(ResumableModule):
             batch_idx: position in the epoch.
         """
         tick_once(self)
+        self.take_own_buffers()
         step = self.current_epoch * self.steps_per_epoch + batch_idx
         draw = Draw(self.seed, step, self.global_rank, self.trainer.world_size)
         self._set_stage(step)
@@ -268,11 +269,15 @@ class GenerativeCondensation(ResumableModule):
 
         A ``fast_dev_run`` writes nothing.
         """
+        own = [(buffer, buffer.clone()) for buffer in self.gan.generator.buffers()]
         sync_buffers([self.gan.generator])
-        if not all(bool(value.isfinite().all()) for value in self.gan.generator.state_dict().values()):
+        sound = all(bool(value.isfinite().all()) for value in self.gan.generator.state_dict().values())
+        if not sound:
             self._restore()
         if self.trainer.is_global_zero and not dev_steps(self.trainer):
             self.export(self.ipc, self.seed).save(self.output)
+        for buffer, values in own if sound else []:
+            buffer.copy_(values)  # a run goes on as it would have if nothing had been written
 
     def on_train_end(self) -> None:
         """Write a set, and say where."""
@@ -285,7 +290,7 @@ class GenerativeCondensation(ResumableModule):
         Args:
             checkpoint: what Lightning is about to write; its tensors share memory with the module's.
         """
-        sync_buffers([self.pool])
+        super().on_save_checkpoint(checkpoint)
         self.write()
         checkpoint[STATE_KEY] = {
             "seed": self.seed,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Self
 
 import lightning as L
+from torch import Tensor
 
+from lightning_condkd.modules.rank_buffers import own_buffers, store_rank_buffers
 from lightning_condkd.modules.requeue import RequeueBetweenSteps
 from lightning_condkd.modules.ticks import count_epoch
 from lightning_condkd.modules.whole_checkpoints import WholeCheckpoints
@@ -16,6 +20,8 @@ class ResumableModule(L.LightningModule):
 
     They hold tensors and plain records only, wherever they lie. A subclass that overrides a hook calls this one's too.
     """
+
+    _own_buffers: Mapping[str, Tensor] = MappingProxyType({})
 
     @classmethod
     def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401
@@ -41,13 +47,30 @@ class ResumableModule(L.LightningModule):
         """
         count_epoch(self.trainer)
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take on the precision of the trainer.
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store statistics that differ between ranks.
 
         Args:
-            checkpoint: not used.
+            checkpoint: what Lightning is about to write; its tensors share memory with the module's.
         """
+        store_rank_buffers(self, checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take on the precision of the trainer, and keep what is this rank's own until the first step.
+
+        Args:
+            checkpoint: what Lightning has read.
+        """
+        self._own_buffers = own_buffers(checkpoint)
         self.take_precision()
+
+    def take_own_buffers(self) -> None:
+        """Take back what was this rank's own: to be called within a step, as DDP spreads those of rank 0 before it."""
+        if self._own_buffers:
+            buffers = dict(self.named_buffers())
+            for name, own in self._own_buffers.items():
+                buffers[name].copy_(own)
+            del self._own_buffers
 
     def take_precision(self) -> None:
         """Convert what is there as the trainer will: it does so after it has loaded, which rounds a run in float64."""

@@ -187,7 +187,7 @@ class TeacherStudent(ResumableModule):
         Args:
             checkpoint: what Lightning is about to write; its tensors share memory with the module's.
         """
-        sync_buffers([self.student])
+        super().on_save_checkpoint(checkpoint)
         self.stop_if_diverged()
         checkpoint[STATE_KEY] = {
             "teacher": self._fingerprint or self.teacher.fingerprint(),
@@ -204,6 +204,7 @@ class TeacherStudent(ResumableModule):
         Raises:
             ValueError: if the teacher is another one, keys do not match, or the checkpoint is of a diverged run.
         """
+        super().on_load_checkpoint(checkpoint)
         state = checkpoint.get(STATE_KEY)
         if state is None:
             raise ValueError(
