@@ -55,7 +55,7 @@ def outcome(folder: Path, recipe: str) -> Outcome:
     if not summaries:
         return Outcome({}, steps, None)
     found = json.loads(summaries[-1].read_text())
-    return Outcome({**student, **bank(folder)}, steps, found["student_accuracy_last"])
+    return Outcome({**student, **bank(newest(folder))}, steps, found["student_accuracy_last"])
 
 
 def newest(folder: Path) -> Path:
@@ -67,13 +67,22 @@ def newest(folder: Path) -> Path:
     return max(checkpoints(folder), key=lambda path: (_read(path)["global_step"], path.stat().st_mtime))
 
 
-def bank(folder: Path) -> dict[str, Tensor]:
-    """Return the bank that the newest checkpoint names, nothing where there is none.
+def taken(folder: Path) -> Path:
+    """Return the checkpoint that the next attempt goes on from: SLURM's latest, though the run went on until it ended.
 
     Args:
         folder: of a case.
     """
-    path = newest(folder)
+    requeued = list(folder.glob("hpc_ckpt_*.ckpt"))
+    return max(requeued, key=lambda path: int(path.stem.rsplit("_", 1)[-1])) if requeued else newest(folder)
+
+
+def bank(path: Path) -> dict[str, Tensor]:
+    """Return the bank that a checkpoint names, nothing where there is none.
+
+    Args:
+        path: the checkpoint.
+    """
     state = (_read(path).get("condkd") or {}).get("bank")
     if state is None:
         return {}
@@ -83,17 +92,17 @@ def bank(folder: Path) -> dict[str, Tensor]:
 
 
 def finished(folder: Path, recipe: str) -> dict[str, Tensor]:
-    """Return what the newest checkpoint makes final: rows of the bank, or snapshots of experts.
+    """Return what the checkpoint to go on from makes final: rows of the bank, or snapshots of experts.
 
     Args:
         folder: of a case.
         recipe: its recipe.
     """
     if recipe == "quickstart":
-        return bank(folder)
+        return bank(taken(folder))
     if recipe == "dm":
         return {}
-    ended = _epochs(_read(newest(folder)))
+    ended = _epochs(_read(taken(folder)))
     kept: dict[str, Tensor] = {}
     for path in (folder / "out").glob("*.safetensors"):
         info, expert, epoch = read_snapshot_header(path)
