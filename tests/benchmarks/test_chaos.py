@@ -12,7 +12,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lightning_condkd.cli import main
 from tests.conftest import ROOT
 
 SCRIPTS = ("chaos", "chaos_checks", "chaos_processes")
@@ -29,17 +28,15 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
 
 
 def test_a_job_that_slurm_requeues_is_the_run_that_was_left_alone(
-    driver: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    driver: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One rank, hit within its first epochs and started again, as a process of its own."""
+    """One rank, hit within its first epochs and started again; every run is a process of its own."""
     line = [f"--config={ROOT / 'configs' / 'digits' / 'experts.yaml'}", *SMALL]
     monkeypatch.setitem(driver.chaos.RECIPES, "experts", line)
     hit = driver.chaos_processes.Hit("SIGUSR1", "save", 1, 0.0, True, 0.0)
     monkeypatch.setattr(driver.chaos, "moments", lambda *_: ["save"])
     monkeypatch.setattr(driver.chaos, "draw_hit", lambda *_: hit)
-    written = [f"--trainer.default_root_dir={tmp_path}", f"--model.init_args.output={tmp_path / 'out'}"]
-    main(["fit", *line, *written, *driver.chaos.SAVE[:-1], "--trainer.enable_progress_bar=false"])
-    alone = driver.chaos_checks.outcome(tmp_path, "experts")
+    alone = driver.chaos.left_alone("experts", 1, ())
     assert alone.steps == (40, 1)
     result = driver.chaos.case("experts", "SIGUSR1", (1, 1), alone, random.Random(0))
     assert result["broken"] == []
