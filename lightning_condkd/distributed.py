@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TypeVar
 
 import torch
@@ -78,7 +78,7 @@ def sync_buffers(modules: Iterable[nn.Module]) -> None:
     Args:
         modules: the modules, in the same order on every rank.
     """
-    _sync([buffer for module in modules for buffer in module.buffers()])
+    _sync(buffer for module in modules for buffer in module.buffers())
 
 
 def sync_running_statistics(modules: Iterable[nn.Module]) -> None:
@@ -90,13 +90,14 @@ def sync_running_statistics(modules: Iterable[nn.Module]) -> None:
         modules: the modules, in the same order on every rank.
     """
     named = (item for module in modules for item in module.named_buffers())
-    _sync([buffer for name, buffer in named if name.rsplit(".", 1)[-1] in STATISTICS])
+    _sync(buffer for name, buffer in named if name.rsplit(".", 1)[-1] in STATISTICS)
 
 
-def _sync(buffers: Sequence[Tensor]) -> None:
-    if not _initialised():
+def _sync(buffers: Iterable[Tensor]) -> None:
+    if not _initialised():  # one process need not even look for them
         return
-    floating = [buffer for buffer in buffers if buffer.is_floating_point()]
+    found = list(buffers)
+    floating = [buffer for buffer in found if buffer.is_floating_point()]
     for dtype in dict.fromkeys(buffer.dtype for buffer in floating):
         same = [buffer for buffer in floating if buffer.dtype == dtype]
         own = torch.cat([buffer.detach().flatten() for buffer in same])
@@ -106,5 +107,5 @@ def _sync(buffers: Sequence[Tensor]) -> None:
         mean = first + mean_over_ranks(torch.where(own == first, 0.0, own - first))
         for buffer, part in zip(same, torch.split(mean, [buffer.numel() for buffer in same]), strict=True):
             buffer.copy_(part.view_as(buffer))
-    for buffer in (buffer for buffer in buffers if not buffer.is_floating_point()):
+    for buffer in (buffer for buffer in found if not buffer.is_floating_point()):
         dist.broadcast(buffer, 0)
