@@ -105,7 +105,7 @@ class CondKDCLI(LightningCLI):
             root = Path(config.trainer.default_root_dir or ".")
             config.ckpt_path = str(newest_checkpoint(root, fitting) if name == "last" else best_checkpoint(root))
             rank_zero_info(f"--ckpt_path {name} is {config.ckpt_path}")
-        if fitting and config.ckpt_path:
+        if fitting and config.ckpt_path and name != "last":  # which was chosen so
             _check_resumable(config.ckpt_path)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401 - LightningCLI's own

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from lightning_condkd.modules.checkpoint_files import best_name
+from lightning_condkd.modules.checkpoint_files import best_name, free_file
 from lightning_condkd.modules.resumable import ResumableModule
 from lightning_condkd.modules.run_length import dev_steps
 
@@ -47,9 +45,7 @@ class BestCheckpoint(Callback):
 
     def _target(self, trainer: L.Trainer, module: Any) -> str:  # noqa: ANN401
         folder = str(getattr(trainer.checkpoint_callback, "dirpath", None) or trainer.default_root_dir)
-        name = best_name(module.best_metric)
-        paths = (os.path.join(folder, name.replace(".ckpt", f"-v{n}.ckpt") if n else name) for n in count())
-        return next(path for path in paths if path == self.path or not Path(path).exists())
+        return free_file(folder, best_name(module.best_metric), own=self.path)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best value and its file."""

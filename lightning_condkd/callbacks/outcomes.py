@@ -17,6 +17,7 @@ from lightning_condkd.modules.experts import ExpertTrajectories
 from lightning_condkd.modules.generative_condensation import GenerativeCondensation
 from lightning_condkd.modules.resumable import ResumableModule
 from lightning_condkd.modules.run_length import dev_steps
+from lightning_condkd.modules.trainer_options import callbacks_of
 
 
 def outcome(trainer: L.Trainer, module: ResumableModule) -> dict[str, Any]:
@@ -29,12 +30,12 @@ def outcome(trainer: L.Trainer, module: ResumableModule) -> dict[str, Any]:
     made: dict[str, Any] = {} if dev_steps(trainer) else _files(trainer, module)
     match module:
         case CondKD():
-            baseline = next((c.accuracy for c in _callbacks(trainer, CondensedOnlyBaseline)), None)
+            baseline = next((c.accuracy for c in callbacks_of(trainer, CondensedOnlyBaseline)), None)
             made |= {"teacher_accuracy": module.teacher_accuracy, "condensed_only_accuracy": baseline}
             made |= {"images_synthesised": module.images_synthesised}
         case Condensation() | GenerativeCondensation():
             made["iterations"] = trainer.global_step
-            for judge in _callbacks(trainer, CondensedAccuracy):
+            for judge in callbacks_of(trainer, CondensedAccuracy):
                 made[f"fresh_networks_{judge.name}"] = judge.curve[-1][1] if judge.curve else None
     return {name: value for name, value in made.items() if value is not None}
 
@@ -48,11 +49,7 @@ def _files(trainer: L.Trainer, module: ResumableModule) -> dict[str, Any]:
             experts = {name.split("_epoch_")[0] for name in files}
             return {"output": str(module.output), "experts": len(experts), "snapshots": len(files)}
         case Condensation() | GenerativeCondensation():
-            picture = next((c.path for c in _callbacks(trainer, SyntheticImages)), None)
+            picture = next((c.path for c in callbacks_of(trainer, SyntheticImages)), None)
             made = {"set": CondensedSet.load(module.output).line, "output": str(module.output)}
             return {**made, "picture": None if picture is None else str(picture)}
     return {}
-
-
-def _callbacks(trainer: L.Trainer, kind: type[Any]) -> list[Any]:
-    return [callback for callback in getattr(trainer, "callbacks", []) if isinstance(callback, kind)]

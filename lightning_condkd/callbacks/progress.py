@@ -62,11 +62,19 @@ class EpochLines(Callback):
             trainer: the trainer.
             pl_module: the trained module.
         """
-        name = "round" if isinstance(pl_module, CondKD) else "epoch"
         most = f" of {trainer.max_epochs}" if (trainer.max_epochs or -1) >= 0 else ""
         figures = [f"{title} {value}" for title, value in _figures(trainer, pl_module).items()]
         seconds = f"{time.perf_counter() - self._since:.1f} s"
-        rank_zero_info(f"{name} {trainer.current_epoch + 1}{most}: {', '.join([*figures, seconds])}")
+        rank_zero_info(f"{epoch_name(pl_module)} {trainer.current_epoch + 1}{most}: {', '.join([*figures, seconds])}")
+
+
+def epoch_name(module: L.LightningModule) -> str:
+    """Return what an epoch of a module is called.
+
+    Args:
+        module: the module.
+    """
+    return "round" if isinstance(module, CondKD) else "epoch"
 
 
 def _figures(trainer: L.Trainer, module: L.LightningModule) -> dict[str, str]:

@@ -15,12 +15,14 @@ from lightning.pytorch.loggers import CSVLogger
 
 from lightning_condkd.callbacks.best import BestCheckpoint, monitors
 from lightning_condkd.callbacks.outcomes import outcome
+from lightning_condkd.callbacks.progress import epoch_name
 from lightning_condkd.callbacks.run_folder import run_folder
 from lightning_condkd.data.writing import Target, write_atomic
 from lightning_condkd.modules.condkd import CondKD
 from lightning_condkd.modules.outputs import check_targets
 from lightning_condkd.modules.resumable import ResumableModule
 from lightning_condkd.modules.run_length import dev_steps
+from lightning_condkd.modules.trainer_options import callbacks_of
 
 TITLES = {
     "teacher_accuracy": "teacher",
@@ -179,15 +181,6 @@ def _shown(name: str, value: Any) -> str:  # noqa: ANN401 - a figure or a text
     return f"{100 * value:.2f} %" if isinstance(value, float) else str(value)
 
 
-def epoch_name(module: L.LightningModule) -> str:
-    """Return what an epoch of a module is called.
-
-    Args:
-        module: the module.
-    """
-    return "round" if isinstance(module, CondKD) else "epoch"
-
-
 def _metric(module: L.LightningModule) -> str:
     return getattr(module, "best_metric", None) or "val/accuracy"
 
@@ -199,9 +192,8 @@ def _is_taken(trainer: L.Trainer, folder: Path) -> bool:
 
 def _checkpoints(trainer: L.Trainer, module: ResumableModule) -> dict[str, str]:
     """Return the folder of the checkpoints, and the one with the best weights, ours or the user's."""
-    callbacks: list[Callback] = getattr(trainer, "callbacks", [])
-    theirs = [c.best_model_path for c in callbacks if isinstance(c, ModelCheckpoint) and monitors(c, module)]
-    ours = [c.path for c in callbacks if isinstance(c, BestCheckpoint)]
+    theirs = [c.best_model_path for c in callbacks_of(trainer, ModelCheckpoint) if monitors(c, module)]
+    ours = [c.path for c in callbacks_of(trainer, BestCheckpoint)]
     folder = getattr(trainer.checkpoint_callback, "dirpath", None)
     found = {"best_checkpoint": next(filter(None, [*theirs, *ours]), None), "checkpoints": folder}
     return {} if dev_steps(trainer) else {name: str(path) for name, path in found.items() if path}

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from lightning_condkd.modules.checkpoint_files import free_file
 from lightning_condkd.modules.run_length import dev_steps
 
-FILE = "by_time"
+FILE = "by_time.ckpt"
 RANKS_AGREE_EVERY = 10  # steps between two looks at the clock, on several ranks: each is a word between them
 
 
@@ -75,13 +74,5 @@ class TimedCheckpoint(Callback):
             return
         due = time.monotonic() - self._saved_at >= 60 * self.minutes
         if trainer.strategy.broadcast(due):
-            self._path = self._path or trainer.strategy.broadcast(_free_file(str(folder)))
+            self._path = self._path or trainer.strategy.broadcast(free_file(str(folder), FILE))
             trainer.save_checkpoint(self._path)
-
-
-def _free_file(folder: str) -> str:
-    """Return a file that no other run has written, where several share a folder."""
-    if "://" in folder:
-        return f"{folder}/{FILE}.ckpt"
-    names = itertools.chain([FILE], (f"{FILE}-v{number}" for number in itertools.count(1)))
-    return str(next(path for path in (Path(folder, f"{name}.ckpt") for name in names) if not path.exists()))

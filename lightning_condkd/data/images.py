@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -77,6 +78,14 @@ class ImageSource:
     def class_rows(self) -> tuple[Tensor, ...]:
         """Rows of each class, int64; empty for a class without images."""
         return tuple((self.labels == label).nonzero().flatten() for label in range(self.num_classes))
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of images and labels."""
+        digest = hashlib.sha256()
+        for tensor in (self.images, self.labels):
+            digest.update(cast(Any, tensor.contiguous().numpy()))
+        return digest.hexdigest()
 
     @property
     def empty_classes(self) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -20,6 +22,19 @@ def best_name(metric: str) -> str:
         'best_student_accuracy.ckpt'
     """
     return f"{BEST}{metric.rsplit('/', 1)[-1]}.ckpt"
+
+
+def free_file(folder: str, name: str, own: str | None = None) -> str:
+    """Return a file for a checkpoint that no other run has written, where several share a folder.
+
+    Args:
+        folder: the folder, or a remote address, where names are not looked up.
+        name: of the file; ``-v1`` and so on are put before its ending where it is taken.
+        own: a file of this run, which may be written again.
+    """
+    stem, ending = os.path.splitext(name)
+    paths = (os.path.join(folder, f"{stem}-v{n}{ending}" if n else name) for n in count())
+    return next(path for path in paths if path == own or "://" in path or not Path(path).exists())
 
 
 def is_resumable(path: str | Path) -> bool:

@@ -38,6 +38,7 @@ from lightning_condkd.modules.outputs import state_size
 from lightning_condkd.modules.resumable import ResumableModule
 from lightning_condkd.modules.run_length import dev_steps
 from lightning_condkd.modules.scores import Scores
+from lightning_condkd.modules.trainer_options import callbacks_of
 from lightning_condkd.randomness import Draw, seeded_generator
 
 STATE_KEY = "experts"
@@ -162,8 +163,7 @@ class ExpertTrajectories(ResumableModule):
         return [Target(self.output, max(0, absent) * state_size(self.network), folder=True)]
 
     def _check_plain(self) -> None:
-        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
-        accumulates = any(isinstance(callback, GradientAccumulationScheduler) for callback in callbacks)
+        accumulates = callbacks_of(self.trainer, GradientAccumulationScheduler)
         if accumulates or self.trainer.accumulate_grad_batches != 1 or self.trainer.gradient_clip_val is not None:
             raise ValueError(
                 "experts take a plain step of SGD for each batch, as trajectory matching does: leave out "

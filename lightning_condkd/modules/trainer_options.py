@@ -80,7 +80,7 @@ def _of_data(module: ResumableModule) -> Iterator[str]:
     plain = module.trains_one_network and not isinstance(getattr(trainer, "datamodule", None), ImageDataModule)
     if getattr(trainer, "overfit_batches", 0) and not plain:
         yield "overfit_batches takes the first batches of a loader, and these images are drawn by step: leave it out"
-    if _given(trainer, BatchSizeFinder) and not plain:
+    if callbacks_of(trainer, BatchSizeFinder) and not plain:
         yield "BatchSizeFinder finds no batch size that is only a matter of memory here: leave it out, and set them"
 
 
@@ -89,14 +89,14 @@ def _of_callbacks(module: ResumableModule) -> Iterator[str]:
     refused = {} if module.trains_one_network else ONE_NETWORK
     refused = refused if module.automatic_optimization else {**refused, **AUTOMATIC}
     for kind, reason in refused.items():
-        for callback in _given(trainer, kind):
+        for callback in callbacks_of(trainer, kind):
             yield f"{type(callback).__name__} {reason}"
     for kind in (LearningRateMonitor, DeviceStatsMonitor, ThroughputMonitor):
-        if _given(trainer, kind) and not trainer.loggers:
+        if callbacks_of(trainer, kind) and not trainer.loggers:
             yield f"{kind.__name__} writes to a logger, and there is none: leave it out, or give one"
-    if _given(trainer, BackboneFinetuning) and not hasattr(module, "backbone"):
+    if callbacks_of(trainer, BackboneFinetuning) and not hasattr(module, "backbone"):
         yield "BackboneFinetuning needs a part of the name backbone: leave it out, set requires_grad of layers"
-    for finder in _given(trainer, LearningRateFinder):
+    for finder in callbacks_of(trainer, LearningRateFinder):
         wanted = (finder._attr_name,) if finder._attr_name else ("lr", "learning_rate")
         if not module.trains_one_network or not any(hasattr(module, name) for name in wanted):
             yield "LearningRateFinder finds no one learning rate to set: leave it out, and set those of the optimizers"
@@ -119,7 +119,7 @@ def _of_turns(module: ResumableModule) -> Iterator[str]:
 
 
 def _remark_on_monitors(module: ResumableModule) -> None:
-    for callback in module.trainer.callbacks:  # type: ignore[attr-defined]
+    for callback in callbacks_of(module.trainer, L.Callback):
         monitor = getattr(callback, "monitor", None)
         if isinstance(monitor, str) and not monitor.startswith((*module.metrics, "epoch", "step")):
             rank_zero_warn(
@@ -128,5 +128,11 @@ def _remark_on_monitors(module: ResumableModule) -> None:
             )
 
 
-def _given(trainer: L.Trainer, kind: type[L.Callback]) -> list[Any]:
+def callbacks_of(trainer: L.Trainer, kind: type[L.Callback]) -> list[Any]:
+    """Return the callbacks of a trainer that are of a kind.
+
+    Args:
+        trainer: the trainer.
+        kind: their class.
+    """
     return [callback for callback in trainer.callbacks if isinstance(callback, kind)]  # type: ignore[attr-defined]
