@@ -13,6 +13,7 @@ import warnings
 from importlib.metadata import version
 from pathlib import Path
 
+import torch.distributed as dist
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_condkd.cli import COMMANDS, PROGRAM, main
@@ -50,6 +51,9 @@ def run() -> None:
     bound_termination()
     try:
         main()
+        if dist.is_available() and dist.is_initialized():
+            # Lightning leaves gloo's group, whose threads then abort some finished processes (code -6) as they exit.
+            dist.destroy_process_group()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None

@@ -14,6 +14,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+import torch.distributed as dist
 import yaml
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
@@ -258,6 +259,14 @@ def test_ctrl_c_ends_a_fit_with_its_code_and_the_cure(
     assert end.value.code == 128 + signal.SIGINT
     assert "ended by Ctrl-C (SIGINT) before it was finished: resume with --ckpt_path last" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_a_finished_command_leaves_its_process_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = (tmp_path / "store").as_uri()
+    monkeypatch.setattr(entry, "main", lambda: dist.init_process_group("gloo", store, rank=0, world_size=1))
+    monkeypatch.setattr(sys, "argv", ["lightning-condkd", "fit"])
+    entry.run()
+    assert not dist.is_initialized()
 
 
 def test_version_and_unknown_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
