@@ -8,6 +8,7 @@ from lightning_condkd.callbacks.pictures import SyntheticImages, class_grid, set
 from lightning_condkd.callbacks.progress import EpochLines, PhaseProgressBar
 from lightning_condkd.callbacks.summary import RunSummary, closing_table
 from lightning_condkd.callbacks.timed_checkpoint import TimedCheckpoint
+from lightning_condkd.modules.student_averaging import StudentAveraging
 
 __all__ = [
     "BestCheckpoint",
@@ -17,6 +18,7 @@ __all__ = [
     "EpochLines",
     "PhaseProgressBar",
     "RunSummary",
+    "StudentAveraging",
     "SyntheticImages",
     "TimedCheckpoint",
     "class_grid",

@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning as L
 from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
 
 from lightning_condkd.data.writing import save_by_torch
@@ -128,6 +129,25 @@ def own_state(checkpoint: Mapping[str, Any], key: str, module: L.LightningModule
         )
     state: dict[str, Any] = checkpoint[key]
     return state
+
+
+def take_average(trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+    """Have a checkpoint of weights alone hold the average of a callback that keeps one: it is what was measured.
+
+    Lightning asks callbacks for their part in a whole checkpoint only.
+
+    Args:
+        trainer: the trainer.
+        module: the module.
+        checkpoint: what Lightning is about to write.
+    """
+    if "optimizer_states" in checkpoint or trainer.state.fn != "fit":
+        return
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, WeightAveraging):
+            callback.on_save_checkpoint(trainer, module, checkpoint)
+            for name in ("current_model_state", "averaging_state"):
+                checkpoint.pop(name, None)
 
 
 def write_whole(trainer: L.Trainer) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_condkd.data.writing import Target
 from lightning_condkd.models.finite import listed
 from lightning_condkd.modules.batches import data_settings
-from lightning_condkd.modules.checkpoints import WholeCheckpointIO, refusal
+from lightning_condkd.modules.checkpoints import WholeCheckpointIO, refusal, take_average
 from lightning_condkd.modules.outputs import CheckedOutputs
 from lightning_condkd.modules.record import (
     OLD_RATES,
@@ -26,7 +26,7 @@ from lightning_condkd.modules.record import (
     settings,
 )
 from lightning_condkd.modules.requeue import RequeueBetweenSteps
-from lightning_condkd.modules.ticks import count_epoch
+from lightning_condkd.modules.ticks import count_epoch, validate_on_resume
 from lightning_condkd.modules.trainer_options import check_trainer, remark_on_going_on
 
 RUN_KEY = "lightning_condkd"
@@ -146,6 +146,8 @@ class ResumableModule(L.LightningModule):
         """
         made_of = {"settings": self._settings_here, "optimizers": self._optimizers} if self.is_fitting else {}
         checkpoint[RUN_KEY] = {"class": type(self).__name__, **made_of}
+        if self._trainer is not None:
+            take_average(self._trainer, self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """Check that the checkpoint is of such a run, and in a fit that it is made of the same.
@@ -164,6 +166,7 @@ class ResumableModule(L.LightningModule):
         if self.is_fitting and "settings" in run:
             self._resumed = run
             check_resumed(run["settings"], self._settings_here, self.fixed_settings)
+            validate_on_resume(self.trainer, checkpoint)
         self.take_precision()
 
     def take_precision(self) -> None:

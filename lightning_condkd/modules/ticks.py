@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 import lightning as L
 from lightning.pytorch.core.optimizer import LightningOptimizer
@@ -46,3 +47,30 @@ def count_epoch(trainer: L.Trainer) -> None:
     if total.ready == total.processed:
         progress.increment_ready()
         progress.increment_started()
+
+
+def validate_on_resume(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:
+    """Have a run validate first that was saved after the last step of an epoch, before its validation.
+
+    Lightning (2.6.6) goes on with the next epoch: the validation, and all that ends an epoch, would be left out. Its
+    counters are set to those of a run that stopped in the first batch of that validation.
+
+    Args:
+        trainer: the trainer.
+        checkpoint: what Lightning has read, before it takes the counters from it.
+    """
+    loops = checkpoint.get("loops", {}).get("fit_loop")
+    if loops is None or not _is_before_validation(trainer, loops):
+        return
+    for count in ("total", "current"):
+        loops["epoch_loop.batch_progress"][count]["completed"] += 1
+        loops["epoch_loop.val_loop.batch_progress"][count] |= {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+
+
+def _is_before_validation(trainer: L.Trainer, loops: Mapping[str, Any]) -> bool:
+    batches, epochs = loops["epoch_loop.batch_progress"], loops["epoch_progress"]["total"]
+    is_last_step = batches["is_last_batch"] and batches["total"]["completed"] == batches["total"]["processed"] - 1
+    every = trainer.check_val_every_n_epoch
+    if not is_last_step or epochs["processed"] != epochs["started"] - 1 or every is None:
+        return False
+    return trainer.enable_validation and trainer.val_check_interval == 1.0 and epochs["started"] % every == 0

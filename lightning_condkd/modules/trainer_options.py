@@ -23,14 +23,16 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_condkd.data.datamodule_images import ImageDataModule
+from lightning_condkd.modules.student_averaging import StudentAveraging
 
 if TYPE_CHECKING:
     from lightning_condkd.modules.resumable import ResumableModule
 
 WHOLE_MODULE = "takes all networks of the module for one, frozen and changing ones too"
+AVERAGE = "take lightning_condkd.callbacks.StudentAveraging for a student, leave it out elsewhere"
 ONE_NETWORK: dict[type[L.Callback], str] = {
-    WeightAveraging: f"{WHOLE_MODULE}: leave it out, or average networks that were saved",
-    StochasticWeightAveraging: f"{WHOLE_MODULE}: leave it out, or average networks that were saved",
+    WeightAveraging: f"{WHOLE_MODULE}: {AVERAGE}",
+    StochasticWeightAveraging: f"{WHOLE_MODULE}: {AVERAGE}",
     ModelPruning: f"{WHOLE_MODULE}: leave it out, and prune the network that comes out",
 }
 AUTOMATIC: dict[type[L.Callback], str] = {
@@ -90,7 +92,8 @@ def _of_callbacks(module: ResumableModule) -> Iterator[str]:
     refused = refused if module.automatic_optimization else {**refused, **AUTOMATIC}
     for kind, reason in refused.items():
         for callback in callbacks_of(trainer, kind):
-            yield f"{type(callback).__name__} {reason}"
+            if not isinstance(callback, StudentAveraging):
+                yield f"{type(callback).__name__} {reason}"
     for kind in (LearningRateMonitor, DeviceStatsMonitor, ThroughputMonitor):
         if callbacks_of(trainer, kind) and not trainer.loggers:
             yield f"{kind.__name__} writes to a logger, and there is none: leave it out, or give one"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.distributed.conftest import Launch
-from tests.distributed.trainer_jobs import measure, save_by_time, save_or_not
+from tests.distributed.trainer_jobs import average, measure, save_by_time, save_or_not
 from tests.modules.small_runs import MODULES
 
 pytestmark = pytest.mark.ddp
@@ -27,3 +27,11 @@ def test_the_clock_of_one_rank_decides(launch: Launch, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_a_checkpoint_changes_nothing_of_the_run(name: str, launch: Launch, tmp_path: Path) -> None:
     assert launch(save_or_not, world_size=2, folder=tmp_path, name=name) == [{}, {}]
+
+
+def test_an_average_is_the_same_on_all_ranks_and_after_a_resume(launch: Launch, tmp_path: Path) -> None:
+    (alone,) = launch(average, folder=tmp_path / "one")
+    first, second = launch(average, world_size=2, folder=tmp_path / "two")
+    assert first == second
+    for found in (alone, first):
+        assert found["whole"] == found["resumed"]

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_condkd.callbacks import TimedCheckpoint
+from lightning_condkd.callbacks import StudentAveraging, TimedCheckpoint
 from lightning_condkd.callbacks.baseline import CondensedOnlyBaseline
 from lightning_condkd.data import CondensedDataModule
 from lightning_condkd.distributed import rank
@@ -58,3 +58,15 @@ def save_or_not(folder: str, name: str) -> dict[str, float]:
         ends.append(fit(MODULES[name](place), place, save=10**6, callbacks=saving, devices=2, strategy=strategy))
     first, second = ends
     return {key: 1.0 for key in first if not torch.equal(first[key], second[key])}
+
+
+def average(folder: str) -> dict[str, list[float]]:
+    """Train in double with an average of the student, then go on from a checkpoint within the last round."""
+    recipe, file = Recipe(rounds=2, precision="64-true"), Path(folder, "9.ckpt")
+    found = {}
+    for name, resume, more in (("whole", None, [SaveAt(9, file)]), ("resumed", file, [])):
+        module, trainer = model(recipe), make_trainer(recipe, folder, [StudentAveraging(0.8), *more])
+        trainer.fit(module, CondensedDataModule(toy.condensed_set(), batch_size=8), ckpt_path=resume)
+        floating = [value for value in module.student.state_dict().values() if value.is_floating_point()]
+        found[name] = torch.cat([value.flatten() for value in floating]).tolist()
+    return found

@@ -84,7 +84,7 @@ def fit(
     saving = [SaveAt(save, folder / f"{save}.ckpt"), *callbacks]
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     options: dict[str, Any] = {"limit_val_batches": 0, "default_root_dir": folder, "callbacks": saving, **quiet}
-    trainer = L.Trainer(accelerator="cpu", max_epochs=EPOCHS, **options, **arguments)
+    trainer = L.Trainer(accelerator="cpu", max_epochs=EPOCHS, **{**options, **arguments})
     trainer.fit(module, data, ckpt_path=ckpt_path)
     assert trainer.current_epoch == EPOCHS
     layers: nn.Module = module

@@ -1,0 +1,214 @@
+"""The moving average of a student's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from lightning_condkd.modules.record import differences, say_differences
+
+CURRENT, AVERAGING, STUDENT = "current_model_state", "averaging_state", "student."
+
+
+class StudentAveraging(WeightAveraging):
+    """Keep an exponential moving average of the student's weights and statistics, measure it, and end the fit with it.
+
+    Lightning's own callbacks average a whole module: beside a student that is its teacher, generator and discriminator
+    too. This average follows after each step of the student, in single precision at least. Validation measures it, and
+    checkpoints hold it as the student, so that ``test`` and ``export`` take it; what the run goes on with lies beside
+    it, and a resumed run ends with the same average to the bit.
+
+    Args:
+        decay: share of the average that a step keeps; 0.999 is Lightning's default too.
+        first_round: number of the round (epoch), from 0, whose steps are the first to count.
+
+    Raises:
+        ValueError: if ``decay`` is not in [0, 1), or at setup, if the module trains no student.
+
+    Example:
+        >>> StudentAveraging(decay=0.99).decay
+        0.99
+    """
+
+    def __init__(self, decay: float = 0.999, first_round: int = 0) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay: expected a number in [0, 1), got {decay}")
+        super().__init__()
+        self.decay, self.first_round = decay, first_round
+        self._loaded: dict[str, dict[str, Tensor]] | None = None
+        self._kept: dict[str, Tensor] | None = None  # the student, while the average stands in its place
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Check that there is a student; forget an earlier fit.
+
+        Args:
+            trainer: the trainer.
+            pl_module: a module with a student.
+            stage: nothing is done but for ``fit``.
+        """
+        if stage != "fit":
+            return
+        if not isinstance(getattr(pl_module, "student", None), nn.Module):
+            raise ValueError(
+                f"StudentAveraging: expected a module that trains a student, got {type(pl_module).__name__}: take "
+                "EMAWeightAveraging, which averages a whole module"
+            )
+        self._average_model, self._loaded, self._kept = None, None, None
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:  # noqa: ANN401 - whatever has a student
+        """Begin with the student as it is, or go on with what a checkpoint held.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the module.
+        """
+        student: nn.Module = pl_module.student
+        average = AveragedModel(student, pl_module.device, self._follow, use_buffers=True)
+        for tensor in (*average.module.parameters(), *average.module.buffers()):
+            if tensor.is_floating_point():  # a half would not move by a thousandth of a step
+                tensor.data = tensor.data.to(torch.promote_types(tensor.dtype, torch.float32))
+        self._average_model = average
+        if self._loaded is not None:
+            average.load_state_dict(self._loaded[AVERAGING])
+            student.load_state_dict(self._loaded[CURRENT])
+            self._loaded = None
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:  # noqa: ANN401
+        """Let the average follow, if this was a step of the student.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the module.
+        """
+        unit = getattr(pl_module, "unit", None)
+        if trainer.current_epoch < self.first_round or (unit is not None and unit.phase != "distil"):
+            return
+        self._average.update_parameters(pl_module.student)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Do nothing: the average follows after steps.
+
+        Args:
+            trainer: not used.
+            pl_module: not used.
+        """
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:  # noqa: ANN401
+        """Put the average in the student's place.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the module.
+        """
+        if self._follows and trainer.state.fn == "fit":
+            self._kept = {name: tensor.clone() for name, tensor in pl_module.student.state_dict().items()}
+            pl_module.student.load_state_dict(self._average.module.state_dict())
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:  # noqa: ANN401
+        """Put the student back in its place.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the module.
+        """
+        self._put_back(pl_module)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Put the student back in its place if a validation was interrupted.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the module.
+            exception: not used.
+        """
+        self._put_back(pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Do nothing yet: the last checkpoint is to be written with both.
+
+        Args:
+            trainer: not used.
+            pl_module: not used.
+        """
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: Any) -> None:  # noqa: ANN401
+        """Leave the average in the student's place.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the module.
+        """
+        if self._follows:
+            pl_module.student.load_state_dict(self._average.module.state_dict())
+        self._average_model = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how it averages; the average itself is in :meth:`on_save_checkpoint`."""
+        return {"decay": self.decay, "first_round": self.first_round}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Say so if the run that is resumed averaged otherwise.
+
+        Args:
+            state_dict: what :meth:`state_dict` returned.
+        """
+        say_differences(differences(state_dict, self.state_dict()), "the average goes on as is asked for here")
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:  # noqa: ANN401
+        """Have the checkpoint hold the average as the student, and the student beside it.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the module.
+            checkpoint: what is about to be written.
+        """
+        if not self._follows:
+            return
+        checkpoint[CURRENT] = self._kept or dict(pl_module.student.state_dict())
+        checkpoint[AVERAGING] = dict(self._average.state_dict())
+        average = self._average.module.state_dict()
+        checkpoint["state_dict"] |= {f"{STUDENT}{name}": value for name, value in average.items()}
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: Mapping[str, Any]
+    ) -> None:
+        """Keep both until the fit begins.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the module.
+            checkpoint: what was read.
+        """
+        if trainer.state.fn != "fit":
+            return
+        if AVERAGING in checkpoint:
+            self._loaded = {name: checkpoint[name] for name in (AVERAGING, CURRENT)}
+        else:
+            rank_zero_warn("the checkpoint holds no average of the student: it begins anew, with the student there")
+
+    @property
+    def _average(self) -> AveragedModel:
+        assert self._average_model is not None
+        return self._average_model
+
+    @property
+    def _follows(self) -> bool:
+        """Whether there is an average: there is none before the first step that counts."""
+        return self._average_model is not None and bool(self._average_model.n_averaged > 0)
+
+    def _follow(self, average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+        if not average.is_floating_point():  # counts have no mean
+            return current
+        return average.lerp(current.to(average.dtype), 1 - self.decay)  # what is equal stays equal to the bit
+
+    def _put_back(self, module: Any) -> None:  # noqa: ANN401
+        if self._kept is not None:
+            module.student.load_state_dict(self._kept)
+            self._kept = None
