@@ -54,6 +54,11 @@ def test_what_does_not_hold_is_said(driver: SimpleNamespace, tmp_path: Path) -> 
     assert driver.chaos.compared(outcome({}, (10, 2), None), alone, "dm", True) == [
         "other tensors were written, or none"
     ]
+    measured, elsewhere = (outcome({}, (10, 2), accuracy) for accuracy in (0.9, 0.91))
+    assert driver.chaos.compared(measured, elsewhere, "quickstart", True) == [
+        "points 1 to the run left alone, expected at most 0"
+    ]
+    assert driver.chaos.compared(measured, elsewhere, "quickstart", False) == []
     hit = driver.chaos_processes.draw_hit("SIGUSR1", "step", random.Random(0))
     for asked, found in ((0, 1), (1, 0), (2, 1)):
         assert len(driver.chaos.faults(attempt([143], 1.0, 0, asked, "step 1, all, after save"), hit)) == found
