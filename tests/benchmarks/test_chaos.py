@@ -54,7 +54,7 @@ def test_what_does_not_hold_is_said(driver: SimpleNamespace, tmp_path: Path) -> 
     assert driver.chaos.compared(outcome({}, (10, 2), None), alone, "dm", True) == [
         "other tensors were written, or none"
     ]
-    measured, elsewhere = (outcome({}, (10, 2), accuracy) for accuracy in (0.9, 0.91))
+    measured, elsewhere = (outcome({"a": torch.zeros(2)}, (10, 2), accuracy) for accuracy in (0.9, 0.91))
     assert driver.chaos.compared(measured, elsewhere, "quickstart", True) == [
         "points 1 to the run left alone, expected at most 0"
     ]
