@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_condkd.condensation.trajectories import read_snapshot_header
 from lightning_condkd.data.bank import MemoryBank
-from lightning_condkd.data.files import CHUNK_KIND, unpack
+from lightning_condkd.files import CHUNK_KIND, unpack
 
 # Where the number of processes changes, the largest difference to the run on two that passes. Sums are taken in
 # another order there. A pre-activation that lies within rounding of 0 then turns a ReLU over, and from there on pixels

@@ -13,7 +13,7 @@ import lightning as L
 import torch
 
 from lightning_condkd.modules import CondKD
-from lightning_condkd.types import Phase, Unit
+from lightning_condkd.rounds import Phase, Unit
 
 Lane = Callable[[], None]
 

@@ -25,7 +25,7 @@ from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.data import CondensedDataModule, CondensedSet
 from lightning_condkd.models import CifarResNet, Observer
 from lightning_condkd.modules import CondKD
-from lightning_condkd.types import Cadence
+from lightning_condkd.rounds import Cadence
 
 METHODS = ("SmoothNoise", "Fast", "DeepInversion", "CMI", "DAFL", "ZSKT", "DFQ", "DFAD", "PREDFKD")
 

@@ -27,7 +27,7 @@ from lightning_condkd.models import CifarResNet, Observer
 from lightning_condkd.modules import CondKD
 from lightning_condkd.modules.synthesise import Synthesised
 from lightning_condkd.randomness import Draw
-from lightning_condkd.types import Cadence, Unit
+from lightning_condkd.rounds import Cadence, Unit
 
 KINDS: tuple[type[Discriminator], ...] = (ACGANDiscriminator, ProjectionDiscriminator, UnconditionalDiscriminator)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from lightning_condkd.data import CondensedSet
-from lightning_condkd.data.condensed import to_pixels
 from lightning_condkd.data.images import from_folder
+from lightning_condkd.pixels import to_pixels
 
 
 def real_set(folder: Path, ipc: int, seed: int) -> CondensedSet:

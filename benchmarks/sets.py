@@ -28,8 +28,8 @@ from sweep import spread
 from lightning_condkd.augment import SiameseAugment
 from lightning_condkd.condensation import FreshNetworks, Recipe, evaluate
 from lightning_condkd.data import CondensedSet, DigitsDataModule, ImageFolderDataModule
-from lightning_condkd.data.condensed import to_pixels
 from lightning_condkd.models import CifarResNet, ConvNet, DigitsNet, Observer
+from lightning_condkd.pixels import to_pixels
 
 FOLDER = Path("data/sets")
 METHOD = "model.init_args.method.init_args"

@@ -31,7 +31,6 @@ from lightning_condkd.callbacks import (
     TimedCheckpoint,
 )
 from lightning_condkd.data.convert import convert
-from lightning_condkd.data.writing import Target, check_target
 from lightning_condkd.modules.carried import noting_carried_over, warn_of_carried_over
 from lightning_condkd.modules.checkpoint_files import BEST, is_resumable, newest_first
 from lightning_condkd.modules.checkpoints import WholeCheckpointIO, refusal
@@ -41,6 +40,7 @@ from lightning_condkd.modules.run_length import dev_steps
 from lightning_condkd.modules.select import select
 from lightning_condkd.parser import ReadableLightningParser, ReadableParser
 from lightning_condkd.unpickling import check_sums
+from lightning_condkd.writing import Target, check_target
 
 CHECKPOINTS = "lightning_logs/version_*/checkpoints"
 COMMANDS: dict[str, Callable[..., Any]] = {

@@ -76,7 +76,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_training(kind: str, 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_disk_that_is_too_small_is_told(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lightning_condkd.data.writing.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr("lightning_condkd.writing.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(OSError, match=r"it needs at least 0\.0 MB.*make room") as caught:
         trainer_in(tmp_path).fit(module(kind, tmp_path / "a.safetensors"), DigitsDataModule())
     assert "a" in str(caught.value)

@@ -16,7 +16,7 @@ from lightning_condkd import CondensedDataModule, CondensedSet, CondKD, FeatureA
 from lightning_condkd.data import DigitsDataModule
 from lightning_condkd.inversion import Fast
 from lightning_condkd.models import CifarResNet, DigitsNet
-from lightning_condkd.types import Cadence
+from lightning_condkd.rounds import Cadence
 from tests.conftest import ROOT
 
 FIRST, PLAIN = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)

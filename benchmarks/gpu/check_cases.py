@@ -32,7 +32,7 @@ from lightning_condkd.modules import Condensation, CondKD
 from lightning_condkd.modules.classification import Classification
 from lightning_condkd.modules.experts import ExpertTrajectories
 from lightning_condkd.modules.generative_condensation import GenerativeCondensation
-from lightning_condkd.types import Cadence
+from lightning_condkd.rounds import Cadence
 
 MEAN, STD = (0.3059,), (0.3754,)
 STEPS, ROUNDS = 3, 2

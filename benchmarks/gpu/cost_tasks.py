@@ -18,7 +18,7 @@ from lightning_condkd.data import CondensedDataModule, CondensedSet
 from lightning_condkd.inversion import Fast
 from lightning_condkd.models import CifarResNet, ConvGenerator, Observer, SmallImageResNet
 from lightning_condkd.modules import CondKD
-from lightning_condkd.types import Cadence
+from lightning_condkd.rounds import Cadence
 
 NETWORKS = {
     "20-8": (partial(CifarResNet, 20), partial(CifarResNet, 8)),

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lightning_condkd.data.condensed import to_pixels
 from lightning_condkd.data.images import ImageSource
 from lightning_condkd.models import CifarResNet, Observer
+from lightning_condkd.pixels import to_pixels
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CHUNK = 1000

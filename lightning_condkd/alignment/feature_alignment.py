@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lightning_condkd.alignment.discriminators import ACGANDiscriminator, Discriminator, DiscriminatorOutput
 from lightning_condkd.augment import Augment
 from lightning_condkd.functional import adversarial
-from lightning_condkd.functional.precision import at_least_float32
+from lightning_condkd.precision import at_least_float32
 from lightning_condkd.types import LossTerms, Spec
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightning_condkd.augment.base import Augment, AugmentParameters
 from lightning_condkd.functional import augmentation as operators
-from lightning_condkd.functional.precision import at_least_float32_dtype
+from lightning_condkd.precision import at_least_float32_dtype
 
 
 class CropFlip(Augment):

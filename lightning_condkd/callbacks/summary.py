@@ -17,12 +17,12 @@ from lightning_condkd.callbacks.best import BestCheckpoint, monitors
 from lightning_condkd.callbacks.outcomes import outcome
 from lightning_condkd.callbacks.progress import epoch_name
 from lightning_condkd.callbacks.run_folder import run_folder
-from lightning_condkd.data.writing import Target, write_atomic
 from lightning_condkd.modules.condkd import CondKD
 from lightning_condkd.modules.outputs import check_targets
 from lightning_condkd.modules.resumable import ResumableModule
 from lightning_condkd.modules.run_length import dev_steps
 from lightning_condkd.modules.trainer_options import callbacks_of
+from lightning_condkd.writing import Target, write_atomic
 
 TITLES = {
     "teacher_accuracy": "teacher",

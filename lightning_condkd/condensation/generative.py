@@ -15,9 +15,9 @@ from torch.optim import Adam, Optimizer
 
 from lightning_condkd.functional.adversarial import generator_loss
 from lightning_condkd.functional.gan import critic_loss, gradient_penalty
-from lightning_condkd.functional.precision import at_least_float32
 from lightning_condkd.functional.self_distillation import Distance, Pairing, check_choices, self_distillation_loss
 from lightning_condkd.models.conditional_gan import ConditionalCritic, ConditionalGenerator
+from lightning_condkd.precision import at_least_float32
 from lightning_condkd.randomness import Draw, seeded_initialisation
 from lightning_condkd.types import LossTerms
 

@@ -13,8 +13,8 @@ from torch.func import functional_call
 from lightning_condkd.augment import Augment, SiameseAugment
 from lightning_condkd.condensation.networks import FreshNetworks, normalise_by_batch
 from lightning_condkd.distributed import mean_over_ranks, sync_buffers
-from lightning_condkd.functional.precision import at_least_float32
 from lightning_condkd.models import Observer
+from lightning_condkd.precision import at_least_float32
 from lightning_condkd.randomness import Draw, seeded_generator
 
 RealDraw = Callable[[str], tuple[Tensor, Tensor]]

@@ -12,8 +12,8 @@ from lightning_condkd.augment.base import AugmentParameters, take
 from lightning_condkd.augment.windows import ResizedCrop
 from lightning_condkd.condensation.selection import SelectionMethod, look
 from lightning_condkd.functional.mosaic import frame, shrink, tile
-from lightning_condkd.functional.precision import at_least_float32
 from lightning_condkd.models import Observer
+from lightning_condkd.precision import at_least_float32
 
 
 class RealismSelection(SelectionMethod):

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_condkd.data import files
+from lightning_condkd import files
+from lightning_condkd.data.chunks import CHUNK_KIND, Chunk, link_or_copy, locate_chunk, refuse_other_runs
 from lightning_condkd.data.condensed import CondensedInfo, CondensedSet
-from lightning_condkd.data.writing import write_atomic
+from lightning_condkd.writing import write_atomic
 
 ROW_NAMES = ("images", "labels", "rounds")
 
@@ -100,8 +101,8 @@ class MemoryBank:
         self._live = _Live(_no_rows())
         self._directory: Path | None = None
         self._writer = True
-        self._chunks: list[files.Chunk] = []
-        self._retired: list[files.Chunk] = []
+        self._chunks: list[Chunk] = []
+        self._retired: list[Chunk] = []
         self._given = 0
         self._used: int | None = None
 
@@ -251,7 +252,7 @@ class MemoryBank:
         Raises:
             ValueError: the folder holds chunks of another run.
         """
-        files.refuse_other_runs(Path(directory), self.run_id)
+        refuse_other_runs(Path(directory), self.run_id)
         self._directory, self._writer = Path(directory), writer
         self._adopt()
 
@@ -311,16 +312,16 @@ class MemoryBank:
                 run.
         """
         _check_whole(state)
-        chunks: list[files.Chunk] = []
+        chunks: list[Chunk] = []
         if self._directory is not None:
-            files.refuse_other_runs(self._directory, state["run_id"])
+            refuse_other_runs(self._directory, state["run_id"])
         if "rows" in state:
             batches = [state["rows"]]
         else:
             attached = () if self._directory is None else (self._directory,)
             folders = [Path(folder) for folder in (state["directory"], *search, *attached)]
-            chunks = [files.locate_chunk(record, folders, state["run_id"]) for record in state["chunks"]]
-            batches = [files.unpack(files.CHUNK_KIND, chunk.path)[0] for chunk in chunks]
+            chunks = [locate_chunk(record, folders, state["run_id"]) for record in state["chunks"]]
+            batches = [files.unpack(CHUNK_KIND, chunk.path)[0] for chunk in chunks]
         live = _Live(_no_rows())
         for rows in batches:
             live = self._pushed(live, (rows["images"], rows["labels"], rows["rounds"]))
@@ -372,7 +373,7 @@ class MemoryBank:
             buffer[live.stop : live.stop + added] = values
         return live._replace(stop=live.stop + added)
 
-    def _flush(self, directory: Path, live: _Live) -> list[files.Chunk]:
+    def _flush(self, directory: Path, live: _Live) -> list[Chunk]:
         # Another flush may run in the middle of this one, in a signal handler: both come to the same chunks, and the
         # list is replaced as one.
         oldest = live.seen - (live.stop - live.start)
@@ -381,12 +382,12 @@ class MemoryBank:
         first = max(oldest, chunks[-1].first + chunks[-1].length) if chunks else oldest
         if length := live.seen - first:
             rows, run = live.newest(length), self.run_id
-            content = files.pack(files.CHUNK_KIND, rows, {"run_id": run, "first": first, "length": length})
+            content = files.pack(CHUNK_KIND, rows, {"run_id": run, "first": first, "length": length})
             digest = hashlib.sha256(content).hexdigest()
             path = directory / f"chunk_{first:09d}_{digest[:12]}.safetensors"
             if self._writer:
                 write_atomic(path, content)
-            chunks.append(files.Chunk(path, first, length, digest))
+            chunks.append(Chunk(path, first, length, digest))
         self._retired = [*self._retired, *(c for c in before if c not in chunks and c not in self._retired)]
         self._chunks = chunks
         return chunks
@@ -395,7 +396,7 @@ class MemoryBank:
         if self._directory is None:
             return
         for chunk in self._chunks if self._writer else ():
-            files.link_or_copy(chunk.path, self._directory / chunk.path.name)
+            link_or_copy(chunk.path, self._directory / chunk.path.name)
         self._chunks = [chunk._replace(path=self._directory / chunk.path.name) for chunk in self._chunks]
 
 

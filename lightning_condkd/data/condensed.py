@@ -13,24 +13,13 @@ from torch import Tensor
 
 from lightning_condkd.assets import resolve_asset
 from lightning_condkd.data.counts import count_line, empty_classes
-from lightning_condkd.data.files import plain_json, save_packed, unpack
-from lightning_condkd.data.pixels import parts, share_outside
 from lightning_condkd.data.soft_labels import LabelKind, soft_label_kind
+from lightning_condkd.files import plain_json, save_packed, unpack
 from lightning_condkd.models.finite import listed
-from lightning_condkd.randomness import seeded_generator, send
+from lightning_condkd.pixels import parts, share_outside, to_pixels
+from lightning_condkd.randomness import seeded_generator
 
 KIND = "condensed set"
-
-
-def to_pixels(images: Tensor, device: torch.device | None = None) -> Tensor:
-    """Return images as floating point pixels in the units of [0, 1], in the default dtype.
-
-    Args:
-        images: uint8 (0 to 255) or floating point (already in the units of [0, 1]), any shape.
-        device: where the result lives; the bytes are moved before they are widened.
-    """
-    pixels = send(images, device).to(torch.get_default_dtype())
-    return pixels / 255 if images.dtype == torch.uint8 else pixels
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.exports import check_dc_name, export_dc, export_mtt, export_png
 from lightning_condkd.data.importers import import_condensed
 from lightning_condkd.data.importers_common import FACTS, ImportOptions, given_options, record, refuse_others
-from lightning_condkd.data.pixels import DOUBTFUL, pixel_fault
-from lightning_condkd.data.writing import Target, check_target, refuse_filled
 from lightning_condkd.models.observer import Observer
+from lightning_condkd.pixels import DOUBTFUL, pixel_fault
+from lightning_condkd.writing import Target, check_target, refuse_filled
 
 Format = Literal["dc", "mtt", "png"]
 

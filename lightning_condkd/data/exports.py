@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lightning_condkd.data.condensed import CondensedSet, to_pixels
+from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.importers_folder import NAMES_FILE, folder_names
 from lightning_condkd.data.normalisations import DC_CONSTANTS, MTT_CONSTANTS, Normalisation, Source, find_normalisation
-from lightning_condkd.data.pixels import parts, share_outside
-from lightning_condkd.data.writing import new_folder, save_by_torch
+from lightning_condkd.pixels import parts, share_outside, to_pixels
+from lightning_condkd.writing import new_folder, save_by_torch
 
 
 def export_dc(

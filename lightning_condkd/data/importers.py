@@ -8,13 +8,13 @@ from typing import Any, Unpack
 from torch import Tensor
 
 from lightning_condkd.data.condensed import CondensedSet
-from lightning_condkd.data.files import read_untrusted
 from lightning_condkd.data.importers_common import FACTS, ImportOptions, given_options, record, refuse_others
 from lightning_condkd.data.importers_dc import import_dc, read_dc
 from lightning_condkd.data.importers_decoded import import_decoded, is_list_of_two, read_decoded
 from lightning_condkd.data.importers_folder import import_folder
 from lightning_condkd.data.importers_mtt import import_mtt, read_mtt
 from lightning_condkd.data.normalisations import DC_CONSTANTS, MTT_CONSTANTS, Source
+from lightning_condkd.files import read_untrusted
 
 __all__ = [
     "DC_CONSTANTS",

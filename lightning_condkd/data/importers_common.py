@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from lightning_condkd.data.condensed import CondensedInfo, CondensedSet
-from lightning_condkd.data.files import sha256
 from lightning_condkd.data.normalisations import Normalisation
 from lightning_condkd.data.soft_labels import LabelKind, SoftLabelKind, checked_kind, soft_label_kind
+from lightning_condkd.files import sha256
 
 
 class ImportOptions(TypedDict, total=False):

@@ -10,10 +10,10 @@ from typing import Never
 from torch import Tensor
 
 from lightning_condkd.data.condensed import CondensedSet
-from lightning_condkd.data.files import read_untrusted
 from lightning_condkd.data.importers_common import PIXEL_CONSTANTS, build, check_images, misfit, provenance_of, what_is
 from lightning_condkd.data.normalisations import DC_CONSTANTS, Normalisation, Source, find_normalisation
 from lightning_condkd.data.soft_labels import SoftLabelKind
+from lightning_condkd.files import read_untrusted
 
 # DataDAM's code ends the name with an underscore.
 _CODE_NAME = re.compile(r"res_(?P<method>[^_]+)_(?P<dataset>[^_]+)_(?P<network>.+)_(?P<ipc>\d+)ipc_?\.(?:pt|pth)")

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_condkd.data.condensed import CondensedSet
-from lightning_condkd.data.files import read_untrusted
 from lightning_condkd.data.importers_common import build, check_images, provenance_of, what_is
 from lightning_condkd.data.normalisations import Normalisation, known_classes
 from lightning_condkd.data.soft_labels import SoftLabelKind
+from lightning_condkd.files import read_untrusted
 
 # The sources clamp to [0, 1] before every step, so that only the last step leaves it; normalised images go far beyond.
 _PIXEL_RANGE = (-0.5, 1.5)

@@ -13,9 +13,9 @@ from torch import Tensor
 from torchvision.transforms import functional as transforms
 
 from lightning_condkd.data.condensed import CondensedInfo, CondensedSet
-from lightning_condkd.data.files import sha256
 from lightning_condkd.data.folders import class_folders, image_files, open_images, warn_of_others
 from lightning_condkd.data.normalisations import known_class_names, known_classes
+from lightning_condkd.files import sha256
 
 # Our export writes the class names beside the folders, whose names cannot hold every one of them.
 NAMES_FILE = "class_names.json"

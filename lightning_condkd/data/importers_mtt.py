@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from lightning_condkd.data.condensed import CondensedSet
-from lightning_condkd.data.files import read_untrusted, sha256
 from lightning_condkd.data.importers_common import (
     PIXEL_CONSTANTS,
     build,
@@ -30,6 +29,7 @@ from lightning_condkd.data.normalisations import (
     known_classes,
 )
 from lightning_condkd.data.soft_labels import SoftLabelKind
+from lightning_condkd.files import read_untrusted, sha256
 
 # Images to start from of DataDAM and DC-BENCH, which go by the constants of DC
 _START_NAME = re.compile(r"(?P<dataset>[^_]+)_IPC\d+(?:_normalize)?_images\.(?:pt|pth)")

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lightning_condkd.data.bank import MemoryBank
-from lightning_condkd.data.condensed import CondensedSet, to_pixels
-from lightning_condkd.data.pixels import check_pixels
+from lightning_condkd.data.condensed import CondensedSet
+from lightning_condkd.pixels import check_pixels, to_pixels
 from lightning_condkd.randomness import Draw, send
 
 Mix = Literal["union", "two_term"]

@@ -11,7 +11,7 @@ from kornia.enhance import adjust_brightness
 from kornia.geometry.transform import hflip, remap
 from torch import Tensor
 
-from lightning_condkd.functional.precision import at_least_float32
+from lightning_condkd.precision import at_least_float32
 from lightning_condkd.randomness import send
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_condkd.functional.precision import at_least_float32
+from lightning_condkd.precision import at_least_float32
 
 
 def contrastive_loss(

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_condkd.functional.kd import kd_divergence
-from lightning_condkd.functional.precision import at_least_float32
+from lightning_condkd.precision import at_least_float32
 
 Reduction = Literal["batchmean", "elementwise"]
 

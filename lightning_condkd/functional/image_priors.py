@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_condkd.functional.precision import at_least_float32
+from lightning_condkd.precision import at_least_float32
 
 TotalVariation = Literal["l2", "l1"]
 ImageNorm = Literal["batch", "image"]

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_condkd.functional.precision import at_least_float32
+from lightning_condkd.precision import at_least_float32
 
 GradientDistance = Literal["layerwise", "mse", "cosine"]
 NORM_EPSILON = 1e-6

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lightning_condkd.functional.precision import at_least_float32
+from lightning_condkd.precision import at_least_float32
 
 
 def image_l1(images: Tensor, targets: Tensor, std: Tensor) -> Tensor:

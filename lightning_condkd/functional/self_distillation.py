@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_condkd.functional.kd import kd_divergence
 from lightning_condkd.functional.matching import class_means
-from lightning_condkd.functional.precision import at_least_float32
+from lightning_condkd.precision import at_least_float32
 
 Pairing = Literal["sample", "class_mean"]
 Distance = Literal["kl", "mse"]

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_condkd.functional.precision import at_least_float32
 from lightning_condkd.functional.surrogate import with_gradients
+from lightning_condkd.precision import at_least_float32
 
 
 class Part(NamedTuple):

@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 from lightning_condkd.augment import Augment
 from lightning_condkd.distributed import gather_rows, mean_over_ranks
 from lightning_condkd.randomness import Draw
-from lightning_condkd.types import Cadence, LossTerms, NetworkOutput, Spec, Synthetic, Unit
+from lightning_condkd.rounds import Cadence, Unit
+from lightning_condkd.types import LossTerms, NetworkOutput, Spec, Synthetic
 
 Selection = Literal["total_loss", "inversion_loss", "last"]
 Source = Literal["bank", "live"]

@@ -15,13 +15,14 @@ from lightning_condkd.augment import Augment, CropFlip, ResizedCrop
 from lightning_condkd.distributed import gather_rows
 from lightning_condkd.functional.contrastive import contrastive_loss
 from lightning_condkd.functional.inversion import adversarial_divergence, bn_distance, class_loss
-from lightning_condkd.functional.precision import at_least_float32
 from lightning_condkd.inversion.base import Inversion, Observe, Selection
 from lightning_condkd.inversion.feature_ring import FeatureRing
 from lightning_condkd.inversion.fit import check_bn, make_generator
 from lightning_condkd.models.generators import ConvGenerator
+from lightning_condkd.precision import at_least_float32
 from lightning_condkd.randomness import Draw, seeded_initialisation
-from lightning_condkd.types import Cadence, LossTerms, NetworkOutput, Spec, Synthetic, Unit
+from lightning_condkd.rounds import Cadence, Unit
+from lightning_condkd.types import LossTerms, NetworkOutput, Spec, Synthetic
 
 Features = Literal["batch_norm", "embedding"]
 

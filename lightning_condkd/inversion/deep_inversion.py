@@ -18,7 +18,8 @@ from lightning_condkd.inversion.competition import Competition
 from lightning_condkd.inversion.fit import check_bn
 from lightning_condkd.inversion.pixels import ImagePrior, PixelAdam, check_choice
 from lightning_condkd.randomness import Draw
-from lightning_condkd.types import BatchNormStatistics, Cadence, LossTerms, NetworkOutput, Spec, Synthetic, Unit
+from lightning_condkd.rounds import Cadence, Unit
+from lightning_condkd.types import BatchNormStatistics, LossTerms, NetworkOutput, Spec, Synthetic
 
 Labels = Literal["balanced", "uniform"]
 

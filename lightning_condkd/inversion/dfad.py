@@ -9,7 +9,8 @@ from lightning_condkd.inversion.base import Observe, Source, StudentLoss
 from lightning_condkd.inversion.live import LiveInversion
 from lightning_condkd.models.generators import ConvGenerator
 from lightning_condkd.randomness import Draw
-from lightning_condkd.types import Cadence, LossTerms, NetworkOutput, Spec, Synthetic, Unit
+from lightning_condkd.rounds import Cadence, Unit
+from lightning_condkd.types import LossTerms, NetworkOutput, Spec, Synthetic
 
 
 class DFAD(LiveInversion):

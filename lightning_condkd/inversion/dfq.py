@@ -14,7 +14,8 @@ from lightning_condkd.inversion.fit import check_bn
 from lightning_condkd.inversion.live import LiveInversion
 from lightning_condkd.models.generators import ConvGenerator
 from lightning_condkd.randomness import Draw
-from lightning_condkd.types import Cadence, LossTerms, NetworkOutput, Spec, Synthetic, Unit
+from lightning_condkd.rounds import Cadence, Unit
+from lightning_condkd.types import LossTerms, NetworkOutput, Spec, Synthetic
 
 
 class DFQ(LiveInversion):

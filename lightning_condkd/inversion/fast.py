@@ -23,7 +23,8 @@ from lightning_condkd.inversion.base import Inversion, Observe, Selection
 from lightning_condkd.inversion.fit import check_bn, make_generator
 from lightning_condkd.models.generators import ConvGenerator
 from lightning_condkd.randomness import Draw
-from lightning_condkd.types import BatchNormStatistics, Cadence, LossTerms, NetworkOutput, Spec, Synthetic, Unit
+from lightning_condkd.rounds import Cadence, Unit
+from lightning_condkd.types import BatchNormStatistics, LossTerms, NetworkOutput, Spec, Synthetic
 
 BETAS = (0.5, 0.999)
 

@@ -10,7 +10,8 @@ from lightning_condkd.augment import Augment
 from lightning_condkd.inversion.base import Inversion, Observe, Source
 from lightning_condkd.inversion.fit import make_generator
 from lightning_condkd.randomness import Draw
-from lightning_condkd.types import Cadence, Spec, Synthetic, Unit
+from lightning_condkd.rounds import Cadence, Unit
+from lightning_condkd.types import Spec, Synthetic
 
 
 class LiveInversion(Inversion):

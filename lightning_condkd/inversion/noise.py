@@ -8,7 +8,8 @@ from torch import Tensor
 
 from lightning_condkd.inversion.base import Inversion, Observe
 from lightning_condkd.randomness import Draw
-from lightning_condkd.types import Cadence, LossTerms, NetworkOutput, Spec, Synthetic, Unit
+from lightning_condkd.rounds import Cadence, Unit
+from lightning_condkd.types import LossTerms, NetworkOutput, Spec, Synthetic
 
 
 class SmoothNoise(Inversion):

@@ -23,7 +23,8 @@ from lightning_condkd.inversion.replay_memory import Memory, ReplayMemory
 from lightning_condkd.models.encoder import Encoder
 from lightning_condkd.models.normalised_generator import NormalisedGenerator
 from lightning_condkd.randomness import Draw, seeded_initialisation
-from lightning_condkd.types import Cadence, LossTerms, NetworkOutput, Spec, Synthetic, Unit
+from lightning_condkd.rounds import Cadence, Unit
+from lightning_condkd.types import LossTerms, NetworkOutput, Spec, Synthetic
 
 
 class PREDFKD(LiveInversion):

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from lightning_condkd.functional.precision import at_least_float32
+from lightning_condkd.precision import at_least_float32
 from lightning_condkd.types import BatchNormStatistics
 
 BatchNorm = nn.modules.batchnorm._BatchNorm

@@ -11,8 +11,8 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_condkd.data import files
 from lightning_condkd.data.bank import MemoryBank
+from lightning_condkd.data.chunks import runs_in
 from lightning_condkd.data.transfer import TransferSet
 
 STATE_KEY, SAVE_ID = "bank", "save"
@@ -65,7 +65,7 @@ def bank_folder(trainer: L.Trainer) -> Path | None:
 def _free_folder(folder: Path, run_id: str) -> Path:
     """Return the folder, or one named after the run where another run's bank is in it."""
     own = folder.with_name(f"{folder.name}_{run_id}")
-    return own if own.is_dir() or files.runs_in(folder) - {run_id} else folder
+    return own if own.is_dir() or runs_in(folder) - {run_id} else folder
 
 
 class _Saved(NamedTuple):

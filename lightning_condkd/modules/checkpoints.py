@@ -11,9 +11,9 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
 
-from lightning_condkd.data.writing import save_by_torch
 from lightning_condkd.models.finite import listed
 from lightning_condkd.unpickling import check_sums, damage, refused_names
+from lightning_condkd.writing import save_by_torch
 
 NEEDED = ("state_dict", "pytorch-lightning_version")
 

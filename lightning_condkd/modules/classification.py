@@ -17,7 +17,6 @@ from torch.optim import SGD, Optimizer
 
 from lightning_condkd.augment import Augment, take
 from lightning_condkd.data.datamodule_images import ImageDataModule
-from lightning_condkd.data.writing import Target, save_tensors
 from lightning_condkd.distributed import sync_buffers, sync_running_statistics
 from lightning_condkd.models import Observer
 from lightning_condkd.models.finite import check_finite
@@ -48,6 +47,7 @@ from lightning_condkd.modules.run_length import dev_steps
 from lightning_condkd.modules.schedule import RunCosine
 from lightning_condkd.modules.scores import Scores
 from lightning_condkd.randomness import Draw
+from lightning_condkd.writing import Target, save_tensors
 
 STATE_KEY = "classification"
 

@@ -12,10 +12,8 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from lightning_condkd.condensation import CondensationMethod, RealImages
-from lightning_condkd.data.condensed import CondensedInfo, CondensedSet, to_pixels
+from lightning_condkd.data.condensed import CondensedInfo, CondensedSet
 from lightning_condkd.data.images import ImageSource
-from lightning_condkd.data.pixels import check_pixels
-from lightning_condkd.data.writing import Target
 from lightning_condkd.distributed import mean_over_ranks
 from lightning_condkd.functional.surrogate import with_gradients
 from lightning_condkd.modules.batches import check_class_sizes, real_images, say_written
@@ -23,7 +21,9 @@ from lightning_condkd.modules.checkpoints import own_state
 from lightning_condkd.modules.evaluation_checks import check_class_order
 from lightning_condkd.modules.resumable import ResumableModule
 from lightning_condkd.modules.run_length import dev_steps
+from lightning_condkd.pixels import check_pixels, to_pixels
 from lightning_condkd.randomness import Draw, draw_by_class, seeded_generator
+from lightning_condkd.writing import Target
 
 STATE_KEY = "condensation"
 

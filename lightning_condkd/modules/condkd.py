@@ -69,7 +69,8 @@ from lightning_condkd.modules.teacher_student import STATE_KEY, TeacherStudent
 from lightning_condkd.modules.ticks import tick_once
 from lightning_condkd.modules.turns import OptimizerTurns
 from lightning_condkd.randomness import Draw, seeded_generator
-from lightning_condkd.types import Spec, Synthetic, Unit
+from lightning_condkd.rounds import Unit
+from lightning_condkd.types import Spec, Synthetic
 
 
 class CondKD(TeacherStudent):

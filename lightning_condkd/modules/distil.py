@@ -14,7 +14,8 @@ from lightning_condkd.functional.kd import agreement
 from lightning_condkd.inversion import Inversion
 from lightning_condkd.models import Observer
 from lightning_condkd.randomness import Draw
-from lightning_condkd.types import NetworkOutput, Synthetic, Unit
+from lightning_condkd.rounds import Unit
+from lightning_condkd.types import NetworkOutput, Synthetic
 
 
 class Distilled(NamedTuple):

@@ -23,7 +23,6 @@ from lightning_condkd.condensation.networks import FreshNetworks
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.datamodule_images import ImageDataModule
 from lightning_condkd.data.images import ImageSource
-from lightning_condkd.data.writing import write_atomic
 from lightning_condkd.models import ConvNet, Observer
 from lightning_condkd.models.normalisation import channel_values
 from lightning_condkd.modules.batches import source_facts
@@ -39,6 +38,7 @@ from lightning_condkd.modules.evaluation_report import (
 )
 from lightning_condkd.modules.evaluation_sets import LabelChoice, teacher_labels, training_sets
 from lightning_condkd.modules.record import fingerprint
+from lightning_condkd.writing import write_atomic
 
 Networks = Mapping[str, Callable[[], nn.Module]]
 RecipeName = Literal["dsa", "dc", "rded"]

@@ -11,9 +11,9 @@ from lightning_condkd.condensation.networks import FreshNetworks
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.images import ImageSource
 from lightning_condkd.data.importers_folder import safe_name
-from lightning_condkd.data.pixels import check_pixels
-from lightning_condkd.data.writing import Target, check_target
+from lightning_condkd.pixels import check_pixels
 from lightning_condkd.randomness import seeded_generator
+from lightning_condkd.writing import Target, check_target
 
 
 def check_output(path: Path) -> None:

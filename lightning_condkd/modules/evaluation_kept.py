@@ -12,9 +12,9 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_condkd.condensation.evaluation_result import Trained
 from lightning_condkd.condensation.networks import FreshNetworks
-from lightning_condkd.data.writing import write_atomic
 from lightning_condkd.modules.record import differences
 from lightning_condkd.randomness import seeded_generator
+from lightning_condkd.writing import write_atomic
 
 
 class KeptRuns:

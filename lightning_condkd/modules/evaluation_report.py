@@ -13,7 +13,7 @@ from lightning_condkd.condensation.evaluation_recipe import Recipe
 from lightning_condkd.condensation.evaluation_result import Evaluation, Spread
 from lightning_condkd.condensation.networks import FreshNetworks
 from lightning_condkd.data.condensed import CondensedSet
-from lightning_condkd.data.files import sha256
+from lightning_condkd.files import sha256
 
 RANDOM_REAL = "random real"
 

@@ -26,8 +26,7 @@ from lightning_condkd.condensation.trajectories import (
     read_snapshot_header,
     snapshot_path,
 )
-from lightning_condkd.data.files import plain_json, save_packed
-from lightning_condkd.data.writing import Target
+from lightning_condkd.files import plain_json, save_packed
 from lightning_condkd.models.finite import check_finite
 from lightning_condkd.modules.batches import check_class_sizes, real_batch, real_images, say_written, source_facts
 from lightning_condkd.modules.checkpoints import own_state
@@ -40,6 +39,7 @@ from lightning_condkd.modules.run_length import dev_steps
 from lightning_condkd.modules.scores import Scores
 from lightning_condkd.modules.trainer_options import callbacks_of
 from lightning_condkd.randomness import Draw, seeded_generator
+from lightning_condkd.writing import Target
 
 STATE_KEY = "experts"
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_condkd.data.writing import Target, check_target, save_by_torch, save_tensors
 from lightning_condkd.models.finite import broken_tensors, listed
 from lightning_condkd.models.weights import plain_name
 from lightning_condkd.modules.checkpoint_files import checkpoint_of_run
 from lightning_condkd.modules.checkpoints import WholeCheckpointIO
 from lightning_condkd.modules.teacher_student import STATE_KEY
+from lightning_condkd.writing import Target, check_target, save_by_torch, save_tensors
 
 PREFIX = "student.network."
 

@@ -18,7 +18,6 @@ from lightning_condkd.condensation.generative import ConditionalGAN, SelfDistill
 from lightning_condkd.condensation.matching_pool import MatchingPool
 from lightning_condkd.data.condensed import CondensedInfo, CondensedSet
 from lightning_condkd.data.images import ImageSource
-from lightning_condkd.data.writing import Target
 from lightning_condkd.distributed import mean_over_ranks, sync_buffers, sync_running_statistics
 from lightning_condkd.modules.batches import check_class_sizes, real_batch, real_images, say_written
 from lightning_condkd.modules.checkpoints import own_state
@@ -30,6 +29,7 @@ from lightning_condkd.modules.ticks import tick_once
 from lightning_condkd.modules.turns import OptimizerTurns
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.types import LossTerms
+from lightning_condkd.writing import Target
 
 STATE_KEY = "generative condensation"
 

@@ -10,9 +10,9 @@ import lightning as L
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from lightning_condkd.data.writing import Target, check_target
 from lightning_condkd.modules.checkpoints import write_whole
 from lightning_condkd.modules.run_length import dev_steps
+from lightning_condkd.writing import Target, check_target
 
 if TYPE_CHECKING:
     from lightning_condkd.modules.resumable import ResumableModule

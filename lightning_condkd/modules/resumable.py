@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Self
 import lightning as L
 from torch import Tensor
 
-from lightning_condkd.data.writing import Target
 from lightning_condkd.models.finite import listed
 from lightning_condkd.modules.batches import data_settings
 from lightning_condkd.modules.checkpoints import WholeCheckpointIO, refusal, take_average
@@ -28,6 +27,7 @@ from lightning_condkd.modules.record import (
 from lightning_condkd.modules.requeue import RequeueBetweenSteps
 from lightning_condkd.modules.ticks import count_epoch, validate_on_resume
 from lightning_condkd.modules.trainer_options import check_trainer, remark_on_going_on
+from lightning_condkd.writing import Target
 
 RUN_KEY = "lightning_condkd"
 

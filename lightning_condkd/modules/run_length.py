@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.inversion import Inversion, NoInversion
-from lightning_condkd.types import Cadence, Unit
+from lightning_condkd.rounds import Cadence, Unit
 
 CADENCE = "inversion.cadence"
 

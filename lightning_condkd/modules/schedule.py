@@ -11,7 +11,7 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_condkd.modules.run_length import student_rounds
-from lightning_condkd.types import Cadence
+from lightning_condkd.rounds import Cadence
 
 
 class RunCosine(LRScheduler):

@@ -14,7 +14,8 @@ from lightning_condkd.distributed import gather_rows
 from lightning_condkd.inversion import Inversion
 from lightning_condkd.models import Observer
 from lightning_condkd.randomness import Draw
-from lightning_condkd.types import LossTerms, NetworkOutput, Synthetic, Unit
+from lightning_condkd.rounds import Unit
+from lightning_condkd.types import LossTerms, NetworkOutput, Synthetic
 
 
 class Synthesised(NamedTuple):

@@ -14,10 +14,11 @@ from lightning_condkd.condensation import gradient_matching as gm_module
 from lightning_condkd.condensation.gradient_matching import PUBLISHED_LOOPS, GradientMatching
 from lightning_condkd.condensation.matching import draw_rows
 from lightning_condkd.condensation.real_batches import RepresentativeBatches
-from lightning_condkd.data.condensed import CondensedSet, to_pixels
+from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.datamodule_images import DigitsDataModule
 from lightning_condkd.data.digits import load_digits_split
 from lightning_condkd.models import ConvNet, Observer
+from lightning_condkd.pixels import to_pixels
 from lightning_condkd.randomness import Draw, seeded_initialisation
 from tests.modules.test_condensation import SaveAt, condensation, fit
 from tests.reference.matching import gradient_distance

@@ -16,9 +16,9 @@ from lightning_condkd.condensation.trajectories import (
     snapshot_path,
     unflatten,
 )
-from lightning_condkd.data.files import pack, read_header
-from lightning_condkd.data.writing import write_atomic
+from lightning_condkd.files import pack, read_header
 from lightning_condkd.models import ConvNet
+from lightning_condkd.writing import write_atomic
 
 NETWORK = ConvNet(3, image_size=8, depth=1, width=2)
 NAMES, SHAPES = layout(NETWORK)

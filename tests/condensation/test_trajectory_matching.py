@@ -27,12 +27,12 @@ from lightning_condkd.condensation.trajectory_matching import TrajectoryMatching
 from lightning_condkd.condensation.trajectory_schedule import PUBLISHED, TrajectorySchedule, published_schedule
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.datamodule_images import DigitsDataModule
-from lightning_condkd.data.files import pack
-from lightning_condkd.data.writing import write_atomic
+from lightning_condkd.files import pack
 from lightning_condkd.models import ConvNet
 from lightning_condkd.modules.condensation import Condensation
 from lightning_condkd.modules.experts import ExpertTrajectories
 from lightning_condkd.randomness import Draw
+from lightning_condkd.writing import write_atomic
 from tests.callbacks import SaveAt
 from tests.conftest import ROOT
 

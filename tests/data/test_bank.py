@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from lightning_condkd import files
 from lightning_condkd.data import bank as bank_module
-from lightning_condkd.data import files
 from lightning_condkd.data.bank import MemoryBank, quantise
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.randomness import seeded_generator

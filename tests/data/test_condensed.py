@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lightning_condkd.data import files
+from lightning_condkd import files
 from lightning_condkd.data.bank import MemoryBank
 from lightning_condkd.data.condensed import CondensedInfo, CondensedSet
 from lightning_condkd.data.soft_labels import soft_label_kind

@@ -12,10 +12,10 @@ from safetensors.torch import save
 
 from lightning_condkd.data.condensed import CondensedInfo, CondensedSet
 from lightning_condkd.data.exports import export_png
-from lightning_condkd.data.files import pack, read_untrusted, unpack
 from lightning_condkd.data.importers import import_condensed
-from lightning_condkd.data.writing import write_atomic
+from lightning_condkd.files import pack, read_untrusted, unpack
 from lightning_condkd.randomness import seeded_generator
+from lightning_condkd.writing import write_atomic
 
 
 def dc_bytes(legacy: bool = False) -> bytes:

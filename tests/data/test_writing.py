@@ -13,7 +13,7 @@ import torch
 
 from lightning_condkd.data import CondensedSet, export_mtt, export_png
 from lightning_condkd.data.bank import MemoryBank
-from lightning_condkd.data.writing import (
+from lightning_condkd.writing import (
     Target,
     check_target,
     new_folder,

@@ -30,7 +30,7 @@ from lightning_condkd.models import Observer
 from lightning_condkd.models.norms import Norm
 from lightning_condkd.modules import CondKD
 from lightning_condkd.randomness import seeded_generator
-from lightning_condkd.types import Cadence
+from lightning_condkd.rounds import Cadence
 from tests.distributed import virtual
 from tests.inversion import toy
 

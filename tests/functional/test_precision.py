@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lightning_condkd.functional import adversarial, inversion, kd, matching
-from lightning_condkd.functional.precision import at_least_float32
+from lightning_condkd.precision import at_least_float32
 from lightning_condkd.types import BatchNormStatistics
 
 LOGITS = torch.tensor([[1.0, 2.0, 0.5], [3.0, 0.0, 1.0]])

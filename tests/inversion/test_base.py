@@ -10,7 +10,8 @@ from lightning_condkd.augment import CropFlip
 from lightning_condkd.inversion import Inversion
 from lightning_condkd.inversion.base import Selection
 from lightning_condkd.randomness import Draw, seeded_generator
-from lightning_condkd.types import Cadence, NetworkOutput, Synthetic
+from lightning_condkd.rounds import Cadence
+from lightning_condkd.types import NetworkOutput, Synthetic
 from tests.inversion import toy
 
 CADENCE = Cadence(synthesis_steps=3, distill_steps=0)

@@ -15,7 +15,7 @@ from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from lightning_condkd.inversion import DFAD, Fast, Inversion
 from lightning_condkd.models import ConvGenerator, ConvNet, Observer
 from lightning_condkd.randomness import seeded_generator, seeded_initialisation
-from lightning_condkd.types import Cadence
+from lightning_condkd.rounds import Cadence
 from tests.inversion import toy
 
 SHAPE, MEAN, STD = (3, 32, 32), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)

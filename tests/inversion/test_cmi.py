@@ -15,7 +15,8 @@ from lightning_condkd.inversion import cmi, synthesise
 from lightning_condkd.inversion.cmi import CMI, Contrastive
 from lightning_condkd.models import DigitsNet, Observer
 from lightning_condkd.randomness import Draw, seeded_generator
-from lightning_condkd.types import Cadence, NetworkOutput, Spec
+from lightning_condkd.rounds import Cadence
+from lightning_condkd.types import NetworkOutput, Spec
 from tests.inversion import toy
 from tests.reference import contrastive as reference
 

@@ -21,7 +21,8 @@ from lightning_condkd.inversion.competition import Competition
 from lightning_condkd.inversion.deep_inversion import DeepInversion, ImagePrior, PixelAdam
 from lightning_condkd.models import CifarResNet, DigitsNet, Observer
 from lightning_condkd.randomness import Draw, seeded_generator
-from lightning_condkd.types import Cadence, LossTerms, NetworkOutput, Spec, Synthetic
+from lightning_condkd.rounds import Cadence
+from lightning_condkd.types import LossTerms, NetworkOutput, Spec, Synthetic
 from tests.inversion import toy
 from tests.reference import deep_inversion as reference
 

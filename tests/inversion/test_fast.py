@@ -15,7 +15,8 @@ from lightning_condkd.augment import CropFlip
 from lightning_condkd.inversion import Fast
 from lightning_condkd.models import Observer
 from lightning_condkd.randomness import Draw, seeded_generator
-from lightning_condkd.types import Cadence, LossTerms, NetworkOutput
+from lightning_condkd.rounds import Cadence
+from lightning_condkd.types import LossTerms, NetworkOutput
 from tests.inversion import toy
 
 UNIT = toy.CADENCE.unit(0, 0)

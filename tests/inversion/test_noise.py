@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_condkd.inversion import NoInversion, SmoothNoise
 from lightning_condkd.randomness import Draw, seeded_generator
-from lightning_condkd.types import Cadence
+from lightning_condkd.rounds import Cadence
 from tests.inversion import toy
 
 SPEC = toy.spec(image_shape=(3, 16, 16))

@@ -17,7 +17,8 @@ from lightning_condkd.inversion.replay_memory import LatentStep, Memory
 from lightning_condkd.models import NormalisedGenerator, Observer
 from lightning_condkd.models.encoder import Encoder
 from lightning_condkd.randomness import Draw, seeded_generator
-from lightning_condkd.types import Cadence, LossTerms, Synthetic, Unit
+from lightning_condkd.rounds import Cadence, Unit
+from lightning_condkd.types import LossTerms, Synthetic
 from tests.inversion import toy
 from tests.reference import pre_dfkd as reference
 

@@ -17,7 +17,7 @@ from lightning_condkd.data import CondensedDataModule, CondensedSet
 from lightning_condkd.inversion import Inversion, synthesise
 from lightning_condkd.inversion.real_subset import RealSubset
 from lightning_condkd.randomness import Draw, seeded_generator
-from lightning_condkd.types import Cadence
+from lightning_condkd.rounds import Cadence
 from tests.inversion import toy
 
 CADENCE = Cadence(synthesis_steps=2, distill_steps=1, repeats=2)

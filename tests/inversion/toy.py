@@ -16,7 +16,8 @@ from lightning_condkd.models import DigitsNet, Observer
 from lightning_condkd.models.generators import ConvGenerator
 from lightning_condkd.modules import CondKD
 from lightning_condkd.randomness import seeded_generator, seeded_initialisation
-from lightning_condkd.types import Cadence, Spec
+from lightning_condkd.rounds import Cadence
+from lightning_condkd.types import Spec
 
 CLASSES, SHAPE, LATENT, SEED = 3, (1, 8, 8), 6, 5
 CADENCE = Cadence(synthesis_steps=4, distill_steps=4, warmup_rounds=1)

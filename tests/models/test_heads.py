@@ -13,7 +13,7 @@ from lightning_condkd.data import CondensedDataModule, CondensedSet
 from lightning_condkd.inversion import DFAD, Fast
 from lightning_condkd.models import Observer
 from lightning_condkd.modules import CondKD
-from lightning_condkd.types import Cadence
+from lightning_condkd.rounds import Cadence
 from tests.inversion import toy
 
 

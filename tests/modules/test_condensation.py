@@ -18,11 +18,12 @@ from lightning_condkd.condensation import (
     GradientMatching,
     RealImages,
 )
-from lightning_condkd.data.condensed import CondensedSet, to_pixels
+from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.datamodule_images import ImageDataModule
 from lightning_condkd.data.images import ImageSource
 from lightning_condkd.models import ConvNet
 from lightning_condkd.modules.condensation import Condensation
+from lightning_condkd.pixels import to_pixels
 from lightning_condkd.randomness import Draw
 from lightning_condkd.types import LossTerms
 from tests.callbacks import SaveAt

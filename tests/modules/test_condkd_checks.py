@@ -21,7 +21,7 @@ from lightning_condkd.distillation import AttentionDistillation
 from lightning_condkd.inversion import NoInversion
 from lightning_condkd.modules import CondKD
 from lightning_condkd.modules.checks import check_batch, check_strategy
-from lightning_condkd.types import Cadence
+from lightning_condkd.rounds import Cadence
 from tests.inversion import toy
 
 STEPS = toy.CADENCE.length

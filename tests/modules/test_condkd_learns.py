@@ -14,7 +14,7 @@ from lightning_condkd.inversion import Fast, Inversion, NoInversion
 from lightning_condkd.models import DigitsNet, Observer
 from lightning_condkd.modules import CondKD
 from lightning_condkd.randomness import seeded_generator, seeded_initialisation
-from lightning_condkd.types import Cadence
+from lightning_condkd.rounds import Cadence
 from tests.inversion import toy
 
 CROP = CropFlip(padding=1, flip_probability=0.0)

@@ -24,7 +24,8 @@ from lightning_condkd.inversion.dafl import DAFL
 from lightning_condkd.inversion.zskt import ZSKT
 from lightning_condkd.modules import CondKD
 from lightning_condkd.randomness import Draw, seeded_generator
-from lightning_condkd.types import Cadence, NetworkOutput, Synthetic, Unit
+from lightning_condkd.rounds import Cadence, Unit
+from lightning_condkd.types import NetworkOutput, Synthetic
 from tests.inversion import toy
 
 CADENCE = Cadence(synthesis_steps=1, distill_steps=3, repeats=2, warmup_rounds=1)

@@ -18,7 +18,7 @@ from lightning_condkd.alignment import (
 )
 from lightning_condkd.inversion import NoInversion, SmoothNoise
 from lightning_condkd.randomness import seeded_generator
-from lightning_condkd.types import Cadence
+from lightning_condkd.rounds import Cadence
 from tests.inversion import toy
 
 KINDS = [ProjectionDiscriminator, ACGANDiscriminator, UnconditionalDiscriminator]

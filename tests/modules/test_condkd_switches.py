@@ -10,7 +10,7 @@ import torch
 from lightning_condkd.alignment import FeatureAlignment, ProjectionDiscriminator
 from lightning_condkd.augment import DifferentiableAugment
 from lightning_condkd.randomness import seeded_generator
-from lightning_condkd.types import Cadence
+from lightning_condkd.rounds import Cadence
 from tests.inversion import toy
 
 

@@ -22,7 +22,7 @@ from lightning_condkd.data import CondensedDataModule
 from lightning_condkd.inversion import NoInversion
 from lightning_condkd.modules import CondKD
 from lightning_condkd.modules.divergence import STREAK, LossWatch
-from lightning_condkd.types import Cadence
+from lightning_condkd.rounds import Cadence
 from tests.conftest import ROOT
 from tests.inversion import contract, toy
 

@@ -15,7 +15,7 @@ from lightning_condkd.cli import main
 from lightning_condkd.data import CondensedDataModule
 from lightning_condkd.data.datamodule_images import DigitsDataModule
 from lightning_condkd.inversion import NoInversion
-from lightning_condkd.types import Cadence, Unit
+from lightning_condkd.rounds import Cadence, Unit
 from tests.conftest import ROOT
 from tests.inversion import contract, toy
 from tests.modules.test_classification import classifier

@@ -32,7 +32,8 @@ from lightning_condkd.inversion import (
 from lightning_condkd.models import DigitsNet, Observer
 from lightning_condkd.modules import CondKD
 from lightning_condkd.randomness import seeded_generator, seeded_initialisation
-from lightning_condkd.types import Cadence, Spec
+from lightning_condkd.rounds import Cadence
+from lightning_condkd.types import Spec
 from tests.inversion import toy
 
 Make = Callable[[float], Inversion]

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import StepLR
 from lightning_condkd.cli import main
 from lightning_condkd.data.datamodule_images import DigitsDataModule
 from lightning_condkd.modules.classification import Classification
-from lightning_condkd.types import Cadence
+from lightning_condkd.rounds import Cadence
 from tests.conftest import ROOT
 from tests.inversion import toy
 from tests.modules.test_classification import classifier, trainer

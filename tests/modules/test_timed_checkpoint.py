@@ -18,7 +18,7 @@ from lightning_condkd.callbacks import timed_checkpoint as timed
 from lightning_condkd.cli import main
 from lightning_condkd.data import CondensedDataModule
 from lightning_condkd.inversion import DeepInversion
-from lightning_condkd.types import Cadence
+from lightning_condkd.rounds import Cadence
 from tests.callbacks import DieAt
 from tests.conftest import ROOT
 from tests.inversion import toy

@@ -1,26 +1,24 @@
-"""Files of ours at rest: safetensors with one JSON header, written whole or not at all."""
+"""This package's files: safetensors with one JSON header, checked against a hash when they are read."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from lightning_condkd.data.writing import make_parents, save_tensors, write_atomic
 from lightning_condkd.unpickling import damage, load_without_code, refused_names
+from lightning_condkd.writing import save_tensors
 
 HEADER_KEY = "condkd"
 FORMAT_VERSION = 1
-CHUNK_KIND = "memory bank chunk"
 HASH_KEY = "sha256"
 
 
@@ -63,7 +61,7 @@ def save_packed(path: Path, kind: str, tensors: Mapping[str, Tensor], header: Ma
         header: JSON record beside them.
 
     Raises:
-        OSError: see :func:`~lightning_condkd.data.writing.replacing`.
+        OSError: see :func:`~lightning_condkd.writing.replacing`.
     """
     save_tensors(path, tensors, _metadata(kind, tensors, header))
 
@@ -204,95 +202,3 @@ def _refusal(path: Path, error: Exception) -> str:
         f"refused to read {path}: expected a file of torch.save, but {damage(path, error)} "
         f"({type(error).__name__}). Copy or download it again"
     )
-
-
-class Chunk(NamedTuple):
-    """One file with rows of a memory bank.
-
-    Args:
-        path: the file.
-        first: id of its first row, counted since the start of the run.
-        length: number of rows.
-        sha256: hash of the file.
-    """
-
-    path: Path
-    first: int
-    length: int
-    sha256: str
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Make a chunk appear in a second folder; a link costs no space.
-
-    Args:
-        source: the file, which is never changed in place.
-        target: its other name.
-    """
-    if target.exists() and target.samefile(source):
-        return
-    make_parents(target)
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        write_atomic(target, source.read_bytes())
-
-
-def refuse_other_runs(directory: Path, run_id: str) -> None:
-    """Check that a folder holds no chunks of another run.
-
-    Args:
-        directory: the folder; it need not exist.
-        run_id: the run that may have chunks there.
-
-    Raises:
-        ValueError: it does.
-    """
-    if others := runs_in(directory) - {run_id}:
-        raise ValueError(
-            f"{directory} holds the memory bank of another run ({', '.join(sorted(others))}; this is {run_id}): "
-            "choose another folder, remove this one, or resume that run from its checkpoint"
-        )
-
-
-def locate_chunk(record: Mapping[str, Any], folders: Sequence[Path], run_id: str) -> Chunk:
-    """Return the first file that is the chunk of a record, by its hash.
-
-    Args:
-        record: ``name``, ``first``, ``length`` and ``sha256`` of the chunk.
-        folders: where to look.
-        run_id: the run that it belongs to.
-
-    Raises:
-        FileNotFoundError: no folder has it.
-        ValueError: it was altered, or the folders hold the bank of another run.
-    """
-    paths = [folder / record["name"] for folder in folders if (folder / record["name"]).is_file()]
-    for path in paths:
-        if sha256(path) == record["sha256"]:
-            return Chunk(path, record["first"], record["length"], record["sha256"])
-    if paths:
-        raise ValueError(
-            f"chunk {paths[0]} of the memory bank was altered since the checkpoint: restore it from a copy, "
-            "or resume from an older checkpoint"
-        )
-    places = ", ".join(str(folder) for folder in folders)
-    if others := set().union(*map(runs_in, folders)) - {run_id}:
-        raise ValueError(
-            f"the checkpoint needs the memory bank of run {run_id}, but {places} holds a bank of another run "
-            f"({', '.join(sorted(others))}): give the folder that belongs to the checkpoint"
-        )
-    raise FileNotFoundError(
-        f"chunk {record['name']} of the memory bank is in none of {places}: "
-        "move the folder back, or beside the checkpoint"
-    )
-
-
-def runs_in(directory: Path) -> set[str]:
-    """Return the runs that have chunks in a folder.
-
-    Args:
-        directory: the folder; it need not exist.
-    """
-    return {str(read_header(CHUNK_KIND, path)["run_id"]) for path in directory.glob("chunk_*.safetensors")}

@@ -1,4 +1,4 @@
-"""Losses and places in images are computed in float32 at least, whatever the networks run in."""
+"""Losses and coordinates are computed in float32 at least, whatever the networks run in."""
 
 from __future__ import annotations
 

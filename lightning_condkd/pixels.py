@@ -1,4 +1,4 @@
-"""Whether the images of a condensed set are in the units of [0, 1]."""
+"""Pixel units: bytes and [0, 1], and whether the images of a condensed set are in them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+
+from lightning_condkd.randomness import send
 
 # Learned pixels may leave [0, 1]. Of the public DM set for CIFAR-10, which has -0.28 to 1.19, none is outside these
 # bounds; of the same images normalised by mean and std of the data 49 % are, by 0.5 and 0.5 about a fifth, as are those
@@ -93,3 +95,14 @@ def check_pixels(images: Tensor) -> None:
             "like this too",
             stacklevel=3,
         )
+
+
+def to_pixels(images: Tensor, device: torch.device | None = None) -> Tensor:
+    """Return images as floating point pixels in the units of [0, 1], in the default dtype.
+
+    Args:
+        images: uint8 (0 to 255) or floating point (already in the units of [0, 1]), any shape.
+        device: where the result lives; the bytes are moved before they are widened.
+    """
+    pixels = send(images, device).to(torch.get_default_dtype())
+    return pixels / 255 if images.dtype == torch.uint8 else pixels

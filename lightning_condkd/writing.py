@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and what cannot be written is refused beforehand."""
+"""Atomic writing: a file is written whole or not at all, and what cannot be written is refused beforehand."""
 
 from __future__ import annotations
 
