@@ -11,7 +11,7 @@ from chaos_processes import Attempt, Hit, checkpoints
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lightning_condkd.condensation.trajectories import read_snapshot_header
+from lightning_condkd.condensation.parts.expert_files import read_snapshot_header
 from lightning_condkd.data.bank import MemoryBank
 from lightning_condkd.files import CHUNK_KIND, unpack
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from lightning_condkd.augment import SiameseAugment
 from lightning_condkd.condensation import DistributionMatching, RealImages
-from lightning_condkd.condensation.matching import draw_rows
+from lightning_condkd.condensation.parts.class_matching import draw_rows
 from lightning_condkd.models import ConvNet
 from lightning_condkd.randomness import Draw
 

@@ -17,10 +17,10 @@ import torch
 from cost_lanes import spread
 
 from lightning_condkd.augment import SiameseAugment
-from lightning_condkd.condensation.evaluation import evaluate
-from lightning_condkd.condensation.evaluation_recipe import Recipe
-from lightning_condkd.condensation.networks import FreshNetworks
+from lightning_condkd.evaluation.evaluate import evaluate
+from lightning_condkd.evaluation.recipe import Recipe
 from lightning_condkd.models import ConvNet
+from lightning_condkd.models.fresh_networks import FreshNetworks
 
 # name: image size, channels, depth, width, images of the set, epochs in a turn
 CASES = {

@@ -24,15 +24,15 @@ import torch
 from sweep import spread
 
 from lightning_condkd.augment import SiameseAugment
-from lightning_condkd.condensation.evaluation import evaluate
-from lightning_condkd.condensation.evaluation_recipe import Recipe
 from lightning_condkd.condensation.generative import ConditionalGAN, SelfDistillation
-from lightning_condkd.condensation.matching_pool import MatchingPool
-from lightning_condkd.condensation.networks import FreshNetworks
+from lightning_condkd.condensation.parts.matching_pool import MatchingPool
 from lightning_condkd.data import CondensedSet
 from lightning_condkd.data.datamodule_images import DigitsDataModule
 from lightning_condkd.data.digits import load_digits_split
+from lightning_condkd.evaluation.evaluate import evaluate
+from lightning_condkd.evaluation.recipe import Recipe
 from lightning_condkd.models import ConvNet
+from lightning_condkd.models.fresh_networks import FreshNetworks
 from lightning_condkd.modules.generative_condensation import GenerativeCondensation
 
 IPC = (1, 10)

@@ -26,9 +26,9 @@ import torch
 from sweep import spread
 
 from lightning_condkd.augment import SiameseAugment
-from lightning_condkd.condensation import FreshNetworks, Recipe, evaluate
 from lightning_condkd.data import CondensedSet, DigitsDataModule, ImageFolderDataModule
-from lightning_condkd.models import CifarResNet, ConvNet, DigitsNet, Observer
+from lightning_condkd.evaluation import Recipe, evaluate
+from lightning_condkd.models import CifarResNet, ConvNet, DigitsNet, FreshNetworks, Observer
 from lightning_condkd.pixels import to_pixels
 
 FOLDER = Path("data/sets")

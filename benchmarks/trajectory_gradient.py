@@ -19,9 +19,9 @@ import common
 import torch
 
 from lightning_condkd.condensation.base import RealImages
-from lightning_condkd.condensation.trajectories import flatten
+from lightning_condkd.condensation.parts.expert_files import flatten
+from lightning_condkd.condensation.parts.published_schedules import TrajectorySchedule
 from lightning_condkd.condensation.trajectory_matching import GRADIENTS, TrajectoryMatching
-from lightning_condkd.condensation.trajectory_schedule import TrajectorySchedule
 from lightning_condkd.models import ConvNet
 from lightning_condkd.randomness import Draw
 

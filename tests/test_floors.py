@@ -27,6 +27,7 @@ FLOORS = {
     "alignment": 3,
     "distillation": 3,
     "data": 3,
+    "evaluation": 3,
     "modules": 4,
     "callbacks": 5,
     "parser": 5,

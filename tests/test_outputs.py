@@ -14,7 +14,7 @@ import lightning_condkd.__main__ as entry
 from lightning_condkd.callbacks import RunSummary
 from lightning_condkd.condensation import DistributionMatching
 from lightning_condkd.condensation.generative import ConditionalGAN
-from lightning_condkd.condensation.matching_pool import MatchingPool
+from lightning_condkd.condensation.parts.matching_pool import MatchingPool
 from lightning_condkd.data import CondensedSet, DigitsDataModule
 from lightning_condkd.models import ConvNet, DigitsNet, Observer
 from lightning_condkd.modules import Classification, Condensation, ExpertTrajectories, GenerativeCondensation

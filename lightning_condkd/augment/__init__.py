@@ -1,9 +1,8 @@
 """Augmentation of image batches on the device, differentiable, with parameters of its own."""
 
 from lightning_condkd.augment.base import Augment, AugmentParameters, take
-from lightning_condkd.augment.named import AugmentName, resolve_augment
-from lightning_condkd.augment.policies import DifferentiableAugment, SiameseAugment
-from lightning_condkd.augment.windows import CropFlip, ResizedCrop, RollFlip
+from lightning_condkd.augment.geometric import CropFlip, ResizedCrop, RollFlip
+from lightning_condkd.augment.policies import AugmentName, DifferentiableAugment, SiameseAugment, resolve_augment
 
 __all__ = [
     "Augment",

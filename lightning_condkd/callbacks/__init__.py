@@ -1,12 +1,12 @@
 """What people look at: a progress line, pictures, a baseline, a closing table and files."""
 
-from lightning_condkd.callbacks.baseline import CondensedOnlyBaseline
-from lightning_condkd.callbacks.best import BestCheckpoint
+from lightning_condkd.callbacks.best_checkpoint import BestCheckpoint
 from lightning_condkd.callbacks.compile_networks import CompileNetworks
 from lightning_condkd.callbacks.condensed_accuracy import CondensedAccuracy
-from lightning_condkd.callbacks.pictures import SyntheticImages, class_grid, set_sheet
-from lightning_condkd.callbacks.progress import EpochLines, PhaseProgressBar
-from lightning_condkd.callbacks.summary import RunSummary, closing_table
+from lightning_condkd.callbacks.condensed_only import CondensedOnlyBaseline
+from lightning_condkd.callbacks.progress_bar import EpochLines, PhaseProgressBar
+from lightning_condkd.callbacks.run_summary import RunSummary, closing_table
+from lightning_condkd.callbacks.synthetic_images import SyntheticImages, class_grid, set_sheet
 from lightning_condkd.callbacks.timed_checkpoint import TimedCheckpoint
 from lightning_condkd.modules.student_averaging import StudentAveraging
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from lightning_condkd.condensation.networks import FreshNetworks
+from lightning_condkd.models.fresh_networks import FreshNetworks
 from lightning_condkd.randomness import Draw
 from lightning_condkd.types import LossTerms
 

@@ -12,12 +12,12 @@ from torch.func import functional_call
 
 from lightning_condkd.augment import Augment, AugmentName
 from lightning_condkd.condensation.base import RealImages
-from lightning_condkd.condensation.matching import MatchingMethod
-from lightning_condkd.condensation.networks import normalise_by_batch
-from lightning_condkd.condensation.real_batches import RepresentativeBatches
+from lightning_condkd.condensation.parts.class_matching import MatchingMethod
+from lightning_condkd.condensation.parts.representative_batches import RepresentativeBatches
 from lightning_condkd.distributed import mean_over_ranks
 from lightning_condkd.functional.augmentation import mirror
 from lightning_condkd.functional.matching import GradientDistance, gradient_distance
+from lightning_condkd.models.fresh_networks import normalise_by_batch
 from lightning_condkd.models.taps import batch_norm_layers
 from lightning_condkd.randomness import Draw, draw_by_class, seeded_generator
 from lightning_condkd.types import LossTerms

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_condkd.augment.base import AugmentParameters, take
-from lightning_condkd.augment.windows import ResizedCrop
+from lightning_condkd.augment.geometric import ResizedCrop
 from lightning_condkd.condensation.selection import SelectionMethod, look
 from lightning_condkd.functional.mosaic import frame, shrink, tile
 from lightning_condkd.models import Observer

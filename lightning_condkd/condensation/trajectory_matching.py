@@ -15,13 +15,17 @@ from torch.func import functional_call
 
 from lightning_condkd.augment import Augment, AugmentName, AugmentParameters, resolve_augment, take
 from lightning_condkd.condensation.base import CondensationMethod, RealImages
-from lightning_condkd.condensation.matching import CHUNK_PIXELS
-from lightning_condkd.condensation.networks import FreshNetworks
-from lightning_condkd.condensation.trajectories import ExpertFolder, architecture, layout, unflatten
-from lightning_condkd.condensation.trajectory_schedule import PublishedName, TrajectorySchedule, published_schedule
+from lightning_condkd.condensation.parts.class_matching import CHUNK_PIXELS
+from lightning_condkd.condensation.parts.expert_files import ExpertFolder, architecture, layout, unflatten
+from lightning_condkd.condensation.parts.published_schedules import (
+    PublishedName,
+    TrajectorySchedule,
+    published_schedule,
+)
 from lightning_condkd.functional.augmentation import mirror
 from lightning_condkd.functional.trajectory import Part, Segment, positive_step_size, recomputed, tesla, unrolled
 from lightning_condkd.models import Observer
+from lightning_condkd.models.fresh_networks import FreshNetworks
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.types import LossTerms, NetworkOutput
 
@@ -48,7 +52,7 @@ class TrajectoryMatching(CondensationMethod):
         experts: folder that :class:`~lightning_condkd.modules.experts.ExpertTrajectories` wrote.
         schedule: the numbers that change with the data, or ``cifar10``, ``cifar100`` or ``tiny`` for those published
             for that data set and the number of images per class, see
-            :func:`~lightning_condkd.condensation.trajectory_schedule.published_schedule`.
+            :func:`~lightning_condkd.condensation.parts.published_schedules.published_schedule`.
         augment: ``dsa`` (official code), ``dsa_digits``, ``None`` for none, or one of your own.
         gradient: ``unrolled`` keeps the graph of all inner steps, as the official code does. ``recomputed`` gives the
             same gradient with that of one chunk of one step (our default: for 100 images of 32x32 and 30 steps it

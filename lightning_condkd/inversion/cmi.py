@@ -16,8 +16,8 @@ from lightning_condkd.distributed import gather_rows
 from lightning_condkd.functional.contrastive import contrastive_loss
 from lightning_condkd.functional.inversion import adversarial_divergence, bn_distance, class_loss
 from lightning_condkd.inversion.base import Inversion, Observe, Selection
-from lightning_condkd.inversion.feature_ring import FeatureRing
-from lightning_condkd.inversion.fit import check_bn, make_generator
+from lightning_condkd.inversion.parts.feature_ring import FeatureRing
+from lightning_condkd.inversion.parts.generator import check_bn, make_generator
 from lightning_condkd.models.generators import ConvGenerator
 from lightning_condkd.precision import at_least_float32
 from lightning_condkd.randomness import Draw, seeded_initialisation

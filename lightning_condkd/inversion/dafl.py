@@ -11,8 +11,7 @@ from lightning_condkd.functional.generative import activation_loss, balance_loss
 from lightning_condkd.functional.inversion import class_loss
 from lightning_condkd.inversion.base import Observe, Source
 from lightning_condkd.inversion.live import LiveInversion
-from lightning_condkd.models.generators import ConvGenerator
-from lightning_condkd.models.normalised_generator import NormalisedGenerator
+from lightning_condkd.models.generators import ConvGenerator, NormalisedGenerator
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Unit
 from lightning_condkd.types import LossTerms, NetworkOutput, Spec, Synthetic

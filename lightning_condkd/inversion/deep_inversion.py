@@ -14,9 +14,9 @@ from lightning_condkd.augment import Augment, RollFlip
 from lightning_condkd.functional import image_priors
 from lightning_condkd.functional.inversion import bn_distance, class_loss
 from lightning_condkd.inversion.base import Inversion, Observe, Selection
-from lightning_condkd.inversion.competition import Competition
-from lightning_condkd.inversion.fit import check_bn
-from lightning_condkd.inversion.pixels import ImagePrior, PixelAdam, check_choice
+from lightning_condkd.inversion.parts.competition import Competition
+from lightning_condkd.inversion.parts.generator import check_bn
+from lightning_condkd.inversion.parts.pixel_optimizer import ImagePrior, PixelAdam, check_choice
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Unit
 from lightning_condkd.types import BatchNormStatistics, LossTerms, NetworkOutput, Spec, Synthetic

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from lightning_condkd.functional.generative import balance_loss, negative_divergence
 from lightning_condkd.functional.inversion import bn_distance, class_loss
 from lightning_condkd.inversion.base import Observe, Source
-from lightning_condkd.inversion.fit import check_bn
 from lightning_condkd.inversion.live import LiveInversion
+from lightning_condkd.inversion.parts.generator import check_bn
 from lightning_condkd.models.generators import ConvGenerator
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Unit

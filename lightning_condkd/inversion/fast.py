@@ -20,7 +20,7 @@ from lightning_condkd.functional.inversion import (
     class_loss,
 )
 from lightning_condkd.inversion.base import Inversion, Observe, Selection
-from lightning_condkd.inversion.fit import check_bn, make_generator
+from lightning_condkd.inversion.parts.generator import check_bn, make_generator
 from lightning_condkd.models.generators import ConvGenerator
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Unit

@@ -8,7 +8,7 @@ from torch.optim import Adam, Optimizer
 
 from lightning_condkd.augment import Augment
 from lightning_condkd.inversion.base import Inversion, Observe, Source
-from lightning_condkd.inversion.fit import make_generator
+from lightning_condkd.inversion.parts.generator import make_generator
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Unit
 from lightning_condkd.types import Spec, Synthetic

@@ -16,12 +16,12 @@ from lightning_condkd.distributed import world_size
 from lightning_condkd.functional.generative import activation_loss, balance_loss
 from lightning_condkd.functional.inversion import class_loss
 from lightning_condkd.inversion.base import Observe, StudentLoss
-from lightning_condkd.inversion.competition import Competition
-from lightning_condkd.inversion.fit import check_encoder, check_generator
 from lightning_condkd.inversion.live import LiveInversion
-from lightning_condkd.inversion.replay_memory import Memory, ReplayMemory
+from lightning_condkd.inversion.parts.competition import Competition
+from lightning_condkd.inversion.parts.replay_memory import Memory, ReplayMemory
+from lightning_condkd.models.checks import check_encoder, check_generator
 from lightning_condkd.models.encoder import Encoder
-from lightning_condkd.models.normalised_generator import NormalisedGenerator
+from lightning_condkd.models.generators import NormalisedGenerator
 from lightning_condkd.randomness import Draw, seeded_initialisation
 from lightning_condkd.rounds import Cadence, Unit
 from lightning_condkd.types import LossTerms, NetworkOutput, Spec, Synthetic

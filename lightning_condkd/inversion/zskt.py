@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lightning_condkd.functional.generative import Reduction, check_reduction, negative_divergence
 from lightning_condkd.inversion.base import Observe, Source, StudentLoss
 from lightning_condkd.inversion.live import LiveInversion
-from lightning_condkd.models.normalised_generator import NormalisedGenerator
+from lightning_condkd.models.generators import NormalisedGenerator
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Unit
 from lightning_condkd.types import LossTerms, NetworkOutput, Spec, Synthetic

@@ -1,13 +1,12 @@
 """Classifiers, generators and the observer that looks into a network."""
 
 from lightning_condkd.models.convnet import ConvNet
-from lightning_condkd.models.digits import DigitsNet
-from lightning_condkd.models.generators import ConvGenerator
+from lightning_condkd.models.digits_net import DigitsNet
+from lightning_condkd.models.fresh_networks import FreshNetworks
+from lightning_condkd.models.generators import ConvGenerator, NormalisedGenerator
 from lightning_condkd.models.mobilenet import MobileNetV2
-from lightning_condkd.models.normalised_generator import NormalisedGenerator
 from lightning_condkd.models.observer import Observer
-from lightning_condkd.models.resnet import CifarResNet
-from lightning_condkd.models.small_image_resnet import SmallImageResNet
+from lightning_condkd.models.resnet import CifarResNet, SmallImageResNet
 from lightning_condkd.models.vgg import SmallImageVGG
 from lightning_condkd.models.weights import load_weights, read_state_dict
 from lightning_condkd.models.wide_resnet import WideResNet
@@ -17,6 +16,7 @@ __all__ = [
     "ConvGenerator",
     "ConvNet",
     "DigitsNet",
+    "FreshNetworks",
     "MobileNetV2",
     "NormalisedGenerator",
     "Observer",

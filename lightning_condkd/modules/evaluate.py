@@ -15,16 +15,16 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from lightning_condkd.augment import resolve_augment
-from lightning_condkd.condensation.evaluation import Once
-from lightning_condkd.condensation.evaluation import evaluate as train_and_test
-from lightning_condkd.condensation.evaluation_recipe import Recipe
-from lightning_condkd.condensation.evaluation_result import Evaluation
-from lightning_condkd.condensation.networks import FreshNetworks
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.datamodule_images import ImageDataModule
 from lightning_condkd.data.images import ImageSource
+from lightning_condkd.evaluation.evaluate import Once
+from lightning_condkd.evaluation.evaluate import evaluate as train_and_test
+from lightning_condkd.evaluation.recipe import Recipe
+from lightning_condkd.evaluation.result import Evaluation
 from lightning_condkd.models import ConvNet, Observer
-from lightning_condkd.models.normalisation import channel_values
+from lightning_condkd.models.fresh_networks import FreshNetworks
+from lightning_condkd.models.normalization import channel_values
 from lightning_condkd.modules.batches import source_facts
 from lightning_condkd.modules.evaluation_checks import check_fit, check_networks, check_output, remarks_on_names
 from lightning_condkd.modules.evaluation_kept import KeptRuns, network_identity

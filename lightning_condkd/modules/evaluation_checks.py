@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from lightning_condkd.condensation.network_batch import check_stackable
-from lightning_condkd.condensation.networks import FreshNetworks
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.images import ImageSource
 from lightning_condkd.data.importers_folder import safe_name
+from lightning_condkd.evaluation.network_batch import check_stackable
+from lightning_condkd.models.fresh_networks import FreshNetworks
 from lightning_condkd.pixels import check_pixels
 from lightning_condkd.randomness import seeded_generator
 from lightning_condkd.writing import Target, check_target

@@ -10,8 +10,8 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_condkd.condensation.evaluation_result import Trained
-from lightning_condkd.condensation.networks import FreshNetworks
+from lightning_condkd.evaluation.result import Trained
+from lightning_condkd.models.fresh_networks import FreshNetworks
 from lightning_condkd.modules.record import differences
 from lightning_condkd.randomness import seeded_generator
 from lightning_condkd.writing import write_atomic

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from lightning_condkd.assets import resolve_asset
-from lightning_condkd.condensation.evaluation_batches import Labels, TeacherLabels
-from lightning_condkd.condensation.evaluation_recipe import Recipe
-from lightning_condkd.condensation.evaluation_result import Evaluation, Spread
-from lightning_condkd.condensation.networks import FreshNetworks
 from lightning_condkd.data.condensed import CondensedSet
+from lightning_condkd.evaluation.batches import Labels, TeacherLabels
+from lightning_condkd.evaluation.recipe import Recipe
+from lightning_condkd.evaluation.result import Evaluation, Spread
 from lightning_condkd.files import sha256
+from lightning_condkd.models.fresh_networks import FreshNetworks
 
 RANDOM_REAL = "random real"
 

@@ -8,12 +8,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_condkd.condensation.evaluation_batches import TeacherLabels
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.images import ImageSource
 from lightning_condkd.data.soft_labels import as_probabilities
+from lightning_condkd.evaluation.batches import TeacherLabels
 from lightning_condkd.models import Observer
-from lightning_condkd.models.fit import check_classifier
+from lightning_condkd.models.checks import check_classifier
 from lightning_condkd.modules.evaluation_report import RANDOM_REAL, TrainingSet
 from lightning_condkd.pixels import to_pixels
 from lightning_condkd.randomness import draw_by_class, seeded_generator

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from lightning_condkd.augment import Augment, AugmentName, resolve_augment
-from lightning_condkd.condensation.networks import FreshNetworks
-from lightning_condkd.condensation.trajectories import (
+from lightning_condkd.condensation.parts.expert_files import (
     KIND,
     TENSOR,
     ExpertInfo,
@@ -28,6 +27,7 @@ from lightning_condkd.condensation.trajectories import (
 )
 from lightning_condkd.files import plain_json, save_packed
 from lightning_condkd.models.finite import check_finite
+from lightning_condkd.models.fresh_networks import FreshNetworks
 from lightning_condkd.modules.batches import check_class_sizes, real_batch, real_images, say_written, source_facts
 from lightning_condkd.modules.checkpoints import own_state
 from lightning_condkd.modules.checks import check_dtypes

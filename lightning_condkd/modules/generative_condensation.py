@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_condkd.condensation.generative import ConditionalGAN, SelfDistillation
-from lightning_condkd.condensation.matching_pool import MatchingPool
+from lightning_condkd.condensation.parts.matching_pool import MatchingPool
 from lightning_condkd.data.condensed import CondensedInfo, CondensedSet
 from lightning_condkd.data.images import ImageSource
 from lightning_condkd.distributed import mean_over_ranks, sync_buffers, sync_running_statistics

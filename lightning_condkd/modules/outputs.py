@@ -1,4 +1,4 @@
-"""What a run writes: whole files, into places that are known to take them before it begins."""
+"""Where the files of a run go, checked before it begins; its checkpoints are written whole."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import lightning as L
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -84,3 +85,17 @@ def _folders(trainer: L.Trainer, checkpoint: int) -> Iterator[Target]:
     for place, size in ((logs, 0), *((folder, checkpoint) for folder in checkpoints)):
         if place is not None and "://" not in str(place):
             yield Target(Path(place), size, folder=True)
+
+
+def run_folder(trainer: L.Trainer) -> Path:
+    """Return the folder of a run; call it on all ranks, which agree on it.
+
+    Args:
+        trainer: the trainer.
+    """
+    logger = trainer.logger
+    if logger is None or isinstance(logger, (TensorBoardLogger, CSVLogger)):
+        return Path(trainer.log_dir or trainer.default_root_dir)
+    # All runs share the save_dir of other loggers (W&B, MLflow); this is where Lightning puts their checkpoints.
+    version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+    return Path(logger.save_dir or trainer.default_root_dir, str(logger.name), version)

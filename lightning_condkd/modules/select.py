@@ -13,7 +13,7 @@ from lightning_condkd.data.convert import teacher_accuracy
 from lightning_condkd.data.datamodule_images import ImageDataModule
 from lightning_condkd.data.images import ImageSource
 from lightning_condkd.models import Observer
-from lightning_condkd.models.fit import check_classifier
+from lightning_condkd.models.checks import check_classifier
 from lightning_condkd.modules.batches import check_class_sizes
 from lightning_condkd.randomness import seeded_generator
 from lightning_condkd.writing import Target, check_target

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from lightning_condkd.augment import CropFlip, SiameseAugment
 from lightning_condkd.condensation import DistributionMatching, RealImages
-from lightning_condkd.condensation import dm as dm_module
-from lightning_condkd.condensation.matching import draw_rows
+from lightning_condkd.condensation import distribution_matching as dm_module
+from lightning_condkd.condensation.parts.class_matching import draw_rows
 from lightning_condkd.models import ConvNet, Observer
 from lightning_condkd.randomness import Draw, seeded_initialisation
 

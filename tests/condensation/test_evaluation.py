@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from lightning_condkd.augment import Augment, AugmentParameters, SiameseAugment
-from lightning_condkd.condensation.evaluation import evaluate
-from lightning_condkd.condensation.evaluation_batches import Batches, TeacherLabels
-from lightning_condkd.condensation.evaluation_recipe import Recipe
-from lightning_condkd.condensation.evaluation_result import Evaluation, calibration_error
-from lightning_condkd.condensation.network_batch import NetworkBatch
-from lightning_condkd.condensation.networks import FreshNetworks
 from lightning_condkd.data.digits import load_digits_split
+from lightning_condkd.evaluation.batches import Batches, TeacherLabels
+from lightning_condkd.evaluation.evaluate import evaluate
+from lightning_condkd.evaluation.network_batch import NetworkBatch
+from lightning_condkd.evaluation.recipe import Recipe
+from lightning_condkd.evaluation.result import Evaluation, calibration_error
 from lightning_condkd.models import ConvNet, DigitsNet, Observer
+from lightning_condkd.models.fresh_networks import FreshNetworks
 from lightning_condkd.randomness import seeded_generator
 from tests.reference import evaluation as reference
 

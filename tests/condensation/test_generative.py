@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_condkd.augment import SiameseAugment
-from lightning_condkd.condensation import matching_pool as pool_module
 from lightning_condkd.condensation.generative import ConditionalGAN, SelfDistillation
-from lightning_condkd.condensation.matching_pool import MatchingPool
+from lightning_condkd.condensation.parts import matching_pool as pool_module
+from lightning_condkd.condensation.parts.matching_pool import MatchingPool
 from lightning_condkd.data.condensed import plain_json
 from lightning_condkd.data.digits import load_digits_split
 from lightning_condkd.models import ConvNet, DigitsNet, Observer

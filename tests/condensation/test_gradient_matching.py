@@ -12,8 +12,8 @@ from lightning_condkd.augment import Augment, SiameseAugment
 from lightning_condkd.condensation import RealImages
 from lightning_condkd.condensation import gradient_matching as gm_module
 from lightning_condkd.condensation.gradient_matching import PUBLISHED_LOOPS, GradientMatching
-from lightning_condkd.condensation.matching import draw_rows
-from lightning_condkd.condensation.real_batches import RepresentativeBatches
+from lightning_condkd.condensation.parts.class_matching import draw_rows
+from lightning_condkd.condensation.parts.representative_batches import RepresentativeBatches
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.datamodule_images import DigitsDataModule
 from lightning_condkd.data.digits import load_digits_split

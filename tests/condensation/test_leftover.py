@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_condkd.cli import main
-from lightning_condkd.condensation.evaluation import evaluate
-from lightning_condkd.condensation.evaluation_recipe import Recipe
-from lightning_condkd.condensation.networks import FreshNetworks
 from lightning_condkd.data import CondensedSet
+from lightning_condkd.evaluation.evaluate import evaluate
+from lightning_condkd.evaluation.recipe import Recipe
+from lightning_condkd.models.fresh_networks import FreshNetworks
 
 
 class Vectors(nn.Sequential):

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from lightning_condkd.condensation import DistributionMatching, RealImages
-from lightning_condkd.condensation import real_batches as module
 from lightning_condkd.condensation.gradient_matching import GradientMatching
-from lightning_condkd.condensation.matching import MatchingMethod
-from lightning_condkd.condensation.real_batches import RepresentativeBatches
+from lightning_condkd.condensation.parts import representative_batches as module
+from lightning_condkd.condensation.parts.class_matching import MatchingMethod
+from lightning_condkd.condensation.parts.representative_batches import RepresentativeBatches
 from lightning_condkd.models import ConvNet
 from lightning_condkd.randomness import Draw
 from tests.modules.test_condensation import SaveAt, condensation, fit

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_condkd.condensation.trajectories import (
+from lightning_condkd.condensation.parts.expert_files import (
     KIND,
     TENSOR,
     ExpertFolder,

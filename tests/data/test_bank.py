@@ -386,7 +386,7 @@ def test_a_save_in_the_middle_of_a_flush_names_every_chunk_once(
         bank.state_dict()
         bank.append(*batch(5, 2), round=2)
         inner: list[dict[str, Any]] = []
-        place, name = ((files, "pack"), (bank_module, "write_atomic"), (files, "Chunk"))[number]
+        place, name = ((files, "pack"), (bank_module, "write_atomic"), (bank_module, "Chunk"))[number]
         original = getattr(place, name)
 
         def within(*args: Any, bank: MemoryBank = bank, original: Any = original, inner: Any = inner, **kw: Any) -> Any:

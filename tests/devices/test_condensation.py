@@ -16,24 +16,21 @@ from lightning_condkd.condensation import (
     CondensationMethod,
     ConditionalGAN,
     DistributionMatching,
-    FreshNetworks,
     GradientMatching,
     Herding,
     KCentre,
     KMeans,
     MatchingPool,
     RealismSelection,
-    Recipe,
     RepresentativeBatches,
     SelectionMethod,
     SelfDistillation,
-    TeacherLabels,
     TrajectoryMatching,
     TrajectorySchedule,
-    evaluate,
 )
 from lightning_condkd.data import DigitsDataModule
-from lightning_condkd.models import ConvNet, DigitsNet, Observer
+from lightning_condkd.evaluation import Recipe, TeacherLabels, evaluate
+from lightning_condkd.models import ConvNet, DigitsNet, FreshNetworks, Observer
 from lightning_condkd.modules import Condensation
 from lightning_condkd.modules.experts import ExpertTrajectories
 from lightning_condkd.modules.generative_condensation import GenerativeCondensation

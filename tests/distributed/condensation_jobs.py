@@ -16,8 +16,8 @@ from lightning_condkd.condensation import (
     GradientMatching,
     RepresentativeBatches,
 )
+from lightning_condkd.condensation.parts.published_schedules import TrajectorySchedule
 from lightning_condkd.condensation.trajectory_matching import TrajectoryMatching
-from lightning_condkd.condensation.trajectory_schedule import TrajectorySchedule
 from lightning_condkd.data import ImageDataModule
 from lightning_condkd.data.images import ImageSource
 from lightning_condkd.models import ConvNet

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_condkd.inversion.competition import Competition
+from lightning_condkd.inversion.parts.competition import Competition
 from lightning_condkd.randomness import seeded_generator
 from tests.reference import deep_inversion as reference
 

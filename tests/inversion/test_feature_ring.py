@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_condkd.inversion.feature_ring import FeatureRing
+from lightning_condkd.inversion.parts.feature_ring import FeatureRing
 from lightning_condkd.randomness import seeded_generator
 
 

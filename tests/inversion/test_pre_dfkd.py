@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_condkd.inversion.competition import Competition
+from lightning_condkd.inversion.parts.competition import Competition
+from lightning_condkd.inversion.parts.replay_memory import LatentStep, Memory
 from lightning_condkd.inversion.pre_dfkd import PREDFKD
-from lightning_condkd.inversion.replay_memory import LatentStep, Memory
 from lightning_condkd.models import NormalisedGenerator, Observer
 from lightning_condkd.models.encoder import Encoder
 from lightning_condkd.randomness import Draw, seeded_generator

@@ -15,7 +15,7 @@ from torch import Tensor
 from lightning_condkd.assets import resolve_asset
 from lightning_condkd.data import CondensedDataModule, CondensedSet
 from lightning_condkd.inversion import Inversion, synthesise
-from lightning_condkd.inversion.real_subset import RealSubset
+from lightning_condkd.inversion.controls import RealSubset
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.rounds import Cadence
 from tests.inversion import toy

@@ -17,8 +17,8 @@ from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from torchvision.models.vision_transformer import VisionTransformer
 from torchvision.transforms.functional import pil_to_tensor
 
-from lightning_condkd.condensation.networks import FreshNetworks
 from lightning_condkd.models import CifarResNet, ConvNet, DigitsNet, MobileNetV2, Observer
+from lightning_condkd.models.fresh_networks import FreshNetworks
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_condkd.alignment import FeatureAlignment, ProjectionDiscriminator
 from lightning_condkd.augment import CropFlip
-from lightning_condkd.callbacks.baseline import CondensedOnlyBaseline
+from lightning_condkd.callbacks.condensed_only import CondensedOnlyBaseline
 from lightning_condkd.data import CondensedDataModule
 from lightning_condkd.distillation import KLDistillation, LogitsL1Distillation
 from lightning_condkd.inversion import DFAD, DFQ, LiveInversion

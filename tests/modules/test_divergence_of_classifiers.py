@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.optim import SGD
 
 from lightning_condkd.cli import main
-from lightning_condkd.condensation.trajectories import snapshot_path
+from lightning_condkd.condensation.parts.expert_files import snapshot_path
 from lightning_condkd.data.datamodule_images import DigitsDataModule
 from lightning_condkd.models.weights import read_state_dict
 from tests.conftest import ROOT

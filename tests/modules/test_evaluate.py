@@ -10,14 +10,14 @@ from jsonargparse import auto_cli
 
 from lightning_condkd.augment import SiameseAugment
 from lightning_condkd.cli import _check_recipe, main
-from lightning_condkd.condensation.evaluation import evaluate as train_and_test
-from lightning_condkd.condensation.evaluation_batches import TeacherLabels
-from lightning_condkd.condensation.evaluation_recipe import Recipe
-from lightning_condkd.condensation.networks import FreshNetworks
 from lightning_condkd.data import CondensedInfo, CondensedSet, DigitsDataModule
 from lightning_condkd.data.digits import load_digits_split
 from lightning_condkd.data.images import ImageSource
+from lightning_condkd.evaluation.batches import TeacherLabels
+from lightning_condkd.evaluation.evaluate import evaluate as train_and_test
+from lightning_condkd.evaluation.recipe import Recipe
 from lightning_condkd.models import ConvNet, DigitsNet, Observer
+from lightning_condkd.models.fresh_networks import FreshNetworks
 from lightning_condkd.modules.evaluate import evaluate
 from lightning_condkd.modules.evaluation_checks import class_order
 from lightning_condkd.modules.evaluation_sets import random_real

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lightning_condkd.callbacks import CondensedAccuracy, SyntheticImages
-from lightning_condkd.callbacks.baseline import CondensedOnlyBaseline
+from lightning_condkd.callbacks.condensed_only import CondensedOnlyBaseline
 from lightning_condkd.cli import main
 from lightning_condkd.data import CondensedDataModule
 from lightning_condkd.data.datamodule_images import DigitsDataModule

@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_condkd.augment import SiameseAugment
 from lightning_condkd.cli import main
 from lightning_condkd.condensation.generative import ConditionalGAN, SelfDistillation
-from lightning_condkd.condensation.matching_pool import MatchingPool
+from lightning_condkd.condensation.parts.matching_pool import MatchingPool
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.datamodule_images import DigitsDataModule, ImageDataModule
 from lightning_condkd.data.images import ImageSource

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_condkd.callbacks.baseline import CondensedOnlyBaseline
+from lightning_condkd.callbacks.condensed_only import CondensedOnlyBaseline
 from lightning_condkd.cli import main
 from lightning_condkd.data import CondensedDataModule
 from lightning_condkd.inversion import DFAD, Inversion, NoInversion

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_condkd.callbacks import PhaseProgressBar, RunSummary, SyntheticImages
-from lightning_condkd.callbacks.baseline import CondensedOnlyBaseline
+from lightning_condkd.callbacks.condensed_only import CondensedOnlyBaseline
 from lightning_condkd.data import CondensedDataModule, DigitsDataModule
 from tests.inversion import toy
 from tests.modules.small_runs import classification, experts

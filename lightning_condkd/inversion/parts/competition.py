@@ -1,4 +1,4 @@
-"""Images on which teacher and student disagree."""
+"""The term for images on which teacher and student disagree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks that learn from real images while generated ones are compared with real ones through them."""
+"""A pool of networks that learn from real images while generated ones are matched through them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lightning_condkd.augment import Augment, SiameseAugment
-from lightning_condkd.condensation.networks import FreshNetworks, normalise_by_batch
 from lightning_condkd.distributed import mean_over_ranks, sync_buffers
 from lightning_condkd.models import Observer
+from lightning_condkd.models.fresh_networks import FreshNetworks, normalise_by_batch
 from lightning_condkd.precision import at_least_float32
 from lightning_condkd.randomness import Draw, seeded_generator
 

@@ -1,4 +1,4 @@
-"""What the methods share that match, class by class, what random networks see in real and in learned images."""
+"""The base of methods that match real and learned images class by class through random networks."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from lightning_condkd.augment import Augment, AugmentName, resolve_augment
 from lightning_condkd.condensation.base import CondensationMethod, RealImages
-from lightning_condkd.condensation.networks import FreshNetworks
-from lightning_condkd.condensation.real_batches import RepresentativeBatches
+from lightning_condkd.condensation.parts.representative_batches import RepresentativeBatches
 from lightning_condkd.functional.augmentation import mirror
 from lightning_condkd.models import Observer
+from lightning_condkd.models.fresh_networks import FreshNetworks
 from lightning_condkd.models.taps import batch_norm_layers
 from lightning_condkd.randomness import Draw, draw_by_class
 

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from lightning_condkd.models import Observer
-from lightning_condkd.models.fit import check_classifier
+from lightning_condkd.models.checks import check_classifier
+from lightning_condkd.models.observer import Observer
 from lightning_condkd.models.taps import batch_norm_layers
 from lightning_condkd.randomness import seeded_generator, seeded_initialisation
 

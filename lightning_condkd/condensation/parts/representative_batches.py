@@ -1,4 +1,4 @@
-"""Which real images a learned one is compared with: representative ones instead of random ones."""
+"""Representative real batches instead of random ones (DREAM)."""
 
 from __future__ import annotations
 

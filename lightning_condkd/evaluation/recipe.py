@@ -1,4 +1,4 @@
-"""How a network is trained on a condensed set when the set is judged."""
+"""How fresh networks are trained when a condensed set is evaluated."""
 
 from __future__ import annotations
 

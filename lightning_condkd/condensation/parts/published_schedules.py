@@ -1,4 +1,4 @@
-"""The numbers of trajectory matching, as published for each data set and number of images."""
+"""The published settings of trajectory matching, by data set and number of images."""
 
 from __future__ import annotations
 

@@ -1,52 +1,48 @@
-"""What must fit a task when a method is built for it."""
+"""Whether classifiers, generators and encoders fit the images and classes of a task."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
-from lightning_condkd.randomness import seeded_initialisation
-from lightning_condkd.types import Spec
+from lightning_condkd.models.observer import Observer
 
 
-def check_bn(bn_weight: float, spec: Spec) -> None:
-    """Check that the teacher has the BatchNorm layers that a weighted term needs.
+@torch.no_grad()
+def check_classifier(name: str, network: Observer, image_shape: tuple[int, int, int], num_classes: int) -> None:
+    """Check a network against the data by a small forward pass.
 
     Args:
-        bn_weight: weight of the term.
-        spec: shapes of the task.
+        name: the argument that it was given as.
+        network: the network, in eval mode.
+        image_shape: ``(C, H, W)`` of the data in pixels.
+        num_classes: number of classes K of the data.
 
     Raises:
-        ValueError: if the weight is not 0 and the teacher has none.
+        ValueError: if it has another number of classes, or cannot read such images.
+
+    Example:
+        >>> from lightning_condkd.models import ConvNet
+        >>> check_classifier("network", Observer(ConvNet(10)).eval(), (3, 32, 32), num_classes=10)
     """
-    if bn_weight and not spec.bn_channels:
+    kind = type(network.network).__name__
+    weights = next(network.parameters(), torch.empty(0))
+    try:
+        shape = tuple(network(torch.zeros(1, *image_shape).to(weights)).logits.shape)
+    except (RuntimeError, ValueError, TypeError) as error:
         raise ValueError(
-            f"bn_weight is {bn_weight}, but the teacher has no BatchNorm layer with running statistics: "
-            "set bn_weight to 0 (the method then runs without its BN term) or use a teacher with BatchNorm"
+            f"{name}: {kind} cannot read images of {image_shape} (channels, height, width); give it their size and "
+            f"channels. It said: {error}"
+        ) from error
+    if shape != (1, num_classes):
+        raise ValueError(
+            f"{name}: expected {num_classes} classes as in the data, {kind} has {shape[-1]}; set its num_classes"
         )
-
-
-def make_generator(
-    given: nn.Module | None, default: Callable[[], nn.Module], latent_size: int, spec: Spec, source: torch.Generator
-) -> nn.Module:
-    """Copy a given generator, or make the method's own, and check that it fits the task.
-
-    Args:
-        given: the user's network.
-        default: makes the method's own.
-        latent_size: length of a latent.
-        spec: shapes of the task.
-        source: of the initial values.
-    """
-    with seeded_initialisation(source):
-        generator = default() if given is None else copy.deepcopy(given)
-    check_generator(generator, latent_size, spec.image_shape)
-    return generator
 
 
 @torch.no_grad()

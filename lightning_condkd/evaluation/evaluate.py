@@ -1,4 +1,4 @@
-"""How good a condensed set is: the accuracy of fresh networks that are trained on nothing else."""
+"""Evaluation of a condensed set: the accuracy of fresh networks that are trained on nothing else."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_condkd.augment import resolve_augment
-from lightning_condkd.condensation.evaluation_batches import Batches, Labels, TeacherLabels, joins_leftover
-from lightning_condkd.condensation.evaluation_recipe import Recipe
-from lightning_condkd.condensation.evaluation_result import Evaluation, Trained, calibration_error
-from lightning_condkd.condensation.network_batch import NetworkBatch
-from lightning_condkd.condensation.networks import FreshNetworks
+from lightning_condkd.evaluation.batches import Batches, Labels, TeacherLabels, joins_leftover
+from lightning_condkd.evaluation.network_batch import NetworkBatch
+from lightning_condkd.evaluation.recipe import Recipe
+from lightning_condkd.evaluation.result import Evaluation, Trained, calibration_error
 from lightning_condkd.functional.augmentation import mirror
+from lightning_condkd.models.fresh_networks import FreshNetworks
 from lightning_condkd.randomness import seeded_generator
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -67,7 +67,7 @@ def evaluate(
         runs: number of networks.
         seed: seed of initial weights, order and augmentation.
         test_every: also test after every so many epochs, which yields the best accuracy; 0 for only at the end.
-        batched: train all networks in one pass, see :class:`~lightning_condkd.condensation.network_batch.NetworkBatch`;
+        batched: train all networks in one pass, see :class:`~lightning_condkd.evaluation.network_batch.NetworkBatch`;
             the result is the same up to rounding. On a CPU this took 0.7 times as long with 16 channels at 8 px, but
             1.3 to 2.5 times with 128 channels (five networks, benchmarks/evaluator.py). It was not measured on a GPU.
         device: where to train.

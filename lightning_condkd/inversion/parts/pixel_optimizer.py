@@ -1,4 +1,4 @@
-"""How pixels are optimised, and what is expected of a picture."""
+"""The optimizer of pixels, and the image priors: total variation and norm."""
 
 from __future__ import annotations
 

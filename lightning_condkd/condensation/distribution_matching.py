@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from lightning_condkd.augment import Augment, AugmentName
 from lightning_condkd.condensation.base import RealImages
-from lightning_condkd.condensation.matching import MatchingMethod, embed
-from lightning_condkd.condensation.networks import normalise_by_batch
-from lightning_condkd.condensation.real_batches import RepresentativeBatches
+from lightning_condkd.condensation.parts.class_matching import MatchingMethod, embed
+from lightning_condkd.condensation.parts.representative_batches import RepresentativeBatches
 from lightning_condkd.distributed import mean_over_ranks
 from lightning_condkd.functional.matching import class_means, mean_embedding_distance
 from lightning_condkd.models import Observer
+from lightning_condkd.models.fresh_networks import normalise_by_batch
 from lightning_condkd.randomness import Draw
 from lightning_condkd.types import LossTerms
 

@@ -1,4 +1,4 @@
-"""What networks are trained on, batch by batch, when a set is judged."""
+"""The batches that fresh networks are trained on when a condensed set is evaluated."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_condkd.augment import Augment
-from lightning_condkd.condensation.evaluation_recipe import Recipe
-from lightning_condkd.condensation.networks import FreshNetworks, normalise_by_batch
+from lightning_condkd.evaluation.recipe import Recipe
 from lightning_condkd.functional.cutmix import cutmix, mix_labels
 from lightning_condkd.functional.kd import kd_divergence
 from lightning_condkd.models import Observer
+from lightning_condkd.models.fresh_networks import FreshNetworks, normalise_by_batch
 from lightning_condkd.randomness import seeded_generator
 
 

@@ -1,4 +1,4 @@
-"""A memory of the latest rows, of fixed size."""
+"""A memory of the latest feature rows, of fixed size: CMI's negatives."""
 
 from __future__ import annotations
 

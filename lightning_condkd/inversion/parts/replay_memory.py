@@ -1,4 +1,4 @@
-"""A variational autoencoder that remembers images without storing any."""
+"""A variational autoencoder that replays images without storing any: the memory of PRE-DFKD."""
 
 from __future__ import annotations
 

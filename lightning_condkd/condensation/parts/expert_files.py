@@ -1,4 +1,4 @@
-"""The trajectories of experts: networks that were trained on real images, epoch by epoch, in files."""
+"""Expert trajectories in files: the weights of networks trained on real images, epoch by epoch."""
 
 from __future__ import annotations
 

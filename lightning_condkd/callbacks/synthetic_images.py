@@ -15,12 +15,12 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
-from lightning_condkd.callbacks.run_folder import run_folder
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.modules.condensation import Condensation
 from lightning_condkd.modules.condkd import CondKD
 from lightning_condkd.modules.generative_condensation import GenerativeCondensation
+from lightning_condkd.modules.outputs import run_folder
 from lightning_condkd.modules.run_length import dev_steps
 from lightning_condkd.pixels import to_pixels
 from lightning_condkd.types import Synthetic

@@ -1,4 +1,4 @@
-"""Networks of one architecture that are trained side by side."""
+"""Networks of one architecture trained side by side, in one pass."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""What condensation methods are built from."""

@@ -1,0 +1,1 @@
+"""What inversion methods are built from."""
