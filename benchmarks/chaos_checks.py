@@ -11,9 +11,10 @@ from chaos_processes import Attempt, Hit, checkpoints
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lightning_condkd.condensation.parts.expert_files import read_snapshot_header
+from lightning_condkd.condensation.expert_files import read_snapshot_header
 from lightning_condkd.data.bank import MemoryBank
-from lightning_condkd.files import CHUNK_KIND, unpack
+from lightning_condkd.data.chunks import CHUNK_KIND
+from lightning_condkd.files import unpack
 
 # Where the number of processes changes, the largest difference to the run on two that passes. Sums are taken in
 # another order there. A pre-activation that lies within rounding of 0 then turns a ReLU over, and from there on pixels

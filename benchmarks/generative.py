@@ -27,8 +27,7 @@ from lightning_condkd.augment import SiameseAugment
 from lightning_condkd.condensation.generative import ConditionalGAN, SelfDistillation
 from lightning_condkd.condensation.parts.matching_pool import MatchingPool
 from lightning_condkd.data import CondensedSet
-from lightning_condkd.data.datamodule_images import DigitsDataModule
-from lightning_condkd.data.digits import load_digits_split
+from lightning_condkd.data.image_datamodules import DigitsDataModule, load_digits_split
 from lightning_condkd.evaluation.evaluate import evaluate
 from lightning_condkd.evaluation.recipe import Recipe
 from lightning_condkd.models import ConvNet

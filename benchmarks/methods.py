@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 from sweep import sweep
 
 from lightning_condkd.data import CondensedSet
-from lightning_condkd.data.digits import load_digits_split
-from lightning_condkd.data.images import from_folder
+from lightning_condkd.data.image_datamodules import load_digits_split
+from lightning_condkd.data.image_source import from_folder
 from lightning_condkd.pixels import to_pixels
 
 INVERSION = "model.init_args.inversion.init_args"

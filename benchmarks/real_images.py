@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from lightning_condkd.data import CondensedSet
-from lightning_condkd.data.images import from_folder
+from lightning_condkd.data.image_source import from_folder
 from lightning_condkd.pixels import to_pixels
 
 

@@ -19,7 +19,7 @@ import common
 import torch
 
 from lightning_condkd.condensation.base import RealImages
-from lightning_condkd.condensation.parts.expert_files import flatten
+from lightning_condkd.condensation.expert_files import flatten
 from lightning_condkd.condensation.parts.published_schedules import TrajectorySchedule
 from lightning_condkd.condensation.trajectory_matching import GRADIENTS, TrajectoryMatching
 from lightning_condkd.models import ConvNet

@@ -145,7 +145,7 @@ def _checked_header(kind: str, path: Path, metadata: Mapping[str, str] | None) -
             f"{path} has format_version {version!r}, this release reads {FORMAT_VERSION}: update lightning-condkd"
         )
     if found != kind:
-        raise ValueError(f"{path} holds a {found}, expected a {kind}: give the path of a {kind}")
+        raise ValueError(f"{path} holds: {found}; expected: {kind}. Give the path of such a file")
     return header
 
 

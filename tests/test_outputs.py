@@ -132,8 +132,7 @@ def test_commands_refuse_a_place_before_they_work(
     source, below = tmp_path / "set.safetensors", tmp_path / "file"
     CondensedSet(torch.rand(2, 1, 8, 8), torch.tensor([0, 1])).save(source)
     below.touch()
-    for work in ("convert._read", "convert.import_condensed"):
-        monkeypatch.setattr(f"lightning_condkd.data.{work}", lambda *_, **__: pytest.fail("read"))
+    monkeypatch.setattr("lightning_condkd.data.convert.CondensedSet.load", lambda *_, **__: pytest.fail("read"))
     monkeypatch.setattr("lightning_condkd.modules.select._choose", lambda *_, **__: pytest.fail("chosen"))
     monkeypatch.setattr("lightning_condkd.modules.evaluate.train_and_test", lambda *_, **__: pytest.fail("trained"))
     data, long = "--data=DigitsDataModule", tmp_path / ("n" * 256)

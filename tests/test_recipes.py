@@ -14,7 +14,7 @@ import yaml
 from lightning_condkd import inversion
 from lightning_condkd.cli import main
 from lightning_condkd.data import CondensedSet
-from lightning_condkd.data.digits import load_digits_split
+from lightning_condkd.data.image_datamodules import load_digits_split
 from tests.conftest import ROOT
 from tests.inversion.contract import methods
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lightning_condkd.data.images import ImageSource
+from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.models import CifarResNet, Observer
 from lightning_condkd.pixels import to_pixels
 

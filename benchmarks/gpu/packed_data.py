@@ -7,8 +7,8 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from lightning_condkd.data.datamodule_images import ImageDataModule
-from lightning_condkd.data.images import ImageSource
+from lightning_condkd.data.image_datamodules import ImageDataModule
+from lightning_condkd.data.image_source import ImageSource
 
 
 class PackedCifar10(ImageDataModule):

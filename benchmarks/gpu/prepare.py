@@ -22,7 +22,7 @@ import packed
 import sheets
 import torch
 
-from lightning_condkd.data.images import ImageSource, from_folder
+from lightning_condkd.data.image_source import ImageSource, from_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 55 * 2**20  # the working tree travels beside the pack, and the two together have 64 MiB

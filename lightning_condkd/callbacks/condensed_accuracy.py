@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import nn
 
 from lightning_condkd.callbacks.synthetic_images import set_sheet
-from lightning_condkd.data.datamodule_images import ImageDataModule
+from lightning_condkd.data.image_datamodules import ImageDataModule
 from lightning_condkd.evaluation import Recipe, evaluate
 from lightning_condkd.models import FreshNetworks
 from lightning_condkd.modules.condensation import Condensation

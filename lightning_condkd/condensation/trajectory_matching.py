@@ -15,8 +15,8 @@ from torch.func import functional_call
 
 from lightning_condkd.augment import Augment, AugmentName, AugmentParameters, resolve_augment, take
 from lightning_condkd.condensation.base import CondensationMethod, RealImages
+from lightning_condkd.condensation.expert_files import ExpertFolder, architecture, layout, unflatten
 from lightning_condkd.condensation.parts.class_matching import CHUNK_PIXELS
-from lightning_condkd.condensation.parts.expert_files import ExpertFolder, architecture, layout, unflatten
 from lightning_condkd.condensation.parts.published_schedules import (
     PublishedName,
     TrajectorySchedule,

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from lightning_condkd import files
 from lightning_condkd.data.chunks import CHUNK_KIND, Chunk, link_or_copy, locate_chunk, refuse_other_runs
-from lightning_condkd.data.condensed import CondensedInfo, CondensedSet
+from lightning_condkd.data.condensed import CondensedSet
+from lightning_condkd.formats.contents import CondensedInfo
 from lightning_condkd.writing import write_atomic
 
 ROW_NAMES = ("images", "labels", "rounds")

@@ -3,59 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from lightning_condkd.assets import resolve_asset
 from lightning_condkd.data.counts import count_line, empty_classes
-from lightning_condkd.data.soft_labels import LabelKind, soft_label_kind
-from lightning_condkd.files import plain_json, save_packed, unpack
+from lightning_condkd.files import save_packed, unpack
+from lightning_condkd.formats.contents import CondensedInfo, Contents, record
+from lightning_condkd.formats.options import FACTS, ImportOptions, given_options, refuse_others
+from lightning_condkd.formats.read import import_condensed
+from lightning_condkd.formats.soft_labels import soft_label_kind
 from lightning_condkd.models.finite import listed
 from lightning_condkd.pixels import parts, share_outside, to_pixels
 from lightning_condkd.randomness import seeded_generator
 
 KIND = "condensed set"
-
-
-@dataclass(frozen=True)
-class CondensedInfo:
-    """What is known about a condensed set beside its tensors.
-
-    Args:
-        num_classes: number of classes K of the dataset.
-        class_names: their names in the order of the labels.
-        label_kind: what the soft labels are; ``hard`` without any.
-        method: the condensation method.
-        settings: its settings, JSON values only.
-        seed: its seed.
-        source_mean: channel means that an importer undid.
-        source_std: channel standard deviations that an importer undid.
-        provenance: where the set comes from: format, file name, SHA-256.
-    """
-
-    num_classes: int
-    class_names: tuple[str, ...] | None = None
-    label_kind: LabelKind = "hard"
-    method: str = "unknown"
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    seed: int | None = None
-    source_mean: tuple[float, ...] | None = None
-    source_std: tuple[float, ...] | None = None
-    provenance: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name in ("class_names", "source_mean", "source_std"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, None if value is None else tuple(value))
-        for name in ("settings", "provenance"):
-            object.__setattr__(self, name, plain_json(name, getattr(self, name)))
-        if self.class_names is not None and len(self.class_names) != self.num_classes:
-            raise ValueError(f"expected {self.num_classes} class_names, got {len(self.class_names)}: name every class")
 
 
 class CondensedSet:
@@ -186,36 +152,36 @@ class CondensedSet:
         save_packed(path, KIND, tensors, asdict(self.info))
 
     @classmethod
-    def load(cls, path: str | Path) -> CondensedSet:
-        """Read a set from a file of ours, or from a file in circulation that an importer recognises.
+    def load(cls, path: str | Path, **options: Unpack[ImportOptions]) -> CondensedSet:
+        """Read a set from a native file, or from a file or folder in circulation.
 
         Args:
             path: ``.safetensors`` of :meth:`save`, or a ``.pt`` / ``.pth`` file or a folder of images in circulation,
-                see :func:`~lightning_condkd.data.importers.import_condensed`; ``package:NAME`` is a packaged file.
+                see :mod:`lightning_condkd.formats`; ``package:NAME`` is a packaged file.
+            **options: what the file does not tell.
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: the file is not a condensed set.
+            ValueError: the file is not a condensed set, or an option does not belong to it.
         """
-        path = resolve_asset(path)
+        path, given = resolve_asset(path), given_options(options)
         if not path.exists():
             raise FileNotFoundError(f"no condensed set at {path}: check the path")
         if path.is_dir() or path.suffix in (".pt", ".pth"):
-            from lightning_condkd.data.importers import import_condensed  # it imports this file
-
-            return import_condensed(path)
+            return cls(*import_condensed(path, **options))
         if path.suffix != ".safetensors":
             raise ValueError(f"expected .safetensors, .pt or .pth, got {path.name!r}: convert it to one of these")
-        return _load_ours(path)
+        refuse_others(given, FACTS, f"{path.name} is a native set in pixels")
+        return cls(*record(_native(path), given))
 
 
-def _load_ours(path: Path) -> CondensedSet:
+def _native(path: Path) -> Contents:
     tensors, header = unpack(KIND, path)
     expected = {known.name for known in fields(CondensedInfo)}
     if absent := sorted({"images", "labels"} - set(tensors)) + sorted(expected - set(header)):
         raise ValueError(f"{path} lacks {', '.join(absent)}: write it with CondensedSet.save")
     info = CondensedInfo(**{name: header[name] for name in expected})
-    return CondensedSet(tensors["images"], tensors["labels"], tensors.get("soft_labels"), info)
+    return Contents(tensors["images"], tensors["labels"], tensors.get("soft_labels"), info)
 
 
 def _count_lines(condensed: CondensedSet) -> tuple[str, ...]:

@@ -9,9 +9,10 @@ import torch
 
 from lightning_condkd.assets import resolve_asset
 from lightning_condkd.data.condensed import CondensedSet
-from lightning_condkd.data.exports import check_dc_name, export_dc, export_mtt, export_png
-from lightning_condkd.data.importers import import_condensed
-from lightning_condkd.data.importers_common import FACTS, ImportOptions, given_options, record, refuse_others
+from lightning_condkd.formats.dc import check_dc_name, export_dc
+from lightning_condkd.formats.image_folder import export_png
+from lightning_condkd.formats.mtt import export_mtt
+from lightning_condkd.formats.options import ImportOptions, given_options
 from lightning_condkd.models.observer import Observer
 from lightning_condkd.pixels import DOUBTFUL, pixel_fault
 from lightning_condkd.writing import Target, check_target, refuse_filled
@@ -48,7 +49,7 @@ def convert(
     _check_target(output, format)
     in_pixels = path.is_dir() or path.suffix == ".safetensors"
     export_only = {"mean", "std"} if in_pixels and format in ("dc", "mtt") else set()
-    condensed = _read(path, {name: value for name, value in given.items() if name not in export_only})
+    condensed = CondensedSet.load(path, **{name: value for name, value in given.items() if name not in export_only})
     constants = {name: value for name, value in given.items() if name in ("dataset", "mean", "std")}
     note = _write(condensed, output, format, constants)
     lines = [condensed.describe(), *_warnings(condensed), note]
@@ -71,13 +72,6 @@ def _check_target(output: Path, format: Format | None) -> None:
     if folder := format in ("mtt", "png"):
         refuse_filled(output)
     check_target(Target(output, folder=folder))
-
-
-def _read(path: Path, given: dict[str, Any]) -> CondensedSet:
-    if path.suffix != ".safetensors" or path.is_dir():
-        return import_condensed(path, **given)
-    refuse_others(given, FACTS, f"{path.name} is a set of ours in pixels")
-    return record(CondensedSet.load(path), given)
 
 
 def _write(condensed: CondensedSet, output: Path, format: Format | None, constants: dict[str, Any]) -> str:

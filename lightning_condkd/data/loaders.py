@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_condkd.data.images import ImageSource
+from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.randomness import seeded_generator
+
+Item = TypeVar("Item")
 
 Batch = tuple[Tensor, Tensor]
 Position = Callable[[], tuple[int, int]]
@@ -99,3 +102,60 @@ class EvaluationBatches(IterableDataset[Batch]):
         for start in range(0, len(self.source), self.batch_size):
             rows = slice(start, start + self.batch_size)
             yield self.source.images[rows][self.rows], self.source.labels[rows][self.rows]
+
+
+class StepStream(IterableDataset[int]):
+    """The numbers of the steps in a round.
+
+    Args:
+        length: steps in a round.
+    """
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.length))
+
+
+class ResumableLoader(DataLoader[Item]):
+    """A loader of what a dataset yields, on the training process; the dataset or the module knows where a run resumes.
+
+    Args:
+        dataset: the items of an epoch.
+
+    Example:
+        >>> list(ResumableLoader(StepStream(2)))
+        [0, 1]
+    """
+
+    def __init__(self, dataset: IterableDataset[Item]) -> None:
+        # Its own generator: the default one would take a number from the global stream at every epoch.
+        super().__init__(dataset, batch_size=None, num_workers=0, generator=torch.Generator())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing; it is there to tell Lightning that a resume within an epoch is exact."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Accept what :meth:`state_dict` returned.
+
+        Args:
+            state_dict: the empty state.
+        """
+
+
+def step_loader(length: int) -> DataLoader[int]:
+    """Return the loader of one round, for :class:`~lightning_condkd.modules.CondKD` without its datamodule.
+
+    Args:
+        length: steps in a round, ``inversion.cadence.length``.
+
+    Example:
+        >>> list(step_loader(3))
+        [0, 1, 2]
+    """
+    return ResumableLoader(StepStream(length))

@@ -12,8 +12,8 @@ import torchvision
 from PIL.Image import Image
 from torch.utils.data import Dataset
 
-from lightning_condkd.data.folders import with_channels
-from lightning_condkd.data.images import ImageSource, decode
+from lightning_condkd.data.image_source import ImageSource, decode
+from lightning_condkd.formats.folders import with_channels
 
 HELD_OUT = ("test", "val")
 _OURS = ("root", "download", "transform", "target_transform", "transforms")
@@ -106,7 +106,7 @@ def from_torchvision(
         choice: the dataset, or its class name in ``torchvision.datasets``, such as ``CIFAR10``.
         root: folder that holds it.
         train: the training images, or the held-out ones.
-        image_size: see :func:`~lightning_condkd.data.images.from_folder`.
+        image_size: see :func:`~lightning_condkd.data.image_source.from_folder`.
         channels: 3 for RGB, 1 for gray; ``None`` keeps the one channel of images without colour, others are RGB.
 
     Raises:

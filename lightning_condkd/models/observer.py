@@ -21,9 +21,9 @@ from lightning_condkd.models.heads import (
     needed_head,
     submodule,
 )
-from lightning_condkd.models.normalization import check_normalisation
 from lightning_condkd.models.taps import batch_norm_layers, tap_batch_norm, tap_channel_means, tap_input, tap_output
 from lightning_condkd.models.weights import load_weights, plain_name, plain_state
+from lightning_condkd.normalization import check_normalisation
 from lightning_condkd.types import NetworkOutput
 
 

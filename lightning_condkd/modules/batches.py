@@ -12,8 +12,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from lightning_condkd.data.datamodule_images import ImageDataModule
-from lightning_condkd.data.images import ImageSource
+from lightning_condkd.data.image_datamodules import ImageDataModule
+from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.models.finite import listed
 from lightning_condkd.modules.labels import class_labels
 from lightning_condkd.modules.run_length import dev_steps

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.counts import empty_classes
-from lightning_condkd.data.steps import StepStream
+from lightning_condkd.data.loaders import StepStream
 from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.inversion import Inversion
 from lightning_condkd.models import Observer

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import SGD, Optimizer
 
 from lightning_condkd.augment import Augment, take
-from lightning_condkd.data.datamodule_images import ImageDataModule
+from lightning_condkd.data.image_datamodules import ImageDataModule
 from lightning_condkd.distributed import sync_buffers, sync_running_statistics
 from lightning_condkd.models import Observer
 from lightning_condkd.models.finite import check_finite

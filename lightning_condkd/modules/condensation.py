@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from lightning_condkd.condensation import CondensationMethod, RealImages
-from lightning_condkd.data.condensed import CondensedInfo, CondensedSet
-from lightning_condkd.data.images import ImageSource
+from lightning_condkd.data.condensed import CondensedSet
+from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.distributed import mean_over_ranks
+from lightning_condkd.formats.contents import CondensedInfo
 from lightning_condkd.functional.surrogate import with_gradients
 from lightning_condkd.modules.batches import check_class_sizes, real_images, say_written
 from lightning_condkd.modules.checkpoints import own_state

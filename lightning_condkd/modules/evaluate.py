@@ -16,15 +16,14 @@ from torch import nn
 
 from lightning_condkd.augment import resolve_augment
 from lightning_condkd.data.condensed import CondensedSet
-from lightning_condkd.data.datamodule_images import ImageDataModule
-from lightning_condkd.data.images import ImageSource
+from lightning_condkd.data.image_datamodules import ImageDataModule
+from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.evaluation.evaluate import Once
 from lightning_condkd.evaluation.evaluate import evaluate as train_and_test
 from lightning_condkd.evaluation.recipe import Recipe
 from lightning_condkd.evaluation.result import Evaluation
 from lightning_condkd.models import ConvNet, Observer
 from lightning_condkd.models.fresh_networks import FreshNetworks
-from lightning_condkd.models.normalization import channel_values
 from lightning_condkd.modules.batches import source_facts
 from lightning_condkd.modules.evaluation_checks import check_fit, check_networks, check_output, remarks_on_names
 from lightning_condkd.modules.evaluation_kept import KeptRuns, network_identity
@@ -38,6 +37,7 @@ from lightning_condkd.modules.evaluation_report import (
 )
 from lightning_condkd.modules.evaluation_sets import LabelChoice, teacher_labels, training_sets
 from lightning_condkd.modules.record import fingerprint
+from lightning_condkd.normalization import channel_values
 from lightning_condkd.writing import write_atomic
 
 Networks = Mapping[str, Callable[[], nn.Module]]

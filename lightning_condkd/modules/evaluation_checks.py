@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from lightning_condkd.data.condensed import CondensedSet
-from lightning_condkd.data.images import ImageSource
-from lightning_condkd.data.importers_folder import safe_name
+from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.evaluation.network_batch import check_stackable
+from lightning_condkd.formats.image_folder import safe_name
 from lightning_condkd.models.fresh_networks import FreshNetworks
 from lightning_condkd.pixels import check_pixels
 from lightning_condkd.randomness import seeded_generator

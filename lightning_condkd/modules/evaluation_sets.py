@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from lightning_condkd.data.condensed import CondensedSet
-from lightning_condkd.data.images import ImageSource
-from lightning_condkd.data.soft_labels import as_probabilities
+from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.evaluation.batches import TeacherLabels
+from lightning_condkd.formats.soft_labels import as_probabilities
 from lightning_condkd.models import Observer
 from lightning_condkd.models.checks import check_classifier
 from lightning_condkd.modules.evaluation_report import RANDOM_REAL, TrainingSet

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from lightning_condkd.augment import Augment, AugmentName, resolve_augment
-from lightning_condkd.condensation.parts.expert_files import (
+from lightning_condkd.condensation.expert_files import (
     KIND,
     TENSOR,
     ExpertInfo,
@@ -53,7 +53,7 @@ class ExpertTrajectories(ResumableModule):
     code, the images that are left over at the end of an epoch are not used in it. A snapshot is one vector of float32
     in a ``.safetensors`` file: 1.3 MB for the usual ConvNet, 6.5 GB for 100 experts.
 
-    Fit it with an :class:`~lightning_condkd.data.datamodule_images.ImageDataModule` (published batch size 256). More
+    Fit it with an :class:`~lightning_condkd.data.image_datamodules.ImageDataModule` (published batch size 256). More
     ranks share the batches of one expert.
 
     Args:

@@ -14,11 +14,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_condkd.condensation import MatchingPool
 from lightning_condkd.condensation.generative import ConditionalGAN, SelfDistillation
-from lightning_condkd.condensation.parts.matching_pool import MatchingPool
-from lightning_condkd.data.condensed import CondensedInfo, CondensedSet
-from lightning_condkd.data.images import ImageSource
+from lightning_condkd.data.condensed import CondensedSet
+from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.distributed import mean_over_ranks, sync_buffers, sync_running_statistics
+from lightning_condkd.formats.contents import CondensedInfo
 from lightning_condkd.modules.batches import check_class_sizes, real_batch, real_images, say_written
 from lightning_condkd.modules.checkpoints import own_state
 from lightning_condkd.modules.checks import check_batch, check_strategy

@@ -15,8 +15,8 @@ from torch.utils.data import Subset
 
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.convert import near_chance
-from lightning_condkd.data.datamodule_images import ImageDataModule
-from lightning_condkd.data.images import ImageSource
+from lightning_condkd.data.image_datamodules import ImageDataModule
+from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.models import Observer
 from lightning_condkd.modules.evaluation_checks import (
     check_class_order,

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from lightning_condkd.condensation.selection import SelectionMethod
-from lightning_condkd.data.condensed import CondensedInfo, CondensedSet
+from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.convert import teacher_accuracy
-from lightning_condkd.data.datamodule_images import ImageDataModule
-from lightning_condkd.data.images import ImageSource
+from lightning_condkd.data.image_datamodules import ImageDataModule
+from lightning_condkd.data.image_source import ImageSource
+from lightning_condkd.formats.contents import CondensedInfo
 from lightning_condkd.models import Observer
 from lightning_condkd.models.checks import check_classifier
 from lightning_condkd.modules.batches import check_class_sizes

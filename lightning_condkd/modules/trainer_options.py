@@ -22,7 +22,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_condkd.data.datamodule_images import ImageDataModule
+from lightning_condkd.data.image_datamodules import ImageDataModule
 from lightning_condkd.modules.student_averaging import StudentAveraging
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from lightning_condkd.data.images import ImageSource, from_folder
+from lightning_condkd.data.image_source import ImageSource, from_folder
 
 KIT = Path(__file__).parents[2] / "benchmarks" / "gpu"
 NAMES = ("packed", "packed_data", "prepare", "sheets")

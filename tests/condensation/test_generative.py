@@ -11,8 +11,8 @@ from lightning_condkd.augment import SiameseAugment
 from lightning_condkd.condensation.generative import ConditionalGAN, SelfDistillation
 from lightning_condkd.condensation.parts import matching_pool as pool_module
 from lightning_condkd.condensation.parts.matching_pool import MatchingPool
-from lightning_condkd.data.condensed import plain_json
-from lightning_condkd.data.digits import load_digits_split
+from lightning_condkd.data.image_datamodules import load_digits_split
+from lightning_condkd.files import plain_json
 from lightning_condkd.models import ConvNet, DigitsNet, Observer
 from lightning_condkd.randomness import Draw, seeded_generator
 from tests.reference import self_distillation as reference

@@ -15,8 +15,7 @@ from lightning_condkd.condensation.gradient_matching import PUBLISHED_LOOPS, Gra
 from lightning_condkd.condensation.parts.class_matching import draw_rows
 from lightning_condkd.condensation.parts.representative_batches import RepresentativeBatches
 from lightning_condkd.data.condensed import CondensedSet
-from lightning_condkd.data.datamodule_images import DigitsDataModule
-from lightning_condkd.data.digits import load_digits_split
+from lightning_condkd.data.image_datamodules import DigitsDataModule, load_digits_split
 from lightning_condkd.models import ConvNet, Observer
 from lightning_condkd.pixels import to_pixels
 from lightning_condkd.randomness import Draw, seeded_initialisation

@@ -15,7 +15,7 @@ from lightning_condkd.condensation.selection import (
     RandomSelection,
     SelectionMethod,
 )
-from lightning_condkd.data.digits import load_digits_split
+from lightning_condkd.data.image_datamodules import load_digits_split
 from lightning_condkd.models import DigitsNet, Observer
 from lightning_condkd.randomness import seeded_generator
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_condkd.condensation.parts.expert_files import (
+from lightning_condkd.condensation.expert_files import (
     KIND,
     TENSOR,
     ExpertFolder,
@@ -89,7 +89,7 @@ def test_an_empty_folder_and_other_files_are_refused(tmp_path: Path) -> None:
         ExpertFolder(tmp_path)
     other = tmp_path / "expert_other.safetensors"
     write_atomic(other, pack("condensed set", {"images": torch.zeros(1)}, {}))
-    with pytest.raises(ValueError, match="expected an expert snapshot"):
+    with pytest.raises(ValueError, match="holds: condensed set; expected: expert snapshot"):
         ExpertFolder(tmp_path)
     other.write_bytes(b"half a file")
     with pytest.raises(ValueError, match="cut off"):
@@ -101,3 +101,13 @@ def test_networks_that_parameters_do_not_describe_are_refused() -> None:
         layout(ConvNet(3, image_size=8, depth=1, width=2, norm="batch"))
     with pytest.raises(ValueError, match="without running statistics and dropout"):
         layout(nn.Sequential(nn.Linear(2, 2), nn.Dropout()))
+
+
+def test_a_damaged_snapshot_is_found(folder: Path) -> None:
+    path = snapshot_path(folder, 4, 1)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    experts = ExpertFolder(folder)
+    with pytest.raises(ValueError, match="altered or damaged"):
+        experts.read(4, 1)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lightning_condkd.augment import DifferentiableAugment, SiameseAugment, resolve_augment
 from lightning_condkd.cli import main
 from lightning_condkd.condensation.base import RealImages
-from lightning_condkd.condensation.parts.expert_files import (
+from lightning_condkd.condensation.expert_files import (
     KIND,
     TENSOR,
     ExpertFolder,
@@ -25,7 +25,7 @@ from lightning_condkd.condensation.parts.expert_files import (
 from lightning_condkd.condensation.parts.published_schedules import PUBLISHED, TrajectorySchedule, published_schedule
 from lightning_condkd.condensation.trajectory_matching import TrajectoryMatching
 from lightning_condkd.data.condensed import CondensedSet
-from lightning_condkd.data.datamodule_images import DigitsDataModule
+from lightning_condkd.data.image_datamodules import DigitsDataModule
 from lightning_condkd.files import pack
 from lightning_condkd.models import ConvNet
 from lightning_condkd.models.fresh_networks import FreshNetworks

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lightning_condkd.data.datamodule_images import ImageFolderDataModule
-from lightning_condkd.data.folders import in_class_order
-from lightning_condkd.data.images import from_folder
+from lightning_condkd.data.image_datamodules import ImageFolderDataModule
+from lightning_condkd.data.image_source import from_folder
+from lightning_condkd.formats.folders import in_class_order
 
 TEN = tuple(str(number) for number in range(1, 11))
 

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from lightning_condkd import files
 from lightning_condkd.data.bank import MemoryBank
-from lightning_condkd.data.condensed import CondensedInfo, CondensedSet
-from lightning_condkd.data.soft_labels import soft_label_kind
+from lightning_condkd.data.condensed import CondensedSet
+from lightning_condkd.formats import CondensedInfo
+from lightning_condkd.formats.soft_labels import soft_label_kind
 from lightning_condkd.randomness import seeded_generator
 
 LABELS = torch.tensor([2, 0, 1, 0, 2, 2, 1, 0, 0])
@@ -228,7 +229,7 @@ def test_a_bank_chunk_is_no_condensed_set(tmp_path: Path) -> None:
     bank.attach(tmp_path)
     bank.append(torch.rand(2, 3, 4, 4), torch.tensor([0, 1]), round=0)
     bank.state_dict()
-    with pytest.raises(ValueError, match="holds a memory bank chunk, expected a condensed set"):
+    with pytest.raises(ValueError, match="holds: memory bank chunk; expected: condensed set"):
         CondensedSet.load(next(tmp_path.glob("*.safetensors")))
 
 

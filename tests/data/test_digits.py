@@ -1,7 +1,7 @@
 import torch
 from sklearn.datasets import load_digits
 
-from lightning_condkd.data.digits import load_digits_split
+from lightning_condkd.data.image_datamodules import load_digits_split
 
 
 def test_the_last_500_are_held_out_and_pixels_are_scaled_by_255_over_16() -> None:

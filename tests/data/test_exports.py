@@ -10,11 +10,12 @@ import torchvision
 from torch import Tensor
 
 from lightning_condkd.cli import main
-from lightning_condkd.data.condensed import CondensedInfo, CondensedSet
+from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.convert import convert
-from lightning_condkd.data.exports import export_dc, export_mtt, export_png
-from lightning_condkd.data.importers import DC_CONSTANTS, MTT_CONSTANTS, import_condensed, import_folder, import_mtt
+from lightning_condkd.formats import CondensedInfo, export_dc, export_mtt, export_png
+from lightning_condkd.formats.normalizations import DC_CONSTANTS, MTT_CONSTANTS
 from lightning_condkd.randomness import seeded_generator
+from tests.helpers.importers import import_condensed, import_folder, import_mtt
 
 LABELS = torch.arange(10).repeat_interleave(2).roll(3)  # not sorted by class
 NAMES = ("airplane", "T-shirt/top", *"cdefghij")

@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from lightning_condkd.data.condensed import CondensedInfo, CondensedSet
-from lightning_condkd.data.exports import export_png
-from lightning_condkd.data.importers import import_condensed
+from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.files import pack, read_untrusted, unpack
+from lightning_condkd.formats import CondensedInfo, export_png
 from lightning_condkd.randomness import seeded_generator
 from lightning_condkd.writing import write_atomic
+from tests.helpers.importers import import_condensed
 
 
 def dc_bytes(legacy: bool = False) -> bytes:

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 
 from lightning_condkd.cli import main
-from lightning_condkd.data import CondensedSet, import_folder
-from lightning_condkd.data.datamodule_images import ImageFolderDataModule
-from lightning_condkd.data.digits import load_digits_split
-from lightning_condkd.data.exports import export_png
-from lightning_condkd.data.images import from_folder
+from lightning_condkd.data import CondensedSet
+from lightning_condkd.data.image_datamodules import ImageFolderDataModule, load_digits_split
+from lightning_condkd.data.image_source import from_folder
+from lightning_condkd.formats import export_png
+from tests.helpers.importers import import_folder
 
 
 def write(root: Path, mode: str = "RGB", count: int = 2, ending: str = ".png") -> Path:

@@ -9,15 +9,14 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 
-from lightning_condkd.data.datamodule_images import (
+from lightning_condkd.data.image_datamodules import (
     DigitsDataModule,
     ImageDataModule,
     ImageFolderDataModule,
     TorchvisionDataModule,
 )
-from lightning_condkd.data.images import ImageSource, from_folder
-from lightning_condkd.data.loaders import Batch, EvaluationBatches, ShuffledBatches
-from lightning_condkd.data.steps import ResumableLoader
+from lightning_condkd.data.image_source import ImageSource, from_folder
+from lightning_condkd.data.loaders import Batch, EvaluationBatches, ResumableLoader, ShuffledBatches
 from lightning_condkd.data.torchvision_sets import from_torchvision
 
 

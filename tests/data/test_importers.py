@@ -14,15 +14,10 @@ from torch import Tensor, nn
 
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.convert import convert, teacher_accuracy
-from lightning_condkd.data.importers import (
-    DC_CONSTANTS,
-    MTT_CONSTANTS,
-    import_condensed,
-    import_dc,
-    import_mtt,
-)
+from lightning_condkd.formats.normalizations import DC_CONSTANTS, MTT_CONSTANTS
 from lightning_condkd.models.observer import Observer
 from lightning_condkd.randomness import seeded_generator
+from tests.helpers.importers import import_condensed, import_dc, import_mtt
 
 LABELS = torch.arange(10).repeat_interleave(2)
 C10_MEAN, C10_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)

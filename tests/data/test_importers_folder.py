@@ -8,8 +8,8 @@ from PIL import Image
 from torch import Tensor
 
 from lightning_condkd.data.condensed import CondensedSet
-from lightning_condkd.data.images import from_folder
-from lightning_condkd.data.importers import import_condensed, import_folder
+from lightning_condkd.data.image_source import from_folder
+from tests.helpers.importers import import_condensed, import_folder
 
 
 def write_images(root: Path, names: list[str], *, size: tuple[int, int] = (6, 4), mode: str = "RGB") -> Path:

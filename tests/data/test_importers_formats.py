@@ -12,15 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_condkd.data.condensed import CondensedSet
-from lightning_condkd.data.importers import (
-    DC_CONSTANTS,
-    import_condensed,
-    import_dc,
-    import_decoded,
-    import_mtt,
-)
-from lightning_condkd.data.importers_decoded import decode_tiles
+from lightning_condkd.formats.idc import decode_tiles
+from lightning_condkd.formats.normalizations import DC_CONSTANTS
 from lightning_condkd.randomness import seeded_generator
+from tests.helpers.importers import import_condensed, import_dc, import_idc, import_mtt
 
 LABELS = torch.arange(10).repeat_interleave(2)
 CIFAR10, CIFAR100 = DC_CONSTANTS["cifar10"], DC_CONSTANTS["cifar100"]
@@ -156,7 +151,7 @@ def test_lists_are_unpacked_and_no_normalisation_is_undone(tmp_path: Path, name:
     packed = pixels(unit=True)
     packed[0, 0, 0, 0] = 1.0625  # the last step before saving is not clamped
     path = save(tmp_path / name, [packed, LABELS])
-    plain = import_decoded(path, factor=1)
+    plain = import_idc(path, factor=1)
     assert torch.equal(plain.images, packed)
     condensed = import_condensed(path, factor=2, dataset="CIFAR100")
     assert torch.equal(condensed.images, decode_tiles(packed, LABELS, 2)[0])
@@ -174,9 +169,9 @@ def test_the_factor_of_a_list_must_be_said_and_normalised_lists_are_refused(tmp_
         import_condensed(path, factor=1, mean=(0.5,) * 3, std=(0.2,) * 3)
     normalised = save(tmp_path / "other.pt", [CIFAR10.apply(pixels()), LABELS])
     with pytest.raises(ValueError, match=r"pixels in \[0, 1\].*images_best.pt"):
-        import_decoded(normalised, factor=1)
+        import_idc(normalised, factor=1)
     with pytest.raises(ValueError, match=r"expected a list \[images, labels\]"):
-        import_decoded(save(tmp_path / "bare.pt", pixels()), factor=1)
+        import_idc(save(tmp_path / "bare.pt", pixels()), factor=1)
 
 
 def write_pair(folder: Path, name: str, labels: Tensor, images: Tensor | None = None) -> Path:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lightning_condkd.data import CondensedDataModule, CondensedSet, TransferSet
 from lightning_condkd.data.convert import convert
-from lightning_condkd.data.digits import load_digits_split
-from lightning_condkd.data.images import ImageSource
+from lightning_condkd.data.image_datamodules import load_digits_split
+from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.modules.condensation import _initial_pixels
 from lightning_condkd.modules.evaluation_checks import check_fit
 

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from lightning_condkd.data.bank import MemoryBank
-from lightning_condkd.data.condensed import CondensedInfo, CondensedSet
+from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.transfer import Mix, TransferBatch, TransferSet
+from lightning_condkd.formats import CondensedInfo
 from lightning_condkd.randomness import Draw, seeded_generator
 
 CLASSES = 4

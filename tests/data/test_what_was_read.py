@@ -14,7 +14,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from lightning_condkd.cli import main
 from lightning_condkd.data import CondensedInfo, CondensedSet, DigitsDataModule, ImageFolderDataModule
-from lightning_condkd.data.digits import load_digits_split
+from lightning_condkd.data.image_datamodules import load_digits_split
 from tests.conftest import ROOT
 
 CLASSIFIER = {

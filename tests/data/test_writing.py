@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_condkd.data import CondensedSet, export_mtt, export_png
+from lightning_condkd.data import CondensedSet
 from lightning_condkd.data.bank import MemoryBank
+from lightning_condkd.formats import export_mtt, export_png
 from lightning_condkd.writing import (
     Target,
     check_target,

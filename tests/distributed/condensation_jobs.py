@@ -19,7 +19,7 @@ from lightning_condkd.condensation import (
 from lightning_condkd.condensation.parts.published_schedules import TrajectorySchedule
 from lightning_condkd.condensation.trajectory_matching import TrajectoryMatching
 from lightning_condkd.data import ImageDataModule
-from lightning_condkd.data.images import ImageSource
+from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.models import ConvNet
 from lightning_condkd.modules import Condensation
 from lightning_condkd.modules.condensation import _initial_pixels

@@ -21,9 +21,8 @@ from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.alignment.discriminators import ACGANDiscriminator, Discriminator, ProjectionDiscriminator
 from lightning_condkd.augment import CropFlip
 from lightning_condkd.data import CondensedDataModule
-from lightning_condkd.data.images import ImageSource
-from lightning_condkd.data.loaders import EvaluationBatches
-from lightning_condkd.data.steps import ResumableLoader
+from lightning_condkd.data.image_source import ImageSource
+from lightning_condkd.data.loaders import EvaluationBatches, ResumableLoader
 from lightning_condkd.distributed import rank, world_size
 from lightning_condkd.inversion import Fast
 from lightning_condkd.models import Observer

@@ -17,8 +17,9 @@ from lightning_condkd.assets import resolve_asset
 from lightning_condkd.augment import CropFlip, RollFlip
 from lightning_condkd.functional.inversion import bn_distance
 from lightning_condkd.inversion import Inversion, synthesise
-from lightning_condkd.inversion.deep_inversion import DeepInversion, ImagePrior, PixelAdam
+from lightning_condkd.inversion.deep_inversion import DeepInversion
 from lightning_condkd.inversion.parts.competition import Competition
+from lightning_condkd.inversion.parts.pixel_optimizer import ImagePrior, PixelAdam
 from lightning_condkd.models import CifarResNet, DigitsNet, Observer
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.rounds import Cadence

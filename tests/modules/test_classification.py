@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_condkd.augment import CropFlip
-from lightning_condkd.data.datamodule_images import DigitsDataModule, ImageDataModule
-from lightning_condkd.data.images import ImageSource
+from lightning_condkd.data.image_datamodules import DigitsDataModule, ImageDataModule
+from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.models import DigitsNet, Observer
 from lightning_condkd.models.weights import load_weights
 from lightning_condkd.modules.classification import Classification

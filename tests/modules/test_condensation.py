@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lightning_condkd.condensation import CondensationMethod, DistributionMatching, GradientMatching, RealImages
 from lightning_condkd.data.condensed import CondensedSet
-from lightning_condkd.data.datamodule_images import ImageDataModule
-from lightning_condkd.data.images import ImageSource
+from lightning_condkd.data.image_datamodules import ImageDataModule
+from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.models import ConvNet, FreshNetworks
 from lightning_condkd.modules.condensation import Condensation
 from lightning_condkd.pixels import to_pixels

@@ -12,7 +12,7 @@ from lightning_condkd.augment import SiameseAugment
 from lightning_condkd.callbacks import CondensedAccuracy
 from lightning_condkd.condensation import DistributionMatching
 from lightning_condkd.data import CondensedSet, DigitsDataModule
-from lightning_condkd.data.images import ImageSource
+from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.evaluation import Recipe, evaluate
 from lightning_condkd.models import ConvNet
 from lightning_condkd.modules import Condensation

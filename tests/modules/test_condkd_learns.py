@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_condkd.alignment import FeatureAlignment, ProjectionDiscriminator
 from lightning_condkd.augment import CropFlip
 from lightning_condkd.data import CondensedDataModule
-from lightning_condkd.data.digits import load_digits_split
+from lightning_condkd.data.image_datamodules import load_digits_split
 from lightning_condkd.inversion import Fast, Inversion, NoInversion
 from lightning_condkd.models import DigitsNet, Observer
 from lightning_condkd.modules import CondKD

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.cli import LightningCLI
 
 from lightning_condkd.data.condensed import CondensedSet
-from lightning_condkd.data.digits import load_digits_split
+from lightning_condkd.data.image_datamodules import load_digits_split
 from lightning_condkd.models import DigitsNet, Observer
 from lightning_condkd.modules.classification import Classification
 from lightning_condkd.modules.condensation import Condensation

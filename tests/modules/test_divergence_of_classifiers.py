@@ -13,8 +13,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.optim import SGD
 
 from lightning_condkd.cli import main
-from lightning_condkd.condensation.parts.expert_files import snapshot_path
-from lightning_condkd.data.datamodule_images import DigitsDataModule
+from lightning_condkd.condensation.expert_files import snapshot_path
+from lightning_condkd.data.image_datamodules import DigitsDataModule
 from lightning_condkd.models.weights import read_state_dict
 from tests.conftest import ROOT
 from tests.modules import test_classification, test_experts

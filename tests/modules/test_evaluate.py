@@ -11,8 +11,8 @@ from jsonargparse import auto_cli
 from lightning_condkd.augment import SiameseAugment
 from lightning_condkd.cli import _check_recipe, main
 from lightning_condkd.data import CondensedInfo, CondensedSet, DigitsDataModule
-from lightning_condkd.data.digits import load_digits_split
-from lightning_condkd.data.images import ImageSource
+from lightning_condkd.data.image_datamodules import load_digits_split
+from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.evaluation.batches import TeacherLabels
 from lightning_condkd.evaluation.evaluate import evaluate as train_and_test
 from lightning_condkd.evaluation.recipe import Recipe

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_condkd.augment import SiameseAugment
-from lightning_condkd.condensation.parts.expert_files import ExpertFolder, flatten, snapshot_path, unflatten
-from lightning_condkd.data.datamodule_images import DigitsDataModule, ImageDataModule
-from lightning_condkd.data.images import ImageSource
+from lightning_condkd.condensation.expert_files import ExpertFolder, flatten, snapshot_path, unflatten
+from lightning_condkd.data.image_datamodules import DigitsDataModule, ImageDataModule
+from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.models import ConvNet
 from lightning_condkd.models.fresh_networks import FreshNetworks
 from lightning_condkd.modules.experts import ExpertTrajectories

@@ -13,7 +13,7 @@ from lightning_condkd.callbacks import CondensedAccuracy, SyntheticImages
 from lightning_condkd.callbacks.condensed_only import CondensedOnlyBaseline
 from lightning_condkd.cli import main
 from lightning_condkd.data import CondensedDataModule
-from lightning_condkd.data.datamodule_images import DigitsDataModule
+from lightning_condkd.data.image_datamodules import DigitsDataModule
 from lightning_condkd.inversion import NoInversion
 from lightning_condkd.rounds import Cadence, Unit
 from tests.conftest import ROOT

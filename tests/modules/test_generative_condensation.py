@@ -12,8 +12,8 @@ from lightning_condkd.cli import main
 from lightning_condkd.condensation.generative import ConditionalGAN, SelfDistillation
 from lightning_condkd.condensation.parts.matching_pool import MatchingPool
 from lightning_condkd.data.condensed import CondensedSet
-from lightning_condkd.data.datamodule_images import DigitsDataModule, ImageDataModule
-from lightning_condkd.data.images import ImageSource
+from lightning_condkd.data.image_datamodules import DigitsDataModule, ImageDataModule
+from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.models import ConvNet, DigitsNet, Observer
 from lightning_condkd.modules.generative_condensation import GenerativeCondensation
 from tests.conftest import ROOT

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from lightning_condkd.cli import main
 from lightning_condkd.data import CondensedDataModule, CondensedInfo, CondensedSet, step_loader
-from lightning_condkd.data.datamodule_images import DigitsDataModule, ImageDataModule
-from lightning_condkd.data.images import ImageSource
+from lightning_condkd.data.image_datamodules import DigitsDataModule, ImageDataModule
+from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.models import CifarResNet, DigitsNet, Observer
 from lightning_condkd.modules import Classification, CondKD
 from lightning_condkd.modules.held_out import remark_on_condensed

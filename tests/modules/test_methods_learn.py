@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_condkd.augment import CropFlip, RollFlip
 from lightning_condkd.data import CondensedDataModule
-from lightning_condkd.data.digits import load_digits_split
+from lightning_condkd.data.image_datamodules import load_digits_split
 from lightning_condkd.inversion import (
     CMI,
     DAFL,

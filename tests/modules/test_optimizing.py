@@ -14,7 +14,7 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import StepLR
 
 from lightning_condkd.cli import main
-from lightning_condkd.data.datamodule_images import DigitsDataModule
+from lightning_condkd.data.image_datamodules import DigitsDataModule
 from lightning_condkd.modules.classification import Classification
 from lightning_condkd.rounds import Cadence
 from tests.conftest import ROOT

@@ -17,8 +17,9 @@ from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.augment import CropFlip
 from lightning_condkd.cli import main
 from lightning_condkd.data import CondensedDataModule
-from lightning_condkd.data.condensed import CondensedInfo, CondensedSet
+from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.distillation import KLDistillation
+from lightning_condkd.formats import CondensedInfo
 from lightning_condkd.inversion import SmoothNoise
 from lightning_condkd.modules import CondKD
 from lightning_condkd.modules.record import fingerprint, settings

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_condkd.data import CondensedDataModule
-from lightning_condkd.data.datamodule_images import ImageDataModule
+from lightning_condkd.data.image_datamodules import ImageDataModule
 from tests.callbacks import SaveAt
 from tests.inversion import toy
 from tests.modules.small_runs import MODULES, EpochMeans, fit

@@ -13,7 +13,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
 from lightning_condkd.data import CondensedDataModule
-from lightning_condkd.data.datamodule_images import DigitsDataModule
+from lightning_condkd.data.image_datamodules import DigitsDataModule
 from lightning_condkd.modules import CondKD
 from lightning_condkd.modules.schedule import RunCosine
 from tests.callbacks import SaveAt

@@ -12,8 +12,8 @@ from torchvision.transforms.functional import to_pil_image
 
 from lightning_condkd.condensation import Herding, KCentre, KMeans, RandomSelection, RealismSelection
 from lightning_condkd.data.condensed import CondensedSet
-from lightning_condkd.data.datamodule_images import DigitsDataModule, ImageDataModule, ImageFolderDataModule
-from lightning_condkd.data.images import ImageSource
+from lightning_condkd.data.image_datamodules import DigitsDataModule, ImageDataModule, ImageFolderDataModule
+from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.models import ConvNet, DigitsNet, Observer
 from lightning_condkd.modules.select import select
 

@@ -9,18 +9,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lightning_condkd.data.condensed import CondensedSet
-from lightning_condkd.data.importers_common import (
+from lightning_condkd.files import read_untrusted, sha256
+from lightning_condkd.formats.contents import (
     PIXEL_CONSTANTS,
+    Contents,
+    SetLike,
     build,
     check_images,
-    given_options,
     misfit,
+    normalized,
     provenance_of,
     record,
     what_is,
 )
-from lightning_condkd.data.normalisations import (
+from lightning_condkd.formats.normalizations import (
     DC_CONSTANTS,
     MTT_CONSTANTS,
     Normalisation,
@@ -28,8 +30,9 @@ from lightning_condkd.data.normalisations import (
     find_normalisation,
     known_classes,
 )
-from lightning_condkd.data.soft_labels import SoftLabelKind
-from lightning_condkd.files import read_untrusted, sha256
+from lightning_condkd.formats.options import given_options
+from lightning_condkd.formats.soft_labels import SoftLabelKind
+from lightning_condkd.writing import new_folder, save_by_torch
 
 # Images to start from of DataDAM and DC-BENCH, which go by the constants of DC
 _START_NAME = re.compile(r"(?P<dataset>[^_]+)_IPC\d+(?:_normalize)?_images\.(?:pt|pth)")
@@ -47,7 +50,7 @@ def import_mtt(
     whitened: bool | None = None,
     train_lr: float | None = None,
     label_kind: SoftLabelKind | None = None,
-) -> CondensedSet:
+) -> Contents:
     """Read a pair of tensor files of the MTT family (MTT, FTD, TESLA, DATM).
 
     Labels may be classes, probabilities or logits; which is told from type and shape, and recorded. Sets that were made
@@ -90,7 +93,7 @@ def read_mtt(
     source: Source,
     whitened: bool | None,
     label_kind: SoftLabelKind | None,
-) -> CondensedSet:
+) -> Contents:
     """Return the set of a pair, with the step size of its ``lr_*`` file where there is one.
 
     Args:
@@ -209,3 +212,45 @@ def _normalisation(
             f"otherwise mean and std (--mean, --std), {PIXEL_CONSTANTS}"
         )
     return find_normalisation(table, source, path.name)
+
+
+def export_mtt(
+    condensed: SetLike,
+    folder: str | Path,
+    *,
+    dataset: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> int:
+    """Write the pair of the MTT family: ``images_best.pt`` and ``labels_best.pt``.
+
+    The images are normalised, never clipped. Labels are the soft labels as they are (probabilities as TESLA, logits as
+    DATM reads them), else int64 classes. A step size in ``info.settings["train_lr"]`` becomes DATM's ``lr_best.pt``.
+    Beside soft labels the format has no place for classes: those who read it take the most likely one.
+
+    Args:
+        condensed: the set.
+        folder: target, made whole or not at all; it must not exist, or be empty.
+        dataset: the dataset by whose constants (MTT's) the images are normalised; by default the one of
+            ``info.settings["dataset"]``.
+        mean: channel means to normalise with, in place of the dataset's.
+        std: channel standard deviations to normalise with, in place of the dataset's.
+
+    Returns:
+        The number of images whose class is not the most likely one of their soft label, and so gets lost.
+
+    Raises:
+        FileExistsError: the folder holds something.
+        ValueError: the normalisation is not known or does not fit the set.
+    """
+    labels = condensed.labels if condensed.soft_labels is None else condensed.soft_labels
+    contents = {
+        "images_best.pt": normalized(condensed, MTT_CONSTANTS, Source(dataset, mean, std)),
+        "labels_best.pt": labels.clone(),
+    }
+    if (train_lr := condensed.info.settings.get("train_lr")) is not None:
+        contents["lr_best.pt"] = torch.tensor(float(train_lr), dtype=torch.float32)
+    with new_folder(Path(folder)) as target:
+        for name, tensor in contents.items():
+            save_by_torch(target / name, tensor)
+    return 0 if condensed.soft_labels is None else int((condensed.soft_labels.argmax(1) != condensed.labels).sum())

@@ -1,92 +1,100 @@
-"""What all importers of condensed sets share: their options, and how labels and facts are recorded."""
+"""The plain contents of a condensed set, and what readers and writers of all formats share."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from lightning_condkd.data.condensed import CondensedInfo, CondensedSet
-from lightning_condkd.data.normalisations import Normalisation
-from lightning_condkd.data.soft_labels import LabelKind, SoftLabelKind, checked_kind, soft_label_kind
-from lightning_condkd.files import sha256
-
-
-class ImportOptions(TypedDict, total=False):
-    """What a file in circulation does not tell; an option that means nothing to the file at hand is refused.
-
-    Args:
-        dataset: the dataset, where the name of the file does not tell.
-        mean: channel means that the source used, where the dataset does not tell.
-        std: channel standard deviations that the source used.
-        run: which run to take (DC family); by default the last.
-        labels: labels file of a pair (MTT family).
-        whitened: whether the images are whitened (MTT family).
-        factor: a stored image packs factor x factor images (IDC, DREAM, NCFM); 1 for plain images.
-        class_names: names of the dataset's classes in the order of its labels; a folder's classes are put into this
-            order by name.
-        label_kind: what soft labels are, ``probabilities`` or ``logits``; by default told from their values, and asked
-            for where these do not tell.
-        train_lr: learned step size with which the source trains on the set (MTT family), recorded in the settings.
-    """
-
-    dataset: str | None
-    mean: Sequence[float] | None
-    std: Sequence[float] | None
-    run: int | None
-    labels: str | Path | None
-    whitened: bool | None
-    factor: int | None
-    class_names: Sequence[str] | None
-    label_kind: SoftLabelKind | None
-    train_lr: float | None
-
+from lightning_condkd.files import plain_json, sha256
+from lightning_condkd.formats.normalizations import Normalisation, Source, find_normalisation
+from lightning_condkd.formats.soft_labels import LabelKind, SoftLabelKind, checked_kind, soft_label_kind
+from lightning_condkd.pixels import parts, to_pixels
 
 # Whitened CIFAR-10 (ZCA, eps 0.1) has a standard deviation of 0.26, normalised CIFAR-10 of 1.2 (measured by us), pixels
 # 0.5 at most. Learned images may spread several times as far as real ones; pixels of 0 to 255 have about 50 and more.
 NORMALISED_STD = (0.6, 10.0)
 PIXEL_CONSTANTS = "for each channel 0 and 1 for pixels of 0 to 1, 0 and 0.003921569 for pixels of 0 to 255"
 
-# True of every set, whatever its format.
-FACTS = frozenset({"dataset", "class_names", "train_lr"})
 
-
-def given_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that are not ``None``.
+@dataclass(frozen=True)
+class CondensedInfo:
+    """What is known about a condensed set beside its tensors.
 
     Args:
-        options: :class:`ImportOptions`.
-
-    Raises:
-        TypeError: an option that does not exist.
+        num_classes: number of classes K of the dataset.
+        class_names: their names in the order of the labels.
+        label_kind: what the soft labels are; ``hard`` without any.
+        method: the condensation method.
+        settings: its settings, JSON values only.
+        seed: its seed.
+        source_mean: channel means that an importer undid.
+        source_std: channel standard deviations that an importer undid.
+        provenance: where the set comes from: format, file name, SHA-256.
     """
-    known = ImportOptions.__annotations__
-    if unknown := sorted(set(options) - set(known)):
-        raise TypeError(f"unknown options {', '.join(unknown)}: there are {', '.join(known)}")
-    return {name: value for name, value in options.items() if value is not None}
+
+    num_classes: int
+    class_names: tuple[str, ...] | None = None
+    label_kind: LabelKind = "hard"
+    method: str = "unknown"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    source_mean: tuple[float, ...] | None = None
+    source_std: tuple[float, ...] | None = None
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("class_names", "source_mean", "source_std"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else tuple(value))
+        for name in ("settings", "provenance"):
+            object.__setattr__(self, name, plain_json(name, getattr(self, name)))
+        if self.class_names is not None and len(self.class_names) != self.num_classes:
+            raise ValueError(f"expected {self.num_classes} class_names, got {len(self.class_names)}: name every class")
 
 
-def refuse_others(given: Mapping[str, Any], allowed: frozenset[str], what: str) -> None:
-    """Check that every option means something to the file at hand.
+class Contents(NamedTuple):
+    """What a file holds, not yet checked: ``CondensedSet(*contents)`` is.
 
     Args:
-        given: the options.
-        allowed: those that do.
-        what: the file and its format, for the error.
-
-    Raises:
-        ValueError: one means nothing.
+        images: ``(N, C, H, W)``, float32 pixels in the units of [0, 1], or uint8.
+        labels: classes, ``(N,)`` int64.
+        soft_labels: probabilities or logits, ``(N, K)`` floating point.
+        info: what else is known.
     """
-    if others := ", ".join(f"{name}={value}" for name, value in given.items() if name not in allowed):
-        raise ValueError(f"{what}, to which {others} means nothing. Such options belong to other formats: drop them")
+
+    images: Tensor
+    labels: Tensor
+    soft_labels: Tensor | None
+    info: CondensedInfo
 
 
-def record(condensed: CondensedSet, given: Mapping[str, Any]) -> CondensedSet:
+class SetLike(Protocol):
+    """What a writer needs of a condensed set: also :class:`Contents` has it."""
+
+    @property
+    def images(self) -> Tensor:
+        """``(N, C, H, W)``, float32 pixels in the units of [0, 1], or uint8."""
+
+    @property
+    def labels(self) -> Tensor:
+        """Classes, ``(N,)`` int64."""
+
+    @property
+    def soft_labels(self) -> Tensor | None:
+        """Probabilities or logits, ``(N, K)``."""
+
+    @property
+    def info(self) -> CondensedInfo:
+        """What else is known."""
+
+
+def record(condensed: SetLike, given: Mapping[str, Any]) -> Contents:
     """Return a set with what the user knows about it: dataset, class names, step size.
 
     Args:
@@ -109,7 +117,7 @@ def record(condensed: CondensedSet, given: Mapping[str, Any]) -> CondensedSet:
         provenance=provenance,
         class_names=given.get("class_names", condensed.info.class_names),
     )
-    return CondensedSet(condensed.images, condensed.labels, condensed.soft_labels, info)
+    return Contents(condensed.images, condensed.labels, condensed.soft_labels, info)
 
 
 def provenance_of(form: str, *paths: Path) -> dict[str, str]:
@@ -170,7 +178,7 @@ def build(
     method: str,
     settings: Mapping[str, Any],
     provenance: Mapping[str, str],
-) -> CondensedSet:
+) -> Contents:
     """Return a set from the tensors of a source.
 
     Args:
@@ -195,7 +203,7 @@ def build(
         source_std=known.std or None,
         provenance=provenance,
     )
-    return CondensedSet(known.undo(images.detach().float()), hard, soft, info)
+    return Contents(known.undo(images.detach().float()), hard, soft, info)
 
 
 def _labels(labels: Tensor, named: SoftLabelKind | None) -> tuple[Tensor, Tensor | None, LabelKind]:
@@ -221,3 +229,27 @@ def what_is(content: object) -> str:
     if isinstance(content, Tensor):
         return f"a tensor of shape {tuple(content.shape)}; give the images file, not the labels"
     return f"a {type(content).__name__}"
+
+
+def normalized(condensed: SetLike, table: Mapping[str, Normalisation], source: Source) -> Tensor:
+    """Return the images of a set, normalized for a format that keeps them so.
+
+    Args:
+        condensed: the set.
+        table: the constants of the format by dataset.
+        source: what the user says of them.
+
+    Raises:
+        ValueError: the constants are not known, or are those of another number of classes.
+    """
+    source = source._replace(dataset=source.dataset or condensed.info.settings.get("dataset"))
+    known = find_normalisation(table, source, "the export")
+    if source.mean is None and known.num_classes != condensed.info.num_classes:
+        raise ValueError(
+            f"{source.dataset} has {known.num_classes} classes, the set {condensed.info.num_classes}: name its own "
+            "dataset, or pass mean and std (--mean, --std)"
+        )
+    images = torch.empty(condensed.images.shape, dtype=torch.float32)
+    for rows in parts(images):
+        images[rows] = known.apply(to_pixels(condensed.images[rows]).float())
+    return images

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_condkd.models.normalization import channel_values
+from lightning_condkd.normalization import channel_values
 
 
 class Normalisation(NamedTuple):

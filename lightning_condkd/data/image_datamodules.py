@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
+import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader
 
 from lightning_condkd import distributed
-from lightning_condkd.data.digits import load_digits_split
-from lightning_condkd.data.images import ImageSource, from_folder
-from lightning_condkd.data.loaders import Batch, EvaluationBatches, ShuffledBatches
-from lightning_condkd.data.steps import ResumableLoader, step_loader
+from lightning_condkd.data.image_source import ImageSource, from_folder
+from lightning_condkd.data.loaders import Batch, EvaluationBatches, ResumableLoader, ShuffledBatches, step_loader
 from lightning_condkd.data.torchvision_sets import Choice, from_torchvision
 from lightning_condkd.models.finite import listed
+
+HELD_OUT = 500
 
 
 class ImageDataModule(L.LightningDataModule, ABC):
@@ -149,7 +151,7 @@ def _said(data: ImageDataModule, part: str, source: ImageSource) -> ImageSource:
 
 
 class DigitsDataModule(ImageDataModule):
-    """The handwritten digits of scikit-learn, 8x8 pixels, see :func:`~lightning_condkd.data.digits.load_digits_split`.
+    """The handwritten digits of scikit-learn, 8x8 pixels, see :func:`load_digits_split`.
 
     Args:
         batch_size: images in a training batch, over all ranks.
@@ -272,3 +274,23 @@ class TorchvisionDataModule(ImageDataModule):
         # Asked for before a trainer is there (by a link of the command line), the data may not be downloaded yet.
         choice = self.choice._replace(download=self.choice.download and self.trainer is None)
         return from_torchvision(choice, self.root, train, self.image_size, self.channels)
+
+
+def load_digits_split(train: bool) -> ImageSource:
+    """Return the digits with values 0 to 16 scaled to 0 to 255.
+
+    The split is by index, without a shuffle: the last 500 of the 1797 images are held out, the first 1297 are for
+    training.
+
+    Args:
+        train: the training images, or the held-out ones.
+
+    Example:
+        >>> source = load_digits_split(train=False)
+        >>> source.images.shape, source.images.max()
+        (torch.Size([500, 1, 8, 8]), tensor(255, dtype=torch.uint8))
+    """
+    data = load_digits()
+    rows = slice(None, -HELD_OUT) if train else slice(-HELD_OUT, None)
+    images = (torch.from_numpy(data.images[rows]) * 255 / 16).round().to(torch.uint8).unsqueeze(1)
+    return ImageSource(images, torch.from_numpy(data.target[rows]).long(), tuple("0123456789"))

@@ -9,11 +9,10 @@ from typing import TypeGuard
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_condkd.data.condensed import CondensedSet
-from lightning_condkd.data.importers_common import build, check_images, provenance_of, what_is
-from lightning_condkd.data.normalisations import Normalisation, known_classes
-from lightning_condkd.data.soft_labels import SoftLabelKind
 from lightning_condkd.files import read_untrusted
+from lightning_condkd.formats.contents import Contents, build, check_images, provenance_of, what_is
+from lightning_condkd.formats.normalizations import Normalisation, known_classes
+from lightning_condkd.formats.soft_labels import SoftLabelKind
 
 # The sources clamp to [0, 1] before every step, so that only the last step leaves it; normalised images go far beyond.
 _PIXEL_RANGE = (-0.5, 1.5)
@@ -59,9 +58,9 @@ def decode_tiles(images: Tensor, labels: Tensor, factor: int) -> tuple[Tensor, T
     return enlarged, labels.repeat(factor * factor, *[1] * (labels.dim() - 1))
 
 
-def import_decoded(
+def import_idc(
     path: str | Path, *, factor: int, dataset: str | None = None, label_kind: SoftLabelKind | None = None
-) -> CondensedSet:
+) -> Contents:
     """Read a list ``[images, labels]`` as IDC, DREAM and NCFM write it, and unpack its images.
 
     The pixels are in the units of [0, 1], so no normalisation is undone. The last step before saving is not clamped by
@@ -86,7 +85,7 @@ def import_decoded(
     content = read_untrusted(path)
     if not is_list_of_two(content):
         raise ValueError(f"expected a list [images, labels] in {path}, got {what_is(content)}: give a file of IDC")
-    return read_decoded(content[0], content[1], path, factor, dataset, label_kind)
+    return read_idc(content[0], content[1], path, factor, dataset, label_kind)
 
 
 def is_list_of_two(content: object) -> TypeGuard[Sequence[Tensor]]:
@@ -101,14 +100,14 @@ def is_list_of_two(content: object) -> TypeGuard[Sequence[Tensor]]:
     return isinstance(images, Tensor) and isinstance(labels, Tensor) and images.dim() == 4
 
 
-def read_decoded(
+def read_idc(
     images: Tensor,
     labels: Tensor,
     path: Path,
     factor: int | None,
     dataset: str | None,
     label_kind: SoftLabelKind | None,
-) -> CondensedSet:
+) -> Contents:
     """Return the set of a list.
 
     Args:
@@ -120,7 +119,7 @@ def read_decoded(
         label_kind: what soft labels are; ``None`` tells it from their values.
 
     Raises:
-        ValueError: see :func:`import_decoded`.
+        ValueError: see :func:`import_idc`.
     """
     if factor is None:
         raise ValueError(

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, SequentialSampler
 from lightning_condkd import distributed
 from lightning_condkd.data.bank import MemoryBank
 from lightning_condkd.data.condensed import CondensedSet
-from lightning_condkd.data.steps import step_loader
+from lightning_condkd.data.loaders import step_loader
 from lightning_condkd.data.transfer import Mix, TransferSet
 
 

@@ -1,4 +1,4 @@
-"""Importers of condensed sets in circulation: they undo the normalisation of the source and record what they found."""
+"""The reader for a file or folder in circulation, picked by its content."""
 
 from __future__ import annotations
 
@@ -7,28 +7,17 @@ from typing import Any, Unpack
 
 from torch import Tensor
 
-from lightning_condkd.data.condensed import CondensedSet
-from lightning_condkd.data.importers_common import FACTS, ImportOptions, given_options, record, refuse_others
-from lightning_condkd.data.importers_dc import import_dc, read_dc
-from lightning_condkd.data.importers_decoded import import_decoded, is_list_of_two, read_decoded
-from lightning_condkd.data.importers_folder import import_folder
-from lightning_condkd.data.importers_mtt import import_mtt, read_mtt
-from lightning_condkd.data.normalisations import DC_CONSTANTS, MTT_CONSTANTS, Source
 from lightning_condkd.files import read_untrusted
-
-__all__ = [
-    "DC_CONSTANTS",
-    "MTT_CONSTANTS",
-    "ImportOptions",
-    "import_condensed",
-    "import_dc",
-    "import_decoded",
-    "import_folder",
-    "import_mtt",
-]
+from lightning_condkd.formats.contents import Contents, record
+from lightning_condkd.formats.dc import read_dc
+from lightning_condkd.formats.idc import is_list_of_two, read_idc
+from lightning_condkd.formats.image_folder import import_folder
+from lightning_condkd.formats.mtt import read_mtt
+from lightning_condkd.formats.normalizations import Source
+from lightning_condkd.formats.options import FACTS, ImportOptions, given_options, refuse_others
 
 
-def import_condensed(path: str | Path, **options: Unpack[ImportOptions]) -> CondensedSet:
+def import_condensed(path: str | Path, **options: Unpack[ImportOptions]) -> Contents:
     """Read a file or folder in circulation with the importer that its content asks for.
 
     Args:
@@ -45,17 +34,17 @@ def import_condensed(path: str | Path, **options: Unpack[ImportOptions]) -> Cond
     return record(_read_folder(path, given) if path.is_dir() else _read_file(path, given), given)
 
 
-def _read_folder(path: Path, given: dict[str, Any]) -> CondensedSet:
+def _read_folder(path: Path, given: dict[str, Any]) -> Contents:
     refuse_others(given, FACTS, f"{path.name} is a folder of images")
     return import_folder(path, dataset=given.get("dataset"), class_names=given.get("class_names"))
 
 
-def _read_file(path: Path, given: dict[str, Any]) -> CondensedSet:
+def _read_file(path: Path, given: dict[str, Any]) -> Contents:
     content = read_untrusted(path)
     source, label_kind = Source(given.get("dataset"), given.get("mean"), given.get("std")), given.get("label_kind")
     if is_list_of_two(content):
         refuse_others(given, FACTS | {"factor", "label_kind"}, f"{path.name} is a list [images, labels] in pixels")
-        return read_decoded(content[0], content[1], path, given.get("factor"), source.dataset, label_kind)
+        return read_idc(content[0], content[1], path, given.get("factor"), source.dataset, label_kind)
     if isinstance(content, Tensor) and content.dim() == 4:
         known = FACTS | {"mean", "std", "labels", "whitened", "label_kind"}
         refuse_others(given, known, f"{path.name} holds one bare tensor")

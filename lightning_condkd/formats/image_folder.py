@@ -9,13 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional as transforms
 
-from lightning_condkd.data.condensed import CondensedInfo, CondensedSet
-from lightning_condkd.data.folders import class_folders, image_files, open_images, warn_of_others
-from lightning_condkd.data.normalisations import known_class_names, known_classes
 from lightning_condkd.files import sha256
+from lightning_condkd.formats.contents import CondensedInfo, Contents, SetLike
+from lightning_condkd.formats.folders import class_folders, image_files, open_images, warn_of_others
+from lightning_condkd.formats.normalizations import known_class_names, known_classes
+from lightning_condkd.pixels import share_outside
+from lightning_condkd.writing import new_folder
 
 # Our export writes the class names beside the folders, whose names cannot hold every one of them.
 NAMES_FILE = "class_names.json"
@@ -26,7 +29,7 @@ _NUMBERED = re.compile(r"[^\d_]*(?P<number>\d{1,6})(?:_(?P<name>.+))?")
 
 def import_folder(
     root: str | Path, *, dataset: str | None = None, class_names: Sequence[str] | None = None
-) -> CondensedSet:
+) -> Contents:
     """Read a folder with one subfolder of image files for each class, as uint8.
 
     Class order is the trap of such folders: they are counted in sorted order, as ``ImageFolder`` does, which is the
@@ -63,7 +66,7 @@ def import_folder(
         settings={"dataset": dataset} if dataset else {},
         provenance={"format": "folder of images", "file": root.resolve().name, "sha256": _hash(root, groups)},
     )
-    return CondensedSet(images, labels, info=info)
+    return Contents(images, labels, None, info)
 
 
 def safe_name(name: str) -> str:
@@ -232,3 +235,49 @@ def _hash(root: Path, files: Sequence[Sequence[Path]]) -> str:
     """Hash of names and contents."""
     lines = [f"{sha256(file)}  {file.relative_to(root).as_posix()}\n" for group in files for file in group]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def export_png(condensed: SetLike, folder: str | Path) -> float:
+    """Write a folder of PNG images, one subfolder for each class, which ``ImageFolder`` reads.
+
+    Subfolders are called by number and name (``3_cat``), with leading zeros, so that sorting keeps the order of the
+    classes; names are also kept beside them in ``class_names.json`` for our importer, since a folder cannot have every
+    name. Pixels are clamped to [0, 1] and rounded to 8 bits; uint8 sets stay exact. Soft labels are left out.
+
+    Args:
+        condensed: the set, with 1 or 3 channels.
+        folder: target, made whole or not at all; it must not exist, or be empty.
+
+    Returns:
+        The share of pixel values that were outside [0, 1] and were clamped.
+
+    Raises:
+        FileExistsError: the folder holds something.
+        ValueError: another number of channels, or a class without an image, for which a folder has no place.
+    """
+    info, channels = condensed.info, condensed.images.shape[1]
+    if channels not in (1, 3):
+        raise ValueError(f"PNG holds 1 or 3 channels, the set has {channels}: export dc or mtt")
+    counts = torch.bincount(condensed.labels, minlength=info.num_classes)
+    if missing := (counts == 0).nonzero().flatten().tolist():
+        raise ValueError(
+            f"classes {', '.join(map(str, missing))} have no image, and ImageFolder refuses empty folders: export dc "
+            "or mtt, or write .safetensors"
+        )
+    with new_folder(Path(folder)) as target:
+        if info.class_names is not None:
+            (target / NAMES_FILE).write_text(json.dumps(info.class_names, ensure_ascii=False), "utf-8")
+        for label, name in enumerate(folder_names(info.class_names or [""] * info.num_classes)):
+            (target / name).mkdir()
+            for row in (condensed.labels == label).nonzero().flatten().tolist():
+                _picture(condensed.images[row]).save(target / name / f"{row:06d}.png")
+    return _clipped_share(condensed.images)
+
+
+def _picture(image: Tensor) -> Image.Image:
+    levels = image if image.dtype == torch.uint8 else (image.clamp(0, 1) * 255).round().to(torch.uint8)
+    return Image.fromarray((levels[0] if len(levels) == 1 else levels.permute(1, 2, 0)).contiguous().numpy())
+
+
+def _clipped_share(images: Tensor) -> float:
+    return share_outside(images, 0.0, 1.0) if images.is_floating_point() else 0.0

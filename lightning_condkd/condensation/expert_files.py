@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -10,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from lightning_condkd.files import read_header, unpack
+
 KIND = "expert snapshot"
-HEADER_KEY = "condkd"  # as in data/files.py, which writes these files
 TENSOR = "parameters"
 
 
@@ -138,13 +137,9 @@ def read_snapshot_header(path: Path) -> tuple[ExpertInfo, int, int]:
     Raises:
         ValueError: if it is no snapshot.
     """
-    try:
-        with safe_open(path, framework="pt") as stream:
-            header = json.loads((stream.metadata() or {}).get(HEADER_KEY, "{}"))
-    except SafetensorError as error:
-        raise ValueError(f"{path} is cut off or no safetensors file ({error}): copy or make it again") from error
+    header = read_header(KIND, path)
     names = [field.name for field in fields(ExpertInfo)]
-    if header.get("kind") != KIND or header.get("format_version") != 1 or set(names) - set(header):
+    if {*names, "expert", "epoch"} - set(header):
         raise ValueError(f"{path}: expected an {KIND} of this release: write it with ExpertTrajectories")
     return ExpertInfo(**{name: header[name] for name in names}), header["expert"], header["epoch"]
 
@@ -194,7 +189,8 @@ class ExpertFolder:
         Args:
             expert: number of the expert, one of :attr:`experts`.
             epoch: how many epochs it was trained for.
+
+        Raises:
+            ValueError: if the file was damaged since it was written.
         """
-        with safe_open(self._paths[expert, epoch], framework="pt") as stream:
-            parameters: Tensor = stream.get_tensor(TENSOR)
-        return parameters
+        return unpack(KIND, self._paths[expert, epoch])[0][TENSOR]

@@ -9,11 +9,21 @@ from typing import Never
 
 from torch import Tensor
 
-from lightning_condkd.data.condensed import CondensedSet
-from lightning_condkd.data.importers_common import PIXEL_CONSTANTS, build, check_images, misfit, provenance_of, what_is
-from lightning_condkd.data.normalisations import DC_CONSTANTS, Normalisation, Source, find_normalisation
-from lightning_condkd.data.soft_labels import SoftLabelKind
 from lightning_condkd.files import read_untrusted
+from lightning_condkd.formats.contents import (
+    PIXEL_CONSTANTS,
+    Contents,
+    SetLike,
+    build,
+    check_images,
+    misfit,
+    normalized,
+    provenance_of,
+    what_is,
+)
+from lightning_condkd.formats.normalizations import DC_CONSTANTS, Normalisation, Source, find_normalisation
+from lightning_condkd.formats.soft_labels import SoftLabelKind
+from lightning_condkd.writing import save_by_torch
 
 # DataDAM's code ends the name with an underscore.
 _CODE_NAME = re.compile(r"res_(?P<method>[^_]+)_(?P<dataset>[^_]+)_(?P<network>.+)_(?P<ipc>\d+)ipc_?\.(?:pt|pth)")
@@ -28,7 +38,7 @@ def import_dc(
     std: Sequence[float] | None = None,
     run: int = -1,
     label_kind: SoftLabelKind | None = None,
-) -> CondensedSet:
+) -> Contents:
     """Read a file of the DC family: a dict whose ``data`` lists one ``[images, labels]`` for each run.
 
     DataDAM's released sets hold a single pair in ``data``. DataDAM's own code lists every evaluation of a run instead,
@@ -54,7 +64,7 @@ def import_dc(
     return read_dc(read_untrusted(Path(path)), Path(path), Source(dataset, mean, std), run, label_kind)
 
 
-def read_dc(content: object, path: Path, source: Source, run: int, label_kind: SoftLabelKind | None) -> CondensedSet:
+def read_dc(content: object, path: Path, source: Source, run: int, label_kind: SoftLabelKind | None) -> Contents:
     """Return the set of a dict of the DC family.
 
     Args:
@@ -121,3 +131,46 @@ def _runs(content: object, path: Path) -> Sequence[tuple[Tensor, Tensor]]:
 
 def _is_pair(item: object) -> bool:
     return isinstance(item, list | tuple) and len(item) == 2 and all(isinstance(part, Tensor) for part in item)
+
+
+def export_dc(
+    condensed: SetLike,
+    path: str | Path,
+    *,
+    dataset: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> None:
+    """Write the dict of the DC family, one run of ``[images, labels]``, which DC, DSA, DM and DC-BENCH read.
+
+    The images are normalised, never clipped. The format holds classes, so soft labels are left out.
+
+    Args:
+        condensed: the set.
+        path: target, ending in ``.pt`` or ``.pth``; replaced whole. DC-BENCH asks for the name
+            ``res_{METHOD}_{DATASET}_{NET}_{IPC}ipc.pt``.
+        dataset: the dataset by whose constants (DC's) the images are normalised; by default the one of
+            ``info.settings["dataset"]``.
+        mean: channel means to normalise with, in place of the dataset's.
+        std: channel standard deviations to normalise with, in place of the dataset's.
+
+    Raises:
+        ValueError: another ending, or the normalisation is not known or does not fit the set.
+    """
+    path = Path(path)
+    check_dc_name(path)
+    images = normalized(condensed, DC_CONSTANTS, Source(dataset, mean, std))
+    save_by_torch(path, {"data": [[images, condensed.labels.clone()]], "accs_all_exps": {}})
+
+
+def check_dc_name(path: Path) -> None:
+    """Check the ending of a file for :func:`export_dc`.
+
+    Args:
+        path: the target.
+
+    Raises:
+        ValueError: another ending.
+    """
+    if path.suffix not in (".pt", ".pth"):
+        raise ValueError(f"a DC dict is one file, ending in .pt or .pth, got {path.name!r}: change the ending")

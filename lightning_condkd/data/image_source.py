@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.transforms import functional as transforms
 
 from lightning_condkd.data.counts import count_line, empty_classes
-from lightning_condkd.data.folders import (
+from lightning_condkd.formats.folders import (
     all_gray,
     class_folders,
     in_class_order,
@@ -25,7 +25,7 @@ from lightning_condkd.data.folders import (
     open_images,
     warn_of_others,
 )
-from lightning_condkd.data.importers_folder import labels_by_name
+from lightning_condkd.formats.image_folder import labels_by_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +121,7 @@ def from_folder(
 
     Args:
         root: the folder; classes are its subfolders, except hidden ones and ``__MACOSX``, in the order of
-            :func:`~lightning_condkd.data.folders.in_class_order`.
+            :func:`~lightning_condkd.formats.folders.in_class_order`.
         image_size: resize the shorter side to so many pixels and cut out the central square; ``None`` keeps the size.
         channels: 3 for RGB, 1 for gray; ``None`` is gray where all images are stored so, which a warning says, else
             RGB.

@@ -1,0 +1,23 @@
+"""Condensed sets in other projects' files: a reader and a writer for each format, over plain contents."""
+
+from lightning_condkd.formats.contents import CondensedInfo, Contents
+from lightning_condkd.formats.dc import export_dc, import_dc
+from lightning_condkd.formats.idc import import_idc
+from lightning_condkd.formats.image_folder import export_png, import_folder
+from lightning_condkd.formats.mtt import export_mtt, import_mtt
+from lightning_condkd.formats.options import ImportOptions
+from lightning_condkd.formats.read import import_condensed
+
+__all__ = [
+    "CondensedInfo",
+    "Contents",
+    "ImportOptions",
+    "export_dc",
+    "export_mtt",
+    "export_png",
+    "import_condensed",
+    "import_dc",
+    "import_folder",
+    "import_idc",
+    "import_mtt",
+]
