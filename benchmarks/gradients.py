@@ -25,7 +25,7 @@ from lightning_condkd.data import CondensedDataModule
 from lightning_condkd.inversion import Fast
 from lightning_condkd.models import CifarResNet, Observer
 from lightning_condkd.modules import CondKD
-from lightning_condkd.modules.synthesise import Synthesised
+from lightning_condkd.modules.parts.synthesis_step import Synthesised
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Unit
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from lightning_condkd.callbacks import RunSummary
 from lightning_condkd.cli import CondKDCLI
 from lightning_condkd.modules import CondKD
-from lightning_condkd.modules.batches import real_batch
 from lightning_condkd.pixels import to_pixels
 from lightning_condkd.randomness import Draw
+from lightning_condkd.training.batches import real_batch
 
 MOST = 2000
 

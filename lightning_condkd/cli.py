@@ -30,15 +30,14 @@ from lightning_condkd.callbacks import (
     SyntheticImages,
     TimedCheckpoint,
 )
-from lightning_condkd.data.convert import convert
-from lightning_condkd.modules.carried import noting_carried_over, warn_of_carried_over
-from lightning_condkd.modules.checkpoint_files import BEST, is_resumable, newest_first
-from lightning_condkd.modules.checkpoints import WholeCheckpointIO, refusal
-from lightning_condkd.modules.evaluate import evaluate
-from lightning_condkd.modules.export import export
-from lightning_condkd.modules.run_length import dev_steps
-from lightning_condkd.modules.select import select
-from lightning_condkd.parser import ReadableLightningParser, ReadableParser
+from lightning_condkd.commands.convert import convert
+from lightning_condkd.commands.evaluate import evaluate
+from lightning_condkd.commands.export import export
+from lightning_condkd.commands.select import select
+from lightning_condkd.parser import ReadableLightningParser, ReadableParser, noting_carried_over, warn_of_carried_over
+from lightning_condkd.training.checkpoint_files import BEST, is_resumable, newest_first
+from lightning_condkd.training.checkpoints import WholeCheckpointIO, refusal
+from lightning_condkd.training.run_length import dev_steps
 from lightning_condkd.unpickling import check_sums
 from lightning_condkd.writing import Target, check_target
 

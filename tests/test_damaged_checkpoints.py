@@ -21,7 +21,7 @@ from lightning_condkd.data import DigitsDataModule
 from lightning_condkd.models import DigitsNet, Observer
 from lightning_condkd.models.weights import load_weights
 from lightning_condkd.modules import Classification
-from lightning_condkd.modules.checkpoints import WholeCheckpointIO, write_whole
+from lightning_condkd.training.checkpoints import WholeCheckpointIO, write_whole
 from tests.conftest import ROOT
 from tests.data.test_writing import full_disk, held
 from tests.inversion import toy

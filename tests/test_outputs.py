@@ -18,7 +18,7 @@ from lightning_condkd.condensation.parts.matching_pool import MatchingPool
 from lightning_condkd.data import CondensedSet, DigitsDataModule
 from lightning_condkd.models import ConvNet, DigitsNet, Observer
 from lightning_condkd.modules import Classification, Condensation, ExpertTrajectories, GenerativeCondensation
-from lightning_condkd.modules.resumable import ResumableModule
+from lightning_condkd.training.resumable import ResumableModule
 from tests.conftest import ROOT
 from tests.inversion import toy
 
@@ -132,9 +132,9 @@ def test_commands_refuse_a_place_before_they_work(
     source, below = tmp_path / "set.safetensors", tmp_path / "file"
     CondensedSet(torch.rand(2, 1, 8, 8), torch.tensor([0, 1])).save(source)
     below.touch()
-    monkeypatch.setattr("lightning_condkd.data.convert.CondensedSet.load", lambda *_, **__: pytest.fail("read"))
-    monkeypatch.setattr("lightning_condkd.modules.select._choose", lambda *_, **__: pytest.fail("chosen"))
-    monkeypatch.setattr("lightning_condkd.modules.evaluate.train_and_test", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr("lightning_condkd.commands.convert.CondensedSet.load", lambda *_, **__: pytest.fail("read"))
+    monkeypatch.setattr("lightning_condkd.commands.select._choose", lambda *_, **__: pytest.fail("chosen"))
+    monkeypatch.setattr("lightning_condkd.commands.evaluate.train_and_test", lambda *_, **__: pytest.fail("trained"))
     data, long = "--data=DigitsDataModule", tmp_path / ("n" * 256)
     commands = [
         ["convert", str(source), "{}.safetensors"],

@@ -19,11 +19,11 @@ from check_runs import Outcome, distance, equal, fit, infinite, worst_term
 from lightning.pytorch.callbacks import ModelCheckpoint
 from stage import Job, Stage
 
+from lightning_condkd.commands.select import select
 from lightning_condkd.condensation import Herding, KCentre, KMeans, RealismSelection
 from lightning_condkd.data import CondensedSet, DigitsDataModule
 from lightning_condkd.evaluation import Recipe, TeacherLabels, evaluate
 from lightning_condkd.models import FreshNetworks
-from lightning_condkd.modules.select import select
 
 DOUBLE_TOLERANCE = 1e-6
 TOLERANCES = {"32-true": 0.02, "bf16-mixed": 0.3, "16-mixed": 0.2}

@@ -8,7 +8,7 @@ from lightning_condkd.callbacks.progress_bar import EpochLines, PhaseProgressBar
 from lightning_condkd.callbacks.run_summary import RunSummary, closing_table
 from lightning_condkd.callbacks.synthetic_images import SyntheticImages, class_grid, set_sheet
 from lightning_condkd.callbacks.timed_checkpoint import TimedCheckpoint
-from lightning_condkd.modules.student_averaging import StudentAveraging
+from lightning_condkd.training.student_averaging import StudentAveraging
 
 __all__ = [
     "BestCheckpoint",

@@ -9,9 +9,9 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from lightning_condkd.modules.checkpoint_files import best_name, free_file
-from lightning_condkd.modules.resumable import ResumableModule
-from lightning_condkd.modules.run_length import dev_steps
+from lightning_condkd.training.checkpoint_files import best_name, free_file
+from lightning_condkd.training.resumable import ResumableModule
+from lightning_condkd.training.run_length import dev_steps
 
 
 class BestCheckpoint(Callback):

@@ -18,7 +18,7 @@ from lightning_condkd.data.image_datamodules import ImageDataModule
 from lightning_condkd.evaluation import Recipe, evaluate
 from lightning_condkd.models import FreshNetworks
 from lightning_condkd.modules.condensation import Condensation
-from lightning_condkd.modules.run_length import dev_steps
+from lightning_condkd.training.run_length import dev_steps
 
 
 class CondensedAccuracy(Callback):

@@ -15,10 +15,10 @@ from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.models import Observer
 from lightning_condkd.models.finite import broken_parts
 from lightning_condkd.modules.condkd import CondKD
-from lightning_condkd.modules.divergence import LogitsWatch, LossWatch, check_logits, symptoms
-from lightning_condkd.modules.held_out import loaders_in_turn
-from lightning_condkd.modules.run_length import run_steps, units_of_run
 from lightning_condkd.randomness import Draw
+from lightning_condkd.training.divergence import LogitsWatch, LossWatch, check_logits, symptoms
+from lightning_condkd.training.held_out import loaders_in_turn
+from lightning_condkd.training.run_length import run_steps, units_of_run
 
 
 class CondensedOnlyBaseline(Callback):

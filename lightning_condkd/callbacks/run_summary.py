@@ -24,10 +24,10 @@ from lightning_condkd.modules.condensation import Condensation
 from lightning_condkd.modules.condkd import CondKD
 from lightning_condkd.modules.experts import ExpertTrajectories
 from lightning_condkd.modules.generative_condensation import GenerativeCondensation
-from lightning_condkd.modules.outputs import check_targets, run_folder
-from lightning_condkd.modules.resumable import ResumableModule
-from lightning_condkd.modules.run_length import dev_steps
-from lightning_condkd.modules.trainer_options import callbacks_of
+from lightning_condkd.training.outputs import check_targets, run_folder
+from lightning_condkd.training.resumable import ResumableModule
+from lightning_condkd.training.run_length import dev_steps
+from lightning_condkd.training.trainer_options import callbacks_of
 from lightning_condkd.writing import Target, write_atomic
 
 TITLES = {

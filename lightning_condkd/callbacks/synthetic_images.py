@@ -20,9 +20,9 @@ from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.modules.condensation import Condensation
 from lightning_condkd.modules.condkd import CondKD
 from lightning_condkd.modules.generative_condensation import GenerativeCondensation
-from lightning_condkd.modules.outputs import run_folder
-from lightning_condkd.modules.run_length import dev_steps
 from lightning_condkd.pixels import to_pixels
+from lightning_condkd.training.outputs import run_folder
+from lightning_condkd.training.run_length import dev_steps
 from lightning_condkd.types import Synthetic
 from lightning_condkd.writing import write_atomic
 

@@ -8,8 +8,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from lightning_condkd.modules.checkpoint_files import free_file
-from lightning_condkd.modules.run_length import dev_steps
+from lightning_condkd.training.checkpoint_files import free_file
+from lightning_condkd.training.run_length import dev_steps
 
 FILE = "by_time.ckpt"
 RANKS_AGREE_EVERY = 10  # steps between two looks at the clock, on several ranks: each is a word between them

@@ -21,10 +21,11 @@ from lightning_condkd.distributed import sync_buffers, sync_running_statistics
 from lightning_condkd.models import Observer
 from lightning_condkd.models.finite import check_finite
 from lightning_condkd.models.weights import plain_state
-from lightning_condkd.modules.batches import real_batch, say_written
-from lightning_condkd.modules.checkpoints import own_state
-from lightning_condkd.modules.checks import check_dtypes
-from lightning_condkd.modules.divergence import (
+from lightning_condkd.modules.parts.checks import check_dtypes
+from lightning_condkd.randomness import Draw
+from lightning_condkd.training.batches import real_batch, say_written
+from lightning_condkd.training.checkpoints import own_state
+from lightning_condkd.training.divergence import (
     LogitsWatch,
     LossWatch,
     check_checkpoint,
@@ -32,8 +33,8 @@ from lightning_condkd.modules.divergence import (
     check_measured,
     stop_if_diverged,
 )
-from lightning_condkd.modules.held_out import check_parts
-from lightning_condkd.modules.optimizing import (
+from lightning_condkd.training.held_out import check_parts
+from lightning_condkd.training.optimizers import (
     check_count,
     check_covers,
     check_makers,
@@ -41,12 +42,11 @@ from lightning_condkd.modules.optimizing import (
     make_optimizer,
     make_scheduler,
 )
-from lightning_condkd.modules.outputs import state_size
-from lightning_condkd.modules.resumable import ResumableModule
-from lightning_condkd.modules.run_length import dev_steps
-from lightning_condkd.modules.schedule import RunCosine
-from lightning_condkd.modules.scores import Scores
-from lightning_condkd.randomness import Draw
+from lightning_condkd.training.outputs import state_size
+from lightning_condkd.training.resumable import ResumableModule
+from lightning_condkd.training.run_length import dev_steps
+from lightning_condkd.training.schedules import RunCosine
+from lightning_condkd.training.scores import Scores
 from lightning_condkd.writing import Target, save_tensors
 
 STATE_KEY = "classification"
@@ -56,7 +56,7 @@ class Classification(ResumableModule):
     """Train a classifier on labelled images by cross-entropy, and measure its top-1 accuracy (micro average).
 
     Of several validation or test loaders the first has the plain names ``val/accuracy`` and ``val/loss``, see
-    :class:`~lightning_condkd.modules.scores.Scores`.
+    :class:`~lightning_condkd.training.scores.Scores`.
 
     Args:
         network: the classifier with its normalisation; it is trained in place.

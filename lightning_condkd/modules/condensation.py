@@ -17,13 +17,13 @@ from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.distributed import mean_over_ranks
 from lightning_condkd.formats.contents import CondensedInfo
 from lightning_condkd.functional.surrogate import with_gradients
-from lightning_condkd.modules.batches import check_class_sizes, real_images, say_written
-from lightning_condkd.modules.checkpoints import own_state
-from lightning_condkd.modules.evaluation_checks import check_class_order
-from lightning_condkd.modules.resumable import ResumableModule
-from lightning_condkd.modules.run_length import dev_steps
 from lightning_condkd.pixels import check_pixels, to_pixels
 from lightning_condkd.randomness import Draw, draw_by_class, seeded_generator
+from lightning_condkd.training.batches import check_class_sizes, real_images, say_written
+from lightning_condkd.training.checkpoints import own_state
+from lightning_condkd.training.class_order import check_class_order
+from lightning_condkd.training.resumable import ResumableModule
+from lightning_condkd.training.run_length import dev_steps
 from lightning_condkd.writing import Target
 
 STATE_KEY = "condensation"

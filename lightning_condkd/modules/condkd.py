@@ -23,8 +23,8 @@ from lightning_condkd.distributed import sync_buffers, sync_running_statistics
 from lightning_condkd.inversion import Inversion
 from lightning_condkd.models import Observer
 from lightning_condkd.models.finite import all_finite, check_finite
-from lightning_condkd.modules.bank_state import BankState, find_transfer_set
-from lightning_condkd.modules.checks import (
+from lightning_condkd.modules.parts.bank_state import BankState, find_transfer_set
+from lightning_condkd.modules.parts.checks import (
     check_batch,
     check_condensed,
     check_limit,
@@ -33,19 +33,19 @@ from lightning_condkd.modules.checks import (
     check_source,
     check_strategy,
 )
-from lightning_condkd.modules.defaults import default_distillation, warn_of_attention
-from lightning_condkd.modules.distil import DistillationStep
-from lightning_condkd.modules.divergence import has_diverged
-from lightning_condkd.modules.divergence_of_condkd import IMAGES, TRANSIENT, diverged, transient
-from lightning_condkd.modules.held_out import (
-    check_before_training,
-    check_held_out,
-    check_loaders,
-    loaders_in_turn,
-    remark_on_condensed,
-)
-from lightning_condkd.modules.meters import Meters, Stopwatch, bank_figures
-from lightning_condkd.modules.optimizing import (
+from lightning_condkd.modules.parts.default_losses import default_distillation, warn_of_attention
+from lightning_condkd.modules.parts.distillation_step import DistillationStep
+from lightning_condkd.modules.parts.divergence import IMAGES, TRANSIENT, diverged, transient
+from lightning_condkd.modules.parts.synthesis_step import Synthesised, SynthesisStep
+from lightning_condkd.modules.teacher_student import STATE_KEY, TeacherStudent
+from lightning_condkd.randomness import Draw, seeded_generator
+from lightning_condkd.rounds import Unit
+from lightning_condkd.training.divergence import has_diverged
+from lightning_condkd.training.held_out import check_before_training, check_held_out, check_loaders, loaders_in_turn
+from lightning_condkd.training.loop_counters import tick_once
+from lightning_condkd.training.meters import Meters, Stopwatch, bank_figures
+from lightning_condkd.training.optimizer_turns import OptimizerTurns
+from lightning_condkd.training.optimizers import (
     check_count,
     check_covers,
     check_makers,
@@ -54,8 +54,7 @@ from lightning_condkd.modules.optimizing import (
     make_optimizer,
     make_scheduler,
 )
-from lightning_condkd.modules.record import fingerprint, settings
-from lightning_condkd.modules.run_length import (
+from lightning_condkd.training.run_length import (
     check_student_steps,
     check_synthesis_steps,
     dev_steps,
@@ -63,13 +62,9 @@ from lightning_condkd.modules.run_length import (
     student_rounds,
     units_of_step,
 )
-from lightning_condkd.modules.schedule import default_student_optimizer, default_student_schedule
-from lightning_condkd.modules.synthesise import Synthesised, SynthesisStep
-from lightning_condkd.modules.teacher_student import STATE_KEY, TeacherStudent
-from lightning_condkd.modules.ticks import tick_once
-from lightning_condkd.modules.turns import OptimizerTurns
-from lightning_condkd.randomness import Draw, seeded_generator
-from lightning_condkd.rounds import Unit
+from lightning_condkd.training.run_record import fingerprint, settings
+from lightning_condkd.training.schedules import default_student_optimizer, default_student_schedule
+from lightning_condkd.training.teacher_accuracy import remark_on_condensed
 from lightning_condkd.types import Spec, Synthetic
 
 

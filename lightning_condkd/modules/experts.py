@@ -28,17 +28,23 @@ from lightning_condkd.condensation.expert_files import (
 from lightning_condkd.files import plain_json, save_packed
 from lightning_condkd.models.finite import check_finite
 from lightning_condkd.models.fresh_networks import FreshNetworks
-from lightning_condkd.modules.batches import check_class_sizes, real_batch, real_images, say_written, source_facts
-from lightning_condkd.modules.checkpoints import own_state
-from lightning_condkd.modules.checks import check_dtypes
-from lightning_condkd.modules.divergence import LogitsWatch, LossWatch, check_checkpoint, check_logits, stop_if_diverged
-from lightning_condkd.modules.held_out import loaders_in_turn
-from lightning_condkd.modules.outputs import state_size
-from lightning_condkd.modules.resumable import ResumableModule
-from lightning_condkd.modules.run_length import dev_steps
-from lightning_condkd.modules.scores import Scores
-from lightning_condkd.modules.trainer_options import callbacks_of
+from lightning_condkd.modules.parts.checks import check_dtypes
 from lightning_condkd.randomness import Draw, seeded_generator
+from lightning_condkd.training.batches import check_class_sizes, real_batch, real_images, say_written, source_facts
+from lightning_condkd.training.checkpoints import own_state
+from lightning_condkd.training.divergence import (
+    LogitsWatch,
+    LossWatch,
+    check_checkpoint,
+    check_logits,
+    stop_if_diverged,
+)
+from lightning_condkd.training.held_out import loaders_in_turn
+from lightning_condkd.training.outputs import state_size
+from lightning_condkd.training.resumable import ResumableModule
+from lightning_condkd.training.run_length import dev_steps
+from lightning_condkd.training.scores import Scores
+from lightning_condkd.training.trainer_options import callbacks_of
 from lightning_condkd.writing import Target
 
 STATE_KEY = "experts"

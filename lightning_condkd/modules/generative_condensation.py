@@ -20,15 +20,15 @@ from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.distributed import mean_over_ranks, sync_buffers, sync_running_statistics
 from lightning_condkd.formats.contents import CondensedInfo
-from lightning_condkd.modules.batches import check_class_sizes, real_batch, real_images, say_written
-from lightning_condkd.modules.checkpoints import own_state
-from lightning_condkd.modules.checks import check_batch, check_strategy
-from lightning_condkd.modules.meters import Meters
-from lightning_condkd.modules.resumable import ResumableModule
-from lightning_condkd.modules.run_length import dev_steps, run_steps
-from lightning_condkd.modules.ticks import tick_once
-from lightning_condkd.modules.turns import OptimizerTurns
+from lightning_condkd.modules.parts.checks import check_batch, check_strategy
 from lightning_condkd.randomness import Draw, seeded_generator
+from lightning_condkd.training.batches import check_class_sizes, real_batch, real_images, say_written
+from lightning_condkd.training.checkpoints import own_state
+from lightning_condkd.training.loop_counters import tick_once
+from lightning_condkd.training.meters import Meters
+from lightning_condkd.training.optimizer_turns import OptimizerTurns
+from lightning_condkd.training.resumable import ResumableModule
+from lightning_condkd.training.run_length import dev_steps, run_steps
 from lightning_condkd.types import LossTerms
 from lightning_condkd.writing import Target
 

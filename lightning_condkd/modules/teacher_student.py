@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.models import Observer
 from lightning_condkd.models.finite import check_finite
-from lightning_condkd.modules.batches import check_image_shape, real_batch
-from lightning_condkd.modules.checkpoints import own_state
-from lightning_condkd.modules.checks import check_dtypes, check_separate
-from lightning_condkd.modules.divergence import (
+from lightning_condkd.modules.parts.checks import check_dtypes, check_separate
+from lightning_condkd.training.batches import check_image_shape, real_batch
+from lightning_condkd.training.checkpoints import own_state
+from lightning_condkd.training.divergence import (
     LogitsWatch,
     LossWatch,
     check_checkpoint,
@@ -23,9 +23,9 @@ from lightning_condkd.modules.divergence import (
     check_measured,
     stop_if_diverged,
 )
-from lightning_condkd.modules.held_out import remark_on_accuracy
-from lightning_condkd.modules.resumable import ResumableModule
-from lightning_condkd.modules.scores import Scores
+from lightning_condkd.training.resumable import ResumableModule
+from lightning_condkd.training.scores import Scores
+from lightning_condkd.training.teacher_accuracy import remark_on_accuracy
 
 STATE_KEY = "condkd"
 
@@ -35,7 +35,7 @@ class TeacherStudent(ResumableModule):
 
     Validation and test measure top-1 accuracy (micro average) of the student on real images, and of the teacher: once
     in a fit, always in a test. Of several loaders the first has the plain names, see
-    :class:`~lightning_condkd.modules.scores.Scores`. Checkpoints leave the teacher out and hold its fingerprint
+    :class:`~lightning_condkd.training.scores.Scores`. Checkpoints leave the teacher out and hold its fingerprint
     instead.
 
     Args:

@@ -10,8 +10,8 @@ import torchvision
 from torch import Tensor
 
 from lightning_condkd.cli import main
+from lightning_condkd.commands.convert import convert
 from lightning_condkd.data.condensed import CondensedSet
-from lightning_condkd.data.convert import convert
 from lightning_condkd.formats import CondensedInfo, export_dc, export_mtt, export_png
 from lightning_condkd.formats.normalizations import DC_CONSTANTS, MTT_CONSTANTS
 from lightning_condkd.randomness import seeded_generator

@@ -12,11 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lightning_condkd.commands.convert import convert
 from lightning_condkd.data.condensed import CondensedSet
-from lightning_condkd.data.convert import convert, teacher_accuracy
 from lightning_condkd.formats.normalizations import DC_CONSTANTS, MTT_CONSTANTS
 from lightning_condkd.models.observer import Observer
 from lightning_condkd.randomness import seeded_generator
+from lightning_condkd.training.teacher_accuracy import teacher_accuracy
 from tests.helpers.importers import import_condensed, import_dc, import_mtt
 
 LABELS = torch.arange(10).repeat_interleave(2)

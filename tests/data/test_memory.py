@@ -15,8 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lightning_condkd import pixels
+from lightning_condkd.commands.convert import convert
 from lightning_condkd.data import CondensedSet
-from lightning_condkd.data.convert import convert
 
 CONSTANTS: dict[str, Any] = {"mean": [0.5] * 3, "std": [0.25] * 3}
 SHAPE = (320, 3, 64, 64)

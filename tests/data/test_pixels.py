@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from lightning_condkd.commands.convert import convert
 from lightning_condkd.data import CondensedDataModule, CondensedSet, TransferSet
-from lightning_condkd.data.convert import convert
 from lightning_condkd.data.image_datamodules import load_digits_split
 from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.modules.condensation import _initial_pixels
-from lightning_condkd.modules.evaluation_checks import check_fit
+from lightning_condkd.training.class_order import check_fit
 
 DIGITS = load_digits_split(True)
 PIXELS = DIGITS.images[:40].float() / 255

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from lightning_condkd.callbacks import CondensedAccuracy
+from lightning_condkd.commands.select import select
 from lightning_condkd.condensation import (
     CondensationMethod,
     ConditionalGAN,
@@ -34,7 +35,6 @@ from lightning_condkd.models import ConvNet, DigitsNet, FreshNetworks, Observer
 from lightning_condkd.modules import Condensation
 from lightning_condkd.modules.experts import ExpertTrajectories
 from lightning_condkd.modules.generative_condensation import GenerativeCondensation
-from lightning_condkd.modules.select import select
 from tests.devices.virtual import DEVICE, VirtualDevice, trainer_arguments
 
 MEAN, STD = (0.3059,), (0.3754,)

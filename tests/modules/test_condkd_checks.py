@@ -20,7 +20,7 @@ from lightning_condkd.data import CondensedDataModule, CondensedInfo, CondensedS
 from lightning_condkd.distillation import AttentionDistillation
 from lightning_condkd.inversion import NoInversion
 from lightning_condkd.modules import CondKD
-from lightning_condkd.modules.checks import check_batch, check_strategy
+from lightning_condkd.modules.parts.checks import check_batch, check_strategy
 from lightning_condkd.rounds import Cadence
 from tests.inversion import toy
 

@@ -21,8 +21,8 @@ from lightning_condkd.cli import main
 from lightning_condkd.data import CondensedDataModule
 from lightning_condkd.inversion import NoInversion
 from lightning_condkd.modules import CondKD
-from lightning_condkd.modules.divergence import STREAK, LossWatch
 from lightning_condkd.rounds import Cadence
+from lightning_condkd.training.divergence import STREAK, LossWatch
 from tests.conftest import ROOT
 from tests.inversion import contract, toy
 

@@ -10,6 +10,8 @@ from jsonargparse import auto_cli
 
 from lightning_condkd.augment import SiameseAugment
 from lightning_condkd.cli import _check_recipe, main
+from lightning_condkd.commands._evaluation_sets import random_real
+from lightning_condkd.commands.evaluate import evaluate
 from lightning_condkd.data import CondensedInfo, CondensedSet, DigitsDataModule
 from lightning_condkd.data.image_datamodules import load_digits_split
 from lightning_condkd.data.image_source import ImageSource
@@ -18,9 +20,7 @@ from lightning_condkd.evaluation.evaluate import evaluate as train_and_test
 from lightning_condkd.evaluation.recipe import Recipe
 from lightning_condkd.models import ConvNet, DigitsNet, Observer
 from lightning_condkd.models.fresh_networks import FreshNetworks
-from lightning_condkd.modules.evaluate import evaluate
-from lightning_condkd.modules.evaluation_checks import class_order
-from lightning_condkd.modules.evaluation_sets import random_real
+from lightning_condkd.training.class_order import class_order
 
 SMALL = partial(ConvNet, image_size=8, in_channels=1, depth=2, width=4)
 RECIPE = Recipe(epochs=3, augment=None)
@@ -177,7 +177,7 @@ def test_a_teacher_labels_the_set_and_the_real_images(tmp_path: Path) -> None:
 def test_a_teacher_that_is_not_asked_or_does_not_fit_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lightning_condkd.modules.evaluate.train_and_test", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr("lightning_condkd.commands.evaluate.train_and_test", lambda *_, **__: pytest.fail("trained"))
     path = condensed(tmp_path)
     wrong: dict[str, dict[str, Any]] = {
         "ask for a teacher, but there is none": {"labels": "teacher"},
@@ -260,7 +260,7 @@ def test_without_training_images_there_is_no_control_and_statistics_must_be_give
 
 
 def test_mistakes_are_named_before_anything_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lightning_condkd.modules.evaluate.train_and_test", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr("lightning_condkd.commands.evaluate.train_and_test", lambda *_, **__: pytest.fail("trained"))
     path = condensed(tmp_path)
     wrong = {
         "expected 10 classes as in the data, ConvNet has 3": partial(SMALL, 3),
@@ -317,7 +317,7 @@ def test_by_default_the_network_is_the_one_of_the_literature(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("pixels", "depth"), [(8, 2), (28, 3), (32, 3), (64, 4), (128, 5)])
 def test_the_network_of_the_literature_has_a_depth_for_every_size(pixels: int, depth: int) -> None:
-    from lightning_condkd.modules.evaluate import _standard_network
+    from lightning_condkd.commands.evaluate import _standard_network
 
     source = ImageSource(torch.zeros(1, 3, pixels, pixels, dtype=torch.uint8), torch.tensor([0]), ("only",))
     network = _standard_network(source)()

@@ -12,8 +12,8 @@ import pytest
 from torch import nn
 
 from lightning_condkd.cli import main
+from lightning_condkd.commands.evaluate import evaluate
 from lightning_condkd.evaluation import evaluate as evaluation
-from lightning_condkd.modules.evaluate import evaluate
 from tests.modules.test_evaluate import RECIPE, SMALL, Digits, Letters, condensed
 
 

@@ -20,7 +20,7 @@ from lightning_condkd.data.image_datamodules import DigitsDataModule, ImageDataM
 from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.models import CifarResNet, DigitsNet, Observer
 from lightning_condkd.modules import Classification, CondKD
-from lightning_condkd.modules.held_out import remark_on_condensed
+from lightning_condkd.training.teacher_accuracy import remark_on_condensed
 from tests.conftest import ROOT
 from tests.inversion import toy
 

@@ -22,8 +22,8 @@ from lightning_condkd.distillation import KLDistillation
 from lightning_condkd.formats import CondensedInfo
 from lightning_condkd.inversion import SmoothNoise
 from lightning_condkd.modules import CondKD
-from lightning_condkd.modules.record import fingerprint, settings
 from lightning_condkd.rounds import Cadence
+from lightning_condkd.training.run_record import fingerprint, settings
 from tests.conftest import ROOT
 from tests.inversion import contract, toy
 

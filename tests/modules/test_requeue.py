@@ -21,8 +21,8 @@ from lightning_condkd.modules.classification import Classification
 from lightning_condkd.modules.condensation import Condensation
 from lightning_condkd.modules.experts import ExpertTrajectories
 from lightning_condkd.modules.generative_condensation import GenerativeCondensation
-from lightning_condkd.modules.outputs import CheckedOutputs
-from lightning_condkd.modules.requeue import RequeueBetweenSteps
+from lightning_condkd.training.outputs import CheckedOutputs
+from lightning_condkd.training.requeue import RequeueBetweenSteps
 from tests.inversion import toy
 
 STEPS = toy.CADENCE.length

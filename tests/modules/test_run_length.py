@@ -13,8 +13,8 @@ from lightning_condkd.callbacks.condensed_only import CondensedOnlyBaseline
 from lightning_condkd.cli import main
 from lightning_condkd.data import CondensedDataModule
 from lightning_condkd.inversion import DFAD, Inversion, NoInversion
-from lightning_condkd.modules.run_length import run_steps, student_rounds
 from lightning_condkd.rounds import Cadence
+from lightning_condkd.training.run_length import run_steps, student_rounds
 from tests.callbacks import SaveAt
 from tests.conftest import ROOT
 from tests.inversion import toy

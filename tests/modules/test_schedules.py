@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 from lightning_condkd.data import CondensedDataModule
 from lightning_condkd.data.image_datamodules import DigitsDataModule
 from lightning_condkd.modules import CondKD
-from lightning_condkd.modules.schedule import RunCosine
+from lightning_condkd.training.schedules import RunCosine
 from tests.callbacks import SaveAt
 from tests.inversion import toy
 from tests.modules.test_classification import classifier, trainer

@@ -10,12 +10,12 @@ from jsonargparse import auto_cli
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
+from lightning_condkd.commands.select import select
 from lightning_condkd.condensation import Herding, KCentre, KMeans, RandomSelection, RealismSelection
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.image_datamodules import DigitsDataModule, ImageDataModule, ImageFolderDataModule
 from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.models import ConvNet, DigitsNet, Observer
-from lightning_condkd.modules.select import select
 
 SIZES = {"cat": 9, "cow": 4, "dog": 2}
 TEACHER = [

@@ -9,7 +9,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_condkd.modules.turns import OptimizerTurns
+from lightning_condkd.training.optimizer_turns import OptimizerTurns
 
 
 class TwoUpdates(L.LightningModule):

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import lightning as L
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from lightning_condkd.modules.checkpoints import write_whole
-from lightning_condkd.modules.run_length import dev_steps
+from lightning_condkd.training.checkpoints import write_whole
+from lightning_condkd.training.described_module import DescribedModule
+from lightning_condkd.training.run_length import dev_steps
 from lightning_condkd.writing import Target, check_target
-
-if TYPE_CHECKING:
-    from lightning_condkd.modules.resumable import ResumableModule
 
 
 class CheckedOutputs(L.Callback):
@@ -39,7 +37,7 @@ class CheckedOutputs(L.Callback):
             trainer: the trainer, its callbacks set up.
             pl_module: the module, built.
         """
-        own = cast("ResumableModule", pl_module).outputs()
+        own = cast(DescribedModule, pl_module).outputs()
         check_targets([*_folders(trainer, state_size(pl_module)), *own], trainer)
 
 

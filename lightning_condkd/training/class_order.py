@@ -1,34 +1,14 @@
-"""What must fit before networks are trained to judge a set."""
+"""Whether the classes of a condensed set and of real images are the same, in the same order."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.image_source import ImageSource
-from lightning_condkd.evaluation.network_batch import check_stackable
 from lightning_condkd.formats.image_folder import safe_name
-from lightning_condkd.models.fresh_networks import FreshNetworks
 from lightning_condkd.pixels import check_pixels
-from lightning_condkd.randomness import seeded_generator
-from lightning_condkd.writing import Target, check_target
-
-
-def check_output(path: Path) -> None:
-    """Check before hours of training that the result can be written.
-
-    Args:
-        path: the file to be.
-
-    Raises:
-        OSError: if it cannot be written.
-        ValueError: if it does not end in ``.json``.
-    """
-    if path.suffix != ".json":
-        raise ValueError(f"output: expected the path of a file that ends in .json, got {str(path)!r}")
-    check_target(Target(path))
 
 
 def check_fit(condensed: CondensedSet, test: ImageSource) -> None:
@@ -111,23 +91,3 @@ def few(names: Sequence[str]) -> str:
         names: all of them.
     """
     return ", ".join([*names[:3], *(["..."] if len(names) > 3 else [])])
-
-
-def check_networks(name: str, networks: FreshNetworks, test: ImageSource, batched: bool) -> None:
-    """Check networks of an architecture against the data.
-
-    Args:
-        name: what the architecture is called.
-        networks: makes them.
-        test: the held-out images.
-        batched: whether they are to be trained in one pass.
-
-    Raises:
-        ValueError: if they do not fit.
-    """
-    try:
-        networks.check(test.image_shape, test.num_classes)
-    except ValueError as error:
-        raise ValueError(f"networks: {name} does not fit the data: {error}") from error
-    if batched:
-        check_stackable(networks.make(seeded_generator(0, "check")).eval())

@@ -1,4 +1,4 @@
-"""Running means that stay on the device until somebody asks."""
+"""Running means on the device, seconds by phase, and figures of the bank, for the logs."""
 
 from __future__ import annotations
 

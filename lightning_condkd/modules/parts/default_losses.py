@@ -1,4 +1,4 @@
-"""What the student minimises unless the user says otherwise."""
+"""The default distillation loss of an inversion method."""
 
 from __future__ import annotations
 

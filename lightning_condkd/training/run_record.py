@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_condkd.data.condensed import CondensedSet
-from lightning_condkd.modules.schedule import RunCosine
+from lightning_condkd.training.schedules import RunCosine
 
 Differences = dict[str, tuple[Any, Any]]
 DEPTH = 4

@@ -1,4 +1,4 @@
-"""A set of real images in place of a condensed one."""
+"""The command ``select``: a set of real images in place of a condensed one."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 
 from lightning_condkd.condensation.selection import SelectionMethod
 from lightning_condkd.data.condensed import CondensedSet
-from lightning_condkd.data.convert import teacher_accuracy
 from lightning_condkd.data.image_datamodules import ImageDataModule
 from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.formats.contents import CondensedInfo
 from lightning_condkd.models import Observer
 from lightning_condkd.models.checks import check_classifier
-from lightning_condkd.modules.batches import check_class_sizes
 from lightning_condkd.randomness import seeded_generator
+from lightning_condkd.training.batches import check_class_sizes
+from lightning_condkd.training.teacher_accuracy import teacher_accuracy
 from lightning_condkd.writing import Target, check_target
 
 

@@ -1,4 +1,4 @@
-"""How a network is optimised unless the user says otherwise."""
+"""The default schedules, and the student's default optimizer."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_condkd.modules.run_length import student_rounds
 from lightning_condkd.rounds import Cadence
+from lightning_condkd.training.run_length import student_rounds
 
 
 class RunCosine(LRScheduler):

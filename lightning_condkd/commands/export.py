@@ -1,4 +1,4 @@
-"""The student leaves: plain weights out of a checkpoint."""
+"""The command ``export``: the plain weights of a student out of a checkpoint."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from lightning_condkd.models.finite import broken_tensors, listed
 from lightning_condkd.models.weights import plain_name
-from lightning_condkd.modules.checkpoint_files import checkpoint_of_run
-from lightning_condkd.modules.checkpoints import WholeCheckpointIO
 from lightning_condkd.modules.teacher_student import STATE_KEY
+from lightning_condkd.training.checkpoint_files import checkpoint_of_run
+from lightning_condkd.training.checkpoints import WholeCheckpointIO
 from lightning_condkd.writing import Target, check_target, save_by_torch, save_tensors
 
 PREFIX = "student.network."

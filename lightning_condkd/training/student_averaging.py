@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from lightning_condkd.modules.record import differences, say_differences
+from lightning_condkd.training.run_record import differences, say_differences
 
 CURRENT, AVERAGING, STUDENT = "current_model_state", "averaging_state", "student."
 

@@ -1,4 +1,4 @@
-"""The command that judges any condensed set, ours or imported, beside random real images."""
+"""The command ``evaluate``: scores any condensed set, native or imported, beside random real images."""
 
 from __future__ import annotations
 
@@ -15,19 +15,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from lightning_condkd.augment import resolve_augment
-from lightning_condkd.data.condensed import CondensedSet
-from lightning_condkd.data.image_datamodules import ImageDataModule
-from lightning_condkd.data.image_source import ImageSource
-from lightning_condkd.evaluation.evaluate import Once
-from lightning_condkd.evaluation.evaluate import evaluate as train_and_test
-from lightning_condkd.evaluation.recipe import Recipe
-from lightning_condkd.evaluation.result import Evaluation
-from lightning_condkd.models import ConvNet, Observer
-from lightning_condkd.models.fresh_networks import FreshNetworks
-from lightning_condkd.modules.batches import source_facts
-from lightning_condkd.modules.evaluation_checks import check_fit, check_networks, check_output, remarks_on_names
-from lightning_condkd.modules.evaluation_kept import KeptRuns, network_identity
-from lightning_condkd.modules.evaluation_report import (
+from lightning_condkd.commands._evaluation_kept import KeptRuns, network_identity
+from lightning_condkd.commands._evaluation_report import (
     Row,
     TrainingSet,
     network_facts,
@@ -35,10 +24,23 @@ from lightning_condkd.modules.evaluation_report import (
     set_facts,
     teacher_facts,
 )
-from lightning_condkd.modules.evaluation_sets import LabelChoice, teacher_labels, training_sets
-from lightning_condkd.modules.record import fingerprint
+from lightning_condkd.commands._evaluation_sets import LabelChoice, teacher_labels, training_sets
+from lightning_condkd.data.condensed import CondensedSet
+from lightning_condkd.data.image_datamodules import ImageDataModule
+from lightning_condkd.data.image_source import ImageSource
+from lightning_condkd.evaluation.evaluate import Once
+from lightning_condkd.evaluation.evaluate import evaluate as train_and_test
+from lightning_condkd.evaluation.network_batch import check_stackable
+from lightning_condkd.evaluation.recipe import Recipe
+from lightning_condkd.evaluation.result import Evaluation
+from lightning_condkd.models import ConvNet, Observer
+from lightning_condkd.models.fresh_networks import FreshNetworks
 from lightning_condkd.normalization import channel_values
-from lightning_condkd.writing import write_atomic
+from lightning_condkd.randomness import seeded_generator
+from lightning_condkd.training.batches import source_facts
+from lightning_condkd.training.class_order import check_fit, remarks_on_names
+from lightning_condkd.training.run_record import fingerprint
+from lightning_condkd.writing import Target, check_target, write_atomic
 
 Networks = Mapping[str, Callable[[], nn.Module]]
 RecipeName = Literal["dsa", "dc", "rded"]
@@ -204,3 +206,38 @@ def _standard_network(test: ImageSource) -> Callable[[], nn.Module]:
     halvings = int(math.log2(height))
     depth = min(3, halvings - 1) if height <= 32 else halvings - 2
     return partial(ConvNet, test.num_classes, image_size=height, in_channels=channels, depth=depth)
+
+
+def check_output(path: Path) -> None:
+    """Check before hours of training that the result can be written.
+
+    Args:
+        path: the file to be.
+
+    Raises:
+        OSError: if it cannot be written.
+        ValueError: if it does not end in ``.json``.
+    """
+    if path.suffix != ".json":
+        raise ValueError(f"output: expected the path of a file that ends in .json, got {str(path)!r}")
+    check_target(Target(path))
+
+
+def check_networks(name: str, networks: FreshNetworks, test: ImageSource, batched: bool) -> None:
+    """Check networks of an architecture against the data.
+
+    Args:
+        name: what the architecture is called.
+        networks: makes them.
+        test: the held-out images.
+        batched: whether they are to be trained in one pass.
+
+    Raises:
+        ValueError: if they do not fit.
+    """
+    try:
+        networks.check(test.image_shape, test.num_classes)
+    except ValueError as error:
+        raise ValueError(f"networks: {name} does not fit the data: {error}") from error
+    if batched:
+        check_stackable(networks.make(seeded_generator(0, "check")).eval())

@@ -1,4 +1,4 @@
-"""What all our modules need to be stopped and resumed."""
+"""The base of all modules: what a run needs to be stopped and resumed."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ import lightning as L
 from torch import Tensor
 
 from lightning_condkd.models.finite import listed
-from lightning_condkd.modules.batches import data_settings
-from lightning_condkd.modules.checkpoints import WholeCheckpointIO, refusal, take_average
-from lightning_condkd.modules.outputs import CheckedOutputs
-from lightning_condkd.modules.record import (
+from lightning_condkd.training.batches import data_settings
+from lightning_condkd.training.checkpoints import WholeCheckpointIO, refusal, take_average
+from lightning_condkd.training.described_module import DescribedModule
+from lightning_condkd.training.loop_counters import count_epoch, validate_on_resume
+from lightning_condkd.training.outputs import CheckedOutputs
+from lightning_condkd.training.requeue import RequeueBetweenSteps
+from lightning_condkd.training.run_record import (
     OLD_RATES,
     check_optimizers,
     check_resumed,
@@ -24,33 +27,22 @@ from lightning_condkd.modules.record import (
     say_differences,
     settings,
 )
-from lightning_condkd.modules.requeue import RequeueBetweenSteps
-from lightning_condkd.modules.ticks import count_epoch, validate_on_resume
-from lightning_condkd.modules.trainer_options import check_trainer, remark_on_going_on
-from lightning_condkd.writing import Target
+from lightning_condkd.training.trainer_options import check_trainer, remark_on_going_on
 
 RUN_KEY = "lightning_condkd"
 
 
-class ResumableModule(L.LightningModule):
+class ResumableModule(DescribedModule):
     """A module that is stopped between two steps and resumed from checkpoints that are read as data.
 
     They hold tensors and plain records only, wherever they lie, among these what the run is made of, which a run that
     resumes is compared with. A subclass that overrides a hook calls this one's too.
     """
 
-    best_metric: ClassVar[str | None] = None
-    """The validation metric, the higher the better, by which a run keeps its best weights; ``None`` for none."""
     fixed_settings: ClassVar[Mapping[str, str]] = {}
     """Names in :meth:`run_settings` that cannot change within a run, with what to do instead."""
     takes_new_rates: ClassVar[bool] = False
     """Whether a resumed run takes learning rates as they are given to it, not those in the checkpoint."""
-    trains_one_network: ClassVar[bool] = False
-    """Whether one network is all that is trained and kept, so that callbacks may average it."""
-    metrics: ClassVar[tuple[str, ...]] = ()
-    """How the names begin that it logs."""
-    clipping: ClassVar[str] = ""
-    """What to say of clipping the gradients where optimizers take turns."""
     seed: int
 
     def __init__(self) -> None:
@@ -98,15 +90,11 @@ class ResumableModule(L.LightningModule):
         They take SLURM's requeue signal between two steps and look after the files of a run.
 
         Raises:
-            ValueError: see :func:`~lightning_condkd.modules.trainer_options.check_trainer`.
+            ValueError: see :func:`~lightning_condkd.training.trainer_options.check_trainer`.
         """
         if self._trainer is not None:
             check_trainer(self)
         return [RequeueBetweenSteps(), CheckedOutputs()]
-
-    def outputs(self) -> Sequence[Target]:
-        """Return the files and folders that a fit writes beside checkpoints and logs; they are known once it begins."""
-        return []
 
     def setup(self, stage: str) -> None:
         """Forget an earlier fit.

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_condkd.modules.held_out import check_in_turn
+from lightning_condkd.training.held_out import check_in_turn
 
 
 class Scores:

@@ -1,4 +1,4 @@
-"""The generator's and the discriminator's side of a step."""
+"""The forward passes of the generator's and the discriminator's steps."""
 
 from __future__ import annotations
 

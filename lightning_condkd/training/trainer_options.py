@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import (
@@ -23,10 +23,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_condkd.data.image_datamodules import ImageDataModule
-from lightning_condkd.modules.student_averaging import StudentAveraging
-
-if TYPE_CHECKING:
-    from lightning_condkd.modules.resumable import ResumableModule
+from lightning_condkd.training.described_module import DescribedModule
+from lightning_condkd.training.student_averaging import StudentAveraging
 
 WHOLE_MODULE = "takes all networks of the module for one, frozen and changing ones too"
 AVERAGE = "take lightning_condkd.callbacks.StudentAveraging for a student, leave it out elsewhere"
@@ -41,7 +39,7 @@ AUTOMATIC: dict[type[L.Callback], str] = {
 }
 
 
-def check_trainer(module: ResumableModule) -> None:
+def check_trainer(module: DescribedModule) -> None:
     """Check before a fit that all the trainer is asked for can be done to the module.
 
     Args:
@@ -77,7 +75,7 @@ def _of_length(trainer: L.Trainer) -> Iterator[str]:
             yield f"{name}=0 trains nothing: raise it, or call validate or test to measure only"
 
 
-def _of_data(module: ResumableModule) -> Iterator[str]:
+def _of_data(module: DescribedModule) -> Iterator[str]:
     trainer = module.trainer
     plain = module.trains_one_network and not isinstance(getattr(trainer, "datamodule", None), ImageDataModule)
     if getattr(trainer, "overfit_batches", 0) and not plain:
@@ -86,7 +84,7 @@ def _of_data(module: ResumableModule) -> Iterator[str]:
         yield "BatchSizeFinder finds no batch size that is only a matter of memory here: leave it out, and set them"
 
 
-def _of_callbacks(module: ResumableModule) -> Iterator[str]:
+def _of_callbacks(module: DescribedModule) -> Iterator[str]:
     trainer = module.trainer
     refused = {} if module.trains_one_network else ONE_NETWORK
     refused = refused if module.automatic_optimization else {**refused, **AUTOMATIC}
@@ -105,7 +103,7 @@ def _of_callbacks(module: ResumableModule) -> Iterator[str]:
             yield "LearningRateFinder finds no one learning rate to set: leave it out, and set those of the optimizers"
 
 
-def _of_turns(module: ResumableModule) -> Iterator[str]:
+def _of_turns(module: DescribedModule) -> Iterator[str]:
     trainer = module.trainer
     if module.automatic_optimization:
         return
@@ -121,7 +119,7 @@ def _of_turns(module: ResumableModule) -> Iterator[str]:
             )
 
 
-def _remark_on_monitors(module: ResumableModule) -> None:
+def _remark_on_monitors(module: DescribedModule) -> None:
     for callback in callbacks_of(module.trainer, L.Callback):
         monitor = getattr(callback, "monitor", None)
         if isinstance(monitor, str) and not monitor.startswith((*module.metrics, "epoch", "step")):

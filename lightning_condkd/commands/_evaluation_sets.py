@@ -1,4 +1,4 @@
-"""What networks are trained on when a set is judged: the set, real images in its place, and whose labels."""
+"""What networks are trained on in an evaluation: the set, real images in its place, and whose labels."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lightning_condkd.commands._evaluation_report import RANDOM_REAL, TrainingSet
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.evaluation.batches import TeacherLabels
 from lightning_condkd.formats.soft_labels import as_probabilities
 from lightning_condkd.models import Observer
 from lightning_condkd.models.checks import check_classifier
-from lightning_condkd.modules.evaluation_report import RANDOM_REAL, TrainingSet
 from lightning_condkd.pixels import to_pixels
 from lightning_condkd.randomness import draw_by_class, seeded_generator
 

@@ -1,11 +1,9 @@
-"""Conversion of condensed sets between formats, with a report of what was found."""
+"""The command ``convert``: condensed sets between formats, with a report of what was found."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Literal, Unpack
-
-import torch
 
 from lightning_condkd.assets import resolve_asset
 from lightning_condkd.data.condensed import CondensedSet
@@ -15,6 +13,7 @@ from lightning_condkd.formats.mtt import export_mtt
 from lightning_condkd.formats.options import ImportOptions, given_options
 from lightning_condkd.models.observer import Observer
 from lightning_condkd.pixels import DOUBTFUL, pixel_fault
+from lightning_condkd.training.teacher_accuracy import near_chance, teacher_accuracy
 from lightning_condkd.writing import Target, check_target, refuse_filled
 
 Format = Literal["dc", "mtt", "png"]
@@ -108,46 +107,6 @@ def _warnings(condensed: CondensedSet) -> list[str]:
         "warning: the files do not tell the learned step size, and results are far lower with another. It is in the "
         "source's log: pass train_lr (--train_lr)",
     ]
-
-
-@torch.no_grad()
-def teacher_accuracy(condensed: CondensedSet, teacher: Observer, batch_size: int = 256) -> float:
-    """Return the share of condensed images that a teacher, set to eval, gives their label.
-
-    Args:
-        condensed: the set.
-        teacher: the classifier with its own normalisation.
-        batch_size: images in one forward pass.
-
-    Raises:
-        ValueError: teacher and set have different numbers of classes.
-    """
-    if teacher.num_classes != condensed.num_classes:
-        raise ValueError(
-            f"the teacher knows {teacher.num_classes} classes, the condensed set has {condensed.num_classes}: "
-            "give the teacher of this dataset"
-        )
-    teacher.eval()
-    device = next(teacher.parameters()).device
-    starts = range(0, len(condensed), batch_size)
-    batches = (condensed.pixels(slice(start, start + batch_size), device) for start in starts)
-    predictions = torch.cat([teacher(images).logits.argmax(1).cpu() for images in batches])
-    return float((predictions == condensed.labels).double().mean())
-
-
-def near_chance(accuracy: float, num_classes: int) -> bool:
-    """Return whether an accuracy is below twice chance, or for two classes half-way to certainty (our default).
-
-    Args:
-        accuracy: share of right answers.
-        num_classes: number of classes K.
-
-    Example:
-        >>> near_chance(0.19, 10), near_chance(0.66, 10), near_chance(0.7, 2), near_chance(0.8, 2)
-        (True, False, True, False)
-    """
-    chance = 1 / num_classes
-    return accuracy < min(2 * chance, (1 + chance) / 2)
 
 
 def _judge(accuracy: float, condensed: CondensedSet) -> str:

@@ -14,22 +14,9 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.utils.data import Subset
 
 from lightning_condkd.data.condensed import CondensedSet
-from lightning_condkd.data.convert import near_chance
 from lightning_condkd.data.image_datamodules import ImageDataModule
 from lightning_condkd.data.image_source import ImageSource
-from lightning_condkd.models import Observer
-from lightning_condkd.modules.evaluation_checks import (
-    check_class_order,
-    check_fit,
-    class_order,
-    few,
-    remarks_on_names,
-)
-
-CAUSES = (
-    "Look for another order of the classes, a wrong mean or std of the teacher, weights that were not loaded or are of "
-    "another dataset, and pixels that are not in the units of [0, 1]"
-)
+from lightning_condkd.training.class_order import check_class_order, check_fit, class_order, few, remarks_on_names
 
 
 def check_held_out(trainer: L.Trainer, stage: str, condensed: CondensedSet | None) -> None:
@@ -143,39 +130,6 @@ def check_parts(trainer: L.Trainer) -> None:
             raise ValueError(f"{found}, so that the same label means another class: make classes and order the same")
         if order == "unknown":
             rank_zero_warn(f"{found}: are they in the same order?")
-
-
-def remark_on_condensed(teacher: Observer, condensed: CondensedSet, most: int = 1000) -> None:
-    """Say so if a teacher does not recognise the condensed images.
-
-    Args:
-        teacher: the frozen teacher, on its device.
-        condensed: the set, by its hard labels.
-        most: images looked at, evenly spaced.
-    """
-    rows = torch.linspace(0, len(condensed) - 1, min(len(condensed), most)).long()
-    weights, right = next(teacher.parameters(), torch.empty(0)), 0
-    # Past a compiled network, which would be compiled again for this batch.
-    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-        for ids in torch.split(rows, 250):
-            guesses = teacher(condensed.pixels(ids, weights.device).to(weights)).logits.argmax(1)
-            right += int((guesses.cpu() == condensed.labels[ids]).sum())
-    remark_on_accuracy(right / len(rows), condensed.num_classes, f"{len(rows)} condensed images")
-
-
-def remark_on_accuracy(accuracy: float, num_classes: int, images: str) -> None:
-    """Say so if a teacher's accuracy is close to chance.
-
-    Args:
-        accuracy: its share of right answers.
-        num_classes: number of classes K.
-        images: what it was measured on.
-    """
-    if near_chance(accuracy, num_classes):
-        rank_zero_warn(
-            f"the teacher is right on {100 * accuracy:.1f} % of {images}, which is close to chance "
-            f"({100 / num_classes:.1f} %): a student cannot learn from it. {CAUSES}"
-        )
 
 
 def _image_data(trainer: L.Trainer) -> ImageDataModule | None:

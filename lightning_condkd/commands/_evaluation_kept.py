@@ -12,8 +12,8 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_condkd.evaluation.result import Trained
 from lightning_condkd.models.fresh_networks import FreshNetworks
-from lightning_condkd.modules.record import differences
 from lightning_condkd.randomness import seeded_generator
+from lightning_condkd.training.run_record import differences
 from lightning_condkd.writing import write_atomic
 
 

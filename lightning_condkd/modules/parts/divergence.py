@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
+import lightning as L
 from torch import nn
 from torch.optim import Optimizer
 
@@ -12,17 +13,38 @@ from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.distributed import first_over_ranks
 from lightning_condkd.inversion import DeepInversion
 from lightning_condkd.models.finite import broken_parts
-from lightning_condkd.modules.divergence import Seen, precision_cure, scaler_at_work, symptoms, where_to_resume
-
-if TYPE_CHECKING:
-    from lightning_condkd.modules.condkd import CondKD
+from lightning_condkd.training.divergence import (
+    LossWatch,
+    Seen,
+    precision_cure,
+    scaler_at_work,
+    symptoms,
+    where_to_resume,
+)
 
 IMAGES = "largest pixel"
 TRANSIENT = ("kept_", "running_")
 _OF_THE_STUDENT = {"adversarial", "competition"}
 
 
-def transient(module: CondKD) -> tuple[str, ...]:
+class Trained(Protocol):
+    """What is looked at of a module: student, inversion and alignment, and the losses that were seen."""
+
+    student: Any
+    inversion: Any
+    alignment: FeatureAlignment | None
+    losses: LossWatch
+
+    @property
+    def trainer(self) -> L.Trainer:
+        """The trainer."""
+
+    @property
+    def current_epoch(self) -> int:
+        """Number of the round."""
+
+
+def transient(module: Trained) -> tuple[str, ...]:
     """Return how the names of buffers of the method begin that need not be finite.
 
     What it keeps of a block is judged when it is stored. Under a gradient scaler a step that is skipped may leave its
@@ -34,7 +56,7 @@ def transient(module: CondKD) -> tuple[str, ...]:
     return TRANSIENT if scaler_at_work(module.trainer) else TRANSIENT[:1]
 
 
-def diverged(module: CondKD, optimizers: Mapping[str, Optimizer], aligning: FeatureAlignment | None) -> Exception:
+def diverged(module: Trained, optimizers: Mapping[str, Optimizer], aligning: FeatureAlignment | None) -> Exception:
     """Return the error that ends a diverged run, which names the network at fault and what to lower.
 
     Args:
@@ -49,7 +71,7 @@ def diverged(module: CondKD, optimizers: Mapping[str, Optimizer], aligning: Feat
     return FloatingPointError(f"{begin}: {found}. {cure}. {end}")
 
 
-def _found(module: CondKD, optimizers: Mapping[str, Optimizer]) -> tuple[str, str] | None:
+def _found(module: Trained, optimizers: Mapping[str, Optimizer]) -> tuple[str, str] | None:
     """Return the optimizer at fault and what is not finite on this rank, if anything is."""
     seen = module.losses.first_broken(scaler_at_work(module.trainer))
     by_optimizer = _broken_by_optimizer(module, optimizers)
@@ -83,7 +105,7 @@ def _culprit(seen: Seen) -> str:
     )
 
 
-def _broken_by_optimizer(module: CondKD, optimizers: Mapping[str, Optimizer]) -> dict[str, list[str]]:
+def _broken_by_optimizer(module: Trained, optimizers: Mapping[str, Optimizer]) -> dict[str, list[str]]:
     owners = {
         id(parameter): name
         for name, optimizer in optimizers.items()
@@ -107,7 +129,7 @@ def _broken(part: nn.Module | None, but: tuple[str, ...]) -> list[str]:
 _PREFIXES = {"student": "student", "synthesis": "inversion", "discriminator": "alignment"}
 
 
-def _cure(culprit: str, module: CondKD, aligning: FeatureAlignment | None) -> str:
+def _cure(culprit: str, module: Trained, aligning: FeatureAlignment | None) -> str:
     inversion = module.inversion
     if culprit == "student":
         return "the learning rate of student_optimizer, or set student_gradient_clip"

@@ -1,4 +1,4 @@
-"""What Lightning counts: one step for each training step, and every epoch that has begun."""
+"""Lightning's loop counters: steps under manual optimisation, epochs, and a validation that is due."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The student's side of a step: draw, view, compare with the teacher."""
+"""The student's step: draw, view, compare with the teacher."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.inversion import Inversion
 from lightning_condkd.models import Observer
 from lightning_condkd.models.finite import listed
-from lightning_condkd.modules.run_length import dev_steps
+from lightning_condkd.training.run_length import dev_steps
 from lightning_condkd.types import NetworkOutput, Spec
 
 

@@ -1,4 +1,4 @@
-"""Noticing that training has diverged, before anything of it is measured or saved."""
+"""Detection of divergence, before anything of it is measured or saved."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""What CondKD is built from."""
