@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from lightning_condkd.functional.adversarial import generator_loss
-from lightning_condkd.functional.gan import critic_loss, gradient_penalty
+from lightning_condkd.functional.adversarial import critic_loss, generator_loss, gradient_penalty
 from lightning_condkd.functional.self_distillation import Distance, Pairing, check_choices, self_distillation_loss
 from lightning_condkd.models.conditional_gan import ConditionalCritic, ConditionalGenerator
 from lightning_condkd.precision import at_least_float32

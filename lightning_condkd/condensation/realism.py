@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_condkd.augment.base import AugmentParameters, take
 from lightning_condkd.augment.geometric import ResizedCrop
 from lightning_condkd.condensation.selection import SelectionMethod, look
-from lightning_condkd.functional.mosaic import frame, shrink, tile
+from lightning_condkd.functional.tiling import frame, shrink, tile
 from lightning_condkd.models import Observer
 from lightning_condkd.precision import at_least_float32
 

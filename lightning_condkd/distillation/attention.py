@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_condkd.distillation.losses import DistillationLoss
 from lightning_condkd.functional.attention import attention_transfer
-from lightning_condkd.functional.generative import Reduction, check_reduction, negative_divergence
+from lightning_condkd.functional.divergence import Reduction, check_reduction, negative_divergence
 from lightning_condkd.types import NetworkOutput
 
 

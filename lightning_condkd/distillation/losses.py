@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from lightning_condkd.functional.kd import kd_divergence, logits_l1
+from lightning_condkd.functional.divergence import kd_divergence, logits_l1
 from lightning_condkd.types import NetworkOutput
 
 
@@ -50,7 +50,7 @@ class DistillationLoss(nn.Module):
 
 
 class KLDistillation(DistillationLoss):
-    """Divergence of softened predictions, :func:`~lightning_condkd.functional.kd.kd_divergence`; labels are not used.
+    """:func:`~lightning_condkd.functional.divergence.kd_divergence` of softened predictions; labels are not used.
 
     Args:
         temperature: divisor of both logits, positive; 20 is the value in the code of Fast and CMI.

@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_condkd.augment import Augment
 from lightning_condkd.evaluation.recipe import Recipe
 from lightning_condkd.functional.cutmix import cutmix, mix_labels
-from lightning_condkd.functional.kd import kd_divergence
+from lightning_condkd.functional.divergence import kd_divergence
 from lightning_condkd.models import Observer
 from lightning_condkd.models.fresh_networks import FreshNetworks, normalise_by_batch
 from lightning_condkd.randomness import seeded_generator
@@ -24,8 +24,8 @@ class TeacherLabels(NamedTuple):
 
     Args:
         teacher: the trained network with its normalisation; it is moved to where networks are trained, and set to eval.
-        temperature: divisor of both logits in :func:`~lightning_condkd.functional.kd.kd_divergence`, which is the loss;
-            20 is the value in the codes of Fast and, with CutMix, of RDED.
+        temperature: divisor of both logits in :func:`~lightning_condkd.functional.divergence.kd_divergence`, which is
+            the loss; 20 is the value in the codes of Fast and, with CutMix, of RDED.
     """
 
     teacher: Observer

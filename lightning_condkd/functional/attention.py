@@ -1,4 +1,4 @@
-"""Where in the image a layer is active, and how two networks differ in it."""
+"""Attention maps of a layer, and the distance between those of two networks."""
 
 from __future__ import annotations
 

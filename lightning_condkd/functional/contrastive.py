@@ -1,4 +1,4 @@
-"""Telling images apart: every local view must find the global view of its own image among those of all others."""
+"""The contrastive loss: each local view finds the global view of its own image among those of all others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Boxes of one image in another."""
+"""CutMix: boxes of one image in another, and their labels."""
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
-"""The terms by which images are drawn out of a trained teacher."""
+"""The terms of teacher inversion: class, BatchNorm, activation and balance losses, and image priors."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,9 @@ from torch import Tensor
 
 from lightning_condkd.precision import at_least_float32
 from lightning_condkd.types import BatchNormStatistics
+
+TotalVariation = Literal["l2", "l1"]
+ImageNorm = Literal["batch", "image"]
 
 
 def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -111,30 +116,114 @@ def blend_statistics(
     )
 
 
-def adversarial_divergence(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
-    r"""Return the negative divergence on the samples that teacher and student still classify alike.
+def total_variation(images: Tensor, form: TotalVariation = "l2") -> Tensor:
+    r"""Return how much neighbouring pixels differ, over the four directions right, down and both diagonals.
 
-    It is :math:`-\frac{1}{N} \sum_i [\arg\max S_i = \arg\max T_i] \, \mathrm{KL}(p_T \,\|\, p_S)_i` at temperature 1:
-    all N samples count in the denominator, the mask is a constant, and the gradient flows through both networks.
+    With :math:`d_k` the differences of the whole batch in direction k, ``l2`` is :math:`\sum_k \|d_k\|_2`, which grows
+    with the square root of the batch and of the area, and ``l1`` is :math:`\sum_k \mathrm{mean} |d_k|`, which grows
+    with neither. The gradient of ``l2`` at constant images is zero.
 
     Args:
-        teacher_logits: ``(N, K)``.
-        student_logits: ``(N, K)``.
+        images: ``(N, C, H, W)``, in any units; DeepInversion's are those of normalised pixels.
+        form: ``l2`` or ``l1``.
+
+    Returns:
+        A scalar in float32 at least.
+
+    Raises:
+        ValueError: if the form is unknown.
+
+    Example:
+        >>> image = torch.tensor([[[[0.0, 3.0], [0.0, 3.0]]]])
+        >>> total_variation(image).round(decimals=3), total_variation(image, "l1")
+        (tensor(10.2430), tensor(9.))
+
+    References:
+        Yin et al.: "Dreaming to Distill: Data-free Knowledge Transfer via DeepInversion", arXiv 1912.08795; its code.
+    """
+    if form not in ("l2", "l1"):
+        raise ValueError(f"form of the total variation: expected 'l2' or 'l1', got {form!r}")
+    x = at_least_float32(images)
+    right, down = x[..., :, 1:] - x[..., :, :-1], x[..., 1:, :] - x[..., :-1, :]
+    falling, rising = x[..., 1:, 1:] - x[..., :-1, :-1], x[..., :-1, 1:] - x[..., 1:, :-1]
+    differences = (right, down, falling, rising)
+    sizes = [torch.linalg.vector_norm(d) if form == "l2" else d.abs().mean() for d in differences]
+    return torch.stack(sizes).sum()
+
+
+def image_norm(images: Tensor, form: ImageNorm = "batch") -> Tensor:
+    r"""Return the Euclidean norm of images.
+
+    Args:
+        images: ``(N, C, H, W)``, in any units; DeepInversion's are those of normalised pixels.
+        form: ``batch`` for the norm of the batch as one vector, ``image`` for the mean of the images' norms.
+
+    Returns:
+        A scalar in float32 at least. Its gradient at zero is zero.
+
+    Raises:
+        ValueError: if the form is unknown.
+
+    Example:
+        >>> images = torch.tensor([3.0, 4.0]).view(2, 1, 1, 1)
+        >>> image_norm(images), image_norm(images, "image")
+        (tensor(5.), tensor(3.5000))
+
+    References:
+        Yin et al.: "Dreaming to Distill: Data-free Knowledge Transfer via DeepInversion", arXiv 1912.08795; its code
+        has ``batch`` for CIFAR-10 and ``image`` for ImageNet.
+    """
+    if form not in ("batch", "image"):
+        raise ValueError(f"form of the image norm: expected 'batch' or 'image', got {form!r}")
+    norms: Tensor = torch.linalg.vector_norm(at_least_float32(images).flatten(1), dim=1)
+    return torch.linalg.vector_norm(norms) if form == "batch" else norms.mean()
+
+
+def activation_loss(embedding: Tensor) -> Tensor:
+    r"""Return the negative mean magnitude of the embedding, :math:`-\frac{1}{ND} \sum |f|`.
+
+    Args:
+        embedding: ``(N, D)``.
 
     Returns:
         A scalar in float32 at least, not positive.
 
     Example:
-        >>> teacher = torch.tensor([[2.0, 0.0], [2.0, 0.0]])
-        >>> student = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-        >>> round(adversarial_divergence(teacher, student).item(), 4)
-        -0.0336
+        >>> import torch
+        >>> activation_loss(torch.tensor([[1.0, -3.0]]))
+        tensor(-2.)
 
     References:
-        Fang et al.: "Contrastive Model Inversion for Data-Free Knowledge Distillation", arXiv 2105.08584.
+        Chen et al.: "Data-Free Learning of Student Networks", arXiv 1904.01186, equation 6; the mean is in its code.
     """
-    agree = teacher_logits.argmax(1) == student_logits.argmax(1)
-    teacher = F.log_softmax(at_least_float32(teacher_logits), dim=1)
-    student = F.log_softmax(at_least_float32(student_logits), dim=1)
-    divergence = F.kl_div(student, teacher, reduction="none", log_target=True).sum(1)
-    return -(divergence * agree).mean()
+    return -at_least_float32(embedding).abs().mean()
+
+
+def balance_loss(logits: Tensor, *, log10: bool = False) -> Tensor:
+    r"""Return the negative entropy of the mean prediction, :math:`\sum_c \bar p_c \log \bar p_c`.
+
+    It is least, :math:`-\log K`, where a batch is predicted to hold all classes in equal parts. It joins the samples of
+    a batch: on several processes it is that of each rank.
+
+    Args:
+        logits: ``(N, K)``.
+        log10: whether the logarithm is to base 10, as in the codes of DAFL and PRE-DFKD; natural in that of DataFree,
+            2.303 times as much.
+
+    Returns:
+        A scalar in float32 at least, not positive.
+
+    Example:
+        >>> import torch
+        >>> balance_loss(torch.tensor([[9.0, -9.0], [-9.0, 9.0]]))
+        tensor(-0.6931)
+        >>> balance_loss(torch.tensor([[9.0, -9.0], [9.0, -9.0]])).abs() < 1e-6
+        tensor(True)
+
+    References:
+        Chen et al.: "Data-Free Learning of Student Networks", arXiv 1904.01186, equation 7.
+    """
+    # The mean is taken of logarithms, so that a class that nobody predicts has a finite gradient.
+    logarithm = F.log_softmax(at_least_float32(logits), dim=1).logsumexp(0) - math.log(len(logits))
+    loss = (logarithm.exp() * logarithm).sum()
+    return loss / math.log(10) if log10 else loss

@@ -1,4 +1,4 @@
-"""Distances between what a network sees in real and in synthetic images."""
+"""The matching distances of condensation: class means of embeddings, and gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which rows of one class stand for it: herding, k-centre and k-means on embeddings."""
+"""Selection of the rows of a class by their embeddings: herding, k-centre and k-means."""
 
 from __future__ import annotations
 

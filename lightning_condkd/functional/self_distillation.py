@@ -1,4 +1,4 @@
-"""One network looks at real and at generated images: how far apart are its opinions?"""
+"""The self-distillation loss between a network's logits of real and of generated images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_condkd.functional.kd import kd_divergence
+from lightning_condkd.functional.divergence import kd_divergence
 from lightning_condkd.functional.matching import class_means
 from lightning_condkd.precision import at_least_float32
 

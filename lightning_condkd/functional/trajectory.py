@@ -1,4 +1,4 @@
-"""The distance of a short training run from an expert's, and its gradient with regard to the training images."""
+"""The trajectory matching distance, and its gradient with regard to images and step size."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_condkd.functional.surrogate import with_gradients
 from lightning_condkd.precision import at_least_float32
 
 
@@ -192,3 +191,24 @@ def positive_step_size(logarithm: Tensor) -> Tensor:
     """
     value = logarithm.detach().exp()
     return value + (logarithm - logarithm.detach()) / value
+
+
+def with_gradients(value: Tensor, tensors: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
+    """Return a scalar whose value and whose gradients are given.
+
+    It lets a loss that was differentiated part by part, to bound its memory, go through the usual ``backward``.
+
+    Args:
+        value: the scalar.
+        tensors: what it depends on; they require gradients.
+        gradients: its gradient with respect to each.
+
+    Example:
+        >>> pixels = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> loss = with_gradients(torch.tensor(5.0), [pixels], [torch.tensor([3.0, 4.0])])
+        >>> loss.backward()
+        >>> loss.item(), pixels.grad
+        (5.0, tensor([3., 4.]))
+    """
+    zeros = [((t - t.detach()) * g.detach()).sum() for t, g in zip(tensors, gradients, strict=True)]
+    return value.detach() + torch.stack(zeros).sum()

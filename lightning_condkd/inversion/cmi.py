@@ -14,7 +14,8 @@ from torch.optim import Adam, Optimizer
 from lightning_condkd.augment import Augment, CropFlip, ResizedCrop
 from lightning_condkd.distributed import gather_rows
 from lightning_condkd.functional.contrastive import contrastive_loss
-from lightning_condkd.functional.inversion import adversarial_divergence, bn_distance, class_loss
+from lightning_condkd.functional.divergence import adversarial_divergence
+from lightning_condkd.functional.inversion import bn_distance, class_loss
 from lightning_condkd.inversion.base import Inversion, Observe, Selection
 from lightning_condkd.inversion.parts.feature_ring import FeatureRing
 from lightning_condkd.inversion.parts.generator import check_bn, make_generator

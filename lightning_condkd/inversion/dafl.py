@@ -7,8 +7,7 @@ from typing import Any, Literal, cast, get_args
 
 from torch import Tensor, nn
 
-from lightning_condkd.functional.generative import activation_loss, balance_loss
-from lightning_condkd.functional.inversion import class_loss
+from lightning_condkd.functional.inversion import activation_loss, balance_loss, class_loss
 from lightning_condkd.inversion.base import Observe, Source
 from lightning_condkd.inversion.live import LiveInversion
 from lightning_condkd.models.generators import ConvGenerator, NormalisedGenerator

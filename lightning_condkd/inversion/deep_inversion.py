@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from lightning_condkd.augment import Augment, RollFlip
-from lightning_condkd.functional import image_priors
-from lightning_condkd.functional.inversion import bn_distance, class_loss
+from lightning_condkd.functional.inversion import bn_distance, class_loss, image_norm, total_variation
 from lightning_condkd.inversion.base import Inversion, Observe, Selection
 from lightning_condkd.inversion.parts.competition import Competition
 from lightning_condkd.inversion.parts.generator import check_bn
@@ -252,11 +251,11 @@ class DeepInversion(Inversion):
     # A norm over the rows of one rank is smaller than one over the global batch, by the root of the number of ranks.
 
     def _total_variation(self, images: Tensor, draw: Draw) -> Tensor:
-        value = image_priors.total_variation(images, self.prior.total_variation)
+        value = total_variation(images, self.prior.total_variation)
         return value * draw.world_size**0.5 if self.prior.total_variation == "l2" else value
 
     def _image_norm(self, images: Tensor, draw: Draw) -> Tensor:
-        value = image_priors.image_norm(images, self.prior.image_norm)
+        value = image_norm(images, self.prior.image_norm)
         return value * draw.world_size**0.5 if self.prior.image_norm == "batch" else value
 
     @torch.no_grad()

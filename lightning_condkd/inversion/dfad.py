@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from lightning_condkd.functional.kd import logits_l1
+from lightning_condkd.functional.divergence import logits_l1
 from lightning_condkd.inversion.base import Observe, Source, StudentLoss
 from lightning_condkd.inversion.live import LiveInversion
 from lightning_condkd.models.generators import ConvGenerator

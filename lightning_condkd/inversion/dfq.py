@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from lightning_condkd.functional.generative import balance_loss, negative_divergence
-from lightning_condkd.functional.inversion import bn_distance, class_loss
+from lightning_condkd.functional.divergence import negative_divergence
+from lightning_condkd.functional.inversion import balance_loss, bn_distance, class_loss
 from lightning_condkd.inversion.base import Observe, Source
 from lightning_condkd.inversion.live import LiveInversion
 from lightning_condkd.inversion.parts.generator import check_bn

@@ -13,12 +13,8 @@ from torch.optim import Adam, Optimizer
 
 from lightning_condkd.augment import Augment, CropFlip
 from lightning_condkd.distributed import mean_over_ranks
-from lightning_condkd.functional.inversion import (
-    adversarial_divergence,
-    blend_statistics,
-    bn_distance,
-    class_loss,
-)
+from lightning_condkd.functional.divergence import adversarial_divergence
+from lightning_condkd.functional.inversion import blend_statistics, bn_distance, class_loss
 from lightning_condkd.inversion.base import Inversion, Observe, Selection
 from lightning_condkd.inversion.parts.generator import check_bn, make_generator
 from lightning_condkd.models.generators import ConvGenerator

@@ -13,8 +13,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.optim import Adam, Optimizer
 
 from lightning_condkd.distributed import world_size
-from lightning_condkd.functional.generative import activation_loss, balance_loss
-from lightning_condkd.functional.inversion import class_loss
+from lightning_condkd.functional.inversion import activation_loss, balance_loss, class_loss
 from lightning_condkd.inversion.base import Observe, StudentLoss
 from lightning_condkd.inversion.live import LiveInversion
 from lightning_condkd.inversion.parts.competition import Competition

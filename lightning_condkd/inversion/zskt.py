@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lightning_condkd.functional.generative import Reduction, check_reduction, negative_divergence
+from lightning_condkd.functional.divergence import Reduction, check_reduction, negative_divergence
 from lightning_condkd.inversion.base import Observe, Source, StudentLoss
 from lightning_condkd.inversion.live import LiveInversion
 from lightning_condkd.models.generators import NormalisedGenerator

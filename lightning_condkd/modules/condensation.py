@@ -16,7 +16,7 @@ from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.distributed import mean_over_ranks
 from lightning_condkd.formats.contents import CondensedInfo
-from lightning_condkd.functional.surrogate import with_gradients
+from lightning_condkd.functional.trajectory import with_gradients
 from lightning_condkd.pixels import check_pixels, to_pixels
 from lightning_condkd.randomness import Draw, draw_by_class, seeded_generator
 from lightning_condkd.training.batches import check_class_sizes, real_images, say_written

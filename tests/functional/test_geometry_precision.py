@@ -13,7 +13,7 @@ from lightning_condkd.augment import Augment, CropFlip, DifferentiableAugment, R
 from lightning_condkd.condensation import RealismSelection
 from lightning_condkd.functional import augmentation as operators
 from lightning_condkd.functional.cutmix import cutmix
-from lightning_condkd.functional.mosaic import frame, shrink, tile
+from lightning_condkd.functional.tiling import frame, shrink, tile
 from lightning_condkd.models import Observer
 
 SIDES = [64, 224]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_condkd.functional.image_priors import ImageNorm, TotalVariation, image_norm, total_variation
+from lightning_condkd.functional.inversion import ImageNorm, TotalVariation, image_norm, total_variation
 from lightning_condkd.randomness import seeded_generator
 from tests.reference import deep_inversion as reference
 

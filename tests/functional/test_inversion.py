@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_condkd.functional import inversion
+from lightning_condkd.functional import divergence, inversion
 from lightning_condkd.randomness import seeded_generator
 from lightning_condkd.types import BatchNormStatistics
 from tests.reference import inversion as reference
@@ -117,21 +117,21 @@ def test_blend_refuses_averages_of_another_network() -> None:
 def test_adversarial_divergence_follows_the_formula(logits: tuple[Tensor, Tensor]) -> None:
     agreeing = (logits[0].argmax(1) == logits[1].argmax(1)).sum()
     assert 0 < agreeing < len(logits[0])
-    _assert_same(inversion.adversarial_divergence(*logits), reference.adversarial_divergence(*logits), list(logits))
+    _assert_same(divergence.adversarial_divergence(*logits), reference.adversarial_divergence(*logits), list(logits))
 
 
 def test_adversarial_divergence_counts_agreeing_samples_over_all(logits: tuple[Tensor, Tensor]) -> None:
     teacher, student = logits
     agree = teacher.argmax(1) == student.argmax(1)
-    among_agreeing = inversion.adversarial_divergence(teacher[agree], student[agree])
+    among_agreeing = divergence.adversarial_divergence(teacher[agree], student[agree])
     torch.testing.assert_close(
-        inversion.adversarial_divergence(teacher, student), among_agreeing * agree.double().mean()
+        divergence.adversarial_divergence(teacher, student), among_agreeing * agree.double().mean()
     )
-    for gradient in torch.autograd.grad(inversion.adversarial_divergence(teacher, student), logits):
+    for gradient in torch.autograd.grad(divergence.adversarial_divergence(teacher, student), logits):
         assert torch.equal(gradient[~agree], torch.zeros_like(gradient[~agree]))
         assert gradient[agree].abs().amax(1).min() > 0
 
 
 def test_adversarial_divergence_is_zero_without_agreement() -> None:
     teacher = torch.eye(4)
-    assert inversion.adversarial_divergence(teacher, teacher.roll(1, dims=1)) == 0
+    assert divergence.adversarial_divergence(teacher, teacher.roll(1, dims=1)) == 0

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from lightning_condkd.functional.mosaic import frame, shrink, tile
+from lightning_condkd.functional.tiling import frame, shrink, tile
 from lightning_condkd.randomness import seeded_generator
 from tests.reference import selection as reference
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_condkd.functional import adversarial, inversion, kd, matching
+from lightning_condkd.functional import adversarial, divergence, inversion, matching
 from lightning_condkd.precision import at_least_float32
 from lightning_condkd.types import BatchNormStatistics
 
@@ -11,11 +11,11 @@ LOGITS = torch.tensor([[1.0, 2.0, 0.5], [3.0, 0.0, 1.0]])
 LABELS = torch.tensor([1, 0])
 
 LOSSES = {
-    "kd_divergence": lambda x: kd.kd_divergence(x, x.flip(0), 4.0),
-    "logits_l1": lambda x: kd.logits_l1(x, x.flip(0)),
+    "kd_divergence": lambda x: divergence.kd_divergence(x, x.flip(0), 4.0),
+    "logits_l1": lambda x: divergence.logits_l1(x, x.flip(0)),
     "class_loss": lambda x: inversion.class_loss(x, LABELS),
     "bn_distance": lambda x: inversion.bn_distance([BatchNormStatistics(x[0], x[0], x[1].float(), x[1].float())]),
-    "adversarial_divergence": lambda x: inversion.adversarial_divergence(x, 2 * x),
+    "adversarial_divergence": lambda x: divergence.adversarial_divergence(x, 2 * x),
     "discriminator_bce": lambda x: adversarial.discriminator_loss(x[0], x[1]),
     "discriminator_hinge": lambda x: adversarial.discriminator_loss(x[0], x[1], "hinge"),
     "generator_bce": lambda x: adversarial.generator_loss(x[0]),

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_condkd.functional.gan import critic_loss, gradient_penalty
+from lightning_condkd.functional.adversarial import critic_loss, gradient_penalty
 from lightning_condkd.functional.self_distillation import self_distillation_loss, standardise_logits
 from tests.reference import self_distillation as reference
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import get_args
 
-from lightning_condkd.functional.image_priors import ImageNorm, TotalVariation
+from lightning_condkd.functional.inversion import ImageNorm, TotalVariation
 
 
 def check_choice(name: str, value: str, choices: object) -> None:
@@ -79,9 +79,9 @@ class ImagePrior:
     Args:
         total_variation_weight: weight of the total variation.
         total_variation: its form, ``l2`` or ``l1``; see
-            :func:`~lightning_condkd.functional.image_priors.total_variation`.
+            :func:`~lightning_condkd.functional.inversion.total_variation`.
         image_norm_weight: weight of the norm of the images.
-        image_norm: its form, ``batch`` or ``image``; see :func:`~lightning_condkd.functional.image_priors.image_norm`.
+        image_norm: its form, ``batch`` or ``image``; see :func:`~lightning_condkd.functional.inversion.image_norm`.
 
     Raises:
         ValueError: if a form is unknown.

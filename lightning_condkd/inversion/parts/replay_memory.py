@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_condkd.functional import replay
-from lightning_condkd.functional.generative import balance_loss
-from lightning_condkd.functional.inversion import class_loss
-from lightning_condkd.functional.kd import logits_l1
+from lightning_condkd.functional.divergence import logits_l1
+from lightning_condkd.functional.inversion import balance_loss, class_loss
 from lightning_condkd.inversion.base import Observe
 from lightning_condkd.randomness import Draw
 from lightning_condkd.types import LossTerms

@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_condkd.augment import Augment
 from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.distillation import DistillationLoss
-from lightning_condkd.functional.kd import agreement
+from lightning_condkd.functional.divergence import agreement
 from lightning_condkd.inversion import Inversion
 from lightning_condkd.models import Observer
 from lightning_condkd.randomness import Draw

@@ -1,4 +1,4 @@
-"""Small images in large ones."""
+"""Images tiled, shrunk and framed, as RDED builds its images."""
 
 from __future__ import annotations
 
