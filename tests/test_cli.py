@@ -252,7 +252,11 @@ def test_ctrl_c_ends_a_fit_with_its_code_and_the_cure(
     config = ROOT / "configs" / "digits" / "experts.yaml"
     experts = ["fit", f"--config={config}", "--trainer.max_epochs=20", f"--model.init_args.output={tmp_path / 'out'}"]
     command = [*QUICK, *SMALL] if recipe == "quickstart" else experts
-    die = ["--trainer.callbacks+=tests.callbacks.DieAt", "--trainer.callbacks.rank=0", "--trainer.callbacks.step=3"]
+    die = [
+        "--trainer.callbacks+=tests.helpers.callbacks.DieAt",
+        "--trainer.callbacks.rank=0",
+        "--trainer.callbacks.step=3",
+    ]
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit) as end:
         main([*command, *die, "--trainer.callbacks.how=SIGINT", f"--trainer.default_root_dir={tmp_path}"])

@@ -16,7 +16,7 @@ from lightning_condkd.cli import main
 from lightning_condkd.data import CondensedSet
 from lightning_condkd.data.image_datamodules import load_digits_split
 from tests.conftest import ROOT
-from tests.inversion.contract import methods
+from tests.helpers.contract import methods
 
 RECIPES = sorted((ROOT / "configs" / "methods").glob("*.yaml"))
 TASKS = [ROOT / "configs" / "quickstart.yaml", ROOT / "configs" / "cifar10" / "fast.yaml"]

@@ -33,8 +33,8 @@ from lightning_condkd.modules.condensation import Condensation
 from lightning_condkd.modules.experts import ExpertTrajectories
 from lightning_condkd.randomness import Draw
 from lightning_condkd.writing import write_atomic
-from tests.callbacks import SaveAt
 from tests.conftest import ROOT
+from tests.helpers.callbacks import SaveAt
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
 SHAPE = (3, 8, 8)

@@ -35,7 +35,7 @@ from lightning_condkd.models import ConvNet, DigitsNet, FreshNetworks, Observer
 from lightning_condkd.modules import Condensation
 from lightning_condkd.modules.experts import ExpertTrajectories
 from lightning_condkd.modules.generative_condensation import GenerativeCondensation
-from tests.devices.virtual import DEVICE, VirtualDevice, trainer_arguments
+from tests.helpers.virtual_device import DEVICE, VirtualDevice, trainer_arguments
 
 MEAN, STD = (0.3059,), (0.3754,)
 NETWORK = partial(ConvNet, 10, image_size=8, in_channels=1, depth=2, width=4)

@@ -13,8 +13,8 @@ from lightning_condkd.alignment import (
 )
 from lightning_condkd.augment import DifferentiableAugment
 from lightning_condkd.modules import CondKD
-from tests.devices.virtual import VirtualDevice, trainer_arguments
-from tests.inversion import contract, toy
+from tests.helpers import contract, toy
+from tests.helpers.virtual_device import VirtualDevice, trainer_arguments
 
 
 @pytest.mark.parametrize("name", contract.methods())

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.devices.virtual import DEVICE, VirtualDevice, VirtualTensor
+from tests.helpers.virtual_device import DEVICE, VirtualDevice, VirtualTensor
 
 
 def test_tensors_of_two_devices_do_not_mix() -> None:

@@ -10,7 +10,7 @@ from lightning_condkd.distillation import AttentionDistillation
 from lightning_condkd.functional.attention import attention_transfer
 from lightning_condkd.randomness import seeded_generator
 from lightning_condkd.types import NetworkOutput
-from tests.inversion import toy
+from tests.helpers import toy
 from tests.reference import generative as reference
 
 BLOCKS = ("features.2", "features.5", "features.8")

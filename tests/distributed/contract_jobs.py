@@ -8,7 +8,7 @@ import torch
 
 from lightning_condkd.data import CondensedDataModule
 from tests.distributed.jobs import Recipe, make_trainer, outcome
-from tests.inversion import contract, toy
+from tests.helpers import contract, toy
 
 
 def fit_method(name: str, folder: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from lightning_condkd.data import CondensedDataModule
 from lightning_condkd.distributed import rank, world_size
 from lightning_condkd.modules import CondKD
 from tests.distributed.jobs import CADENCE, Recipe, checkpoints, make_trainer, model, real_images
-from tests.inversion import toy
+from tests.helpers import toy
 
 UNIT = CADENCE.length + CADENCE.synthesis_steps + 1  # the student's second of the second round
 

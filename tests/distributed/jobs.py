@@ -31,7 +31,7 @@ from lightning_condkd.modules import CondKD
 from lightning_condkd.randomness import seeded_generator
 from lightning_condkd.rounds import Cadence
 from tests.distributed import virtual
-from tests.inversion import toy
+from tests.helpers import toy
 
 State = dict[str, Tensor]
 Keep = Literal["none", "last", "all"]

@@ -132,14 +132,18 @@ def _processes_of(session: int) -> list[int]:
 
 @pytest.mark.parametrize(("rank", "how"), [(1, "raise"), (0, "SIGKILL"), (1, "SIGKILL")])
 def test_a_death_on_one_rank_ends_the_other(rank: int, how: str, tmp_path: Path) -> None:
-    die = ["--trainer.callbacks+=tests.callbacks.DieAt", f"--trainer.callbacks.rank={rank}"]
+    die = ["--trainer.callbacks+=tests.helpers.callbacks.DieAt", f"--trainer.callbacks.rank={rank}"]
     code, said = run_in_two_processes(tmp_path, *die, "--trainer.callbacks.step=9", f"--trainer.callbacks.how={how}")
     assert code != 0
     assert "the cause" in said if how == "raise" else "closed by peer" in said or "reset by peer" in said or code < 0
 
 
 def test_a_terminated_run_does_not_look_finished(tmp_path: Path) -> None:
-    die = ["--trainer.callbacks+=tests.callbacks.DieAt", "--trainer.callbacks.rank=0", "--trainer.callbacks.step=9"]
+    die = [
+        "--trainer.callbacks+=tests.helpers.callbacks.DieAt",
+        "--trainer.callbacks.rank=0",
+        "--trainer.callbacks.step=9",
+    ]
     code, said = run_in_two_processes(tmp_path, *die, "--trainer.callbacks.how=SIGTERM")
     assert code == 128 + signal.SIGTERM, said[-3000:]
     assert "ended by SIGTERM" in said

@@ -6,7 +6,7 @@ import pytest
 
 from tests.distributed import contract_jobs
 from tests.distributed.conftest import Launch, largest_difference
-from tests.inversion import contract
+from tests.helpers import contract
 
 pytestmark = pytest.mark.ddp
 

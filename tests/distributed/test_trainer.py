@@ -6,7 +6,7 @@ import pytest
 
 from tests.distributed.conftest import Launch
 from tests.distributed.trainer_jobs import average, measure, save_by_time, save_or_not
-from tests.modules.small_runs import MODULES
+from tests.helpers.small_runs import MODULES
 
 pytestmark = pytest.mark.ddp
 

@@ -14,10 +14,10 @@ from lightning_condkd.callbacks.condensed_only import CondensedOnlyBaseline
 from lightning_condkd.data import CondensedDataModule
 from lightning_condkd.distributed import rank
 from lightning_condkd.randomness import seeded_generator
-from tests.callbacks import SaveAt
 from tests.distributed.jobs import Recipe, make_trainer, model
-from tests.inversion import toy
-from tests.modules.small_runs import MODULES, fit
+from tests.helpers import toy
+from tests.helpers.callbacks import SaveAt
+from tests.helpers.small_runs import MODULES, fit
 
 
 def measure(folder: str, dictionary: bool) -> dict[str, float]:

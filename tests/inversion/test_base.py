@@ -12,7 +12,7 @@ from lightning_condkd.inversion.base import Selection
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.rounds import Cadence
 from lightning_condkd.types import NetworkOutput, Synthetic
-from tests.inversion import toy
+from tests.helpers import toy
 
 CADENCE = Cadence(synthesis_steps=3, distill_steps=0)
 UNIT = CADENCE.unit(0, 0)

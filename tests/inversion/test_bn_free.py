@@ -16,7 +16,7 @@ from lightning_condkd.inversion import DFAD, Fast, Inversion
 from lightning_condkd.models import ConvGenerator, ConvNet, Observer
 from lightning_condkd.randomness import seeded_generator, seeded_initialisation
 from lightning_condkd.rounds import Cadence
-from tests.inversion import toy
+from tests.helpers import toy
 
 SHAPE, MEAN, STD = (3, 32, 32), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 

@@ -17,7 +17,7 @@ from lightning_condkd.models import DigitsNet, Observer
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.rounds import Cadence
 from lightning_condkd.types import NetworkOutput, Spec
-from tests.inversion import toy
+from tests.helpers import toy
 from tests.reference import contrastive as reference
 
 UNIT = toy.CADENCE.unit(1, 0)

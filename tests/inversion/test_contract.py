@@ -15,7 +15,7 @@ from lightning_condkd.data import TransferSet
 from lightning_condkd.inversion import Inversion, synthesise
 from lightning_condkd.models import Observer
 from lightning_condkd.randomness import Draw
-from tests.inversion import contract, toy
+from tests.helpers import contract, toy
 
 every_method = pytest.mark.parametrize("name", contract.methods())
 

@@ -24,7 +24,7 @@ from lightning_condkd.models import CifarResNet, DigitsNet, Observer
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.rounds import Cadence
 from lightning_condkd.types import LossTerms, NetworkOutput, Spec, Synthetic
-from tests.inversion import toy
+from tests.helpers import toy
 from tests.reference import deep_inversion as reference
 
 MEAN, STD = 0.25, 0.5

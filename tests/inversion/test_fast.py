@@ -17,7 +17,7 @@ from lightning_condkd.models import Observer
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.rounds import Cadence
 from lightning_condkd.types import LossTerms, NetworkOutput
-from tests.inversion import toy
+from tests.helpers import toy
 
 UNIT = toy.CADENCE.unit(0, 0)
 

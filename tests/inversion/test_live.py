@@ -18,7 +18,7 @@ from lightning_condkd.models import ConvGenerator, NormalisedGenerator, Observer
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.rounds import Cadence
 from lightning_condkd.types import LossTerms, NetworkOutput
-from tests.inversion import toy
+from tests.helpers import toy
 from tests.reference import generative as reference
 from tests.reference.inversion import bn_distance
 from tests.reference.kd import logits_l1

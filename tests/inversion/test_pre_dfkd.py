@@ -19,7 +19,7 @@ from lightning_condkd.models.encoder import Encoder
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.rounds import Cadence, Unit
 from lightning_condkd.types import LossTerms, Synthetic
-from tests.inversion import toy
+from tests.helpers import toy
 from tests.reference import pre_dfkd as reference
 
 CADENCE = Cadence(synthesis_steps=1, distill_steps=3, repeats=2)

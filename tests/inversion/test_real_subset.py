@@ -18,7 +18,7 @@ from lightning_condkd.inversion import Inversion, synthesise
 from lightning_condkd.inversion.controls import RealSubset
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.rounds import Cadence
-from tests.inversion import toy
+from tests.helpers import toy
 
 CADENCE = Cadence(synthesis_steps=2, distill_steps=1, repeats=2)
 

@@ -14,7 +14,7 @@ from lightning_condkd.inversion import DFAD, Fast
 from lightning_condkd.models import Observer
 from lightning_condkd.modules import CondKD
 from lightning_condkd.rounds import Cadence
-from tests.inversion import toy
+from tests.helpers import toy
 
 
 def pooled(*layers: nn.Module) -> nn.Sequential:

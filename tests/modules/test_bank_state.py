@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import Logger
 from lightning_condkd.callbacks import RunSummary
 from lightning_condkd.data import CondensedDataModule, MemoryBank, TransferSet, step_loader
 from lightning_condkd.modules import CondKD
-from tests.inversion import toy
+from tests.helpers import toy
 
 STEPS = toy.CADENCE.length
 ROUND = 12  # images that a round adds

@@ -14,7 +14,7 @@ from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.models import DigitsNet, Observer
 from lightning_condkd.models.weights import load_weights
 from lightning_condkd.modules.classification import Classification
-from tests.callbacks import SaveAt
+from tests.helpers.callbacks import SaveAt
 
 MEAN, STD = (0.3059,), (0.3754,)
 

@@ -20,7 +20,7 @@ from lightning_condkd.modules.condensation import Condensation
 from lightning_condkd.pixels import to_pixels
 from lightning_condkd.randomness import Draw
 from lightning_condkd.types import LossTerms
-from tests.callbacks import SaveAt
+from tests.helpers.callbacks import SaveAt
 
 NETWORK = partial(ConvNet, 3, image_size=8, depth=1, width=4)
 

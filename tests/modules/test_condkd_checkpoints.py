@@ -20,7 +20,7 @@ from lightning_condkd.data import CondensedDataModule
 from lightning_condkd.models import Observer
 from lightning_condkd.modules import CondKD
 from lightning_condkd.rounds import Cadence
-from tests.inversion import toy
+from tests.helpers import toy
 
 
 class Saved(NamedTuple):

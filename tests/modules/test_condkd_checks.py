@@ -22,7 +22,7 @@ from lightning_condkd.inversion import NoInversion
 from lightning_condkd.modules import CondKD
 from lightning_condkd.modules.parts.checks import check_batch, check_strategy
 from lightning_condkd.rounds import Cadence
-from tests.inversion import toy
+from tests.helpers import toy
 
 STEPS = toy.CADENCE.length
 

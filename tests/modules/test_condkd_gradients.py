@@ -16,7 +16,7 @@ from lightning_condkd.models import DigitsNet
 from lightning_condkd.modules import CondKD
 from lightning_condkd.rounds import Cadence
 from lightning_condkd.types import NetworkOutput
-from tests.inversion import toy
+from tests.helpers import toy
 
 ONLY_ALIGNMENT = {"class_weight": 0.0, "bn_weight": 0.0, "adversarial_weight": 0.0, "cadence": Cadence(4, 0)}
 

@@ -15,7 +15,7 @@ from lightning_condkd.models import DigitsNet, Observer
 from lightning_condkd.modules import CondKD
 from lightning_condkd.randomness import seeded_generator, seeded_initialisation
 from lightning_condkd.rounds import Cadence
-from tests.inversion import toy
+from tests.helpers import toy
 
 CROP = CropFlip(padding=1, flip_probability=0.0)
 ROUNDS, DISTILL_STEPS = 8, 40

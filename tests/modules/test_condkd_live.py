@@ -26,7 +26,7 @@ from lightning_condkd.modules import CondKD
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.rounds import Cadence, Unit
 from lightning_condkd.types import NetworkOutput, Synthetic
-from tests.inversion import toy
+from tests.helpers import toy
 
 CADENCE = Cadence(synthesis_steps=1, distill_steps=3, repeats=2, warmup_rounds=1)
 SHARE = "distillation/condensed_share"

@@ -19,7 +19,7 @@ from lightning_condkd.alignment import (
 from lightning_condkd.inversion import NoInversion, SmoothNoise
 from lightning_condkd.randomness import seeded_generator
 from lightning_condkd.rounds import Cadence
-from tests.inversion import toy
+from tests.helpers import toy
 
 KINDS = [ProjectionDiscriminator, ACGANDiscriminator, UnconditionalDiscriminator]
 SHARE = "distillation/condensed_share"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lightning_condkd.augment import CropFlip
 from lightning_condkd.randomness import seeded_generator
 from lightning_condkd.rounds import Cadence
-from tests.inversion import toy
+from tests.helpers import toy
 from tests.reference import fast as reference
 
 RECIPE = reference.Recipe(

@@ -11,7 +11,7 @@ from lightning_condkd.alignment import FeatureAlignment, ProjectionDiscriminator
 from lightning_condkd.augment import DifferentiableAugment
 from lightning_condkd.randomness import seeded_generator
 from lightning_condkd.rounds import Cadence
-from tests.inversion import toy
+from tests.helpers import toy
 
 
 def _differs(a: toy.Run, b: toy.Run, round_: int) -> bool:

@@ -11,7 +11,7 @@ import yaml
 from lightning_condkd.cli import main
 from lightning_condkd.distillation import AttentionDistillation, KLDistillation
 from tests.conftest import ROOT
-from tests.inversion import contract, toy
+from tests.helpers import contract, toy
 
 LOSSES = {
     "DFAD": "LogitsL1Distillation()",

@@ -24,7 +24,7 @@ from lightning_condkd.modules import CondKD
 from lightning_condkd.rounds import Cadence
 from lightning_condkd.training.divergence import STREAK, LossWatch
 from tests.conftest import ROOT
-from tests.inversion import contract, toy
+from tests.helpers import contract, toy
 
 HUGE = partial(SGD, lr=1e10, momentum=0.9)
 

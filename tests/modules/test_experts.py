@@ -16,7 +16,7 @@ from lightning_condkd.models import ConvNet
 from lightning_condkd.models.fresh_networks import FreshNetworks
 from lightning_condkd.modules.experts import ExpertTrajectories
 from lightning_condkd.randomness import seeded_generator
-from tests.callbacks import SaveAt
+from tests.helpers.callbacks import SaveAt
 
 MEAN, STD = (0.5,), (0.25,)
 NETWORK = partial(ConvNet, 2, image_size=8, in_channels=1, depth=1, width=4)

@@ -34,7 +34,7 @@ from lightning_condkd.modules import CondKD
 from lightning_condkd.randomness import seeded_generator, seeded_initialisation
 from lightning_condkd.rounds import Cadence
 from lightning_condkd.types import Spec
-from tests.inversion import toy
+from tests.helpers import toy
 
 Make = Callable[[float], Inversion]
 MEAN, STD = (0.3059,), (0.3754,)

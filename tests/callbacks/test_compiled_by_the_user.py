@@ -16,7 +16,7 @@ from lightning_condkd.data import CondensedDataModule
 from lightning_condkd.models import DigitsNet, Observer, load_weights
 from lightning_condkd.models.weights import plain_state
 from lightning_condkd.modules import Classification, CondKD
-from tests.inversion import toy
+from tests.helpers import toy
 
 
 def compiled(network: nn.Module) -> nn.Module:

@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_condkd.callbacks import PhaseProgressBar, RunSummary, SyntheticImages
 from lightning_condkd.callbacks.condensed_only import CondensedOnlyBaseline
 from lightning_condkd.data import CondensedDataModule, DigitsDataModule
-from tests.inversion import toy
-from tests.modules.small_runs import classification, experts
+from tests.helpers import toy
+from tests.helpers.small_runs import classification, experts
 
 Loaders = tuple[DataLoader[Any], DataLoader[Any]]
 COLLECTIONS: dict[str, Callable[[Any, Any], Any]] = {

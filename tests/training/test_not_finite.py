@@ -18,7 +18,7 @@ from lightning_condkd.models.finite import all_finite, broken_parts
 from lightning_condkd.models.weights import load_weights
 from lightning_condkd.modules import CondKD
 from lightning_condkd.training.batches import real_batch
-from tests.inversion import contract, toy
+from tests.helpers import contract, toy
 
 TENSORS = ("features.0.weight", "features.1.running_mean", "features.1.running_var", "linear.bias")
 

@@ -13,8 +13,8 @@ import torch
 
 from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.data import DigitsDataModule
-from tests.inversion import toy
-from tests.modules import small_runs as tasks
+from tests.helpers import small_runs as tasks
+from tests.helpers import toy
 
 KINDS = ["condkd", "classification", "condensation", "experts", "generative"]
 BUILT_BY_A_FIT = ["condkd", "generative"]  # by shapes that a state dict does not tell

@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_condkd import __main__ as entry
 from lightning_condkd.callbacks import CondensedOnlyBaseline, RunSummary
 from lightning_condkd.data import CondensedDataModule
-from tests.callbacks import SaveAt
 from tests.conftest import ROOT
-from tests.inversion import toy
-from tests.modules import small_runs as tasks
+from tests.helpers import small_runs as tasks
+from tests.helpers import toy
+from tests.helpers.callbacks import SaveAt
 
 Options = Callable[[Path], dict[str, Any]]
 Made = tuple[Any, L.LightningDataModule]

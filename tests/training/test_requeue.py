@@ -23,7 +23,7 @@ from lightning_condkd.modules.experts import ExpertTrajectories
 from lightning_condkd.modules.generative_condensation import GenerativeCondensation
 from lightning_condkd.training.outputs import CheckedOutputs
 from lightning_condkd.training.requeue import RequeueBetweenSteps
-from tests.inversion import toy
+from tests.helpers import toy
 
 STEPS = toy.CADENCE.length
 SLURM = {

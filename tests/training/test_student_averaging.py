@@ -15,11 +15,11 @@ from lightning_condkd import __main__ as entry
 from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.callbacks import BestCheckpoint, StudentAveraging
 from lightning_condkd.modules import CondKD
-from tests.callbacks import SaveAt
 from tests.conftest import ROOT
-from tests.inversion import toy
-from tests.modules.small_runs import classification
-from tests.modules.test_trainer_options import make, trained
+from tests.helpers import toy
+from tests.helpers.callbacks import SaveAt
+from tests.helpers.small_runs import classification
+from tests.training.test_trainer_options import make, trained
 
 DECAY, MIDDLE = 0.5, 11  # a step within the second round's synthesis, which counts 8 steps
 

@@ -18,8 +18,8 @@ from lightning_condkd.modules import Condensation
 from lightning_condkd.modules.classification import Classification
 from lightning_condkd.modules.experts import ExpertTrajectories
 from lightning_condkd.modules.generative_condensation import GenerativeCondensation
-from tests.callbacks import SaveAt
-from tests.inversion import toy
+from tests.helpers import toy
+from tests.helpers.callbacks import SaveAt
 
 NETWORK = partial(ConvNet, 10, image_size=8, in_channels=1, depth=2, width=4)
 EPOCHS = 4

@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_condkd.inversion import NoInversion, SmoothNoise
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.rounds import Cadence
-from tests.inversion import toy
+from tests.helpers import toy
 
 SPEC = toy.spec(image_shape=(3, 16, 16))
 UNIT = Cadence(synthesis_steps=1, distill_steps=0).unit(0, 0)

@@ -7,8 +7,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_condkd.callbacks import RunSummary
 from lightning_condkd.data import CondensedDataModule
-from tests.inversion import toy
-from tests.modules.small_runs import EPOCHS, MODULES, EpochMeans, Small, fit
+from tests.helpers import toy
+from tests.helpers.small_runs import EPOCHS, MODULES, EpochMeans, Small, fit
 
 
 @pytest.mark.parametrize("name", MODULES)

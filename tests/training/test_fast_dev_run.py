@@ -17,7 +17,7 @@ from lightning_condkd.data.image_datamodules import DigitsDataModule
 from lightning_condkd.inversion import NoInversion
 from lightning_condkd.rounds import Cadence, Unit
 from tests.conftest import ROOT
-from tests.inversion import contract, toy
+from tests.helpers import contract, toy
 from tests.modules.test_classification import classifier
 
 RECIPES = ["quickstart", *(f"digits/{name}" for name in ("teacher", "dm", "dc", "dsa", "experts", "generative"))]

@@ -18,7 +18,7 @@ from lightning_condkd.data.image_datamodules import DigitsDataModule
 from lightning_condkd.modules.classification import Classification
 from lightning_condkd.rounds import Cadence
 from tests.conftest import ROOT
-from tests.inversion import toy
+from tests.helpers import toy
 from tests.modules.test_classification import classifier, trainer
 
 

@@ -26,7 +26,7 @@ QUICK = [
     "--model.init_args.inversion.init_args.cadence.distill_steps=4",
     "--model.init_args.inversion.init_args.batch_size=32",
 ]
-FORGET = ["--trainer.callbacks+=tests.callbacks.Forget"]
+FORGET = ["--trainer.callbacks+=tests.helpers.callbacks.Forget"]
 BEST = "best_student_accuracy.ckpt"
 
 

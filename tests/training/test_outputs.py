@@ -20,7 +20,7 @@ from lightning_condkd.models import ConvNet, DigitsNet, Observer
 from lightning_condkd.modules import Classification, Condensation, ExpertTrajectories, GenerativeCondensation
 from lightning_condkd.training.resumable import ResumableModule
 from tests.conftest import ROOT
-from tests.inversion import toy
+from tests.helpers import toy
 
 TEACHER = ["--config", str(ROOT / "configs" / "digits" / "teacher.yaml")]
 

@@ -19,10 +19,10 @@ from lightning_condkd.cli import main
 from lightning_condkd.data import CondensedDataModule
 from lightning_condkd.inversion import DeepInversion
 from lightning_condkd.rounds import Cadence
-from tests.callbacks import DieAt
 from tests.conftest import ROOT
-from tests.inversion import toy
-from tests.modules.small_runs import classification, condensation, experts, generative
+from tests.helpers import toy
+from tests.helpers.callbacks import DieAt
+from tests.helpers.small_runs import classification, condensation, experts, generative
 
 QUICK = ["fit", "--config", str(ROOT / "configs" / "quickstart.yaml"), "--trainer.enable_progress_bar=false"]
 ROUND = Cadence(synthesis_steps=6, distill_steps=2, warmup_rounds=1)

@@ -22,7 +22,7 @@ from lightning_condkd.models import CifarResNet, DigitsNet, Observer
 from lightning_condkd.modules import Classification, CondKD
 from lightning_condkd.training.teacher_accuracy import remark_on_condensed
 from tests.conftest import ROOT
-from tests.inversion import toy
+from tests.helpers import toy
 
 NAMES = ("cat", "dog", "T-shirt/top")
 ANOTHER_ORDER = "in another order than those of the data: .* against .*give ImageFolderDataModule the set's order"

@@ -15,9 +15,9 @@ from lightning_condkd.data import CondensedDataModule
 from lightning_condkd.inversion import DFAD, Inversion, NoInversion
 from lightning_condkd.rounds import Cadence
 from lightning_condkd.training.run_length import run_steps, student_rounds
-from tests.callbacks import SaveAt
 from tests.conftest import ROOT
-from tests.inversion import toy
+from tests.helpers import toy
+from tests.helpers.callbacks import SaveAt
 
 # A round of toy.CADENCE: four steps of synthesis, four of the student, one round of warm-up.
 ENDLESS = {"max_epochs": -1}

@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_condkd.data import CondensedDataModule
 from lightning_condkd.data.image_datamodules import ImageDataModule
-from tests.callbacks import SaveAt
-from tests.inversion import toy
-from tests.modules.small_runs import MODULES, EpochMeans, fit
+from tests.helpers import toy
+from tests.helpers.callbacks import SaveAt
+from tests.helpers.small_runs import MODULES, EpochMeans, fit
 
 ADAM = partial(torch.optim.Adam, lr=0.01)
 STEPS = partial(StepLR, step_size=2)

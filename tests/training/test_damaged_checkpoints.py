@@ -23,8 +23,8 @@ from lightning_condkd.models.weights import load_weights
 from lightning_condkd.modules import Classification
 from lightning_condkd.training.checkpoints import WholeCheckpointIO, write_whole
 from tests.conftest import ROOT
-from tests.data.test_writing import full_disk, held
-from tests.inversion import toy
+from tests.helpers import toy
+from tests.test_writing import full_disk, held
 
 TEACHER = ["--config", str(ROOT / "configs" / "digits" / "teacher.yaml"), "--trainer.logger=false"]
 CURE = "Take an earlier checkpoint of the run, or copy this one again"

@@ -16,8 +16,8 @@ from lightning_condkd.data import CondensedDataModule
 from lightning_condkd.data.image_datamodules import DigitsDataModule
 from lightning_condkd.modules import CondKD
 from lightning_condkd.training.schedules import RunCosine
-from tests.callbacks import SaveAt
-from tests.inversion import toy
+from tests.helpers import toy
+from tests.helpers.callbacks import SaveAt
 from tests.modules.test_classification import classifier, trainer
 
 LAST = toy.CADENCE.length - 1

@@ -10,7 +10,7 @@ from torch import nn
 from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.callbacks import CompileNetworks
 from lightning_condkd.cli import main
-from tests.inversion import contract, toy
+from tests.helpers import contract, toy
 
 
 @pytest.mark.parametrize("name", ["Fast", "DAFL", "PREDFKD"])

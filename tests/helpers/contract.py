@@ -14,7 +14,7 @@ from lightning_condkd.inversion.cmi import Contrastive
 from lightning_condkd.modules import CondKD
 from lightning_condkd.randomness import seeded_generator
 from lightning_condkd.rounds import Cadence
-from tests.inversion import toy
+from tests.helpers import toy
 
 CADENCE = Cadence(synthesis_steps=3, distill_steps=3, repeats=2, warmup_rounds=1)
 ROUNDS = 3

@@ -25,7 +25,7 @@ from lightning_condkd.modules import CondKD
 from lightning_condkd.rounds import Cadence
 from lightning_condkd.training.run_record import fingerprint, settings
 from tests.conftest import ROOT
-from tests.inversion import contract, toy
+from tests.helpers import contract, toy
 
 Model = Callable[[], CondKD]
 
