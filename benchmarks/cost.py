@@ -78,13 +78,13 @@ def steps(lanes: Lanes) -> dict[str, Any]:
     turns = take_turns(
         {"trainer": lanes.trainer(cadence, bank=10_000)},
         {
-            "synthesise": {"bare": lanes.synthesis()},
-            "distil": {"bare": plain[False], "bare with crop and flip": plain[True]},
+            "synthesize": {"bare": lanes.synthesis()},
+            "distill": {"bare": plain[False], "bare with crop and flip": plain[True]},
         },
         turns=cadence.length * (1 + options.rounds),
     )[cadence.length :]
-    inner = [turn for turn in turns if turn.unit.phase == "distil" and not turn.ends_round]
-    synthesis = [turn for turn in turns if turn.unit.phase == "synthesise"]
+    inner = [turn for turn in turns if turn.unit.phase == "distill" and not turn.ends_round]
+    synthesis = [turn for turn in turns if turn.unit.phase == "synthesize"]
     ends = [turn.wall["trainer"] - turn.wall["bare"] for turn in turns if turn.ends_round]
     pairs = [("trainer", "bare")]
     return {
@@ -114,7 +114,7 @@ def bank(lanes: Lanes) -> dict[str, Any]:
     trainers = {f"{size} images": lanes.trainer(cadence, size) for size in sizes}
     warmup = DISTILL_STEPS // 2
     bare = {"bare": lanes.distillation(augment=False)}
-    turns = take_turns(trainers, {"distil": bare}, warmup + DISTILL_STEPS * lanes.options.rounds)[warmup:]
+    turns = take_turns(trainers, {"distill": bare}, warmup + DISTILL_STEPS * lanes.options.rounds)[warmup:]
     first, *others = trainers
     pairs = [(name, first) for name in others] + [(name, "bare") for name in trainers]
     storage = {name: _storage(lane, lanes) for name, lane in trainers.items()}

@@ -63,11 +63,11 @@ class Bare:
         teacher, student = self._pair()
         optimizer = torch.optim.SGD(student.parameters(), lr=0.2, momentum=0.9, weight_decay=1e-4)
         images = torch.rand(batch_size, 3, 32, 32, device=self.device)
-        normalised = (images - self.mean) / self.std
+        normalized = (images - self.mean) / self.std
         crop, generator = CropFlip(), torch.Generator()
 
         def step() -> None:
-            view = normalised
+            view = normalized
             if augment:
                 view = (crop(images, crop.sample(batch_size, generator)) - self.mean) / self.std
             with self._precision():

@@ -25,7 +25,7 @@ from lightning_condkd.data import CondensedDataModule
 from lightning_condkd.inversion import Fast
 from lightning_condkd.models import CifarResNet, Observer
 from lightning_condkd.modules import CondKD
-from lightning_condkd.modules.parts.synthesis_step import Synthesised
+from lightning_condkd.modules.parts.synthesis_step import Synthesized
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Unit
 
@@ -40,7 +40,7 @@ class Pulls(CondKD):
         super().on_fit_start()
         self.norms: dict[str, list[float]] = defaultdict(list)
 
-    def _generator_step(self, unit: Unit, draw: Draw) -> Synthesised:
+    def _generator_step(self, unit: Unit, draw: Draw) -> Synthesized:
         probe = self.synthesis_step.generator(unit, draw)
         for name, value in probe.total.values.items():
             (gradient,) = torch.autograd.grad(value, probe.synthetic.images, retain_graph=True)

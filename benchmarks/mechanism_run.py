@@ -22,7 +22,7 @@ from lightning_condkd.training.batches import real_batch
 MOST = 2000
 
 
-def synthesised(module: CondKD) -> tuple[Tensor, Tensor]:
+def synthesized(module: CondKD) -> tuple[Tensor, Tensor]:
     """Return labelled images: of the bank, evenly over the rounds, or as many rendered by the finished method."""
     bank = module.transfer_set.bank
     if len(bank):
@@ -50,7 +50,7 @@ def main() -> None:
         summary = next(c for c in cli.trainer.callbacks if isinstance(c, RunSummary)).summary(cli.trainer, cli.model)
         condensed = cli.datamodule.transfer_set.condensed
         if cli.model.inversion.cadence.synthesis_steps:
-            images, labels = synthesised(cli.model)
+            images, labels = synthesized(cli.model)
             summary["embeddings"] = figures(
                 cli.model.teacher, images, labels, real_images(cli), condensed.pixels(slice(None))
             )

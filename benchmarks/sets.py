@@ -81,7 +81,7 @@ CIFAR_TEACHER = [
     "--teacher.std=[0.229,0.224,0.225]",
     "--teacher.weights=data/resnet20-cifar10.safetensors",
 ]
-SELECTIONS = ("RandomSelection", "Herding", "KCentre", "KMeans", "RealismSelection")
+SELECTIONS = ("RandomSelection", "Herding", "KCenter", "KMeans", "RealismSelection")
 
 
 def digits(ipc: int) -> dict[str, list[str]]:
@@ -112,7 +112,7 @@ def cifar10() -> dict[str, list[str]]:
     }
 
 
-GREY = (0.3059,), (0.3754,)
+GRAY = (0.3059,), (0.3754,)
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DIGITS_NETWORK = partial(ConvNet, 10, image_size=8, in_channels=1, depth=2, width=64)
 SUITES = {
@@ -125,10 +125,10 @@ SUITES = {
             "--model.init_args.inversion.init_args.batch_size=16",
         ],
         real=DigitsDataModule,
-        networks=FreshNetworks(DIGITS_NETWORK, *GREY),
+        networks=FreshNetworks(DIGITS_NETWORK, *GRAY),
         recipe=Recipe(epochs=300, augment=SiameseAugment("color_crop_cutout_scale_rotate", fill=0.0)),
         runs=3,
-        teacher=lambda: Observer(DigitsNet(), *GREY, weights="package:digits-teacher.safetensors").freeze(),
+        teacher=lambda: Observer(DigitsNet(), *GRAY, weights="package:digits-teacher.safetensors").freeze(),
     ),
     "cifar10": Suite(
         sets=cifar10(),

@@ -13,18 +13,18 @@ Value = TypeVar("Value")
 STATISTICS = ("running_mean", "running_var")
 
 
-def _initialised() -> bool:
+def _initialized() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def rank() -> int:
     """Return the rank of this process, 0 on one process."""
-    return dist.get_rank() if _initialised() else 0
+    return dist.get_rank() if _initialized() else 0
 
 
 def world_size() -> int:
     """Return the number of processes."""
-    return dist.get_world_size() if _initialised() else 1
+    return dist.get_world_size() if _initialized() else 1
 
 
 def mean_over_ranks(tensor: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ def mean_over_ranks(tensor: Tensor) -> Tensor:
     Args:
         tensor: any shape, the same on every rank.
     """
-    if not _initialised():
+    if not _initialized():
         return tensor.detach()
     total = tensor.detach().clone()
     dist.all_reduce(total)
@@ -49,7 +49,7 @@ def gather_rows(rows: Tensor) -> Tensor:
     Returns:
         ``(N, ...)`` in global order.
     """
-    if not _initialised():
+    if not _initialized():
         return rows.detach()
     parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, rows.detach().contiguous())
@@ -62,7 +62,7 @@ def first_over_ranks(value: Value | None) -> Value | None:
     Args:
         value: any small object that can be pickled, or ``None``; on every rank.
     """
-    if not _initialised():
+    if not _initialized():
         return value
     values: list[Value | None] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
@@ -94,7 +94,7 @@ def sync_running_statistics(modules: Iterable[nn.Module]) -> None:
 
 
 def _sync(buffers: Iterable[Tensor]) -> None:
-    if not _initialised():  # one process need not even look for them
+    if not _initialized():  # one process need not even look for them
         return
     found = list(buffers)
     floating = [buffer for buffer in found if buffer.is_floating_point()]

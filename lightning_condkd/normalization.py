@@ -35,7 +35,7 @@ def channel_values(name: str, values: Sequence[float]) -> tuple[float, ...]:
     return numbers
 
 
-def check_normalisation(
+def check_normalization(
     mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
     """Return mean and std of each channel as plain numbers, where they are given.

@@ -33,7 +33,7 @@ def seeded_generator(seed: int, purpose: str, step: int = 0) -> torch.Generator:
 
 
 @contextmanager
-def seeded_initialisation(generator: torch.Generator) -> Iterator[None]:
+def seeded_initialization(generator: torch.Generator) -> Iterator[None]:
     """Let the layers made inside draw their initial values from a generator; the global one is put back afterwards.
 
     Args:
@@ -41,7 +41,7 @@ def seeded_initialisation(generator: torch.Generator) -> Iterator[None]:
 
     Example:
         >>> def make():
-        ...     with seeded_initialisation(seeded_generator(0, "init")):
+        ...     with seeded_initialization(seeded_generator(0, "init")):
         ...         return torch.nn.Linear(2, 2)
         >>> torch.equal(make().weight, make().weight)
         True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-Phase = Literal["synthesise", "distil", "idle"]
+Phase = Literal["synthesize", "distill", "idle"]
 
 
 class Unit(NamedTuple):
@@ -15,7 +15,7 @@ class Unit(NamedTuple):
         round: how many rounds (epochs) came before.
         block: which synthesise-distil block of the round.
         step: position inside the phase of the block.
-        phase: ``synthesise``, ``distil`` or ``idle`` (a distillation unit of a warm-up round).
+        phase: ``synthesize``, ``distill`` or ``idle`` (a distillation unit of a warm-up round).
         first: whether this is the first step of its phase in the block.
         last: whether this is the last step of its phase in the block.
         counter: number of units since the start of the run; seeds the draws.
@@ -48,9 +48,9 @@ class Cadence:
         >>> cadence.length
         5
         >>> [cadence.unit(0, i).phase for i in range(5)]
-        ['synthesise', 'synthesise', 'idle', 'idle', 'idle']
+        ['synthesize', 'synthesize', 'idle', 'idle', 'idle']
         >>> cadence.unit(1, 4)
-        Unit(round=1, block=0, step=2, phase='distil', first=False, last=True, counter=9)
+        Unit(round=1, block=0, step=2, phase='distill', first=False, last=True, counter=9)
     """
 
     synthesis_steps: int
@@ -78,7 +78,7 @@ class Cadence:
         counter = epoch * self.length + batch_idx
         if position < self.synthesis_steps:
             last = position == self.synthesis_steps - 1
-            return Unit(epoch, block, position, "synthesise", position == 0, last, counter)
+            return Unit(epoch, block, position, "synthesize", position == 0, last, counter)
         step = position - self.synthesis_steps
-        phase: Phase = "idle" if epoch < self.warmup_rounds else "distil"
+        phase: Phase = "idle" if epoch < self.warmup_rounds else "distill"
         return Unit(epoch, block, step, phase, step == 0, step == self.distill_steps - 1, counter)

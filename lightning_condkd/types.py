@@ -109,7 +109,7 @@ class Synthetic(NamedTuple):
     labels: Tensor | None
 
 
-class Spec(NamedTuple):
+class TaskSpec(NamedTuple):
     """What a stage must know of the task to size its parameters.
 
     Args:

@@ -63,8 +63,8 @@ def test_a_run_leaves_summary_curve_config_pictures_and_checkpoint(run: Path) ->
     summary = json.loads((run / "summary.json").read_text())
     assert summary["teacher_accuracy"] >= 0.985
     assert {"condensed_only_accuracy", "student_accuracy_last", "student_accuracy_best"} <= set(summary)
-    assert summary["images_synthesised"] == 64
-    assert summary["seconds"]["total"] >= summary["seconds"]["synthesise"] > 0
+    assert summary["images_synthesized"] == 64
+    assert summary["seconds"]["total"] >= summary["seconds"]["synthesize"] > 0
     assert len((run / "metrics.csv").read_text().splitlines()) == 3
     assert "CondKD" in (run / "config.yaml").read_text()
     assert list((run / "checkpoints").glob("*.ckpt"))
@@ -164,7 +164,7 @@ def test_a_run_goes_on_from_the_last_checkpoint(tmp_path: Path) -> None:
     main(command)
     main([*command, "--trainer.max_epochs=3", "--ckpt_path=last"])
     summary = json.loads((tmp_path / "lightning_logs" / "version_1" / "summary.json").read_text())
-    assert (summary["rounds"], summary["images_synthesised"]) == (3, 3 * 32)
+    assert (summary["rounds"], summary["images_synthesized"]) == (3, 3 * 32)
 
 
 def test_the_last_checkpoint_may_be_one_for_a_requeue(tmp_path: Path) -> None:

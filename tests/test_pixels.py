@@ -18,7 +18,7 @@ from lightning_condkd.training.class_order import check_fit
 
 DIGITS = load_digits_split(True)
 PIXELS = DIGITS.images[:40].float() / 255
-COLOUR = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+COLOR = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 def made(images: Tensor) -> CondensedSet:
@@ -30,11 +30,11 @@ def made(images: Tensor) -> CondensedSet:
     [
         ((PIXELS - 0.3059) / 0.3754, r"normalised images do: undo it by images \* std \+ mean"),
         ((PIXELS - 0.5) / 0.5, "normalised images do"),
-        ((COLOUR - 0.47) / 0.25, "normalised images do"),
+        ((COLOR - 0.47) / 0.25, "normalised images do"),
         (255 * PIXELS, "pixels as of 0 to 255 in float32: divide them by 255, or give them as uint8"),
-        (255 * COLOUR, "pixels as of 0 to 255"),
+        (255 * COLOR, "pixels as of 0 to 255"),
         (torch.where(torch.arange(64).view(1, 1, 8, 8) == 0, 200.0, 0.0).expand(2, 1, 8, 8), "pixels as of 0 to 255"),
-        (255 * COLOUR - 128, "pixels from -1"),
+        (255 * COLOR - 128, "pixels from -1"),
     ],
 )
 def test_images_in_other_units_are_refused_wherever_a_set_is_used(images: Tensor, match: str) -> None:
@@ -53,7 +53,7 @@ def test_a_set_to_start_from_is_looked_at_too(tmp_path: Path) -> None:
     assert "warning: its images have pixels as of 0 to 255" in convert(start, tmp_path / "again.safetensors")
 
 
-@pytest.mark.parametrize("images", [PIXELS, COLOUR, 1.8 * COLOUR - 0.4, (255 * COLOUR).byte()])
+@pytest.mark.parametrize("images", [PIXELS, COLOR, 1.8 * COLOR - 0.4, (255 * COLOR).byte()])
 def test_learned_images_may_leave_the_interval_somewhat(images: Tensor) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -63,7 +63,7 @@ def test_learned_images_may_leave_the_interval_somewhat(images: Tensor) -> None:
 def test_images_that_go_far_are_doubted() -> None:
     """Colour images as normalised by 0.5 and 0.5 look like images learned at a high rate."""
     with pytest.warns(UserWarning, match="are the condensed images in the units"):
-        TransferSet(made(2 * COLOUR - 0.7))
+        TransferSet(made(2 * COLOR - 0.7))
 
 
 @pytest.mark.real_data

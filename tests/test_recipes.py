@@ -70,6 +70,6 @@ def test_a_recipe_runs(path: Path, tmp_path: Path) -> None:
     main(["fit", *arguments])
     summary = json.loads(next(tmp_path.rglob("summary.json")).read_text())
     live = stated.get("source") == "live" or path.stem == "pre_dfkd"
-    assert summary["images_synthesised"] == (2 * 2 * 115 if live else 2 * 16)  # 115: a batch of 128 but a tenth
+    assert summary["images_synthesized"] == (2 * 2 * 115 if live else 2 * 16)  # 115: a batch of 128 but a tenth
     checkpoint = torch.load(next(tmp_path.rglob("epoch=*.ckpt")), weights_only=True, map_location="cpu")
     assert all(value.isfinite().all() for value in checkpoint["state_dict"].values() if isinstance(value, torch.Tensor))

@@ -19,7 +19,7 @@ COPIED_FLOATS = {"cuda": 2**28, "cpu": 2**20}
 WARMUP, TIMES = 3, 10
 
 
-def synchronise(device: str) -> None:
+def synchronize(device: str) -> None:
     """Wait for the card.
 
     Args:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from card_rates import product_rate, settings, synchronise
+from card_rates import product_rate, settings, synchronize
 from cost_lanes import Lane, ThreadLane, TrainerLane, spread
 from cost_tasks import Form, Task
 from stage import Job
@@ -48,7 +48,7 @@ class Sizes(NamedTuple):
         """
         if job.small:
             return cls(2, 1, 3)
-        return cls(20 if task[:2] == ("distil", "20-8") and task.batch == 256 else 10, 2, 9)
+        return cls(20 if task[:2] == ("distill", "20-8") and task.batch == 256 else 10, 2, 9)
 
 
 class Warm(NamedTuple):
@@ -118,7 +118,7 @@ def _lanes(task: Task, forms: Sequence[Form], job: Job) -> dict[str, Callable[[]
     lanes = {}
     for form in forms:
         lanes |= {f"bare{form.suffix}": bare(form), f"trainer{form.suffix}": trainer(form)}
-    if task.phase == "distil":
+    if task.phase == "distill":
         return lanes | {"bare with crop and flip": bare(forms[0], augment=True)}
     return lanes | {"trainer aligned": trainer(forms[0], FeatureAlignment())}
 
@@ -157,7 +157,7 @@ def _take_rounds(lanes: Mapping[str, Blocks], sizes: Sizes, job: Job) -> list[Se
 def _seconds(blocks: Blocks, steps: int, device: str) -> float:
     start = time.perf_counter()
     blocks(steps)
-    synchronise(device)
+    synchronize(device)
     return time.perf_counter() - start
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import lightning as L
-from card_rates import synchronise
+from card_rates import synchronize
 from cost_events import summary
 from cost_lanes import FitOverError
 from cost_tasks import Form, Task
@@ -71,10 +71,10 @@ def _steps(count: int) -> Iterator[None]:
 
 
 def _timed(count: int, device: str, seconds: list[float]) -> Iterator[None]:
-    synchronise(device)
+    synchronize(device)
     start = time.perf_counter()
     yield from _steps(count)
-    synchronise(device)
+    synchronize(device)
     seconds.append(time.perf_counter() - start)
 
 

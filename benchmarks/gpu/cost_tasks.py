@@ -26,7 +26,7 @@ NETWORKS = {
     "tiny": (partial(CifarResNet, 8, width=4), partial(CifarResNet, 8, width=4)),
 }
 GENERATOR_WIDTHS = {"20-8": 64, "34-18": 64, "tiny": 4}
-CADENCES = {"distil": Cadence(0, 100_000), "synthesise": Cadence(5, 0, repeats=1000)}
+CADENCES = {"distill": Cadence(0, 100_000), "synthesize": Cadence(5, 0, repeats=1000)}
 BANK_SIZE = 10_000
 
 
@@ -78,7 +78,7 @@ def _images_channels_last(_: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
 class Task(NamedTuple):
     """A step of one phase."""
 
-    phase: Literal["distil", "synthesise"]
+    phase: Literal["distill", "synthesize"]
     networks: str
     precision: Literal["32-true", "bf16-mixed"]
     batch: int
@@ -116,7 +116,7 @@ class Task(NamedTuple):
         """
         makers = (lambda: tuple(map(form.compile, self.pair(form)))), partial(self.generator, form)
         loops = Bare(device, self.precision == "bf16-mixed", *makers)
-        step = loops.distillation(self.batch, augment) if self.phase == "distil" else loops.synthesis(self.batch)
+        step = loops.distillation(self.batch, augment) if self.phase == "distill" else loops.synthesis(self.batch)
 
         def marked() -> None:
             torch.compiler.cudagraph_mark_step_begin()

@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from stage import Job, Stage
 
 from lightning_condkd.commands.select import select
-from lightning_condkd.condensation import Herding, KCentre, KMeans, RealismSelection
+from lightning_condkd.condensation import Herding, KCenter, KMeans, RealismSelection
 from lightning_condkd.data import CondensedSet, DigitsDataModule
 from lightning_condkd.evaluation import Recipe, TeacherLabels, evaluate
 from lightning_condkd.models import FreshNetworks
@@ -144,7 +144,7 @@ def _selected(job: Job) -> dict[str, Any]:
     """Images are chosen through a teacher; TF32 is off, for the CPU has none."""
     torch.backends.cudnn.allow_tf32 = False
     result, problems = {}, []
-    for method in (Herding(), KCentre(), KMeans(), RealismSelection()):
+    for method in (Herding(), KCenter(), KMeans(), RealismSelection()):
         sets = []
         for device in ("cpu", job.device):
             path = job.folder / f"{method.name}.safetensors"

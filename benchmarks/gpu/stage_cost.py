@@ -14,19 +14,19 @@ from cost_tasks import Form, Task
 from stage import Job, Stage
 
 PLAIN, CHANNELS_LAST = Form(), Form(channels_last=True)
-SMALL = (Task("distil", "tiny", "32-true", 8), Task("synthesise", "tiny", "bf16-mixed", 8))
+SMALL = (Task("distill", "tiny", "32-true", 8), Task("synthesize", "tiny", "bf16-mixed", 8))
 MAIN = (
-    Task("distil", "20-8", "32-true", 256),
-    Task("distil", "34-18", "bf16-mixed", 256),
-    Task("synthesise", "20-8", "32-true", 256),
-    Task("synthesise", "34-18", "bf16-mixed", 256),
+    Task("distill", "20-8", "32-true", 256),
+    Task("distill", "34-18", "bf16-mixed", 256),
+    Task("synthesize", "20-8", "32-true", 256),
+    Task("synthesize", "34-18", "bf16-mixed", 256),
 )
 FURTHER = (
-    Task("distil", "34-18", "32-true", 256),
-    Task("distil", "20-8", "32-true", 1024),
-    Task("distil", "34-18", "bf16-mixed", 1024),
-    Task("synthesise", "20-8", "bf16-mixed", 256),
-    Task("synthesise", "34-18", "32-true", 256),
+    Task("distill", "34-18", "32-true", 256),
+    Task("distill", "20-8", "32-true", 1024),
+    Task("distill", "34-18", "bf16-mixed", 1024),
+    Task("synthesize", "20-8", "bf16-mixed", 256),
+    Task("synthesize", "34-18", "32-true", 256),
 )
 
 Work = Callable[[Job], dict[str, Any]]

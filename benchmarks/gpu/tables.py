@@ -55,7 +55,7 @@ def _rows(items: Items) -> Iterator[str]:
             _percent(last),
             _percent(best),
             rounds,
-            result.get("images_synthesised", "-"),
+            result.get("images_synthesized", result.get("images_synthesised", "-")),
             clock["seconds_per_step"],
         )
         yield f"| {' | '.join(map(str, (name, *cells, tail)))} |"

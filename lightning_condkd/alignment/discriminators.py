@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from lightning_condkd.randomness import seeded_initialisation
+from lightning_condkd.randomness import seeded_initialization
 
 Layer = TypeVar("Layer", nn.Linear, nn.Embedding)
 
@@ -75,7 +75,7 @@ class Discriminator(nn.Module):
             num_classes: number of classes K.
             generator: CPU generator that decides the whole initialisation.
         """
-        with seeded_initialisation(generator):
+        with seeded_initialization(generator):
             self.body = nn.Sequential()
             for width_in, width_out in pairwise((embedding_size, *self.hidden)):
                 self.body.extend([_bounded(nn.Linear(width_in, width_out)), nn.LeakyReLU(0.2)])

@@ -13,7 +13,7 @@ from lightning_condkd.alignment.discriminators import ACGANDiscriminator, Discri
 from lightning_condkd.augment import Augment
 from lightning_condkd.functional import adversarial
 from lightning_condkd.precision import at_least_float32
-from lightning_condkd.types import LossTerms, Spec
+from lightning_condkd.types import LossTerms, TaskSpec
 
 
 def _class_loss(output: DiscriminatorOutput, labels: Tensor) -> Tensor | None:
@@ -46,7 +46,7 @@ class FeatureAlignment(nn.Module):
     Example:
         >>> from lightning_condkd.randomness import seeded_generator
         >>> alignment = FeatureAlignment(weight=2.0)
-        >>> alignment.build(Spec((3, 32, 32), num_classes=10, embedding_size=64), seeded_generator(0, "discriminator"))
+        >>> alignment.build(TaskSpec((3, 32, 32), num_classes=10, embedding_size=64), seeded_generator(0, "discriminator"))
         >>> labels = torch.tensor([3, 7])
         >>> condensed, synthetic = torch.ones(2, 64), torch.zeros(2, 64)
         >>> optimizer = alignment.optimizer()
@@ -86,7 +86,7 @@ class FeatureAlignment(nn.Module):
         """Whether alignment takes part in training."""
         return self.weight != 0
 
-    def build(self, spec: Spec, generator: torch.Generator) -> None:
+    def build(self, spec: TaskSpec, generator: torch.Generator) -> None:
         """Create the discriminator's layers on the CPU; a second call replaces them.
 
         Args:

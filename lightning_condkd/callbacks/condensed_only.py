@@ -77,7 +77,7 @@ def _train_on_condensed(module: CondKD) -> Observer:
     scheduler = module.make_student_scheduler(optimizer)
     watch = LossWatch()
     for unit, ends_round in units_of_run(module.trainer, module.inversion.cadence):
-        if unit.phase == "distil":
+        if unit.phase == "distill":
             loss = forward(unit, Draw(module.seed, unit.counter), module.device).loss
             watch.add("student", unit.counter, {"loss": loss})
             optimizer.zero_grad()

@@ -37,7 +37,7 @@ TITLES = {
     "student_accuracy_best": "student, best",
     "accuracy_last": "accuracy, last",
     "accuracy_best": "accuracy, best",
-    "images_synthesised": "images synthesised",
+    "images_synthesized": "images synthesised",
     "iterations": "iterations",
     "experts": "experts",
     "snapshots": "snapshots",
@@ -171,7 +171,7 @@ def closing_table(summary: dict[str, Any]) -> str:
         summary: what :meth:`RunSummary.summary` returned.
 
     Example:
-        >>> print(closing_table({"student_accuracy_last": 0.5, "images_synthesised": 10, "seconds": {"total": 1.0}}))
+        >>> print(closing_table({"student_accuracy_last": 0.5, "images_synthesized": 10, "seconds": {"total": 1.0}}))
         student, last        50.00 %
         images synthesised   10
         seconds              total 1.0
@@ -226,7 +226,7 @@ def outcome(trainer: L.Trainer, module: ResumableModule) -> dict[str, Any]:
         case CondKD():
             baseline = next((c.accuracy for c in callbacks_of(trainer, CondensedOnlyBaseline)), None)
             made |= {"teacher_accuracy": module.teacher_accuracy, "condensed_only_accuracy": baseline}
-            made |= {"images_synthesised": module.images_synthesised}
+            made |= {"images_synthesized": module.images_synthesized}
         case Condensation() | GenerativeCondensation():
             made["iterations"] = trainer.global_step
             for judge in callbacks_of(trainer, CondensedAccuracy):

@@ -103,7 +103,7 @@ def evaluate(
     chosen, real = CondensedSet.load(condensed), _real_images(data)
     rank_zero_info(f"condensed set {condensed}: {chosen.line}")
     check_fit(chosen, real.test)
-    statistics = _normalisation(mean, std, real.train)
+    statistics = _normalization(mean, std, real.train)
     given = _resolve(recipe, epochs, chosen, statistics)
     plan = given.with_learned_rate(chosen.info.settings.get("train_lr"))
     learned = None if plan is given else plan.learning_rate
@@ -181,7 +181,7 @@ def _resolve(
     return replace(recipe, augment=augment, epochs=recipe.epochs if epochs is None else epochs)
 
 
-def _normalisation(mean: Sequence[float] | None, std: Sequence[float] | None, train: ImageSource | None) -> Statistics:
+def _normalization(mean: Sequence[float] | None, std: Sequence[float] | None, train: ImageSource | None) -> Statistics:
     if mean is not None and std is not None:
         return channel_values("mean", mean), channel_values("std", std)
     if mean is not None or std is not None:

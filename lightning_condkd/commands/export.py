@@ -58,13 +58,13 @@ def export(checkpoint: str, output: str) -> None:
         raise ValueError(f"expected an output ending in .safetensors or .pt, got {output!r}: change the ending")
     check_target(Target(target))
     chosen = checkpoint_of_run(Path(checkpoint)) if Path(checkpoint).is_dir() else checkpoint
-    weights, normalisation = student_state(chosen)
+    weights, normalization = student_state(chosen)
     if target.suffix == ".pt":
         save_by_torch(target, weights)
     else:
         contiguous = {name: value.contiguous() for name, value in weights.items()}
-        save_tensors(target, contiguous, {"normalisation": json.dumps(normalisation)})
+        save_tensors(target, contiguous, {"normalisation": json.dumps(normalization)})
     print(
         f"wrote {len(weights)} tensors of {chosen} to {target}; the network expects pixels normalised with "
-        f"{normalisation}"
+        f"{normalization}"
     )

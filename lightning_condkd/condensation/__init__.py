@@ -8,7 +8,7 @@ from lightning_condkd.condensation.parts.matching_pool import MatchingPool
 from lightning_condkd.condensation.parts.published_schedules import TrajectorySchedule, published_schedule
 from lightning_condkd.condensation.parts.representative_batches import RepresentativeBatches
 from lightning_condkd.condensation.realism import RealismSelection
-from lightning_condkd.condensation.selection import Herding, KCentre, KMeans, RandomSelection, SelectionMethod
+from lightning_condkd.condensation.selection import Herding, KCenter, KMeans, RandomSelection, SelectionMethod
 from lightning_condkd.condensation.trajectory_matching import TrajectoryMatching
 
 __all__ = [
@@ -17,7 +17,7 @@ __all__ = [
     "DistributionMatching",
     "GradientMatching",
     "Herding",
-    "KCentre",
+    "KCenter",
     "KMeans",
     "MatchingPool",
     "RandomSelection",

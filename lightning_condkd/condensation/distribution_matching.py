@@ -14,7 +14,7 @@ from lightning_condkd.condensation.parts.representative_batches import Represent
 from lightning_condkd.distributed import mean_over_ranks
 from lightning_condkd.functional.matching import class_means, mean_embedding_distance
 from lightning_condkd.models import Observer
-from lightning_condkd.models.fresh_networks import normalise_by_batch
+from lightning_condkd.models.fresh_networks import normalize_by_batch
 from lightning_condkd.randomness import Draw
 from lightning_condkd.types import LossTerms
 
@@ -102,7 +102,7 @@ class DistributionMatching(MatchingMethod):
             real: the real images.
             draw: the randomness of the iteration.
         """
-        observer = normalise_by_batch(self.networks.make(draw.generator("network")).requires_grad_(False))
+        observer = normalize_by_batch(self.networks.make(draw.generator("network")).requires_grad_(False))
         observer.to(images.device, images.dtype).to(memory_format=torch.channels_last)
         rows = self._real_rows(observer, real, draw)
         size = len(rows) if self.networks.has_bn else self.classes_per_part

@@ -17,7 +17,7 @@ from lightning_condkd.functional.adversarial import critic_loss, generator_loss,
 from lightning_condkd.functional.self_distillation import Distance, Pairing, check_choices, self_distillation_loss
 from lightning_condkd.models.conditional_gan import ConditionalCritic, ConditionalGenerator
 from lightning_condkd.precision import at_least_float32
-from lightning_condkd.randomness import Draw, seeded_initialisation
+from lightning_condkd.randomness import Draw, seeded_initialization
 from lightning_condkd.types import LossTerms
 
 
@@ -29,7 +29,7 @@ class SelfDistillation:
         weight: factor of the term beside the GAN's (our default: on the digits 10 is ahead of 1 at one image per class,
             and neither matters at ten); 0 leaves a plain conditional GAN, the ablation.
         temperature: divisor of the logits (our default).
-        standardise: whether each sample's logits lose their mean and their scale first.
+        standardize: whether each sample's logits lose their mean and their scale first.
         pairing: by ``sample``, or by the mean logits of a class in the batch, on several ranks that of each rank.
         distance: ``kl``, or ``mse`` between log-probabilities. DiM's code has ``mse``, weight 0.01, temperature 1, by
             sample, not standardised.
@@ -51,7 +51,7 @@ class SelfDistillation:
 
     weight: float = 10.0
     temperature: float = 4.0
-    standardise: bool = True
+    standardize: bool = True
     pairing: Pairing = "sample"
     distance: Distance = "kl"
     learning_rate: float = 5e-6
@@ -69,7 +69,7 @@ class SelfDistillation:
             synthetic_logits,
             labels,
             temperature=self.temperature,
-            standardise=self.standardise,
+            standardize=self.standardize,
             pairing=self.pairing,
             distance=self.distance,
         )
@@ -128,7 +128,7 @@ class ConditionalGAN(nn.Module):
             generator: source of their weights.
         """
         self.image_shape = image_shape
-        with seeded_initialisation(generator):
+        with seeded_initialization(generator):
             self.generator = ConditionalGenerator(
                 image_shape, num_classes, latent_size=self.latent_size, width=self.width
             )

@@ -17,7 +17,7 @@ from lightning_condkd.condensation.parts.representative_batches import Represent
 from lightning_condkd.distributed import mean_over_ranks
 from lightning_condkd.functional.augmentation import mirror
 from lightning_condkd.functional.matching import GradientDistance, gradient_distance
-from lightning_condkd.models.fresh_networks import normalise_by_batch
+from lightning_condkd.models.fresh_networks import normalize_by_batch
 from lightning_condkd.models.taps import batch_norm_layers
 from lightning_condkd.randomness import Draw, draw_by_class, seeded_generator
 from lightning_condkd.types import LossTerms
@@ -183,7 +183,7 @@ class GradientMatching(MatchingMethod):
         self.observer.eval()
 
     def _train(self, images: Tensor, labels: Tensor, epochs: int, generator: torch.Generator) -> None:
-        normalise_by_batch(self.observer)
+        normalize_by_batch(self.observer)
         for _ in range(epochs):
             order = torch.randperm(len(images), generator=generator).to(images.device)
             for rows in torch.split(order, NETWORK_BATCH):
@@ -201,7 +201,7 @@ class GradientMatching(MatchingMethod):
         """Set the statistics of BatchNorm to those of one batch of real images of all classes."""
         generator = draw.generator("statistics")
         chosen = draw_by_class(real.class_rows, [STATISTICS_IMAGES] * len(real.class_rows), generator)
-        layers = batch_norm_layers(normalise_by_batch(self.observer))
+        layers = batch_norm_layers(normalize_by_batch(self.observer))
         momenta = [layer.momentum for layer in layers]
         for layer in layers:
             layer.reset_running_stats()

@@ -108,8 +108,8 @@ class RealismSelection(SelectionMethod):
         """Return the loss of the best crop of each image, and that crop, where the teacher is."""
         images = images.to(next(teacher.parameters()).device)
         crops = torch.stack([shrink(self.crop(images, parameters), self.factor) for parameters in drawn])
-        colour = images.new_zeros(images.shape[1]) if teacher.mean is None else teacher.mean
-        views = frame(crops.flatten(0, 1), (images.shape[2], images.shape[3]), colour)
+        color = images.new_zeros(images.shape[1]) if teacher.mean is None else teacher.mean
+        views = frame(crops.flatten(0, 1), (images.shape[2], images.shape[3]), color)
         logits = at_least_float32(look(teacher, views).logits)
         labels = torch.full((len(logits),), label, device=logits.device)
         losses = F.cross_entropy(logits, labels, reduction="none").view(len(drawn), -1)

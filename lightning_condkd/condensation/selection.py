@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from lightning_condkd.functional.selection import herding, k_centre, k_means_nearest
+from lightning_condkd.functional.selection import herding, k_center, k_means_nearest
 from lightning_condkd.models import Observer
 from lightning_condkd.types import NetworkOutput
 
@@ -157,17 +157,17 @@ class Herding(EmbeddingSelection):
         return herding(embeddings, count)
 
 
-class KCentre(EmbeddingSelection):
+class KCenter(EmbeddingSelection):
     """Images that cover the class: each is the one farthest from those before it, the first is the most typical.
 
-    See :func:`~lightning_condkd.functional.selection.k_centre`.
+    See :func:`~lightning_condkd.functional.selection.k_center`.
     """
 
     name = "k-centre"
 
     def rows(self, embeddings: Tensor, count: int, generator: torch.Generator) -> Tensor:
         """Return the rows to choose; nothing is drawn."""
-        return k_centre(embeddings, count)
+        return k_center(embeddings, count)
 
 
 class KMeans(EmbeddingSelection):

@@ -21,7 +21,7 @@ from lightning_condkd.writing import write_atomic
 ROW_NAMES = ("images", "labels", "rounds")
 
 
-def quantise(images: Tensor) -> tuple[Tensor, int]:
+def quantize(images: Tensor) -> tuple[Tensor, int]:
     """Return images as uint8 on the CPU, and how many pixel values had to be clamped.
 
     Args:
@@ -31,7 +31,7 @@ def quantise(images: Tensor) -> tuple[Tensor, int]:
         ValueError: a pixel is not finite, or the dtype is neither.
 
     Example:
-        >>> quantise(torch.tensor([0.0, 0.5, 1.0, 1.5]))
+        >>> quantize(torch.tensor([0.0, 0.5, 1.0, 1.5]))
         (tensor([  0, 128, 255, 255], dtype=torch.uint8), 1)
     """
     images = images.detach()
@@ -165,8 +165,8 @@ class MemoryBank:
             ValueError: a pixel is not finite, or shapes or dtypes do not fit the bank.
         """
         self._check(images, labels)
-        quantised, clamped = quantise(images)
-        live = self._pushed(self._live, (quantised, labels.cpu(), torch.full((len(labels),), round)))
+        quantized, clamped = quantize(images)
+        live = self._pushed(self._live, (quantized, labels.cpu(), torch.full((len(labels),), round)))
         values = images.numel() if images.is_floating_point() else 0
         self._live = live._replace(
             seen=live.seen + len(labels), clamped=live.clamped + clamped, float_values=live.float_values + values

@@ -15,7 +15,7 @@ from lightning_condkd.evaluation.recipe import Recipe
 from lightning_condkd.functional.cutmix import cutmix, mix_labels
 from lightning_condkd.functional.divergence import kd_divergence
 from lightning_condkd.models import Observer
-from lightning_condkd.models.fresh_networks import FreshNetworks, normalise_by_batch
+from lightning_condkd.models.fresh_networks import FreshNetworks, normalize_by_batch
 from lightning_condkd.randomness import seeded_generator
 
 
@@ -155,7 +155,7 @@ def joins_leftover(images: Tensor, networks: FreshNetworks, recipe: Recipe) -> b
 
 
 def _takes_one(images: Tensor, networks: FreshNetworks) -> bool:
-    network = normalise_by_batch(networks.make(seeded_generator(0, "network")))
+    network = normalize_by_batch(networks.make(seeded_generator(0, "network")))
     try:
         network(images[:1].to(next(network.parameters())))
     except ValueError as error:

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from lightning_condkd.files import plain_json, sha256
-from lightning_condkd.formats.normalizations import Normalisation, Source, find_normalisation
+from lightning_condkd.formats.normalizations import Normalization, Source, find_normalization
 from lightning_condkd.formats.soft_labels import LabelKind, SoftLabelKind, checked_kind, soft_label_kind
 from lightning_condkd.pixels import parts, to_pixels
 
 # Whitened CIFAR-10 (ZCA, eps 0.1) has a standard deviation of 0.26, normalised CIFAR-10 of 1.2 (measured by us), pixels
 # 0.5 at most. Learned images may spread several times as far as real ones; pixels of 0 to 255 have about 50 and more.
-NORMALISED_STD = (0.6, 10.0)
+NORMALIZED_STD = (0.6, 10.0)
 PIXEL_CONSTANTS = "for each channel 0 and 1 for pixels of 0 to 1, 0 and 0.003921569 for pixels of 0 to 255"
 
 
@@ -161,7 +161,7 @@ def misfit(images: Tensor, flat: bool = False) -> str | None:
         >>> misfit(images), misfit(images / 4)
         (None, 'looks whitened or already in pixels (std 0.32, expected about 1)')
     """
-    spread, (low, high) = float(images.detach().float().std()), NORMALISED_STD
+    spread, (low, high) = float(images.detach().float().std()), NORMALIZED_STD
     if spread > high:
         return f"looks like pixels of 0 to 255 (std {spread:.2f}, expected about 1)"
     if spread < low and not flat:
@@ -172,7 +172,7 @@ def misfit(images: Tensor, flat: bool = False) -> str | None:
 def build(
     images: Tensor,
     labels: Tensor,
-    known: Normalisation,
+    known: Normalization,
     label_kind: SoftLabelKind | None,
     *,
     method: str,
@@ -231,7 +231,7 @@ def what_is(content: object) -> str:
     return f"a {type(content).__name__}"
 
 
-def normalized(condensed: SetLike, table: Mapping[str, Normalisation], source: Source) -> Tensor:
+def normalized(condensed: SetLike, table: Mapping[str, Normalization], source: Source) -> Tensor:
     """Return the images of a set, normalized for a format that keeps them so.
 
     Args:
@@ -243,7 +243,7 @@ def normalized(condensed: SetLike, table: Mapping[str, Normalisation], source: S
         ValueError: the constants are not known, or are those of another number of classes.
     """
     source = source._replace(dataset=source.dataset or condensed.info.settings.get("dataset"))
-    known = find_normalisation(table, source, "the export")
+    known = find_normalization(table, source, "the export")
     if source.mean is None and known.num_classes != condensed.info.num_classes:
         raise ValueError(
             f"{source.dataset} has {known.num_classes} classes, the set {condensed.info.num_classes}: name its own "

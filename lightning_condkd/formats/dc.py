@@ -21,7 +21,7 @@ from lightning_condkd.formats.contents import (
     provenance_of,
     what_is,
 )
-from lightning_condkd.formats.normalizations import DC_CONSTANTS, Normalisation, Source, find_normalisation
+from lightning_condkd.formats.normalizations import DC_CONSTANTS, Normalization, Source, find_normalization
 from lightning_condkd.formats.soft_labels import SoftLabelKind
 from lightning_condkd.writing import save_by_torch
 
@@ -82,7 +82,7 @@ def read_dc(content: object, path: Path, source: Source, run: int, label_kind: S
         raise ValueError(f"run={run}, but {path.name} holds {len(runs)} runs: choose 0 to {len(runs) - 1}, or -1")
     named = _name_facts(path.name)
     source = source._replace(dataset=source.dataset or named.get("dataset"))
-    known = find_normalisation(DC_CONSTANTS, source, path.name)
+    known = find_normalization(DC_CONSTANTS, source, path.name)
     images, labels = runs[run]
     check_images(images, path)
     if source.mean is None and (why := misfit(images)):
@@ -104,7 +104,7 @@ def _name_facts(name: str) -> Mapping[str, str]:
     return match.groupdict() if (match := _CODE_NAME.fullmatch(name)) else {}
 
 
-def _refuse(why: str, path: Path, known: Normalisation) -> Never:
+def _refuse(why: str, path: Path, known: Normalization) -> Never:
     raise ValueError(
         f"{path.name} {why}. A teacher cannot read whitened images, which DataDAM's code writes with --zca. Otherwise "
         f"pass mean and std (--mean, --std): {list(known.mean)} and {list(known.std)} for images that are normalised "

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_condkd.files import read_untrusted
 from lightning_condkd.formats.contents import Contents, build, check_images, provenance_of, what_is
-from lightning_condkd.formats.normalizations import Normalisation, known_classes
+from lightning_condkd.formats.normalizations import Normalization, known_classes
 from lightning_condkd.formats.soft_labels import SoftLabelKind
 
 # The sources clamp to [0, 1] before every step, so that only the last step leaves it; normalised images go far beyond.
@@ -139,7 +139,7 @@ def read_idc(
     return build(
         pixels,
         repeated,
-        Normalisation((), (), known_classes(dataset)),
+        Normalization((), (), known_classes(dataset)),
         label_kind,
         method="IDC family",
         settings={"dataset": dataset, "factor": factor},

@@ -25,9 +25,9 @@ from lightning_condkd.formats.contents import (
 from lightning_condkd.formats.normalizations import (
     DC_CONSTANTS,
     MTT_CONSTANTS,
-    Normalisation,
+    Normalization,
     Source,
-    find_normalisation,
+    find_normalization,
     known_classes,
 )
 from lightning_condkd.formats.options import given_options
@@ -115,7 +115,7 @@ def read_mtt(
     labels = torch.cat([*map(_read_labels, label_files)])
     start = _START_NAME.fullmatch(path.name)
     source = source._replace(dataset=source.dataset or (start["dataset"] if start else None))
-    known = _normalisation(images, path, source, whitened, DC_CONSTANTS if start else MTT_CONSTANTS)
+    known = _normalization(images, path, source, whitened, DC_CONSTANTS if start else MTT_CONSTANTS)
     train_lr, lr_record = _step_size(path)
     return build(
         images,
@@ -188,21 +188,21 @@ def _step_size(path: Path) -> tuple[float | None, dict[str, str]]:
     return float(str(value.detach().reshape(()).numpy())), {"train_lr": file.name, "train_lr_sha256": sha256(file)}
 
 
-def _provenance(files: list[Path], label_files: list[Path], known: Normalisation) -> dict[str, str]:
+def _provenance(files: list[Path], label_files: list[Path], known: Normalization) -> dict[str, str]:
     form = "MTT pair" if known.mean else "MTT pair, whitening undone by its source"
     labels = provenance_of(form, *label_files)
     return provenance_of(form, *files) | {"labels": labels["file"], "labels_sha256": labels["sha256"]}
 
 
-def _normalisation(
-    images: Tensor, path: Path, source: Source, whitened: bool | None, table: Mapping[str, Normalisation]
-) -> Normalisation:
+def _normalization(
+    images: Tensor, path: Path, source: Source, whitened: bool | None, table: Mapping[str, Normalization]
+) -> Normalization:
     if "images_zca" in path.name:
         if source.mean is not None or whitened:
             raise ValueError(
                 f"{path.name} is the view with the whitening undone, in pixels: drop mean, std and whitened"
             )
-        return Normalisation((), (), known_classes(source.dataset))
+        return Normalization((), (), known_classes(source.dataset))
     # A mean and std are the user's word on images of any spread.
     judged = misfit(images, flat=whitened is False) if source.mean is None else None
     if why := "is whitened" if whitened else judged:
@@ -211,7 +211,7 @@ def _normalisation(
             "source writes beside it. If the images are normalised after all, pass whitened=False (--whitened false); "
             f"otherwise mean and std (--mean, --std), {PIXEL_CONSTANTS}"
         )
-    return find_normalisation(table, source, path.name)
+    return find_normalization(table, source, path.name)
 
 
 def export_mtt(

@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_condkd.normalization import channel_values
 
 
-class Normalisation(NamedTuple):
+class Normalization(NamedTuple):
     """How a public code base normalised a dataset.
 
     Args:
@@ -20,7 +20,7 @@ class Normalisation(NamedTuple):
         num_classes: number of classes of the dataset; ``None`` where it is not known.
 
     Example:
-        >>> gray = Normalisation((0.5,), (0.25,), None)
+        >>> gray = Normalization((0.5,), (0.25,), None)
         >>> gray.apply(torch.ones(1, 1, 1, 1)), gray.undo(torch.full((1, 1, 1, 1), 2.0))
         (tensor([[[[2.]]]]), tensor([[[[1.]]]]))
     """
@@ -79,22 +79,22 @@ class Source(NamedTuple):
     std: Sequence[float] | None = None
 
 
-_CIFAR10 = Normalisation((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), 10)
-_TINY = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 200)
+_CIFAR10 = Normalization((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), 10)
+_TINY = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 200)
 
 # Constants of https://github.com/VICO-UoE/DatasetCondensation, also of DataDAM and DC-BENCH
-DC_CONSTANTS: Mapping[str, Normalisation] = {
-    "mnist": Normalisation((0.1307,), (0.3081,), 10),
-    "fashionmnist": Normalisation((0.2861,), (0.3530,), 10),
-    "svhn": Normalisation((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), 10),
+DC_CONSTANTS: Mapping[str, Normalization] = {
+    "mnist": Normalization((0.1307,), (0.3081,), 10),
+    "fashionmnist": Normalization((0.2861,), (0.3530,), 10),
+    "svhn": Normalization((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), 10),
     "cifar10": _CIFAR10,
-    "cifar100": Normalisation((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762), 100),
+    "cifar100": Normalization((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762), 100),
     "tinyimagenet": _TINY,
     "tiny": _TINY,
 }
 
 # Constants of https://github.com/GeorgeCazenavette/mtt-distillation: CIFAR-100 goes by those of CIFAR-10.
-MTT_CONSTANTS: Mapping[str, Normalisation] = {
+MTT_CONSTANTS: Mapping[str, Normalization] = {
     "cifar10": _CIFAR10,
     "cifar100": _CIFAR10._replace(num_classes=100),
     "tinyimagenet": _TINY,
@@ -138,7 +138,7 @@ def known_classes(dataset: str | None) -> int | None:
     return known.num_classes if known else None
 
 
-def find_normalisation(table: Mapping[str, Normalisation], source: Source, what: str) -> Normalisation:
+def find_normalization(table: Mapping[str, Normalization], source: Source, what: str) -> Normalization:
     """Return the constants that a user named.
 
     Args:
@@ -153,7 +153,7 @@ def find_normalisation(table: Mapping[str, Normalisation], source: Source, what:
         raise ValueError("mean and std belong together: pass both (--mean, --std)")
     if source.mean is not None and source.std is not None:
         mean, std = channel_values("mean", source.mean), channel_values("std", source.std)
-        return Normalisation(mean, std, known_classes(source.dataset))
+        return Normalization(mean, std, known_classes(source.dataset))
     if (known := table.get(_key(source.dataset))) is None:
         raise ValueError(
             f"the normalisation of {what} is not known for dataset {source.dataset!r}: pass dataset (--dataset), "

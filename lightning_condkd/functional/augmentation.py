@@ -179,8 +179,8 @@ def _interval(side: int, length: int, position: Tensor) -> Tensor:
     return (offset >= 0) & (offset < length)
 
 
-def _stretch(images: Tensor, centre: Tensor, factor: Tensor) -> Tensor:
-    return centre + factor.to(images)[:, None, None, None] * (images - centre)
+def _stretch(images: Tensor, center: Tensor, factor: Tensor) -> Tensor:
+    return center + factor.to(images)[:, None, None, None] * (images - center)
 
 
 def _round(value: float) -> int:

@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 
 
-def cutmix(images: Tensor, partners: Tensor, share: float, centre: tuple[float, float]) -> tuple[Tensor, float]:
+def cutmix(images: Tensor, partners: Tensor, share: float, center: tuple[float, float]) -> tuple[Tensor, float]:
     """Put a box of another image of the batch into each image, the same box everywhere.
 
     The box has the aspect ratio of the image; what would lie outside is left out, so its true share may be smaller.
@@ -16,7 +16,7 @@ def cutmix(images: Tensor, partners: Tensor, share: float, centre: tuple[float, 
         images: ``(N, C, H, W)``.
         partners: whose box an image gets, ``(N,)`` int64.
         share: share of the area that the box is to have.
-        centre: where the middle of the box lies, as shares of height and width, in [0, 1).
+        center: where the middle of the box lies, as shares of height and width, in [0, 1).
 
     Returns:
         The images, and the share of their area that is another's.
@@ -24,7 +24,7 @@ def cutmix(images: Tensor, partners: Tensor, share: float, centre: tuple[float, 
     Example:
         >>> import torch
         >>> images = torch.arange(2.0).view(2, 1, 1, 1).expand(2, 1, 4, 4)
-        >>> mixed, share = cutmix(images, torch.tensor([1, 0]), share=0.25, centre=(0.5, 0.0))
+        >>> mixed, share = cutmix(images, torch.tensor([1, 0]), share=0.25, center=(0.5, 0.0))
         >>> mixed[0, 0], share
         (tensor([[0., 0., 0., 0.],
                  [1., 0., 0., 0.],
@@ -35,15 +35,15 @@ def cutmix(images: Tensor, partners: Tensor, share: float, centre: tuple[float, 
         Yun et al., "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features",
         arXiv 1905.04899.
     """
-    rows, columns = (_span(size, share, at) for size, at in zip(images.shape[2:], centre, strict=True))
+    rows, columns = (_span(size, share, at) for size, at in zip(images.shape[2:], center, strict=True))
     mixed = images.clone()
     mixed[:, :, rows, columns] = images[partners][:, :, rows, columns]
     area = (rows.stop - rows.start) * (columns.stop - columns.start)
     return mixed, area / images[0, 0].numel()
 
 
-def _span(size: int, share: float, centre: float) -> slice:
-    half, middle = int(size * math.sqrt(share)) // 2, int(size * centre)
+def _span(size: int, share: float, center: float) -> slice:
+    half, middle = int(size * math.sqrt(share)) // 2, int(size * center)
     return slice(max(0, middle - half), min(size, middle + half))
 
 

@@ -53,7 +53,7 @@ def gaussian_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean()
 
 
-def reparameterise(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
+def reparameterize(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
     """Return latents of a normal distribution as a function of standard normal noise.
 
     Args:
@@ -63,7 +63,7 @@ def reparameterise(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> reparameterise(torch.tensor([[1.0]]), torch.zeros(1, 1), torch.tensor([[0.5]]))
+        >>> reparameterize(torch.tensor([[1.0]]), torch.zeros(1, 1), torch.tensor([[0.5]]))
         tensor([[1.5000]])
     """
     return mean + (0.5 * log_variance).exp() * noise

@@ -38,20 +38,20 @@ def herding(embeddings: Tensor, count: int) -> Tensor:
         Welling, "Herding Dynamical Weights to Learn", ICML 2009; in this form, with the mean of the chosen: Rebuffi et
         al., "iCaRL: Incremental Classifier and Representation Learning", arXiv 1611.07725.
     """
-    centred = _centred(embeddings, count)
-    norms = centred.square().sum(1)
-    total = torch.zeros_like(centred[0])
+    centered = _centered(embeddings, count)
+    norms = centered.square().sum(1)
+    total = torch.zeros_like(centered[0])
     rows: list[int] = []
     for _ in range(count):
         # |total + x|^2 without the term that all candidates share.
-        scores = norms + 2 * (centred @ total)
+        scores = norms + 2 * (centered @ total)
         scores[rows] = torch.inf
         rows.append(int(scores.argmin()))
-        total += centred[rows[-1]]
+        total += centered[rows[-1]]
     return torch.tensor(rows)
 
 
-def k_centre(embeddings: Tensor, count: int) -> Tensor:
+def k_center(embeddings: Tensor, count: int) -> Tensor:
     """Choose rows that cover the class: each is the one farthest from all rows before it.
 
     The first is the row nearest to the mean of all (our default; the method leaves it open). The greatest distance from
@@ -68,19 +68,19 @@ def k_centre(embeddings: Tensor, count: int) -> Tensor:
         ValueError: if there are fewer rows, or the embeddings are not finite.
 
     Example:
-        >>> k_centre(torch.tensor([[0.0], [1.0], [4.0], [7.0]]), 3)
+        >>> k_center(torch.tensor([[0.0], [1.0], [4.0], [7.0]]), 3)
         tensor([2, 0, 3])
 
     References:
         Gonzalez, "Clustering to minimize the maximum intercluster distance", 1985; Sener and Savarese, "Active Learning
         for Convolutional Neural Networks: A Core-Set Approach", arXiv 1708.00489.
     """
-    centred = _centred(embeddings, count)
-    norms = centred.square().sum(1)
+    centered = _centered(embeddings, count)
+    norms = centered.square().sum(1)
     rows = [int(norms.argmin())]
     nearest = torch.full_like(norms, torch.inf)
     while len(rows) < count:
-        nearest = nearest.minimum(_squared_distances(centred, norms, rows[-1]))
+        nearest = nearest.minimum(_squared_distances(centered, norms, rows[-1]))
         nearest[rows] = -1.0  # below every distance, so that a copy of a chosen row comes before the row itself
         rows.append(int(nearest.argmax()))
     return torch.tensor(rows)
@@ -114,21 +114,21 @@ def k_means_nearest(embeddings: Tensor, count: int, generator: torch.Generator) 
     References:
         Arthur and Vassilvitskii, "k-means++: The Advantages of Careful Seeding", SODA 2007.
     """
-    centred = _centred(embeddings, count).cpu()
-    start = centred[_spread_rows(centred, count, generator)]
+    centered = _centered(embeddings, count).cpu()
+    start = centered[_spread_rows(centered, count, generator)]
     with warnings.catch_warnings(), cast(Any, threadpool_limits)(1, user_api="openmp"):
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different rows than centres: no harm, see above
-        found = cast(Any, KMeans)(count, init=start.numpy(), n_init=1).fit(centred.numpy())
-    distances = torch.cdist(torch.from_numpy(found.cluster_centers_), centred)
+        found = cast(Any, KMeans)(count, init=start.numpy(), n_init=1).fit(centered.numpy())
+    distances = torch.cdist(torch.from_numpy(found.cluster_centers_), centered)
     sizes = torch.bincount(torch.from_numpy(found.labels_).long(), minlength=count)
     rows: list[int] = []
-    for centre in sizes.argsort(descending=True, stable=True).tolist():
-        distances[centre, rows] = torch.inf
-        rows.append(int(distances[centre].argmin()))
+    for center in sizes.argsort(descending=True, stable=True).tolist():
+        distances[center, rows] = torch.inf
+        rows.append(int(distances[center].argmin()))
     return torch.tensor(rows)
 
 
-def _centred(embeddings: Tensor, count: int) -> Tensor:
+def _centered(embeddings: Tensor, count: int) -> Tensor:
     if embeddings.dim() != 2 or not embeddings.is_floating_point():
         raise ValueError(
             f"expected floating point embeddings (N, D), got {embeddings.dtype} {tuple(embeddings.shape)}: flatten them"

@@ -16,7 +16,7 @@ Pairing = Literal["sample", "class_mean"]
 Distance = Literal["kl", "mse"]
 
 
-def standardise_logits(logits: Tensor, eps: float = 1e-7) -> Tensor:
+def standardize_logits(logits: Tensor, eps: float = 1e-7) -> Tensor:
     r"""Return :math:`(v - \bar v) / (\sigma_v + \epsilon)` for every sample: neither scale nor shift of its logits.
 
     The deviation is the unbiased one, as in the official code.
@@ -33,7 +33,7 @@ def standardise_logits(logits: Tensor, eps: float = 1e-7) -> Tensor:
 
     Example:
         >>> import torch
-        >>> standardise_logits(torch.tensor([[1.0, 2.0, 3.0], [10.0, 30.0, 50.0]]))
+        >>> standardize_logits(torch.tensor([[1.0, 2.0, 3.0], [10.0, 30.0, 50.0]]))
         tensor([[-1.0000,  0.0000,  1.0000],
                 [-1.0000,  0.0000,  1.0000]])
 
@@ -52,7 +52,7 @@ def self_distillation_loss(
     labels: Tensor,
     *,
     temperature: float = 4.0,
-    standardise: bool = True,
+    standardize: bool = True,
     pairing: Pairing = "sample",
     distance: Distance = "kl",
 ) -> Tensor:
@@ -67,7 +67,7 @@ def self_distillation_loss(
         synthetic_logits: ``(N, K)``.
         labels: classes of the rows, the same for both, ``(N,)`` int64.
         temperature: divisor of the logits, positive (our default).
-        standardise: whether logits go through :func:`standardise_logits` first.
+        standardize: whether logits go through :func:`standardize_logits` first.
         pairing: ``sample`` compares row by row; ``class_mean`` compares the mean logits of each class that is there,
             taken after they are standardised.
         distance: ``kl``, or ``mse`` for :math:`\tau^2` times the mean squared difference of log-probabilities, over
@@ -96,8 +96,8 @@ def self_distillation_loss(
         shapes = [tuple(x.shape) for x in (real_logits, synthetic_logits, labels)]
         raise ValueError(f"expected real and synthetic logits (N, K) and labels (N,), got {shapes}: pair the batches")
     real, synthetic = at_least_float32(real_logits.detach()), at_least_float32(synthetic_logits)
-    if standardise:
-        real, synthetic = standardise_logits(real), standardise_logits(synthetic)
+    if standardize:
+        real, synthetic = standardize_logits(real), standardize_logits(synthetic)
     if pairing == "class_mean":
         classes, rows = torch.unique(labels, return_inverse=True)
         real, synthetic = (class_means(x, rows, len(classes)) for x in (real, synthetic))

@@ -48,13 +48,13 @@ def shrink(images: Tensor, factor: int) -> Tensor:
     return F.interpolate(images, size, mode="bilinear", antialias=True)
 
 
-def frame(images: Tensor, size: tuple[int, int], colour: Tensor) -> Tensor:
+def frame(images: Tensor, size: tuple[int, int], color: Tensor) -> Tensor:
     """Put small images in the middle of larger ones of one colour.
 
     Args:
         images: ``(N, C, h, w)``.
         size: height and width of the result, at least those of the images.
-        colour: one value for each channel, ``(C,)``.
+        color: one value for each channel, ``(C,)``.
 
     Returns:
         ``(N, C, *size)``; where a side does not split evenly, the pixel left over is below or to the right.
@@ -66,7 +66,7 @@ def frame(images: Tensor, size: tuple[int, int], colour: Tensor) -> Tensor:
                   [1., 1., 1.]]]])
     """
     count, channels, height, width = images.shape
-    framed = colour.to(images).view(-1, 1, 1).expand(count, channels, *size).clone()
+    framed = color.to(images).view(-1, 1, 1).expand(count, channels, *size).clone()
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
     framed[:, :, top : top + height, left : left + width] = images
     return framed

@@ -14,7 +14,7 @@ from lightning_condkd.augment import Augment
 from lightning_condkd.distributed import gather_rows, mean_over_ranks
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Unit
-from lightning_condkd.types import LossTerms, NetworkOutput, Spec, Synthetic
+from lightning_condkd.types import LossTerms, NetworkOutput, Synthetic, TaskSpec
 
 Selection = Literal["total_loss", "inversion_loss", "last"]
 Source = Literal["bank", "live"]
@@ -108,7 +108,7 @@ class Inversion(nn.Module):
         self.augment = augment
         self.selection: Selection = selection
 
-    def build(self, spec: Spec, generator: torch.Generator) -> None:
+    def build(self, spec: TaskSpec, generator: torch.Generator) -> None:
         """Make parameters and buffers.
 
         Args:

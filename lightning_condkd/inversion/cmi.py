@@ -21,9 +21,9 @@ from lightning_condkd.inversion.parts.feature_ring import FeatureRing
 from lightning_condkd.inversion.parts.generator import check_bn, make_generator
 from lightning_condkd.models.generators import ConvGenerator
 from lightning_condkd.precision import at_least_float32
-from lightning_condkd.randomness import Draw, seeded_initialisation
+from lightning_condkd.randomness import Draw, seeded_initialization
 from lightning_condkd.rounds import Cadence, Unit
-from lightning_condkd.types import LossTerms, NetworkOutput, Spec, Synthetic
+from lightning_condkd.types import LossTerms, NetworkOutput, Synthetic, TaskSpec
 
 Features = Literal["batch_norm", "embedding"]
 
@@ -105,7 +105,7 @@ class CMI(Inversion):
 
     Raises:
         ValueError: if an argument is out of its range; in :meth:`build`, if the teacher has no BatchNorm layer where
-            one is needed, or the generator has no ``initialise`` or does not fit the task.
+            one is needed, or the generator has no ``initialize`` or does not fit the task.
 
     References:
         Fang et al.: "Contrastive Model Inversion for Data-Free Knowledge Distillation", arXiv 2105.08584.
@@ -166,7 +166,7 @@ class CMI(Inversion):
         """
         return cls(cadence=cadence, class_weight=class_weight, **arguments)
 
-    def build(self, spec: Spec, generator: torch.Generator) -> None:
+    def build(self, spec: TaskSpec, generator: torch.Generator) -> None:
         """Make the generator, the latents, the head and the ring."""
         super().build(spec, generator)
         self._check(spec)
@@ -179,16 +179,16 @@ class CMI(Inversion):
             self._build_contrast(spec.embedding_size if self.needs_embedding else sum(spec.bn_channels), generator)
 
     def _build_contrast(self, width: int, generator: torch.Generator) -> None:
-        with seeded_initialisation(generator):
+        with seeded_initialization(generator):
             self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, self.contrastive.head_size))
         self.register_buffer("kept_features", torch.zeros(self.batch_size, 2 * width))
         dtype = getattr(torch, self.contrastive.ring_dtype)
         self.ring = FeatureRing(self.contrastive.ring_size, 2 * width, dtype=dtype, on_cpu=self.contrastive.ring_on_cpu)
 
-    def _own_generator(self, spec: Spec) -> nn.Module:
+    def _own_generator(self, spec: TaskSpec) -> nn.Module:
         return ConvGenerator(spec.image_shape, latent_size=self.latent_size, width=self.generator_width)
 
-    def _check(self, spec: Spec) -> None:
+    def _check(self, spec: TaskSpec) -> None:
         check_bn(self.bn_weight, spec)
         if self.contrasts and not self.needs_embedding and not spec.bn_channels:
             raise ValueError(
@@ -196,7 +196,7 @@ class CMI(Inversion):
                 "set contrastive.features to 'embedding', or contrastive_weight to 0, or use a teacher with BatchNorm"
             )
         given = self.given_generator[0]
-        if given is not None and not hasattr(given, "initialise"):
+        if given is not None and not hasattr(given, "initialize"):
             raise ValueError(
                 f"every block starts the generator anew, but {type(given).__name__} has no method "
                 "initialise(generator) that refills it from a torch.Generator: add it"
@@ -218,7 +218,7 @@ class CMI(Inversion):
     def start(self, unit: Unit, draw: Draw) -> None:
         """Refill the generator and draw latents and labels."""
         super().start(unit, draw)
-        self.generator.initialise(draw.generator("generator"))  # type: ignore[operator]
+        self.generator.initialize(draw.generator("generator"))  # type: ignore[operator]
         self.latent.copy_(torch.randn(self.latent.shape, generator=draw.generator("latent")))
         self.labels.copy_(torch.randint(self.num_classes, self.labels.shape, generator=draw.generator("labels")))
 

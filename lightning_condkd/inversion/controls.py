@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_condkd.inversion.base import Inversion, Observe
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Unit
-from lightning_condkd.types import LossTerms, NetworkOutput, Spec, Synthetic
+from lightning_condkd.types import LossTerms, NetworkOutput, Synthetic, TaskSpec
 
 
 class SmoothNoise(Inversion):
@@ -41,7 +41,7 @@ class SmoothNoise(Inversion):
         super().__init__(cadence, batch_size, selection="last")
         self.grid_size, self.contrast = grid_size, contrast
 
-    def build(self, spec: Spec, generator: torch.Generator) -> None:
+    def build(self, spec: TaskSpec, generator: torch.Generator) -> None:
         """Make room for a batch of images."""
         super().build(spec, generator)
         self.register_buffer("noise", torch.zeros(self.batch_size, *spec.image_shape))
@@ -114,7 +114,7 @@ class RealSubset(Inversion):
         super().__init__(cadence, batch_size, selection="last")
         self.given_images = images
 
-    def build(self, spec: Spec, generator: torch.Generator) -> None:
+    def build(self, spec: TaskSpec, generator: torch.Generator) -> None:
         """Read and check the images."""
         super().build(spec, generator)
         given = self.given_images

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from lightning_condkd.functional.inversion import activation_loss, balance_loss, class_loss
 from lightning_condkd.inversion.base import Observe, Source
 from lightning_condkd.inversion.live import LiveInversion
-from lightning_condkd.models.generators import ConvGenerator, NormalisedGenerator
+from lightning_condkd.models.generators import ConvGenerator, NormalizedGenerator
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Unit
-from lightning_condkd.types import LossTerms, NetworkOutput, Spec, Synthetic
+from lightning_condkd.types import LossTerms, NetworkOutput, Synthetic, TaskSpec
 
-Output = Literal["normalised", "sigmoid"]
+Output = Literal["normalized", "sigmoid"]
 
 
 class DAFL(LiveInversion):
@@ -32,7 +32,7 @@ class DAFL(LiveInversion):
             own.
         batch_size: images of a generator step.
         generator: see :class:`~lightning_condkd.inversion.live.LiveInversion`.
-        generator_output: ``normalised`` builds :class:`~lightning_condkd.models.NormalisedGenerator`, whose images are
+        generator_output: ``normalized`` builds :class:`~lightning_condkd.models.NormalizedGenerator`, whose images are
             normalised as the teacher's input and may leave [0, 1]; ``sigmoid`` builds
             :class:`~lightning_condkd.models.ConvGenerator` with the same widths.
         generator_width: channels of all stages of the built generator but the last, which has half as many.
@@ -65,7 +65,7 @@ class DAFL(LiveInversion):
         cadence: Cadence = Cadence(synthesis_steps=1, distill_steps=1, repeats=120),
         batch_size: int = 1024,
         generator: nn.Module | None = None,
-        generator_output: Output = "normalised",
+        generator_output: Output = "normalized",
         generator_width: int = 128,
         generator_bn_eps: float = 1e-5,
         latent_size: int = 1000,
@@ -132,12 +132,12 @@ class DAFL(LiveInversion):
         cadence = Cadence(synthesis_steps=1, distill_steps=5, repeats=80)
         return cls(**{**weights, **generator, "cadence": cadence, "batch_size": 256, **arguments})
 
-    def default_generator(self, spec: Spec) -> nn.Module:
+    def default_generator(self, spec: TaskSpec) -> nn.Module:
         """Return the generator of ``generator_output``."""
         if self.generator_output == "sigmoid":
             width = max(self.generator_width // 2, 1)
             return ConvGenerator(spec.image_shape, latent_size=self.latent_size, width=width)
-        return NormalisedGenerator(
+        return NormalizedGenerator(
             spec.image_shape,
             mean=spec.mean,
             std=spec.std,

@@ -18,7 +18,7 @@ from lightning_condkd.inversion.parts.generator import check_bn
 from lightning_condkd.inversion.parts.pixel_optimizer import ImagePrior, PixelAdam, check_choice
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Unit
-from lightning_condkd.types import BatchNormStatistics, LossTerms, NetworkOutput, Spec, Synthetic
+from lightning_condkd.types import BatchNormStatistics, LossTerms, NetworkOutput, Synthetic, TaskSpec
 
 Labels = Literal["balanced", "uniform"]
 
@@ -169,7 +169,7 @@ class DeepInversion(Inversion):
             **arguments,
         )
 
-    def build(self, spec: Spec, generator: torch.Generator) -> None:
+    def build(self, spec: TaskSpec, generator: torch.Generator) -> None:
         """Make the pixels and their labels."""
         super().build(spec, generator)
         check_bn(self.bn_weight, spec)
@@ -223,12 +223,12 @@ class DeepInversion(Inversion):
         """Return the terms whose weight is not 0."""
         view = self.view(synthetic.images, unit, draw)
         output = observe(view, bn=self.bn_weight != 0)
-        normalised = (view - self.mean) / self.std
+        normalized = (view - self.mean) / self.std
         terms: dict[str, Callable[[], Tensor]] = {
             "class": lambda: class_loss(output.logits, self.labels[draw.rows]),
             "bn": lambda: self._bn_distance(output.bn),
-            "total_variation": lambda: self._total_variation(normalised, draw),
-            "image_norm": lambda: self._image_norm(normalised, draw),
+            "total_variation": lambda: self._total_variation(normalized, draw),
+            "image_norm": lambda: self._image_norm(normalized, draw),
             "competition": lambda: self.competition.loss(output.logits, student(view).logits),
         }
         return LossTerms.of(terms, self._weights(unit)), output

@@ -10,7 +10,7 @@ from lightning_condkd.inversion.live import LiveInversion
 from lightning_condkd.models.generators import ConvGenerator
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Unit
-from lightning_condkd.types import LossTerms, NetworkOutput, Spec, Synthetic
+from lightning_condkd.types import LossTerms, NetworkOutput, Synthetic, TaskSpec
 
 
 class DFAD(LiveInversion):
@@ -63,7 +63,7 @@ class DFAD(LiveInversion):
         )
         self.generator_width, self.adversarial_weight = generator_width, adversarial_weight
 
-    def default_generator(self, spec: Spec) -> nn.Module:
+    def default_generator(self, spec: TaskSpec) -> nn.Module:
         """Return a :class:`~lightning_condkd.models.ConvGenerator`."""
         return ConvGenerator(spec.image_shape, latent_size=self.latent_size, width=self.generator_width)
 

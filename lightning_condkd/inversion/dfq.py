@@ -15,7 +15,7 @@ from lightning_condkd.inversion.parts.generator import check_bn
 from lightning_condkd.models.generators import ConvGenerator
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Unit
-from lightning_condkd.types import LossTerms, NetworkOutput, Spec, Synthetic
+from lightning_condkd.types import LossTerms, NetworkOutput, Synthetic, TaskSpec
 
 
 class DFQ(LiveInversion):
@@ -81,12 +81,12 @@ class DFQ(LiveInversion):
         self.adversarial_weight, self.bn_weight = adversarial_weight, bn_weight
         self.class_weight, self.balance_weight = class_weight, balance_weight
 
-    def build(self, spec: Spec, generator: torch.Generator) -> None:
+    def build(self, spec: TaskSpec, generator: torch.Generator) -> None:
         """Make the generator."""
         check_bn(self.bn_weight, spec)
         super().build(spec, generator)
 
-    def default_generator(self, spec: Spec) -> nn.Module:
+    def default_generator(self, spec: TaskSpec) -> nn.Module:
         """Return a :class:`~lightning_condkd.models.ConvGenerator`."""
         return ConvGenerator(spec.image_shape, latent_size=self.latent_size, width=self.generator_width)
 

@@ -20,7 +20,7 @@ from lightning_condkd.inversion.parts.generator import check_bn, make_generator
 from lightning_condkd.models.generators import ConvGenerator
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Unit
-from lightning_condkd.types import BatchNormStatistics, LossTerms, NetworkOutput, Spec, Synthetic
+from lightning_condkd.types import BatchNormStatistics, LossTerms, NetworkOutput, Synthetic, TaskSpec
 
 BETAS = (0.5, 0.999)
 
@@ -123,7 +123,7 @@ class Fast(Inversion):
         setting = {"cadence": Cadence(steps, 400, warmup_rounds=20), "generator_lr": rates[steps][0]}
         return cls(**{**setting, "latent_lr": rates[steps][1], **arguments})
 
-    def build(self, spec: Spec, generator: torch.Generator) -> None:
+    def build(self, spec: TaskSpec, generator: torch.Generator) -> None:
         """Make the two generators, the latents and the moving statistics."""
         super().build(spec, generator)
         self._check(spec)
@@ -139,10 +139,10 @@ class Fast(Inversion):
         for index, parameter in enumerate(self.meta.parameters()):
             self.register_buffer(f"meta_gradient_{index}", torch.zeros_like(parameter, requires_grad=False))
 
-    def _own_generator(self, spec: Spec) -> nn.Module:
+    def _own_generator(self, spec: TaskSpec) -> nn.Module:
         return ConvGenerator(spec.image_shape, latent_size=self.latent_size, width=self.generator_width)
 
-    def _check(self, spec: Spec) -> None:
+    def _check(self, spec: TaskSpec) -> None:
         check_bn(self.bn_weight, spec)
         given = self.given_generator[0]
         if self.reset_round is not None and given is not None and not hasattr(given, "reset_first_layers"):

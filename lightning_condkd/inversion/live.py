@@ -11,7 +11,7 @@ from lightning_condkd.inversion.base import Inversion, Observe, Source
 from lightning_condkd.inversion.parts.generator import make_generator
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Unit
-from lightning_condkd.types import Spec, Synthetic
+from lightning_condkd.types import Synthetic, TaskSpec
 
 
 class LiveInversion(Inversion):
@@ -61,7 +61,7 @@ class LiveInversion(Inversion):
         self.latent_size, self.generator_lr, self.betas = latent_size, generator_lr, betas
         self.source = source
 
-    def default_generator(self, spec: Spec) -> nn.Module:
+    def default_generator(self, spec: TaskSpec) -> nn.Module:
         """Return the generator that the method builds.
 
         Args:
@@ -69,7 +69,7 @@ class LiveInversion(Inversion):
         """
         raise NotImplementedError
 
-    def build(self, spec: Spec, generator: torch.Generator) -> None:
+    def build(self, spec: TaskSpec, generator: torch.Generator) -> None:
         """Make the generator."""
         super().build(spec, generator)
         given, latent_size = self.given_generator[0], self.latent_size

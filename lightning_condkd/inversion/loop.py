@@ -11,7 +11,7 @@ from lightning_condkd.randomness import Draw
 from lightning_condkd.types import Synthetic
 
 
-def synthesise(
+def synthesize(
     inversion: Inversion,
     optimizers: Mapping[str, Optimizer],
     teacher: Observe,

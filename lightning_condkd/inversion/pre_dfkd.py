@@ -20,10 +20,10 @@ from lightning_condkd.inversion.parts.competition import Competition
 from lightning_condkd.inversion.parts.replay_memory import Memory, ReplayMemory
 from lightning_condkd.models.checks import check_encoder, check_generator
 from lightning_condkd.models.encoder import Encoder
-from lightning_condkd.models.generators import NormalisedGenerator
-from lightning_condkd.randomness import Draw, seeded_initialisation
+from lightning_condkd.models.generators import NormalizedGenerator
+from lightning_condkd.randomness import Draw, seeded_initialization
 from lightning_condkd.rounds import Cadence, Unit
-from lightning_condkd.types import LossTerms, NetworkOutput, Spec, Synthetic
+from lightning_condkd.types import LossTerms, NetworkOutput, Synthetic, TaskSpec
 
 
 class PREDFKD(LiveInversion):
@@ -49,7 +49,7 @@ class PREDFKD(LiveInversion):
         cadence: 1 step of the novel generator and 10 student steps, 36 times a round.
         batch_size: images of a step of the novel generator.
         generator: the novel one, see :class:`~lightning_condkd.inversion.live.LiveInversion`; ``None`` builds a
-            :class:`~lightning_condkd.models.NormalisedGenerator` of ``generator_width`` with spectral norm.
+            :class:`~lightning_condkd.models.NormalizedGenerator` of ``generator_width`` with spectral norm.
         generator_width: width of the built novel generator.
         latent_size: length of a latent.
         generator_lr: learning rate of the novel generator's Adam.
@@ -142,21 +142,21 @@ class PREDFKD(LiveInversion):
         leaking = replace(memory, latents=replace(memory.latents, gradient_leak=True))
         return cls(balance_log10=balance_log10, memory=leaking, bn_eps=bn_eps, **arguments)
 
-    def default_generator(self, spec: Spec) -> nn.Module:
-        """Return a :class:`~lightning_condkd.models.NormalisedGenerator` with spectral norm, drawn uniformly."""
+    def default_generator(self, spec: TaskSpec) -> nn.Module:
+        """Return a :class:`~lightning_condkd.models.NormalizedGenerator` with spectral norm, drawn uniformly."""
         return self._generator(spec, self.generator_width, spectral=True)
 
-    def _generator(self, spec: Spec, width: int, spectral: bool) -> nn.Module:
-        generator = NormalisedGenerator(spec.image_shape, width=width, spectral=spectral, **self._shared(spec))
+    def _generator(self, spec: TaskSpec, width: int, spectral: bool) -> nn.Module:
+        generator = NormalizedGenerator(spec.image_shape, width=width, spectral=spectral, **self._shared(spec))
         return _drawn_uniformly(generator)
 
-    def _encoder(self, spec: Spec) -> nn.Module:
+    def _encoder(self, spec: TaskSpec) -> nn.Module:
         return _drawn_uniformly(Encoder(spec.image_shape, width=self.memory.width, **self._shared(spec)))
 
-    def _shared(self, spec: Spec) -> dict[str, Any]:
+    def _shared(self, spec: TaskSpec) -> dict[str, Any]:
         return {"mean": spec.mean, "std": spec.std, "latent_size": self.latent_size, "bn_eps": self.bn_eps}
 
-    def build(self, spec: Spec, generator: torch.Generator) -> None:
+    def build(self, spec: TaskSpec, generator: torch.Generator) -> None:
         """Make the novel generator and, where there is a memory, its two networks."""
         super().build(spec, generator)
         if not self.memory.share:
@@ -166,7 +166,7 @@ class PREDFKD(LiveInversion):
                 raise ValueError(
                     f"memory.{name}={count} does not divide by {ranks} processes: choose a multiple of {ranks}"
                 )
-        with seeded_initialisation(generator):
+        with seeded_initialization(generator):
             decoder = copy.deepcopy(self.memory.generator) or self._generator(spec, self.memory.width, spectral=False)
             encoder = copy.deepcopy(self.memory.encoder) or self._encoder(spec)
         check_generator(decoder, self.latent_size, spec.image_shape)

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from lightning_condkd.functional.divergence import Reduction, check_reduction, negative_divergence
 from lightning_condkd.inversion.base import Observe, Source, StudentLoss
 from lightning_condkd.inversion.live import LiveInversion
-from lightning_condkd.models.generators import NormalisedGenerator
+from lightning_condkd.models.generators import NormalizedGenerator
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Unit
-from lightning_condkd.types import LossTerms, NetworkOutput, Spec, Synthetic
+from lightning_condkd.types import LossTerms, NetworkOutput, Synthetic, TaskSpec
 
 
 class ZSKT(LiveInversion):
@@ -29,7 +29,7 @@ class ZSKT(LiveInversion):
         cadence: 1 generator step and 10 student steps, 400 times a round: 80 000 blocks in 200 rounds.
         batch_size: images of a generator step.
         generator: see :class:`~lightning_condkd.inversion.live.LiveInversion`; ``None`` builds
-            :class:`~lightning_condkd.models.NormalisedGenerator` without tanh and with a learned scale and offset of
+            :class:`~lightning_condkd.models.NormalizedGenerator` without tanh and with a learned scale and offset of
             the last BatchNorm, whose images may leave [0, 1].
         generator_width: channels of all stages of the built generator but the last, which has half as many.
         latent_size: length of a latent.
@@ -87,9 +87,9 @@ class ZSKT(LiveInversion):
         self.adversarial_weight = adversarial_weight
         self.reduction: Reduction = reduction
 
-    def default_generator(self, spec: Spec) -> nn.Module:
-        """Return a :class:`~lightning_condkd.models.NormalisedGenerator`."""
-        return NormalisedGenerator(
+    def default_generator(self, spec: TaskSpec) -> nn.Module:
+        """Return a :class:`~lightning_condkd.models.NormalizedGenerator`."""
+        return NormalizedGenerator(
             spec.image_shape,
             mean=spec.mean,
             std=spec.std,
@@ -108,7 +108,7 @@ class ZSKT(LiveInversion):
 
     def latents(self, count: int, unit: Unit, draw: Draw) -> Tensor:
         """Return this rank's rows of the first latents of the block, the same in all its units."""
-        position = unit.step + (0 if unit.phase == "synthesise" else self.cadence.synthesis_steps)
+        position = unit.step + (0 if unit.phase == "synthesize" else self.cadence.synthesis_steps)
         stream = draw._replace(step=draw.step - position).generator("latent")
         # In whole batches, because how many numbers are drawn at once changes them.
         batches = [

@@ -3,7 +3,7 @@
 from lightning_condkd.models.convnet import ConvNet
 from lightning_condkd.models.digits_net import DigitsNet
 from lightning_condkd.models.fresh_networks import FreshNetworks
-from lightning_condkd.models.generators import ConvGenerator, NormalisedGenerator
+from lightning_condkd.models.generators import ConvGenerator, NormalizedGenerator
 from lightning_condkd.models.mobilenet import MobileNetV2
 from lightning_condkd.models.observer import Observer
 from lightning_condkd.models.resnet import CifarResNet, SmallImageResNet
@@ -18,7 +18,7 @@ __all__ = [
     "DigitsNet",
     "FreshNetworks",
     "MobileNetV2",
-    "NormalisedGenerator",
+    "NormalizedGenerator",
     "Observer",
     "SmallImageResNet",
     "SmallImageVGG",

@@ -11,19 +11,19 @@ from torch import nn
 from lightning_condkd.models.checks import check_classifier
 from lightning_condkd.models.observer import Observer
 from lightning_condkd.models.taps import batch_norm_layers
-from lightning_condkd.randomness import seeded_generator, seeded_initialisation
+from lightning_condkd.randomness import seeded_generator, seeded_initialization
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def normalise_by_batch(network: Network) -> Network:
+def normalize_by_batch(network: Network) -> Network:
     """Put BatchNorm in training mode and all else in evaluation mode; dropout would draw from the global stream.
 
     Args:
         network: it is changed in place, and returned.
 
     Example:
-        >>> network = normalise_by_batch(nn.Sequential(nn.BatchNorm2d(1), nn.Dropout(0.5)))
+        >>> network = normalize_by_batch(nn.Sequential(nn.BatchNorm2d(1), nn.Dropout(0.5)))
         >>> [layer.training for layer in network]
         [True, False]
     """
@@ -72,7 +72,7 @@ class FreshNetworks:
         Args:
             generator: its weights are drawn from it.
         """
-        with seeded_initialisation(generator):
+        with seeded_initialization(generator):
             return Observer(self.network(), self.mean, self.std).train()
 
     def check(self, image_shape: tuple[int, int, int], num_classes: int) -> None:

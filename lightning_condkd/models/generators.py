@@ -71,7 +71,7 @@ class ConvGenerator(nn.Module):
         maps = self.norm(self.unflatten(self.project(latents)))
         return torch.sigmoid(self.to_image(self.stages(maps)))
 
-    def initialise(self, generator: torch.Generator) -> None:
+    def initialize(self, generator: torch.Generator) -> None:
         """Refill every layer: weights N(0, 0.02), scales of norms N(1, 0.02), biases 0, running statistics at rest.
 
         The numbers are those with which CMI starts its generator anew at every synthesis.
@@ -103,16 +103,16 @@ def _stage(in_channels: int, channels: int, norm: Norm) -> tuple[nn.Module, ...]
 def _refill(module: nn.Module, generator: torch.Generator) -> None:
     if not isinstance(module, nn.Linear | nn.Conv2d | nn.BatchNorm2d | nn.GroupNorm):
         return
-    centre = 0.0 if isinstance(module, nn.Linear | nn.Conv2d) else 1.0
+    center = 0.0 if isinstance(module, nn.Linear | nn.Conv2d) else 1.0
     noise = torch.randn(module.weight.shape, generator=generator, device=generator.device, dtype=module.weight.dtype)
-    module.weight.copy_(centre + 0.02 * noise)
+    module.weight.copy_(center + 0.02 * noise)
     if module.bias is not None:
         module.bias.zero_()
     if isinstance(module, nn.BatchNorm2d):
         module.reset_running_stats()
 
 
-class NormalisedGenerator(nn.Module):
+class NormalizedGenerator(nn.Module):
     """Linear layer to a small map, stages of nearest upsampling and 3x3 convolution, then BatchNorm over each channel.
 
     Its last layer yields what the teacher calls normalised; the images returned are taken back to the units of [0, 1]
@@ -136,7 +136,7 @@ class NormalisedGenerator(nn.Module):
         ValueError: if an image does not divide by the stages.
 
     Example:
-        >>> generator = NormalisedGenerator((1, 8, 8), mean=(0.5,), std=(0.25,), latent_size=16, width=8)
+        >>> generator = NormalizedGenerator((1, 8, 8), mean=(0.5,), std=(0.25,), latent_size=16, width=8)
         >>> images = generator(torch.randn(64, 16))
         >>> images.shape, round(images.mean().item(), 3), round(images.std().item(), 2)
         (torch.Size([64, 1, 8, 8]), 0.5, 0.25)
@@ -190,8 +190,8 @@ class NormalisedGenerator(nn.Module):
             latents: ``(N, latent_size)``, standard normal.
         """
         maps = self.norm(self.unflatten(self.project(latents)))
-        normalised: Tensor = self.to_image(self.stages(maps))
-        return normalised * self.std + self.mean
+        normalized: Tensor = self.to_image(self.stages(maps))
+        return normalized * self.std + self.mean
 
 
 def _conv(in_channels: int, channels: int, spectral: bool) -> nn.Module:

@@ -23,7 +23,7 @@ from lightning_condkd.models.heads import (
 )
 from lightning_condkd.models.taps import batch_norm_layers, tap_batch_norm, tap_channel_means, tap_input, tap_output
 from lightning_condkd.models.weights import load_weights, plain_name, plain_state
-from lightning_condkd.normalization import check_normalisation
+from lightning_condkd.normalization import check_normalization
 from lightning_condkd.types import NetworkOutput
 
 
@@ -70,7 +70,7 @@ class Observer(nn.Module):
         embedding: str | None = None,
     ) -> None:
         super().__init__()
-        means, deviations = check_normalisation(mean, std)
+        means, deviations = check_normalization(mean, std)
         self.network = network
         self.register_buffer("mean", None if means is None else torch.tensor(means), persistent=False)
         self.register_buffer("std", None if deviations is None else torch.tensor(deviations), persistent=False)
@@ -120,7 +120,7 @@ class Observer(nn.Module):
             statistics = tap_batch_norm(hooks, self.network, means) if bn else {}
             outputs = {name: tap_output(hooks, submodule(self.network, name, "maps")) for name in maps}
             asked = any((embedding, bn, maps, channel_means))
-            logits = self._network_for(asked)(self.normalise(images))
+            logits = self._network_for(asked)(self.normalize(images))
         if not isinstance(logits, Tensor):
             raise TypeError(
                 f"expected {type(self.network).__name__} to return logits (N, K), got {type(logits).__name__}; "
@@ -174,7 +174,7 @@ class Observer(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_compiled": None}
 
-    def normalise(self, images: Tensor) -> Tensor:
+    def normalize(self, images: Tensor) -> Tensor:
         """Return images as the network wants them.
 
         Args:

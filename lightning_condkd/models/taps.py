@@ -72,8 +72,8 @@ def batch_norm_statistics(layer: BatchNorm, inputs: Tensor, means: Tensor | None
     # Shifting by a constant leaves the value and the derivatives of every order as they are, and costs 0.4 to 0.7 of
     # the time of torch.var_mean on a CPU, forward and backward together.
     shift = mean.detach()
-    centred = values - shift.view(-1, *[1] * (values.dim() - 2))
-    variance = centred.square().mean(dims) - (mean - shift).square()
+    centered = values - shift.view(-1, *[1] * (values.dim() - 2))
+    variance = centered.square().mean(dims) - (mean - shift).square()
     running = (
         buffer.detach().to(values.dtype, copy=layer.training) for buffer in (layer.running_mean, layer.running_var)
     )

@@ -49,7 +49,7 @@ class SmallImageVGG(nn.Module):
             self.add_module(f"block{index}", _block(before, after, count))
         self.classifier = nn.Linear(_WIDTHS[-1], num_classes)
         for module in self.modules():
-            _initialise(module)
+            _initialize(module)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits ``(N, K)``.
@@ -74,7 +74,7 @@ def _block(in_channels: int, channels: int, count: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     elif isinstance(module, nn.Linear):

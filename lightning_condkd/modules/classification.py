@@ -316,8 +316,8 @@ class Classification(ResumableModule):
         state = plain_state(self.network.network)
         tensors = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
         statistics = {"mean": self.network.mean, "std": self.network.std}
-        normalisation = {name: None if value is None else value.tolist() for name, value in statistics.items()}
-        save_tensors(Path(path), tensors, {"normalisation": json.dumps(normalisation)})
+        normalization = {name: None if value is None else value.tolist() for name, value in statistics.items()}
+        save_tensors(Path(path), tensors, {"normalisation": json.dumps(normalization)})
 
 
 def _check_ending(path: Path) -> None:

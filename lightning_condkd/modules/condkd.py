@@ -36,7 +36,7 @@ from lightning_condkd.modules.parts.checks import (
 from lightning_condkd.modules.parts.default_losses import default_distillation, warn_of_attention
 from lightning_condkd.modules.parts.distillation_step import DistillationStep
 from lightning_condkd.modules.parts.divergence import IMAGES, TRANSIENT, diverged, transient
-from lightning_condkd.modules.parts.synthesis_step import Synthesised, SynthesisStep
+from lightning_condkd.modules.parts.synthesis_step import SynthesisStep, Synthesized
 from lightning_condkd.modules.teacher_student import STATE_KEY, TeacherStudent
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.rounds import Unit
@@ -65,7 +65,7 @@ from lightning_condkd.training.run_length import (
 from lightning_condkd.training.run_record import fingerprint, settings
 from lightning_condkd.training.schedules import default_student_optimizer, default_student_schedule
 from lightning_condkd.training.teacher_accuracy import remark_on_condensed
-from lightning_condkd.types import Spec, Synthetic
+from lightning_condkd.types import Synthetic, TaskSpec
 
 
 class CondKD(TeacherStudent):
@@ -153,7 +153,7 @@ class CondKD(TeacherStudent):
         self.student_gradient_clip = student_gradient_clip
         self.transfer_set = self._given_transfer_set = transfer_set
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
-        self.spec: Spec | None = None
+        self.spec: TaskSpec | None = None
         self.unit: Unit | None = None
         self.meters, self.stopwatch = Meters(), Stopwatch()
         self._bank_state = BankState()
@@ -201,7 +201,7 @@ class CondKD(TeacherStudent):
         elif spec[:4] != self.spec[:4]:
             raise ValueError(f"the module was built for {self.spec}, got a task of {spec}: make a new module for it")
 
-    def _build(self, spec: Spec) -> None:
+    def _build(self, spec: TaskSpec) -> None:
         self.spec = spec
         self.inversion.build(spec, seeded_generator(self.seed, "inversion"))
         if self._aligning is not None:
@@ -325,13 +325,13 @@ class CondKD(TeacherStudent):
         self._set_student_mode(unit)
         with self.stopwatch.running(unit.phase):
             match unit.phase:
-                case "synthesise":
-                    self._synthesise(unit)
-                case "distil":
-                    self._distil(unit)
+                case "synthesize":
+                    self._synthesize(unit)
+                case "distill":
+                    self._distill(unit)
 
     def _set_student_mode(self, unit: Unit) -> None:
-        training = unit.phase == "distil"
+        training = unit.phase == "distill"
         if self.student.training != training:
             sync_buffers([self.student])
             self.student.train(training)
@@ -339,14 +339,14 @@ class CondKD(TeacherStudent):
     def _draw(self, unit: Unit) -> Draw:
         return Draw(self.seed, unit.counter, self.global_rank, self.trainer.world_size)
 
-    def _synthesise(self, unit: Unit) -> None:
+    def _synthesize(self, unit: Unit) -> None:
         draw = self._draw(unit)
         if unit.first:
             self._turns.forget(self, "synthesis", self.inversion.per_round())
             self.inversion.start(unit, draw)
-        synthesised = self._generator_step(unit, draw)
+        synthesized = self._generator_step(unit, draw)
         if self._aligning is not None:
-            self._discriminator_step(self._aligning, synthesised, unit, draw)
+            self._discriminator_step(self._aligning, synthesized, unit, draw)
         if unit.last:
             if self.inversion.source == "bank":
                 self.stop_if_diverged()  # before the bank gets images of it; a live method's block may be one step
@@ -358,22 +358,22 @@ class CondKD(TeacherStudent):
                 with self._transfer.bank.running():
                     self._transfer.append(images, cast(Tensor, labels), unit.round)
 
-    def _generator_step(self, unit: Unit, draw: Draw) -> Synthesised:
+    def _generator_step(self, unit: Unit, draw: Draw) -> Synthesized:
         self._turns.scale(self, "synthesis", self.inversion.lr_factor(unit))
         with self._turns.turn(self, "synthesis", self.inversion.gradient_clip) as step:
-            synthesised = self.synthesis_step.generator(unit, draw)
-            if synthesised.total.values:
-                step(synthesised.total.total())
-        self.meters.add(synthesised.total.values, "synthesis/")
-        own, total = synthesised.losses()
-        self._watch("synthesis", unit, {**synthesised.total.values, "total": total}, synthesised.synthetic.images)
-        self.inversion.after_step(synthesised.synthetic, synthesised.output, own, total, unit)
-        return synthesised
+            synthesized = self.synthesis_step.generator(unit, draw)
+            if synthesized.total.values:
+                step(synthesized.total.total())
+        self.meters.add(synthesized.total.values, "synthesis/")
+        own, total = synthesized.losses()
+        self._watch("synthesis", unit, {**synthesized.total.values, "total": total}, synthesized.synthetic.images)
+        self.inversion.after_step(synthesized.synthetic, synthesized.output, own, total, unit)
+        return synthesized
 
     def _discriminator_step(
-        self, alignment: FeatureAlignment, synthesised: Synthesised, unit: Unit, draw: Draw
+        self, alignment: FeatureAlignment, synthesized: Synthesized, unit: Unit, draw: Draw
     ) -> None:
-        labels, fake = cast(Tensor, synthesised.synthetic.labels), cast(Tensor, synthesised.embedding).detach()
+        labels, fake = cast(Tensor, synthesized.synthetic.labels), cast(Tensor, synthesized.embedding).detach()
         condensed = self.synthesis_step.condensed_embedding(labels, unit, draw)
         self.meters.add(alignment.accuracy(condensed, fake, labels), "alignment/")
         with self._turns.turn(self, "discriminator") as step:
@@ -383,7 +383,7 @@ class CondKD(TeacherStudent):
         self.meters.add(terms.values, "alignment/")
         self._watch("discriminator", unit, {**terms.values, "total": total})
 
-    def _distil(self, unit: Unit) -> None:
+    def _distill(self, unit: Unit) -> None:
         draw = self._draw(unit)
         with self._turns.turn(self, "student", self.student_gradient_clip) as step:
             distilled = self.distillation_step(unit, draw, self.device)
@@ -420,7 +420,7 @@ class CondKD(TeacherStudent):
         )
 
     @property
-    def images_synthesised(self) -> int:
+    def images_synthesized(self) -> int:
         """Synthetic images so far: those that the bank has seen, or those rendered for the student's steps."""
         sampled = getattr(self.inversion, "images_sampled", None)
         return self._transfer.bank.images_seen + (0 if sampled is None else int(sampled))
@@ -497,7 +497,7 @@ class CondKD(TeacherStudent):
         self.stopwatch.seconds = dict(state["seconds"])
         if self.spec is None and state["spec"] is not None:
             shape, classes, size, *rest = state["spec"]
-            self._build(Spec(tuple(shape), classes, size, *map(tuple, rest)))
+            self._build(TaskSpec(tuple(shape), classes, size, *map(tuple, rest)))
         if self.is_fitting:
             self.meters.load(state["meters"])
         if self.is_fitting and state["bank"] is not None:

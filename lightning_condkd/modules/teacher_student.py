@@ -206,7 +206,7 @@ class TeacherStudent(ResumableModule):
         checkpoint[STATE_KEY] = {
             "teacher": self._fingerprint or self.teacher.fingerprint(),
             "teacher_accuracy": self.teacher_accuracy,
-            "normalisation": _normalisation(self.student),
+            "normalisation": _normalization(self.student),
         }
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
@@ -254,10 +254,10 @@ def _expects_no_teacher(module: nn.Module, keys: Any) -> None:  # noqa: ANN401 -
 
 
 def _observed_like(teacher: Observer, network: nn.Module) -> Observer:
-    normalisation = _normalisation(teacher)
-    return Observer(network, normalisation["mean"], normalisation["std"])
+    normalization = _normalization(teacher)
+    return Observer(network, normalization["mean"], normalization["std"])
 
 
-def _normalisation(network: Observer) -> dict[str, list[float] | None]:
+def _normalization(network: Observer) -> dict[str, list[float] | None]:
     values = {"mean": network.mean, "std": network.std}
     return {name: None if value is None else value.tolist() for name, value in values.items()}

@@ -88,7 +88,7 @@ class StudentAveraging(WeightAveraging):
             pl_module: the module.
         """
         unit = getattr(pl_module, "unit", None)
-        if trainer.current_epoch < self.first_round or (unit is not None and unit.phase != "distil"):
+        if trainer.current_epoch < self.first_round or (unit is not None and unit.phase != "distill"):
             return
         self._average.update_parameters(pl_module.student)
 

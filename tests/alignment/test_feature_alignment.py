@@ -16,11 +16,11 @@ from lightning_condkd.alignment import (
 )
 from lightning_condkd.functional.adversarial import AdversarialLoss
 from lightning_condkd.randomness import seeded_generator
-from lightning_condkd.types import Spec
+from lightning_condkd.types import TaskSpec
 from tests.reference import adversarial as reference
 
 KINDS = [ACGANDiscriminator, ProjectionDiscriminator, UnconditionalDiscriminator]
-SPEC = Spec((3, 8, 8), num_classes=4, embedding_size=6)
+SPEC = TaskSpec((3, 8, 8), num_classes=4, embedding_size=6)
 
 
 def _alignment(

@@ -20,7 +20,7 @@ from lightning_condkd.alignment import (
     UnconditionalDiscriminator,
 )
 from lightning_condkd.randomness import seeded_generator
-from lightning_condkd.types import Spec
+from lightning_condkd.types import TaskSpec
 
 CLASSES, POINTS = 3, 40
 
@@ -40,13 +40,13 @@ def _play(
     """Return the share of the class-wise distance of means left at the end, and the deviation within classes."""
     generator = seeded_generator(seed, "toy")
     angles = 2 * math.pi * torch.arange(CLASSES) / CLASSES
-    centres = radius * torch.stack([angles.cos(), angles.sin()], 1)[:, None]
+    centers = radius * torch.stack([angles.cos(), angles.sin()], 1)[:, None]
     condensed, noise = deviation * torch.randn(2, CLASSES, POINTS, 2, generator=generator)
-    condensed = centres + condensed
-    synthetic = (centres.roll(1, dims=0) + noise).requires_grad_()
+    condensed = centers + condensed
+    synthetic = (centers.roll(1, dims=0) + noise).requires_grad_()
     labels = torch.arange(CLASSES).repeat_interleave(POINTS)
     alignment = FeatureAlignment(discriminator, learning_rate=5e-3)
-    alignment.build(Spec((1, 1, 1), CLASSES, embedding_size=2), generator)
+    alignment.build(TaskSpec((1, 1, 1), CLASSES, embedding_size=2), generator)
     judge, forger = alignment.optimizer(), torch.optim.Adam([synthetic], lr=rate)
     before = _class_distance(synthetic.detach(), condensed)
     path = []

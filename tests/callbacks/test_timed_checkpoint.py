@@ -154,7 +154,7 @@ def test_the_command_line_goes_on_from_it(
     resumed = yaml.safe_load((tmp_path / "lightning_logs" / "version_1" / "config.yaml").read_text())["ckpt_path"]
     assert Path(resumed).name == "by_time.ckpt"
     summary = json.loads((tmp_path / "lightning_logs" / "version_1" / "summary.json").read_text())
-    assert (summary["rounds"], summary["images_synthesised"]) == (2, 64)
+    assert (summary["rounds"], summary["images_synthesized"]) == (2, 64)
 
 
 @pytest.mark.parametrize("what", [["enable_checkpointing=false"], ["barebones=true", "logger=false"]])

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from lightning_condkd.commands.select import select
-from lightning_condkd.condensation import Herding, KCentre, KMeans, RandomSelection, RealismSelection
+from lightning_condkd.condensation import Herding, KCenter, KMeans, RandomSelection, RealismSelection
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.image_datamodules import DigitsDataModule, ImageDataModule, ImageFolderDataModule
 from lightning_condkd.data.image_source import ImageSource
@@ -54,7 +54,7 @@ def is_real(images: Tensor, source: ImageSource, label: int) -> bool:
     return bool(same.any(1).all()) and len(set(same.int().argmax(1).tolist())) == len(images)
 
 
-@pytest.mark.parametrize("method", [RandomSelection, Herding, KCentre, KMeans])
+@pytest.mark.parametrize("method", [RandomSelection, Herding, KCenter, KMeans])
 def test_real_images_of_uneven_classes_are_written_bit_for_bit(
     method: Callable[[], Any], animals: ImageFolderDataModule, tmp_path: Path
 ) -> None:
@@ -115,7 +115,7 @@ def test_a_class_keeps_its_choice_whatever_the_others_have(tmp_path: Path) -> No
     assert torch.equal(sets[0][3:], sets[1][3:])
 
 
-@pytest.mark.parametrize("method", ["RandomSelection", "Herding", "KCentre", "KMeans", "RealismSelection"])
+@pytest.mark.parametrize("method", ["RandomSelection", "Herding", "KCenter", "KMeans", "RealismSelection"])
 def test_the_command_line_chooses_digits_that_the_teacher_knows(method: str, tmp_path: Path) -> None:
     output = tmp_path / "set.safetensors"
     arguments = ["--data=DigitsDataModule", f"--method={method}", *TEACHER, "--ipc=10", str(output)]

@@ -10,7 +10,7 @@ from lightning_condkd.condensation import DistributionMatching, RealImages
 from lightning_condkd.condensation import distribution_matching as dm_module
 from lightning_condkd.condensation.parts.class_matching import draw_rows
 from lightning_condkd.models import ConvNet, Observer
-from lightning_condkd.randomness import Draw, seeded_initialisation
+from lightning_condkd.randomness import Draw, seeded_initialization
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
 CLASS_SIZES = (9, 5, 1)
@@ -48,7 +48,7 @@ def transcribed(dm: DistributionMatching, pixels: Tensor, labels: Tensor, draw: 
     """The published loop over classes, on whole batches; BatchNorm sees all classes at once."""
     rows = torch.cat(draw_rows(real_images(), 6, draw))
     real, real_labels = images(len(LABELS), 2)[rows], LABELS[rows]
-    with seeded_initialisation(draw.generator("network")):
+    with seeded_initialization(draw.generator("network")):
         observer = Observer(dm.networks.network(), MEAN, STD).train()
 
     def embed(batch: Tensor, classes: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.image_datamodules import DigitsDataModule, load_digits_split
 from lightning_condkd.models import ConvNet, Observer
 from lightning_condkd.pixels import to_pixels
-from lightning_condkd.randomness import Draw, seeded_initialisation
+from lightning_condkd.randomness import Draw, seeded_initialization
 from tests.modules.test_condensation import SaveAt, condensation, fit
 from tests.reference.matching import gradient_distance
 
@@ -58,7 +58,7 @@ def loss_of(dc: GradientMatching, pixels: Tensor, labels: Tensor, *steps: int) -
 
 
 def fresh(norm: str, draw: Draw) -> Observer:
-    with seeded_initialisation(draw.generator("network")):
+    with seeded_initialization(draw.generator("network")):
         return Observer(network(norm), MEAN, STD)
 
 
@@ -189,7 +189,7 @@ def test_statistics_of_batch_norm_are_those_of_real_images() -> None:
     loss_of(dc, *learned(), 0, 1)
     [first, *_] = [layer for layer in dc.observer.modules() if isinstance(layer, nn.BatchNorm2d)]
     convolution = next(layer for layer in dc.observer.modules() if isinstance(layer, nn.Conv2d))
-    outputs = convolution(dc.observer.normalise(images(len(LABELS), 2)))  # no class has more than 16 images
+    outputs = convolution(dc.observer.normalize(images(len(LABELS), 2)))  # no class has more than 16 images
     assert first.running_mean is not None
     assert first.running_var is not None
     assert torch.allclose(first.running_mean, outputs.mean((0, 2, 3)))

@@ -10,7 +10,7 @@ from lightning_condkd.augment import ResizedCrop
 from lightning_condkd.condensation.realism import RealismSelection
 from lightning_condkd.condensation.selection import (
     Herding,
-    KCentre,
+    KCenter,
     KMeans,
     RandomSelection,
     SelectionMethod,
@@ -20,7 +20,7 @@ from lightning_condkd.models import DigitsNet, Observer
 from lightning_condkd.randomness import seeded_generator
 
 IPC = 10
-METHODS = (RandomSelection(), Herding(), KCentre(), KMeans(), RealismSelection(), RealismSelection(factor=2))
+METHODS = (RandomSelection(), Herding(), KCenter(), KMeans(), RealismSelection(), RealismSelection(factor=2))
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: f"{type(method).__name__}")
 
 
@@ -66,7 +66,7 @@ class Brightness(nn.Module):
         return logits
 
 
-def grey(n: int, size: int = 8) -> Tensor:
+def gray(n: int, size: int = 8) -> Tensor:
     """Image number i is grey all over, i / n."""
     return (torch.arange(n, dtype=torch.float64) / n)[:, None, None, None].expand(n, 3, size, size)
 
@@ -105,7 +105,7 @@ def test_k_centre_covers_the_class_better_than_chance() -> None:
         return float(distances.min(1).values.max())
 
     for label in range(10):
-        assert radius(KCentre(), label) < 0.95 * radius(RandomSelection(), label)
+        assert radius(KCenter(), label) < 0.95 * radius(RandomSelection(), label)
 
 
 def test_k_means_is_nearer_to_the_images_than_chance() -> None:
@@ -137,7 +137,7 @@ def test_realism_ranks_images_by_the_teacher_and_tiles_them_by_rank() -> None:
     network = Brightness().double()
     observer = Observer(network, (0.25,) * 3, (0.5,) * 3).freeze()
     method, generator = RealismSelection(crops=2, factor=2, pool=None), seeded_generator(0, "realism")
-    result = method.select(grey(12), 0, 2, teacher=observer, generator=generator)
+    result = method.select(gray(12), 0, 2, teacher=observer, generator=generator)
     ranks = (result[:, 0, ::4, ::4] * 12).round().long()
     assert ranks.tolist() == [[[11, 9], [7, 5]], [[10, 8], [6, 4]]]
     torch.testing.assert_close(
@@ -154,7 +154,7 @@ def test_realism_looks_at_a_random_pool() -> None:
     observer = Observer(Brightness().double()).freeze()
     method = RealismSelection(crops=1, pool=3)
     best = [
-        float(method.select(grey(50), 0, 1, teacher=observer, generator=seeded_generator(seed, "pool")).max())
+        float(method.select(gray(50), 0, 1, teacher=observer, generator=seeded_generator(seed, "pool")).max())
         for seed in range(20)
     ]
     assert len(set(best)) > 5
@@ -164,7 +164,7 @@ def test_realism_looks_at_a_random_pool() -> None:
 def test_settings_say_what_was_done() -> None:
     expected = {"crops": 3, "factor": 2, "pool": None, "scale": [0.2, 0.9]}
     assert RealismSelection(3, 2, pool=None, scale=(0.2, 0.9)).settings() == expected
-    assert KCentre().settings() == {}
+    assert KCenter().settings() == {}
 
 
 @every_method
@@ -210,4 +210,4 @@ def test_a_teacher_that_returns_nan_is_refused() -> None:
     network.linear.weight.data[0] = torch.nan
     for method in (Herding(), RealismSelection()):
         with pytest.raises(ValueError, match="NaN or infinity"):
-            method.select(grey(4), 0, 1, teacher=Observer(network).freeze(), generator=seeded_generator(0, "test"))
+            method.select(gray(4), 0, 1, teacher=Observer(network).freeze(), generator=seeded_generator(0, "test"))

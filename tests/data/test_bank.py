@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_condkd import files
 from lightning_condkd.data import bank as bank_module
-from lightning_condkd.data.bank import MemoryBank, quantise
+from lightning_condkd.data.bank import MemoryBank, quantize
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.randomness import seeded_generator
 
@@ -58,12 +58,12 @@ def assert_same_rows(one: MemoryBank, two: MemoryBank) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_every_byte_survives_a_trip_through_floats(dtype: torch.dtype) -> None:
     values = torch.arange(256, dtype=torch.uint8)
-    assert torch.equal(quantise((values.double() / 255).to(dtype))[0], values)
+    assert torch.equal(quantize((values.double() / 255).to(dtype))[0], values)
 
 
 def test_pixels_are_rounded_not_cut() -> None:
-    quantised, clamped = quantise(torch.tensor([0.6 / 255, 1.4 / 255, 254.6 / 255, -0.001, 1.001]))
-    assert quantised.tolist() == [1, 1, 255, 0, 255]
+    quantized, clamped = quantize(torch.tensor([0.6 / 255, 1.4 / 255, 254.6 / 255, -0.001, 1.001]))
+    assert quantized.tolist() == [1, 1, 255, 0, 255]
     assert clamped == 2
 
 

@@ -19,7 +19,7 @@ from lightning_condkd.condensation import (
     DistributionMatching,
     GradientMatching,
     Herding,
-    KCentre,
+    KCenter,
     KMeans,
     MatchingPool,
     RealismSelection,
@@ -170,7 +170,7 @@ def test_a_set_is_judged_on_the_device_while_it_is_learned(tmp_path: Path) -> No
     assert [step for step, _ in judges[0].curve] == [0, 2]
 
 
-@pytest.mark.parametrize("method", [Herding(), KCentre(), KMeans(), RealismSelection()])
+@pytest.mark.parametrize("method", [Herding(), KCenter(), KMeans(), RealismSelection()])
 def test_images_are_chosen_by_a_teacher_on_a_device(method: SelectionMethod, tmp_path: Path) -> None:
     teacher = Observer(DigitsNet(), MEAN, STD, weights="package:digits-teacher.safetensors")
     outputs = []

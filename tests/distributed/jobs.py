@@ -238,7 +238,7 @@ def optimizer_states(trainer: L.Trainer) -> State:
     return states
 
 
-def play_two_ranks(recipe: Mapping[str, Any], *, synchronise: bool = True) -> dict[str, Any]:
+def play_two_ranks(recipe: Mapping[str, Any], *, synchronize: bool = True) -> dict[str, Any]:
     """The same run on one process that plays both ranks; the projection discriminator in the inversion's view only."""
     chosen, condensed = Recipe(**recipe), toy.condensed_set()
     student, generator = toy.network("student", norm=chosen.norm), toy.small_generator(norm=chosen.norm)
@@ -254,7 +254,7 @@ def play_two_ranks(recipe: Mapping[str, Any], *, synchronise: bool = True) -> di
         [copy.deepcopy(alignment.discriminator) for _ in range(virtual.RANKS)],
         (condensed.images.double(), condensed.labels),
     )
-    virtual.run(world, synchronise)
+    virtual.run(world, synchronize)
     parts = {"student.network": world.students[1], "inversion.meta": world.meta}
     parts["alignment.discriminator"] = world.discriminators[1]
     states = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
@@ -265,7 +265,7 @@ def fit_requeued(recipe: Mapping[str, Any], folder: str, steps: tuple[int, int],
     """Run a recipe as a SLURM job whose ranks get the requeue signal in the middle of different steps."""
     numbers = {"NTASKS": world_size(), "NTASKS_PER_NODE": world_size(), "NNODES": 1, "NODEID": 0, "JOB_ID": 17}
     numbers |= {"PROCID": rank(), "LOCALID": rank()}
-    os.environ.update({f"SLURM_{name}": str(value) for name, value in numbers.items()}, SLURM_JOB_NAME="distil")
+    os.environ.update({f"SLURM_{name}": str(value) for name, value in numbers.items()}, SLURM_JOB_NAME="distill")
     os.environ["PATH"] = f"{commands}:{os.environ['PATH']}"
     original = CondKD.manual_backward
     waiting = [steps[rank()]]

@@ -72,7 +72,7 @@ def test_with_batch_norm_two_ranks_equal_a_process_that_plays_both(kept: State, 
 
 
 def test_the_comparison_sees_running_statistics_that_drift_apart(launch: Launch, played: State) -> None:
-    together, apart = played["module"], launch(jobs.play_two_ranks, recipe=BATCH, synchronise=False)[0]["module"]
+    together, apart = played["module"], launch(jobs.play_two_ranks, recipe=BATCH, synchronize=False)[0]["module"]
     assert largest_difference(_part(together, "student."), _part(apart, "student.")) > 1e-3
     assert largest_difference(_part(together, "inversion.meta."), _part(apart, "inversion.meta.")) > 1e3 * TOLERANCE
 

@@ -133,7 +133,7 @@ def set_mode(networks: Sequence[nn.Module], training: bool) -> None:
         network.train(training)
 
 
-def run(world: World, synchronise: bool = True) -> None:
+def run(world: World, synchronize: bool = True) -> None:
     """Play all rounds; what is trained is left in ``world``. Without ``synchronise`` running statistics stay apart."""
     n = world.numbers
     meta_adam = Adam(world.meta.parameters(), lr=n.generator_rate * n.synthesis_steps, betas=(0.5, 0.999))
@@ -142,15 +142,15 @@ def run(world: World, synchronise: bool = True) -> None:
     for round_ in range(n.rounds):
         step = round_ * (n.synthesis_steps + n.distill_steps)
         set_mode(world.students, training=False)
-        synthesise(world, round_, step, meta_adam, judges)
+        synthesize(world, round_, step, meta_adam, judges)
         if round_ >= n.warmup_rounds:
             set_mode(world.students, training=True)
             distil(world, round_, step + n.synthesis_steps, momenta)
-            if synchronise:
+            if synchronize:
                 share(world.students)
 
 
-def synthesise(world: World, round_: int, first: int, meta_adam: Adam, judges: Sequence[Adam]) -> None:
+def synthesize(world: World, round_: int, first: int, meta_adam: Adam, judges: Sequence[Adam]) -> None:
     """One batch of images into the bank, one step of the meta-generator."""
     n = world.numbers
     copies = [copy.deepcopy(world.meta) for _ in range(RANKS)]

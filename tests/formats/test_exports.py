@@ -35,7 +35,7 @@ def make(pixels: Tensor, soft: Tensor | None = None, kind: Any = "hard", **setti
     return CondensedSet(pixels, LABELS, soft, CondensedInfo(10, NAMES, kind, settings=settings))
 
 
-def normalised(pixels: Tensor, constants: Any) -> Tensor:
+def normalized(pixels: Tensor, constants: Any) -> Tensor:
     return (pixels - torch.tensor(constants.mean).view(-1, 1, 1)) / torch.tensor(constants.std).view(-1, 1, 1)
 
 
@@ -46,7 +46,7 @@ def test_a_dc_dict_has_the_structure_of_the_release_and_comes_back(tmp_path: Pat
     content = torch.load(path, weights_only=True)
     assert set(content) == {"data", "accs_all_exps"}
     written, labels = content["data"][-1]
-    torch.testing.assert_close(written, normalised(images(), DC_CONSTANTS[dataset.lower()]))
+    torch.testing.assert_close(written, normalized(images(), DC_CONSTANTS[dataset.lower()]))
     assert (written.dtype, labels.dtype, len(content["data"])) == (torch.float32, torch.int64, 1)
     back = CondensedSet.load(path)
     torch.testing.assert_close(back.images, images(), rtol=0, atol=1e-6)
@@ -80,8 +80,8 @@ def test_each_format_goes_by_the_constants_of_its_code(tmp_path: Path) -> None:
     export_mtt(condensed, tmp_path / "mtt", dataset="CIFAR100")
     dc = torch.load(tmp_path / "dc.pt", weights_only=True)["data"][0][0]
     mtt = torch.load(tmp_path / "mtt" / "images_best.pt", weights_only=True)
-    torch.testing.assert_close(dc, normalised(images(), DC_CONSTANTS["cifar100"]))
-    torch.testing.assert_close(mtt, normalised(images(), MTT_CONSTANTS["cifar100"]))
+    torch.testing.assert_close(dc, normalized(images(), DC_CONSTANTS["cifar100"]))
+    torch.testing.assert_close(mtt, normalized(images(), MTT_CONSTANTS["cifar100"]))
     assert not torch.allclose(dc, mtt)
     assert not (tmp_path / "mtt" / "lr_best.pt").exists()
 

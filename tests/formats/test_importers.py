@@ -30,7 +30,7 @@ def pixels(channels: int = 3, seed: int = 0) -> Tensor:
     return torch.rand(20, channels, 4, 4, generator=seeded_generator(seed, "pixels")) * 1.6 - 0.3
 
 
-def normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+def normalized(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     return (images - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
 
 
@@ -61,7 +61,7 @@ def test_dc_files_come_back_to_pixels_by_their_name(
     tmp_path: Path, dataset: str, mean: tuple[float, ...], std: tuple[float, ...], classes: int
 ) -> None:
     images = pixels(len(mean))
-    path = write_dc(tmp_path / f"res_DSA_{dataset}_ConvNetD4_2ipc.pt", normalised(images, mean, std))
+    path = write_dc(tmp_path / f"res_DSA_{dataset}_ConvNetD4_2ipc.pt", normalized(images, mean, std))
     condensed = CondensedSet.load(path)
     torch.testing.assert_close(condensed.images, images, rtol=0, atol=1e-6)
     assert condensed.images.min() < -0.2
@@ -73,7 +73,7 @@ def test_dc_files_come_back_to_pixels_by_their_name(
 
 
 def test_the_last_run_is_taken_unless_another_is_asked_for(tmp_path: Path) -> None:
-    runs = [normalised(pixels(seed=seed), C10_MEAN, C10_STD) for seed in range(3)]
+    runs = [normalized(pixels(seed=seed), C10_MEAN, C10_STD) for seed in range(3)]
     path = write_dc(tmp_path / "res_DM_CIFAR10_ConvNet_2ipc.pt", *runs)
     for run, expected in ((-1, 2), (2, 2), (0, 0), (-2, 1)):
         condensed = import_dc(path, run=run)
@@ -87,7 +87,7 @@ def test_the_last_run_is_taken_unless_another_is_asked_for(tmp_path: Path) -> No
 
 
 def test_the_source_is_recorded(tmp_path: Path) -> None:
-    path = write_dc(tmp_path / "res_DC_CIFAR10_ConvNet_2ipc.pt", normalised(pixels(), C10_MEAN, C10_STD))
+    path = write_dc(tmp_path / "res_DC_CIFAR10_ConvNet_2ipc.pt", normalized(pixels(), C10_MEAN, C10_STD))
     provenance = import_dc(path).info.provenance
     assert provenance["file"] == path.name
     assert provenance["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -95,7 +95,7 @@ def test_the_source_is_recorded(tmp_path: Path) -> None:
 
 
 def test_an_unknown_dataset_names_the_flags(tmp_path: Path) -> None:
-    path = write_dc(tmp_path / "mine.pt", normalised(pixels(), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)))
+    path = write_dc(tmp_path / "mine.pt", normalized(pixels(), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)))
     with pytest.raises(ValueError, match=r"--dataset.*cifar10.*--mean, --std"):
         CondensedSet.load(path)
     with pytest.raises(ValueError, match="pass both"):
@@ -106,19 +106,19 @@ def test_an_unknown_dataset_names_the_flags(tmp_path: Path) -> None:
     torch.testing.assert_close(condensed.images, pixels(), rtol=0, atol=1e-6)
     assert condensed.num_classes == 10
     assert import_dc(path, dataset="cifar-100").info.source_mean == C100_MEAN
-    named = write_dc(tmp_path / "res_DM_CIFAR10_ConvNet_2ipc.pt", normalised(pixels(), C10_MEAN, C10_STD))
+    named = write_dc(tmp_path / "res_DM_CIFAR10_ConvNet_2ipc.pt", normalized(pixels(), C10_MEAN, C10_STD))
     assert import_dc(named, dataset="SVHN").info.source_mean == DC_CONSTANTS["svhn"].mean
 
 
 def test_the_flat_layout_of_released_datadam_sets_is_read(tmp_path: Path) -> None:
-    torch.save({"data": [normalised(pixels(), C10_MEAN, C10_STD), LABELS]}, tmp_path / "syn_data_CIFAR10_ipc_2.pt")
+    torch.save({"data": [normalized(pixels(), C10_MEAN, C10_STD), LABELS]}, tmp_path / "syn_data_CIFAR10_ipc_2.pt")
     condensed = import_dc(tmp_path / "syn_data_CIFAR10_ipc_2.pt", dataset="CIFAR10")
     torch.testing.assert_close(condensed.images, pixels(), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("core", ["core", "_core"])
 def test_files_of_old_and_new_numpy_are_read(tmp_path: Path, core: str) -> None:
-    path = write_dc(tmp_path / "res_DM_CIFAR10_ConvNet_2ipc.pt", normalised(pixels(), C10_MEAN, C10_STD))
+    path = write_dc(tmp_path / "res_DM_CIFAR10_ConvNet_2ipc.pt", normalized(pixels(), C10_MEAN, C10_STD))
     renamed = tmp_path / core / path.name
     renamed.parent.mkdir()
     wanted = f"cnumpy.{core}.multiarray\nscalar\n".encode()
@@ -136,7 +136,7 @@ def test_files_of_old_and_new_numpy_are_read(tmp_path: Path, core: str) -> None:
 def test_accuracies_of_every_numpy_kind_are_let_through(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "res_DM_CIFAR10_ConvNet_2ipc.pt"
     accuracies = {"ConvNet": [getattr(np, kind)(1)]}
-    torch.save({"data": [[normalised(pixels(), C10_MEAN, C10_STD), LABELS]], "accs_all_exps": accuracies}, path)
+    torch.save({"data": [[normalized(pixels(), C10_MEAN, C10_STD), LABELS]], "accs_all_exps": accuracies}, path)
     torch.testing.assert_close(import_dc(path).images, pixels(), rtol=0, atol=1e-6)
 
 
@@ -175,7 +175,7 @@ def test_what_is_no_torch_file_is_refused(tmp_path: Path, content: bytes) -> Non
 
 @pytest.mark.parametrize("prefix", ["", "ema_"])
 def test_mtt_pairs_go_by_the_constants_of_cifar10(tmp_path: Path, prefix: str) -> None:
-    path = write_mtt(tmp_path, normalised(pixels(), C10_MEAN, C10_STD), LABELS, prefix)
+    path = write_mtt(tmp_path, normalized(pixels(), C10_MEAN, C10_STD), LABELS, prefix)
     condensed = import_mtt(path, dataset="CIFAR100")
     torch.testing.assert_close(condensed.images, pixels(), rtol=0, atol=1e-6)
     assert condensed.num_classes == 100
@@ -186,7 +186,7 @@ def test_mtt_pairs_go_by_the_constants_of_cifar10(tmp_path: Path, prefix: str) -
 
 def test_labels_are_told_apart_and_kept(tmp_path: Path) -> None:
     logits = torch.randn(20, 10, generator=seeded_generator(0, "logits"))
-    images = normalised(pixels(), C10_MEAN, C10_STD)
+    images = normalized(pixels(), C10_MEAN, C10_STD)
     for labels, kind in ((LABELS, "hard"), (LABELS.float(), "hard"), (LABELS.int(), "hard")):
         condensed = import_mtt(write_mtt(tmp_path, images, labels), dataset="CIFAR10")
         assert torch.equal(condensed.labels, LABELS)
@@ -226,7 +226,7 @@ def test_the_view_with_whitening_undone_is_taken_as_it_is(tmp_path: Path) -> Non
 
 
 def test_the_labels_file_is_found_or_asked_for(tmp_path: Path) -> None:
-    images = normalised(pixels(), C10_MEAN, C10_STD)
+    images = normalized(pixels(), C10_MEAN, C10_STD)
     torch.save(images, tmp_path / "images_400.pt")
     with pytest.raises(FileNotFoundError, match=r"no labels file labels_400.pt .*--labels"):
         import_mtt(tmp_path / "images_400.pt", dataset="CIFAR10")
@@ -256,8 +256,8 @@ def test_other_contents_are_named(tmp_path: Path, content: object, message: str)
 
 
 def test_options_of_the_other_family_are_refused(tmp_path: Path) -> None:
-    dc = write_dc(tmp_path / "res_DM_CIFAR10_ConvNet_2ipc.pt", normalised(pixels(), C10_MEAN, C10_STD))
-    mtt = write_mtt(tmp_path, normalised(pixels(), C10_MEAN, C10_STD), LABELS)
+    dc = write_dc(tmp_path / "res_DM_CIFAR10_ConvNet_2ipc.pt", normalized(pixels(), C10_MEAN, C10_STD))
+    mtt = write_mtt(tmp_path, normalized(pixels(), C10_MEAN, C10_STD), LABELS)
     with pytest.raises(ValueError, match="run=0 means nothing"):
         import_condensed(mtt, dataset="CIFAR10", run=0)
     for options in ({"labels": mtt}, {"whitened": False}):
@@ -270,7 +270,7 @@ def test_options_of_the_other_family_are_refused(tmp_path: Path) -> None:
 def one_pixel_set(folder: Path) -> Path:
     """Class k lights pixel k."""
     images = torch.eye(10)[LABELS].view(20, 1, 2, 5)
-    torch.save({"data": [[normalised(images, (0.1307,), (0.3081,)), LABELS]]}, folder / "res_DM_MNIST_ConvNet_2ipc.pt")
+    torch.save({"data": [[normalized(images, (0.1307,), (0.3081,)), LABELS]]}, folder / "res_DM_MNIST_ConvNet_2ipc.pt")
     return folder / "res_DM_MNIST_ConvNet_2ipc.pt"
 
 
@@ -297,12 +297,12 @@ def test_convert_warns_when_the_teacher_guesses(tmp_path: Path) -> None:
     assert "warning: this is close to chance (10.0 %)" in report
 
 
-def test_the_teacher_is_judged_in_batches_and_must_know_the_classes(tmp_path: Path) -> None:
+def test_the_teacher_must_know_the_classes(tmp_path: Path) -> None:
     images = torch.eye(10)[LABELS].view(20, 1, 2, 5)
     wrong = LABELS.clone()
     wrong[:5] = 9
     condensed = CondensedSet(images, wrong)
-    assert teacher_accuracy(condensed, pixel_reader(), batch_size=3) == 0.75
+    assert teacher_accuracy(condensed, pixel_reader()) == 0.75
     with pytest.raises(ValueError, match="teacher knows 10 classes, the condensed set has 2"):
         teacher_accuracy(CondensedSet(images, LABELS % 2), pixel_reader())
 

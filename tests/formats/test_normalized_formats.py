@@ -167,9 +167,9 @@ def test_the_factor_of_a_list_must_be_said_and_normalised_lists_are_refused(tmp_
         CondensedSet.load(path)
     with pytest.raises(ValueError, match=r"list \[images, labels\] in pixels, to which mean=.*drop them"):
         import_condensed(path, factor=1, mean=(0.5,) * 3, std=(0.2,) * 3)
-    normalised = save(tmp_path / "other.pt", [CIFAR10.apply(pixels()), LABELS])
+    normalized = save(tmp_path / "other.pt", [CIFAR10.apply(pixels()), LABELS])
     with pytest.raises(ValueError, match=r"pixels in \[0, 1\].*images_best.pt"):
-        import_idc(normalised, factor=1)
+        import_idc(normalized, factor=1)
     with pytest.raises(ValueError, match=r"expected a list \[images, labels\]"):
         import_idc(save(tmp_path / "bare.pt", pixels()), factor=1)
 

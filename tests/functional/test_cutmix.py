@@ -5,11 +5,11 @@ from lightning_condkd.functional.cutmix import cutmix, mix_labels
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.97])
-@pytest.mark.parametrize("centre", [(0.5, 0.5), (0.0, 0.9), (0.99, 0.0)])
-def test_a_box_has_the_pixels_of_the_partner_and_all_else_stays(share: float, centre: tuple[float, float]) -> None:
+@pytest.mark.parametrize("center", [(0.5, 0.5), (0.0, 0.9), (0.99, 0.0)])
+def test_a_box_has_the_pixels_of_the_partner_and_all_else_stays(share: float, center: tuple[float, float]) -> None:
     images = torch.rand(5, 3, 12, 8, generator=torch.Generator().manual_seed(0))
     before, partners = images.clone(), torch.tensor([3, 1, 0, 4, 2])
-    mixed, true_share = cutmix(images, partners, share, centre)
+    mixed, true_share = cutmix(images, partners, share, center)
     assert torch.equal(images, before)
     foreign = (mixed == images[partners]).all(1) & (partners != torch.arange(5)).view(-1, 1, 1)
     assert torch.equal(torch.where(foreign[:, None], images[partners], images), mixed)

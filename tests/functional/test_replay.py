@@ -58,7 +58,7 @@ def test_a_single_latent_has_variance_zero() -> None:
 
 def test_reparameterised_noise_has_the_moments() -> None:
     noise = torch.randn(40_000, 1, generator=seeded_generator(0, "noise"))
-    latents = replay.reparameterise(torch.tensor([[2.0]]), torch.tensor([[0.09]]).log(), noise)
+    latents = replay.reparameterize(torch.tensor([[2.0]]), torch.tensor([[0.09]]).log(), noise)
     assert latents.mean().item() == pytest.approx(2.0, abs=0.01)
     assert latents.std().item() == pytest.approx(0.3, abs=0.01)
 

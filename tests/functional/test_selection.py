@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_condkd.functional.selection import herding, k_centre, k_means_nearest
+from lightning_condkd.functional.selection import herding, k_center, k_means_nearest
 from lightning_condkd.randomness import seeded_generator
 from tests.reference import selection as reference
 
@@ -17,7 +17,7 @@ def k_means(embeddings: Tensor, count: int, seed: int = 0) -> Tensor:
     return k_means_nearest(embeddings, count, seeded_generator(seed, "k-means"))
 
 
-CHOICES: dict[str, Choice] = {"herding": herding, "k_centre": k_centre, "k_means": k_means}
+CHOICES: dict[str, Choice] = {"herding": herding, "k_center": k_center, "k_means": k_means}
 every_choice = pytest.mark.parametrize("choose", CHOICES.values(), ids=CHOICES)
 
 
@@ -27,8 +27,8 @@ def points(n: int, width: int = 5, seed: int = 0) -> Tensor:
 
 def blobs(sizes: tuple[int, ...] = (4, 3, 2)) -> Tensor:
     """Groups of rows around (0, 0), (10, 0), (20, 0)."""
-    centres = torch.tensor([[10.0 * group, 0.0] for group in range(len(sizes))], dtype=torch.float64)
-    return centres.repeat_interleave(torch.tensor(sizes), 0) + 0.01 * points(sum(sizes), width=2, seed=1)
+    centers = torch.tensor([[10.0 * group, 0.0] for group in range(len(sizes))], dtype=torch.float64)
+    return centers.repeat_interleave(torch.tensor(sizes), 0) + 0.01 * points(sum(sizes), width=2, seed=1)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -36,7 +36,7 @@ def test_herding_and_k_centre_choose_what_plain_loops_choose(seed: int) -> None:
     embeddings = 3.0 + points(17, seed=seed)
     for count in (1, 6, 17):
         assert herding(embeddings, count).tolist() == reference.herding(embeddings.tolist(), count)
-        assert k_centre(embeddings, count).tolist() == reference.k_centre(embeddings.tolist(), count)
+        assert k_center(embeddings, count).tolist() == reference.k_center(embeddings.tolist(), count)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -48,13 +48,13 @@ def test_k_means_on_groups_finds_the_best_of_all_partitions(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_k_centre_covers_within_twice_the_least_radius(seed: int) -> None:
     embeddings = points(12, width=2, seed=seed)
-    radius = reference.radius(embeddings.tolist(), k_centre(embeddings, 4).tolist())
+    radius = reference.radius(embeddings.tolist(), k_center(embeddings, 4).tolist())
     assert radius <= 2 * reference.least_radius(embeddings.tolist(), 4)
 
 
 def test_the_order_of_herding_and_k_centre_does_not_depend_on_the_count() -> None:
     embeddings = points(20)
-    for choose in (herding, k_centre):
+    for choose in (herding, k_center):
         assert torch.equal(choose(embeddings, 12)[:5], choose(embeddings, 5))
 
 
@@ -69,7 +69,7 @@ def test_means_are_nearer_by_herding_and_rows_covered_by_k_centre_than_by_chance
 
     chance = [torch.randperm(60, generator=seeded_generator(seed, "chance"))[:8] for seed in range(50)]
     assert gap(herding(embeddings, 8)) < 0.5 * torch.stack([gap(rows) for rows in chance]).mean()
-    assert radius(k_centre(embeddings, 8)) < 0.9 * torch.stack([radius(rows) for rows in chance]).mean()
+    assert radius(k_center(embeddings, 8)) < 0.9 * torch.stack([radius(rows) for rows in chance]).mean()
 
 
 def test_the_generator_alone_decides_where_k_means_starts() -> None:
@@ -100,7 +100,7 @@ def test_copies_never_make_a_row_come_twice(choose: Choice) -> None:
 
 def test_k_centre_and_k_means_take_different_images_before_copies() -> None:
     embeddings = points(3).repeat(4, 1)
-    for choose in (k_centre, k_means):
+    for choose in (k_center, k_means):
         assert len(set((choose(embeddings, 3) % 3).tolist())) == 3
 
 

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_condkd.functional.adversarial import critic_loss, gradient_penalty
-from lightning_condkd.functional.self_distillation import self_distillation_loss, standardise_logits
+from lightning_condkd.functional.self_distillation import self_distillation_loss, standardize_logits
 from tests.reference import self_distillation as reference
 
 
@@ -17,10 +17,10 @@ LABELS = torch.tensor([4, 0, 0, 2, 4, 4, 2])
 
 @pytest.mark.parametrize("distance", ["kl", "mse"])
 @pytest.mark.parametrize("pairing", ["sample", "class_mean"])
-@pytest.mark.parametrize("standardise", [True, False])
+@pytest.mark.parametrize("standardize", [True, False])
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_loss_equals_the_transcription(temperature: float, standardise: bool, pairing: str, distance: str) -> None:
-    choices = {"temperature": temperature, "standardise": standardise, "pairing": pairing, "distance": distance}
+def test_loss_equals_the_transcription(temperature: float, standardize: bool, pairing: str, distance: str) -> None:
+    choices = {"temperature": temperature, "standardize": standardize, "pairing": pairing, "distance": distance}
     actual = self_distillation_loss(logits(0), logits(1), LABELS, **choices)  # type: ignore[arg-type]
     expected = reference.self_distillation_loss(logits(0), logits(1), LABELS, **choices)  # type: ignore[arg-type]
     assert actual.item() == pytest.approx(expected, rel=1e-9)
@@ -38,12 +38,12 @@ def test_it_is_zero_for_equal_batches_and_by_class_for_reordered_ones(distance: 
 
 def test_standardisation_removes_the_scale_and_the_shift_of_each_sample() -> None:
     scale, shift = torch.rand(7, 1).double() + 0.5, torch.randn(7, 1).double()
-    assert torch.allclose(standardise_logits(scale * logits(0) + shift), standardise_logits(logits(0)), atol=1e-6)
-    standard = standardise_logits(logits(0))
+    assert torch.allclose(standardize_logits(scale * logits(0) + shift), standardize_logits(logits(0)), atol=1e-6)
+    standard = standardize_logits(logits(0))
     assert torch.allclose(standard.mean(1), torch.zeros(7).double(), atol=1e-12)
     assert torch.allclose(standard.std(1), torch.ones(7).double(), atol=1e-6)
     with_it, without = (
-        self_distillation_loss(logits(0), 2 * logits(0), LABELS, standardise=on) for on in (True, False)
+        self_distillation_loss(logits(0), 2 * logits(0), LABELS, standardize=on) for on in (True, False)
     )
     assert with_it < 1e-10
     assert without > 0.1
@@ -64,7 +64,7 @@ def test_gradient_reaches_the_generated_side_only_and_stays_finite_for_equal_log
 
 def test_without_temperature_and_standardisation_mse_is_the_distance_of_dim() -> None:
     loss = self_distillation_loss(
-        logits(0), logits(1), LABELS, temperature=1.0, standardise=False, pairing="sample", distance="mse"
+        logits(0), logits(1), LABELS, temperature=1.0, standardize=False, pairing="sample", distance="mse"
     )
     assert torch.allclose(loss, ((F.log_softmax(logits(0), 1) - F.log_softmax(logits(1), 1)) ** 2).mean())
 
@@ -89,9 +89,9 @@ def test_mistakes_are_named(wrong: dict[str, object], message: str) -> None:
         self_distillation_loss(**(right | wrong))  # type: ignore[arg-type]
 
 
-def test_one_class_cannot_be_standardised() -> None:
+def test_one_class_cannot_be_standardized() -> None:
     with pytest.raises(ValueError, match="at least 2 classes"):
-        standardise_logits(torch.zeros(3, 1))
+        standardize_logits(torch.zeros(3, 1))
 
 
 def critic() -> nn.Module:

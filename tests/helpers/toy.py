@@ -15,9 +15,9 @@ from lightning_condkd.inversion import Fast, Inversion
 from lightning_condkd.models import DigitsNet, Observer
 from lightning_condkd.models.generators import ConvGenerator
 from lightning_condkd.modules import CondKD
-from lightning_condkd.randomness import seeded_generator, seeded_initialisation
+from lightning_condkd.randomness import seeded_generator, seeded_initialization
 from lightning_condkd.rounds import Cadence
-from lightning_condkd.types import Spec
+from lightning_condkd.types import TaskSpec
 
 CLASSES, SHAPE, LATENT, SEED = 3, (1, 8, 8), 6, 5
 CADENCE = Cadence(synthesis_steps=4, distill_steps=4, warmup_rounds=1)
@@ -27,7 +27,7 @@ CROP = CropFlip(padding=3)
 def network(name: str, **arguments: Any) -> DigitsNet:
     """A function of its name: a classifier of several predictions whose BatchNorm statistics are not at rest."""
     generator = seeded_generator(0, name)
-    with seeded_initialisation(generator):
+    with seeded_initialization(generator):
         classifier = DigitsNet(**{"num_classes": CLASSES, "width": 4, **arguments})
     for layer in classifier.modules():
         if isinstance(layer, nn.BatchNorm2d):
@@ -47,7 +47,7 @@ def observed(classifier: nn.Module) -> Observer:
 
 
 def small_generator(**arguments: Any) -> ConvGenerator:
-    with seeded_initialisation(seeded_generator(0, "generator")):
+    with seeded_initialization(seeded_generator(0, "generator")):
         return ConvGenerator(**{"image_shape": SHAPE, "latent_size": LATENT, "width": 2, **arguments})
 
 
@@ -62,8 +62,8 @@ def fast(**arguments: Any) -> Fast:
     return Fast(**{**defaults, **rates, **arguments})
 
 
-def spec(**changes: Any) -> Spec:
-    return Spec(SHAPE, CLASSES, embedding_size=8, bn_channels=(4, 4, 8))._replace(**changes)
+def spec(**changes: Any) -> TaskSpec:
+    return TaskSpec(SHAPE, CLASSES, embedding_size=8, bn_channels=(4, 4, 8))._replace(**changes)
 
 
 def silent_trainer(**arguments: Any) -> L.Trainer:

@@ -14,7 +14,7 @@ from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 
 from lightning_condkd.inversion import DFAD, Fast, Inversion
 from lightning_condkd.models import ConvGenerator, ConvNet, Observer
-from lightning_condkd.randomness import seeded_generator, seeded_initialisation
+from lightning_condkd.randomness import seeded_generator, seeded_initialization
 from lightning_condkd.rounds import Cadence
 from tests.helpers import toy
 
@@ -37,7 +37,7 @@ def vision_transformer() -> nn.Module:
 
 def teacher_of(make: Callable[[], nn.Module]) -> Observer:
     """A teacher whose predictions differ from image to image."""
-    with seeded_initialisation(seeded_generator(0, "teacher")):
+    with seeded_initialization(seeded_generator(0, "teacher")):
         network = make()
         last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
         nn.init.normal_(last.weight)  # torchvision's transformer starts with zeros here
@@ -45,14 +45,14 @@ def teacher_of(make: Callable[[], nn.Module]) -> Observer:
 
 
 def run(teacher: Observer, inversion: Inversion, **arguments: Any) -> toy.Run:
-    with seeded_initialisation(seeded_generator(0, "student")):
+    with seeded_initialization(seeded_generator(0, "student")):
         student = ConvNet(toy.CLASSES, width=4, norm="group")
     model = toy.condkd(inversion, teacher=teacher, student=student)
     return toy.fit(model, condensed=toy.condensed_set(shape=SHAPE), max_epochs=2, **arguments)
 
 
 def dfad() -> DFAD:
-    with seeded_initialisation(seeded_generator(0, "generator")):
+    with seeded_initialization(seeded_generator(0, "generator")):
         generator = ConvGenerator(SHAPE, latent_size=8, width=4)
     return DFAD(cadence=Cadence(1, 2, repeats=2), batch_size=8, generator=generator, latent_size=8)
 
@@ -76,7 +76,7 @@ def check(run: toy.Run, expected: set[str]) -> None:
     losses = {name: value for name, value in run.metrics.items() if name.startswith(("synthesis/", "distillation/"))}
     assert {name for name in losses if name.startswith("synthesis/")} == {f"synthesis/{name}" for name in expected}
     assert all(math.isfinite(value) for value in losses.values())
-    with seeded_initialisation(seeded_generator(0, "student")):
+    with seeded_initialization(seeded_generator(0, "student")):
         fresh = ConvNet(toy.CLASSES, width=4, norm="group").state_dict()
     trained = toy.student_of(run)
     assert not any(torch.equal(fresh[name], trained[name]) for name in fresh)

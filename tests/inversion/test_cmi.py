@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from lightning_condkd.augment import Augment, AugmentParameters, CropFlip, ResizedCrop
-from lightning_condkd.inversion import cmi, synthesise
+from lightning_condkd.inversion import cmi, synthesize
 from lightning_condkd.inversion.cmi import CMI, Contrastive
 from lightning_condkd.models import DigitsNet, Observer
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.rounds import Cadence
-from lightning_condkd.types import NetworkOutput, Spec
+from lightning_condkd.types import NetworkOutput, TaskSpec
 from tests.helpers import toy
 from tests.reference import contrastive as reference
 
@@ -94,7 +94,7 @@ def test_the_contrastive_term_follows_the_formula(teacher: Observer, student: Ob
     synthetic = method.render(UNIT, draw)
     terms, _ = method.loss(synthetic, teacher, student, UNIT, draw)
     views = method.local_augment.view(synthetic.images, draw, "local view"), method.view(synthetic.images, UNIT, draw)
-    local, main = (reference.features(teacher.network, teacher.normalise(view)) for view in views)
+    local, main = (reference.features(teacher.network, teacher.normalize(view)) for view in views)
     rows = (local, main, bank[:, :WIDTH], bank[:, WIDTH:])
     expected = reference.contrastive_loss(*(reference.projected(r, *method.head[::2]) for r in rows), temperature=0.1)
     torch.testing.assert_close(terms.values["contrastive"], expected)
@@ -152,7 +152,7 @@ def test_a_block_starts_anew_but_for_head_and_ring(teacher: Observer, student: O
 
     method.start = noting  # type: ignore[method-assign]
     for round_ in range(2):
-        synthesise(method, optimizers, teacher, student, round_)
+        synthesize(method, optimizers, teacher, student, round_)
     assert not any(torch.equal(a, b) for a, b in zip(*starts, strict=True))
     assert all(abs(float(weight.std()) - 0.02) < 0.01 for weight, _ in starts)  # drawn, not trained
     steps = {p: int(state["step"]) for p, state in optimizers["synthesis"].state.items()}
@@ -193,8 +193,8 @@ def test_a_teacher_without_batch_norm_remembers_embeddings(student: Observer) ->
     assert not CMI.needs_embedding
     method.build(toy.spec(bn_channels=()), seeded_generator(0, "build"))
     method.cadence = Cadence(2, 1)
-    synthesise(method, method.optimizers(), teacher, student, 0)
-    synthesise(method, method.optimizers(), teacher, student, 1)
+    synthesize(method, method.optimizers(), teacher, student, 0)
+    synthesize(method, method.optimizers(), teacher, student, 1)
     assert method.ring.rows.shape == (8192, 2 * toy.spec().embedding_size)
     assert method.ring.rows[:24].any(1).all()
 
@@ -202,7 +202,7 @@ def test_a_teacher_without_batch_norm_remembers_embeddings(student: Observer) ->
 def test_a_block_survives_in_the_middle(teacher: Observer, student: Observer) -> None:
     method, resumed = _built(), _built(generator=toy.small_generator())
     optimizer = method.optimizers()
-    synthesise(method, optimizer, teacher, student, 0)
+    synthesize(method, optimizer, teacher, student, 0)
     unit = method.cadence.unit(1, 0)
     method.start(unit, Draw(0, unit.counter))
     _step(method, optimizer["synthesis"], teacher, student, 0)
@@ -239,7 +239,7 @@ def test_a_bare_loop_lowers_the_loss(teacher: Observer, student: Observer) -> No
         return terms, output
 
     method.loss = noting  # type: ignore[method-assign]
-    synthesise(method, optimizers, teacher, student, 0)
+    synthesize(method, optimizers, teacher, student, 0)
     assert min(losses) < 0.8 * losses[0]
     assert float(method.kept_loss) == pytest.approx(min(losses))
 
@@ -253,14 +253,14 @@ def test_the_contrastive_term_makes_digits_of_a_class_more_unlike_each_other() -
 
 def _class_spread(seed: int, weight: float) -> float:
     """How unlike digits of a class are that CMI makes, at about the same share of wanted classes."""
-    normalisation = {"mean": [0.3059], "std": [0.3754]}
-    teacher = Observer(DigitsNet(), **normalisation, weights="package:digits-teacher.safetensors").freeze()
+    normalization = {"mean": [0.3059], "std": [0.3754]}
+    teacher = Observer(DigitsNet(), **normalization, weights="package:digits-teacher.safetensors").freeze()
     sizes = {"batch_size": 100, "generator_width": 16, "latent_size": 32, "cadence": Cadence(60, 1, 1, 1)}
     local = Contrastive(local_augment=ResizedCrop(flip_probability=0.0))
     views = {"contrastive": local, "augment": CropFlip(1, 0.0)}
     method = CMI(**sizes, **views, generator_lr=2e-3, contrastive_weight=weight)
-    method.build(Spec((1, 8, 8), 10, 64, teacher.bn_channels), seeded_generator(seed, "build"))
-    images, labels = synthesise(method, method.optimizers(), teacher, teacher, 0, seed)
+    method.build(TaskSpec((1, 8, 8), 10, 64, teacher.bn_channels), seeded_generator(seed, "build"))
+    images, labels = synthesize(method, method.optimizers(), teacher, teacher, 0, seed)
     assert labels is not None
     output = teacher(images, embedding=True)
     assert float((output.logits.argmax(1) == labels).float().mean()) > 0.8

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from lightning_condkd.data import TransferSet
-from lightning_condkd.inversion import Inversion, synthesise
+from lightning_condkd.inversion import Inversion, synthesize
 from lightning_condkd.models import Observer
 from lightning_condkd.randomness import Draw
 from tests.helpers import contract, toy
@@ -62,9 +62,9 @@ def test_what_is_stored_is_what_was_kept(name: str) -> None:
     images, labels = _kept(run)
     if run.model.inversion.source == "live":
         assert len(run.bank) == 0
-        assert run.model.images_synthesised == 2 * 2 * 3 * 6  # rounds, blocks, student steps, synthetic images of 8
+        assert run.model.images_synthesized == 2 * 2 * 3 * 6  # rounds, blocks, student steps, synthetic images of 8
     else:
-        assert len(run.bank) == run.model.images_synthesised == 3 * 2 * 12
+        assert len(run.bank) == run.model.images_synthesized == 3 * 2 * 12
         assert torch.equal(run.bank.images[-12:], (images.clamp(0, 1) * 255).round().byte())
         assert torch.equal(run.bank.labels[-12:], labels)
 
@@ -182,7 +182,7 @@ def test_memory_does_not_grow_over_rounds(name: str) -> None:
     optimizers = method.optimizers()
 
     def after_round(round_: int) -> int:
-        synthesise(method, optimizers, teacher, student, round_)
+        synthesize(method, optimizers, teacher, student, round_)
         if method.source == "live":
             _student_steps(method, teacher, round_)
         gc.collect()

@@ -16,14 +16,14 @@ from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.assets import resolve_asset
 from lightning_condkd.augment import CropFlip, RollFlip
 from lightning_condkd.functional.inversion import bn_distance
-from lightning_condkd.inversion import Inversion, synthesise
+from lightning_condkd.inversion import Inversion, synthesize
 from lightning_condkd.inversion.deep_inversion import DeepInversion
 from lightning_condkd.inversion.parts.competition import Competition
 from lightning_condkd.inversion.parts.pixel_optimizer import ImagePrior, PixelAdam
 from lightning_condkd.models import CifarResNet, DigitsNet, Observer
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.rounds import Cadence
-from lightning_condkd.types import LossTerms, NetworkOutput, Spec, Synthetic
+from lightning_condkd.types import LossTerms, NetworkOutput, Synthetic, TaskSpec
 from tests.helpers import toy
 from tests.reference import deep_inversion as reference
 
@@ -40,7 +40,7 @@ EVERYTHING = {
 }
 
 
-def _built(spec: Spec = SPEC, **arguments: Any) -> DeepInversion:
+def _built(spec: TaskSpec = SPEC, **arguments: Any) -> DeepInversion:
     method = DeepInversion(**{"cadence": Cadence(4, 4), "batch_size": 12, **arguments})
     method.build(spec, seeded_generator(0, "build"))
     method.start(method.cadence.unit(0, 0), DRAW)
@@ -113,7 +113,7 @@ def test_a_weight_of_zero_removes_the_term_and_changes_the_images(
     assert looks.bn == [off != "bn"]  # one look, with statistics only where they count
     assert opponents.bn == ([] if off == "competition" else [False])
     whole = _built(**EVERYTHING, augment=STILL)
-    images = [synthesise(m, m.optimizers(), teacher, student, 0).images for m in (without, whole)]
+    images = [synthesize(m, m.optimizers(), teacher, student, 0).images for m in (without, whole)]
     assert not torch.equal(*images)
 
 
@@ -161,14 +161,14 @@ def test_norms_of_the_batch_do_not_depend_on_the_number_of_ranks(
 
 @pytest.mark.parametrize("spec", [SPEC, SPEC._replace(mean=(), std=())])
 def test_the_kept_images_are_those_of_the_lowest_loss_not_the_last(
-    teacher: Observer, student: Observer, spec: Spec
+    teacher: Observer, student: Observer, spec: TaskSpec
 ) -> None:
     """The official codes keep an alias of the pixels, or pixels that have moved on by a step."""
     method = _built(spec, cadence=Cadence(12, 4), optimizer=PixelAdam(3.0))
     losses: list[Tensor] = []
     after_step = method.after_step
     method.after_step = lambda *given: (losses.append(given[3]), after_step(*given))  # type: ignore[method-assign]
-    kept, labels = synthesise(method, method.optimizers(), teacher, student, 0)
+    kept, labels = synthesize(method, method.optimizers(), teacher, student, 0)
     best = int(torch.stack(losses).argmin())
     assert 0 < best < 11
     assert method.kept_loss == losses[best]
@@ -183,16 +183,16 @@ def test_the_last_images_are_kept_on_request(teacher: Observer, student: Observe
     rendered: list[Tensor] = []
     after_step = method.after_step
     method.after_step = lambda *given: (rendered.append(given[0].images), after_step(*given))  # type: ignore[method-assign]
-    kept, _ = synthesise(method, method.optimizers(), teacher, student, 0)
+    kept, _ = synthesize(method, method.optimizers(), teacher, student, 0)
     assert torch.equal(kept, rendered[-1])
 
 
 def test_every_block_begins_with_new_noise_and_a_new_adam(teacher: Observer, student: Observer) -> None:
     method, fresh = _built(), _built()
     optimizers = method.optimizers()
-    first = synthesise(method, optimizers, teacher, student, 0).images.clone()
-    second = synthesise(method, optimizers, teacher, student, 1).images
-    assert torch.equal(second, synthesise(fresh, fresh.optimizers(), teacher, student, 1).images)
+    first = synthesize(method, optimizers, teacher, student, 0).images.clone()
+    second = synthesize(method, optimizers, teacher, student, 1).images
+    assert torch.equal(second, synthesize(fresh, fresh.optimizers(), teacher, student, 1).images)
     assert not torch.equal(second, first)
 
 
@@ -232,7 +232,7 @@ def test_clipping_holds_the_pixels_and_what_is_kept_in_the_valid_range(
 ) -> None:
     for clip in (True, False):
         method = _built(clip=clip, optimizer=PixelAdam(0.3), cadence=Cadence(steps, 1))
-        kept, _ = synthesise(method, method.optimizers(), teacher, student, 0)
+        kept, _ = synthesize(method, method.optimizers(), teacher, student, 0)
         images = method.render(method.cadence.unit(0, 0), DRAW).images
         outside = [float(((x < -1e-6) | (x > 1 + 1e-6)).float().mean()) for x in (images, kept)]
         assert outside == [0.0, 0.0] if clip else min(outside) > 0.2
@@ -254,7 +254,7 @@ def test_the_teacher_sees_half_the_size_in_the_first_steps(teacher: Observer, st
         sizes.append(view.shape[-1])
         return teacher(view, **asked)  # type: ignore[no-any-return]
 
-    synthesise(method, method.optimizers(), observe, student, 0)  # type: ignore[arg-type]
+    synthesize(method, method.optimizers(), observe, student, 0)  # type: ignore[arg-type]
     assert sizes == [4, 4, 8, 8]
 
 
@@ -317,7 +317,7 @@ def test_a_teacher_without_batch_norm_serves_if_the_term_is_off(student: Observe
         _built(SPEC._replace(bn_channels=()))
     method = _built(SPEC._replace(bn_channels=()), bn_weight=0.0, cadence=Cadence(60, 1), optimizer=PixelAdam(0.3))
     before = _look(method, teacher, student)[0].values["class"]
-    synthesise(method, method.optimizers(), teacher, student, 0)
+    synthesize(method, method.optimizers(), teacher, student, 0)
     after = _look(method, teacher, student)[0].values
     assert after["class"] < 0.8 * before
     assert set(after) == {"class", "total_variation"}
@@ -415,11 +415,11 @@ def test_the_imagenet_setting_has_two_thirds_of_its_steps_at_half_size() -> None
 # --- that it works --------------------------------------------------------------------------------------------------
 
 
-def _bn_distances(teacher: Observer, spec: Spec, **arguments: Any) -> tuple[float, float, float]:
+def _bn_distances(teacher: Observer, spec: TaskSpec, **arguments: Any) -> tuple[float, float, float]:
     """The distance of the noise and of what it becomes, and the share of pixels that are no valid ones."""
     method = _built(spec, **arguments)
     noise = method.render(method.cadence.unit(0, 0), DRAW).images
-    images, labels = synthesise(method, method.optimizers(), teacher, teacher, 0)
+    images, labels = synthesize(method, method.optimizers(), teacher, teacher, 0)
     with torch.no_grad():
         before, after = (float(bn_distance(teacher(x, bn=True).bn)) for x in (noise, images))
         correct = (teacher(images).logits.argmax(1) == labels).float().mean()
@@ -430,7 +430,7 @@ def _bn_distances(teacher: Observer, spec: Spec, **arguments: Any) -> tuple[floa
 def test_noise_becomes_what_a_digits_teacher_takes_for_its_training_data() -> None:
     weights = resolve_asset("package:digits-teacher.safetensors")
     teacher = Observer(DigitsNet(width=32), (0.3059,), (0.3754,), weights=weights).freeze()
-    spec = Spec((1, 8, 8), 10, 64, teacher.bn_channels, (0.3059,), (0.3754,))
+    spec = TaskSpec((1, 8, 8), 10, 64, teacher.bn_channels, (0.3059,), (0.3754,))
     arguments = {"cadence": Cadence(60, 1), "batch_size": 20, "optimizer": PixelAdam(0.1), "augment": CropFlip(1, 0.0)}
     before, after, outside = _bn_distances(teacher, spec, **arguments)
     assert after < before / 4
@@ -442,7 +442,7 @@ def test_noise_becomes_what_a_digits_teacher_takes_for_its_training_data() -> No
 def test_noise_becomes_what_a_cifar10_teacher_takes_for_its_training_data(real_data: Path) -> None:
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     teacher = Observer(CifarResNet(20), mean, std, weights=real_data / "resnet20-cifar10.safetensors").freeze()
-    spec = Spec((3, 32, 32), 10, 64, teacher.bn_channels, mean, std)
+    spec = TaskSpec((3, 32, 32), 10, 64, teacher.bn_channels, mean, std)
     before, after, outside = _bn_distances(
         teacher, spec, cadence=Cadence(80, 1), batch_size=10, optimizer=PixelAdam(0.1)
     )

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_condkd.inversion import DFAD, LiveInversion, synthesise
+from lightning_condkd.inversion import DFAD, LiveInversion, synthesize
 from lightning_condkd.inversion.dafl import DAFL
 from lightning_condkd.inversion.dfq import DFQ
 from lightning_condkd.inversion.zskt import ZSKT
-from lightning_condkd.models import ConvGenerator, NormalisedGenerator, Observer
+from lightning_condkd.models import ConvGenerator, NormalizedGenerator, Observer
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.rounds import Cadence
 from lightning_condkd.types import LossTerms, NetworkOutput
@@ -154,7 +154,7 @@ def test_a_bare_loop_lowers_the_loss(kind: Kind, teacher: Observer, student: Obs
         return torch.stack([_loss(method, teacher, student, step)[0].total() for step in range(1000, 1004)]).detach()
 
     before = losses()
-    synthesise(method, method.optimizers(), teacher, student, round=0)
+    synthesize(method, method.optimizers(), teacher, student, round=0)
     assert float(losses().mean()) < float(before.mean() - 10 * before.std())
 
 
@@ -206,7 +206,7 @@ def test_the_student_gets_images_of_the_generator_as_it_is(kind: Kind, teacher: 
         assert not sampled.images.requires_grad
         assert torch.equal(sampled.images, method.generator(method.latents(6, unit, Draw(0, 3))))
         images.append(sampled.images)
-        synthesise(method, method.optimizers(), teacher, student, round_)
+        synthesize(method, method.optimizers(), teacher, student, round_)
     assert not torch.equal(*images)
     assert int(method.images_sampled) == 12
 
@@ -217,7 +217,7 @@ def test_a_bank_gets_the_images_of_the_last_step(kind: Kind, teacher: Observer, 
     rendered = []
     render = method.render
     method.render = lambda *a: rendered.append(render(*a)) or rendered[-1]  # type: ignore[func-returns-value,method-assign]
-    images, labels = synthesise(method, method.optimizers(), teacher, student, round=0)
+    images, labels = synthesize(method, method.optimizers(), teacher, student, round=0)
     assert len(rendered) == 2
     assert torch.equal(images, rendered[-1].images)
     assert labels is not None
@@ -241,7 +241,7 @@ def test_at_the_end_of_the_cosine_the_generator_rests(teacher: Observer, student
     optimizers, states = method.optimizers(), []
     for round_ in range(3):
         states.append(copy.deepcopy(dict(method.generator.named_parameters())))
-        synthesise(method, optimizers, teacher, student, round_)
+        synthesize(method, optimizers, teacher, student, round_)
     assert not toy.same(states[0], states[1])
     assert toy.same(states[1], states[2])
 
@@ -250,7 +250,7 @@ def test_the_gradient_of_zskt_is_clipped(teacher: Observer, student: Observer) -
     norms = []
     for clip in (None, 1e-3):
         method = _built(ZSKT, gradient_clip=clip, cadence=Cadence(1, 0))
-        synthesise(method, method.optimizers(), teacher, student, round=0)
+        synthesize(method, method.optimizers(), teacher, student, round=0)
         norms.append(float(torch.stack([p.grad.norm() for p in method.parameters() if p.grad is not None]).norm()))
     assert norms[0] > 2e-3
     assert norms[1] == pytest.approx(1e-3, rel=0.01)
@@ -294,14 +294,14 @@ def test_presets_set_the_weights_and_can_be_changed() -> None:
 
 
 def test_generators_are_those_of_the_methods() -> None:
-    normalised, plain, sigmoid = (_built(DAFL).generator, _built(ZSKT).generator, _built(DAFL.datafree).generator)
-    assert isinstance(normalised, NormalisedGenerator)
-    assert isinstance(plain, NormalisedGenerator)
+    normalized, plain, sigmoid = (_built(DAFL).generator, _built(ZSKT).generator, _built(DAFL.datafree).generator)
+    assert isinstance(normalized, NormalizedGenerator)
+    assert isinstance(plain, NormalizedGenerator)
     assert isinstance(sigmoid, ConvGenerator)
-    last = [list(generator.to_image)[1:] for generator in (normalised, plain)]
+    last = [list(generator.to_image)[1:] for generator in (normalized, plain)]
     assert [type(layers[0]) for layers in last] == [nn.Tanh, nn.Identity]
     assert [layers[1].affine for layers in last] == [False, True]
-    assert [(g.mean.item(), g.std.item()) for g in (normalised, plain)] == [(0.25, 0.5)] * 2
+    assert [(g.mean.item(), g.std.item()) for g in (normalized, plain)] == [(0.25, 0.5)] * 2
     eps = _built(DAFL, generator_bn_eps=0.8).generator.get_submodule("stages.2")
     assert isinstance(eps, nn.BatchNorm2d)
     assert eps.eps == 0.8
@@ -321,7 +321,7 @@ def test_the_given_generator_is_copied(kind: Kind, teacher: Observer, student: O
     before = copy.deepcopy(dict(given.state_dict()))
     method = _built(kind, generator=given)
     assert toy.same(before, dict(method.generator.state_dict()))
-    synthesise(method, method.optimizers(), teacher, student, round=0)
+    synthesize(method, method.optimizers(), teacher, student, round=0)
     assert toy.same(before, dict(given.state_dict()))
     assert not toy.same(before, dict(method.generator.state_dict()))
 

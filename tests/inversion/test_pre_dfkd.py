@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lightning_condkd.inversion.parts.competition import Competition
 from lightning_condkd.inversion.parts.replay_memory import LatentStep, Memory
 from lightning_condkd.inversion.pre_dfkd import PREDFKD
-from lightning_condkd.models import NormalisedGenerator, Observer
+from lightning_condkd.models import NormalizedGenerator, Observer
 from lightning_condkd.models.encoder import Encoder
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.rounds import Cadence, Unit
@@ -347,12 +347,12 @@ class Templates(nn.Module):
         pictures[2].fill_diagonal_(1.0)[1:, :-1].fill_diagonal_(1.0)
         self.pictures = pictures
         self.linear = nn.Linear(64, 3, bias=False)
-        self.linear.weight.data = self._centred(pictures.flatten(1))
+        self.linear.weight.data = self._centered(pictures.flatten(1))
 
     @staticmethod
-    def _centred(rows: Tensor) -> Tensor:
-        centred = rows - rows.mean(1, keepdim=True)
-        return 3 * centred / centred.norm(dim=1, keepdim=True)
+    def _centered(rows: Tensor) -> Tensor:
+        centered = rows - rows.mean(1, keepdim=True)
+        return 3 * centered / centered.norm(dim=1, keepdim=True)
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.linear(images.flatten(1))
@@ -396,8 +396,8 @@ def _alike(method: PREDFKD, templates: Templates) -> tuple[float, int]:
     unit = CADENCE.unit(5, 2)
     count = 4 * 100
     images = method.sample(count, Observer(templates, MEAN, STD).freeze(), unit, _draw(unit)).images[-100:]
-    centred = [Templates._centred(x) / 3 for x in (images.flatten(1), templates.pictures.flatten(1))]
-    best = (centred[0] @ centred[1].T).max(1)
+    centered = [Templates._centered(x) / 3 for x in (images.flatten(1), templates.pictures.flatten(1))]
+    best = (centered[0] @ centered[1].T).max(1)
     return float((best.values > 0.6).float().mean()), len(best.indices[best.values > 0.6].unique())
 
 
@@ -493,7 +493,7 @@ def test_without_competition_the_student_is_not_looked_at(teacher: Observer) -> 
 
 def test_weights_start_uniform_and_biases_at_zero() -> None:
     method = _built(generator_width=16, memory=_memory(width=16))
-    assert isinstance(method.generator, NormalisedGenerator)
+    assert isinstance(method.generator, NormalizedGenerator)
     assert isinstance(method.autoencoder.encoder, Encoder)
     seen = 0
     for name, parameter in method.named_parameters():
@@ -571,6 +571,6 @@ def test_a_run_trains_the_memory() -> None:
         "autoencoder.encoder.to_mean.weight",
     ):
         assert not torch.equal(before[name], after[name])
-    assert run.model.images_synthesised == 3 * 2 * 3 * 16
+    assert run.model.images_synthesized == 3 * 2 * 3 * 16
     assert {"replay/image", "replay/logits", "replay/divergence", "synthesis/competition"} <= set(run.metrics)
     assert run.model.teacher.fingerprint() == toy.observed(toy.network("teacher")).fingerprint()

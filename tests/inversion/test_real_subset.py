@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_condkd.assets import resolve_asset
 from lightning_condkd.data import CondensedDataModule, CondensedSet
-from lightning_condkd.inversion import Inversion, synthesise
+from lightning_condkd.inversion import Inversion, synthesize
 from lightning_condkd.inversion.controls import RealSubset
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.rounds import Cadence
@@ -93,7 +93,7 @@ def test_the_teacher_labels_what_is_kept() -> None:
     method = built(numbered(200), batch_size=50, cadence=Cadence(1, 0))
     teacher = toy.observed(toy.network("teacher")).freeze()
     student = toy.observed(toy.network("student 1")).eval()
-    images, labels = synthesise(method, method.optimizers(), teacher, student, round=0)
+    images, labels = synthesize(method, method.optimizers(), teacher, student, round=0)
     assert labels is not None
     assert torch.equal(labels, teacher(images).logits.argmax(1))
     assert len(labels.unique()) > 1

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lightning_condkd.models.encoder import Encoder
-from lightning_condkd.randomness import seeded_generator, seeded_initialisation
+from lightning_condkd.randomness import seeded_generator, seeded_initialization
 
 
 def test_parameter_count_of_the_published_encoder() -> None:
@@ -38,7 +38,7 @@ def test_maps_shrink_by_eight_but_not_below_four_pixels(shape: tuple[int, int, i
 
 def test_the_contrast_of_a_column_is_lost() -> None:
     """Every column of a channel is divided by its norm, in the units of the teacher's normalisation."""
-    with seeded_initialisation(seeded_generator(0, "encoder")):
+    with seeded_initialization(seeded_generator(0, "encoder")):
         encoder = Encoder((2, 8, 8), mean=(0.5, 0.25), std=(0.5, 0.5), latent_size=5, width=4).eval()
     offset = torch.tensor([0.5, 0.25]).view(-1, 1, 1)
     images = torch.rand(3, 2, 8, 8, generator=seeded_generator(0, "images"))

@@ -77,11 +77,11 @@ def test_images_that_are_too_small_are_refused(shape: tuple[int, ...]) -> None:
 def test_initialise_refills_every_layer(norm: str) -> None:
     generator = ConvGenerator((3, 32, 32), width=32, norm=norm)
     generator(torch.randn(4, 256))
-    generator.initialise(seeded_generator(0, "generator"))
+    generator.initialize(seeded_generator(0, "generator"))
     for layer in layers(generator, nn.Linear | nn.Conv2d | nn.BatchNorm2d | nn.GroupNorm):
-        centre = 1 if isinstance(layer, nn.BatchNorm2d | nn.GroupNorm) else 0
+        center = 1 if isinstance(layer, nn.BatchNorm2d | nn.GroupNorm) else 0
         tolerance = 4 * 0.02 / layer.weight.numel() ** 0.5
-        assert layer.weight.detach().mean() == pytest.approx(centre, abs=tolerance)
+        assert layer.weight.detach().mean() == pytest.approx(center, abs=tolerance)
         assert layer.weight.detach().std() == pytest.approx(0.02, abs=tolerance)
         assert layer.bias is None or not layer.bias.any()
     for layer in layers(generator, nn.BatchNorm2d):
@@ -93,18 +93,18 @@ def test_initialise_refills_every_layer(norm: str) -> None:
 def test_initialise_depends_on_its_generator_only() -> None:
     first, second = (ConvGenerator((1, 8, 8), latent_size=8, width=4) for _ in range(2))
     state = torch.random.get_rng_state()
-    first.initialise(seeded_generator(0, "generator", 1))
-    second.initialise(seeded_generator(0, "generator", 1))
+    first.initialize(seeded_generator(0, "generator", 1))
+    second.initialize(seeded_generator(0, "generator", 1))
     assert torch.equal(torch.random.get_rng_state(), state)
     torch.testing.assert_close(first.state_dict(), second.state_dict(), rtol=0, atol=0)
-    second.initialise(seeded_generator(0, "generator", 2))
+    second.initialize(seeded_generator(0, "generator", 2))
     assert not torch.equal(first.project.weight, second.project.weight)
 
 
 def test_initialise_keeps_the_parameters_that_an_optimizer_holds() -> None:
     generator = ConvGenerator((1, 8, 8), latent_size=8, width=4)
     before = list(generator.parameters())
-    generator.initialise(seeded_generator(0, "generator"))
+    generator.initialize(seeded_generator(0, "generator"))
     assert all(new is old and new.requires_grad for new, old in zip(generator.parameters(), before, strict=True))
 
 
@@ -129,12 +129,12 @@ def test_reset_refills_the_linear_layer_and_the_first_norm_alone(norm: str) -> N
 
 def test_float64_by_cast() -> None:
     generator = ConvGenerator((1, 8, 8), latent_size=8, width=4).double()
-    generator.initialise(seeded_generator(0, "generator"))
+    generator.initialize(seeded_generator(0, "generator"))
     assert generator(torch.randn(2, 8, dtype=torch.float64)).dtype == torch.float64
 
 
 @pytest.mark.usefixtures("float64_default")
 def test_float64_by_default() -> None:
     generator = ConvGenerator((1, 8, 8), latent_size=8, width=4)
-    generator.initialise(seeded_generator(0, "generator"))
+    generator.initialize(seeded_generator(0, "generator"))
     assert generator(torch.randn(2, 8)).dtype == torch.float64

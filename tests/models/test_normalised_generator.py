@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_condkd.models import NormalisedGenerator
+from lightning_condkd.models import NormalizedGenerator
 
 CIFAR10 = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010)}
 
@@ -15,7 +15,7 @@ def layers(generator: nn.Module, kind: type) -> list[nn.Module]:
 
 @pytest.mark.parametrize(("latent_size", "affine"), [(1000, False), (100, True)], ids=["DAFL", "ZSKT"])
 def test_parameter_count_of_the_published_generators(latent_size: int, affine: bool) -> None:
-    generator = NormalisedGenerator((3, 32, 32), latent_size=latent_size, affine=affine, tanh=not affine)
+    generator = NormalizedGenerator((3, 32, 32), latent_size=latent_size, affine=affine, tanh=not affine)
     first = latent_size * 8192 + 8192 + 2 * 128
     stages = 128 * 128 * 9 + 128 + 2 * 128 + 128 * 64 * 9 + 64 + 2 * 64
     last = 64 * 3 * 9 + 3 + (2 * 3 if affine else 0)
@@ -23,7 +23,7 @@ def test_parameter_count_of_the_published_generators(latent_size: int, affine: b
 
 
 def test_published_order_of_layers() -> None:
-    generator = NormalisedGenerator((3, 32, 32), bn_eps=0.8)
+    generator = NormalizedGenerator((3, 32, 32), bn_eps=0.8)
     kinds = [type(layer).__name__ for layer in (*generator.stages, *generator.to_image)]
     assert kinds == ["Upsample", "Conv2d", "BatchNorm2d", "LeakyReLU"] * 2 + ["Conv2d", "Tanh", "BatchNorm2d"]
     assert generator.unflatten.unflattened_size == (128, 8, 8)
@@ -35,7 +35,7 @@ def test_published_order_of_layers() -> None:
 @pytest.mark.parametrize("tanh", [True, False])
 def test_the_teacher_sees_images_of_zero_mean_and_unit_variance(tanh: bool) -> None:
     """In every batch and each channel: the generator's last layer undoes what the teacher's normalisation does."""
-    generator = NormalisedGenerator((3, 16, 16), **CIFAR10, latent_size=8, width=4, tanh=tanh)
+    generator = NormalizedGenerator((3, 16, 16), **CIFAR10, latent_size=8, width=4, tanh=tanh)
     images = generator(torch.randn(32, 8))
     mean, std = (torch.tensor(CIFAR10[name]).view(-1, 1, 1) for name in ("mean", "std"))
     channels = ((images - mean) / std).transpose(0, 1).flatten(1)
@@ -45,20 +45,20 @@ def test_the_teacher_sees_images_of_zero_mean_and_unit_variance(tanh: bool) -> N
 
 
 def test_without_normalisation_images_are_what_the_last_layer_yields() -> None:
-    images = NormalisedGenerator((1, 8, 8), latent_size=8, width=4)(torch.randn(32, 8))
+    images = NormalizedGenerator((1, 8, 8), latent_size=8, width=4)(torch.randn(32, 8))
     assert images.mean().item() == pytest.approx(0, abs=1e-5)
     assert images.std().item() == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.parametrize("affine", [True, False])
 def test_a_learned_scale_and_offset_belong_to_the_last_layer_alone(affine: bool) -> None:
-    generator = NormalisedGenerator((1, 8, 8), latent_size=8, width=4, affine=affine)
+    generator = NormalizedGenerator((1, 8, 8), latent_size=8, width=4, affine=affine)
     assert [norm.affine for norm in layers(generator, nn.BatchNorm2d)] == [True, True, True, affine]
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 16), (3, 64, 64), (1, 4, 4)])
 def test_images_have_the_shape_and_every_parameter_a_gradient(shape: tuple[int, int, int]) -> None:
-    generator = NormalisedGenerator(shape, latent_size=6, width=4)
+    generator = NormalizedGenerator(shape, latent_size=6, width=4)
     latents = torch.randn(5, 6, requires_grad=True)
     images = generator(latents)
     assert images.shape == (5, *shape)
@@ -69,7 +69,7 @@ def test_images_have_the_shape_and_every_parameter_a_gradient(shape: tuple[int, 
 
 @pytest.mark.parametrize(("size", "stages", "start"), [(8, 2, 2), (28, 2, 7), (32, 2, 8), (64, 3, 8), (224, 5, 7)])
 def test_depth_follows_the_resolution(size: int, stages: int, start: int) -> None:
-    generator = NormalisedGenerator((3, size, size), latent_size=4, width=2)
+    generator = NormalizedGenerator((3, size, size), latent_size=4, width=2)
     assert len(layers(generator, nn.Conv2d)) == stages + 1
     assert generator.project.out_features == 2 * start**2
 
@@ -77,11 +77,11 @@ def test_depth_follows_the_resolution(size: int, stages: int, start: int) -> Non
 @pytest.mark.parametrize("shape", [(3, 33, 32), (1, 8, 6), (3, 64, 60)])
 def test_sides_that_the_stages_do_not_hit_are_refused(shape: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match=r"expected image_shape with sides that [48] px divide"):
-        NormalisedGenerator(shape)
+        NormalizedGenerator(shape)
 
 
 def test_spectral_normalisation_bounds_every_convolution_and_survives_a_copy() -> None:
-    generator = NormalisedGenerator((1, 8, 8), latent_size=8, width=4, spectral=True)
+    generator = NormalizedGenerator((1, 8, 8), latent_size=8, width=4, spectral=True)
     with torch.no_grad():
         for _ in range(100):  # every pass in train mode refines the estimate
             generator(torch.randn(4, 8))
@@ -93,6 +93,6 @@ def test_spectral_normalisation_bounds_every_convolution_and_survives_a_copy() -
 
 
 def test_the_normalisation_is_no_state_but_follows_the_dtype() -> None:
-    generator = NormalisedGenerator((1, 8, 8), mean=(0.5,), std=(0.25,), latent_size=8, width=4).double()
+    generator = NormalizedGenerator((1, 8, 8), mean=(0.5,), std=(0.25,), latent_size=8, width=4).double()
     assert not {"mean", "std"} & set(generator.state_dict())
     assert generator(torch.randn(4, 8, dtype=torch.float64)).dtype == torch.float64

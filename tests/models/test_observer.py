@@ -58,8 +58,8 @@ def images() -> Tensor:
 
 
 def test_logits_are_those_of_the_network_on_normalised_images(network: CifarResNet, images: Tensor) -> None:
-    normalised = (images - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
-    torch.testing.assert_close(Observer(network, MEAN, STD)(images).logits, network(normalised))
+    normalized = (images - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
+    torch.testing.assert_close(Observer(network, MEAN, STD)(images).logits, network(normalized))
 
 
 def test_without_mean_and_std_images_are_left_alone(network: CifarResNet, images: Tensor) -> None:

@@ -91,9 +91,9 @@ def test_digits_are_learned_and_the_weights_exported(tmp_path: Path) -> None:
         assert torch.equal(value, fresh.state_dict()[name])
     with safe_open(output, framework="pt") as stream:
         assert set(stream.keys()) == set(fresh.state_dict())
-        normalisation = json.loads(stream.metadata()["normalisation"])
-    assert normalisation["mean"] == pytest.approx(MEAN)
-    assert normalisation["std"] == pytest.approx(STD)
+        normalization = json.loads(stream.metadata()["normalisation"])
+    assert normalization["mean"] == pytest.approx(MEAN)
+    assert normalization["std"] == pytest.approx(STD)
 
 
 @pytest.mark.parametrize("step", [2, 3, 5])

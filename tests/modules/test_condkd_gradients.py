@@ -76,17 +76,17 @@ GENERATOR, DISCRIMINATOR, STUDENT = {"inversion.inner", "inversion.latent"}, {"a
 
 def test_every_backward_pass_opens_the_parameters_of_one_optimizer(watched: tuple[Watch, toy.Run, str]) -> None:
     watch, _, _ = watched
-    in_synthesis = [parts for phase, parts in watch.open if phase == "synthesise"]
+    in_synthesis = [parts for phase, parts in watch.open if phase == "synthesize"]
     assert in_synthesis == [frozenset(GENERATOR), frozenset(DISCRIMINATOR)] * 12
-    assert [parts for phase, parts in watch.open if phase == "distil"] == [frozenset(STUDENT)] * 8
+    assert [parts for phase, parts in watch.open if phase == "distill"] == [frozenset(STUDENT)] * 8
 
 
 def test_a_step_changes_what_its_phase_trains(watched: tuple[Watch, toy.Run, str]) -> None:
     watch, _, _ = watched
     generator = frozenset(GENERATOR | DISCRIMINATOR)
-    synthesis = [parts for phase, parts in watch.changed if phase == "synthesise"]
+    synthesis = [parts for phase, parts in watch.changed if phase == "synthesize"]
     assert synthesis == [generator, generator, generator, generator | {"inversion.meta"}] * 3
-    assert {parts for phase, parts in watch.changed if phase == "distil"} == {frozenset(STUDENT)}
+    assert {parts for phase, parts in watch.changed if phase == "distill"} == {frozenset(STUDENT)}
     assert {parts for phase, parts in watch.changed if phase == "idle"} == {frozenset()}
 
 
@@ -94,10 +94,10 @@ def test_the_students_gradient_is_untouched_by_synthesis(watched: tuple[Watch, t
     """Though the adversarial term looks through it."""
     watch, run, _ = watched
     assert "synthesis/adversarial" in run.metrics
-    kept: dict[str, set[bool]] = {"synthesise": set(), "distil": set(), "idle": set()}
+    kept: dict[str, set[bool]] = {"synthesize": set(), "distill": set(), "idle": set()}
     for phase, before, after in watch.gradients:
         kept[phase].add(toy.same(_of("student", before), _of("student", after)))
-    assert kept == {"synthesise": {True}, "distil": {False}, "idle": {True}}
+    assert kept == {"synthesize": {True}, "distill": {False}, "idle": {True}}
 
 
 def test_the_teacher_is_as_it_was(watched: tuple[Watch, toy.Run, str]) -> None:
@@ -182,7 +182,7 @@ class HooksByPhase(L.Callback):
 
     def __init__(self, *networks: Counted) -> None:
         self.networks = networks
-        self.seen: dict[str, list[set[int]]] = {phase: [set() for _ in networks] for phase in ("synthesise", "distil")}
+        self.seen: dict[str, list[set[int]]] = {phase: [set() for _ in networks] for phase in ("synthesize", "distill")}
 
     def on_train_batch_start(self, *_: Any) -> None:
         for network in self.networks:
@@ -211,11 +211,11 @@ def _count_hooks(distillation: DistillationLoss) -> dict[str, list[set[int]]]:
 
 def test_a_distillation_step_runs_no_hooks() -> None:
     seen = _count_hooks(KLDistillation())
-    assert seen["distil"] == [{0}, {0}]
+    assert seen["distill"] == [{0}, {0}]
     layers = sum(isinstance(m, nn.BatchNorm2d) for m in toy.network("teacher").modules())
-    assert seen["synthesise"][0] == {layers + 1, 1}  # BatchNorm and embedding; the condensed batch: the embedding
-    assert seen["synthesise"][1] == {0}
+    assert seen["synthesize"][0] == {layers + 1, 1}  # BatchNorm and embedding; the condensed batch: the embedding
+    assert seen["synthesize"][1] == {0}
 
 
 def test_a_distillation_step_whose_loss_asks_for_features_does() -> None:
-    assert _count_hooks(EmbeddingDistance())["distil"] == [{1}, {1}]
+    assert _count_hooks(EmbeddingDistance())["distill"] == [{1}, {1}]

@@ -13,7 +13,7 @@ from lightning_condkd.data.image_datamodules import load_digits_split
 from lightning_condkd.inversion import Fast, Inversion, NoInversion
 from lightning_condkd.models import DigitsNet, Observer
 from lightning_condkd.modules import CondKD
-from lightning_condkd.randomness import seeded_generator, seeded_initialisation
+from lightning_condkd.randomness import seeded_generator, seeded_initialization
 from lightning_condkd.rounds import Cadence
 from tests.helpers import toy
 
@@ -25,7 +25,7 @@ BOUND = 0.5  # measured over seeds: 0.58 to 0.62 with inversion, 0.22 to 0.30 wi
 def _accuracies(inversion: Inversion, alignment: FeatureAlignment | None, rounds: int, seed: int) -> dict[str, float]:
     mean, std = (0.3059,), (0.3754,)
     teacher = Observer(DigitsNet(width=32), mean, std, weights="package:digits-teacher.safetensors")
-    with seeded_initialisation(seeded_generator(seed, "student")):
+    with seeded_initialization(seeded_generator(seed, "student")):
         student = DigitsNet(width=16)
     model = CondKD(
         teacher,

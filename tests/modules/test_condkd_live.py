@@ -64,7 +64,7 @@ def test_nothing_is_stored_and_every_image_counts(mix: str | float, synthetic: i
     """Two rounds after the warm-up, two blocks of three student steps each, a batch of eight."""
     run = _plain(mix)
     assert len(run.bank) == run.bank.images_seen == 0
-    assert run.model.images_synthesised == 2 * 2 * 3 * synthetic
+    assert run.model.images_synthesized == 2 * 2 * 3 * synthetic
     assert run.metrics[SHARE] == 1 - synthetic / 8
     assert run.metrics["bank/images"] == 0
     assert all(map(math.isfinite, run.metrics.values()))
@@ -87,7 +87,7 @@ def test_a_union_is_refused_with_its_cure() -> None:
 
 def test_a_method_told_to_store_feeds_the_bank() -> None:
     run = toy.fit(toy.condkd(_live(source="bank")), mix="union")
-    assert len(run.bank) == run.model.images_synthesised == 3 * 2 * 12
+    assert len(run.bank) == run.model.images_synthesized == 3 * 2 * 12
     assert run.bank.rounds.tolist() == [0] * 24 + [1] * 24 + [2] * 24
     kept, labels = run.model.inversion.collect()
     assert torch.equal(run.bank.images[-12:], (kept * 255).round().byte())
@@ -119,7 +119,7 @@ def test_the_student_learns_from_images_rendered_in_its_step(kind: type[LiveInve
     sample = inversion.sample
 
     def noting(count: int, teacher: Any, unit: Unit, draw: Draw) -> Synthetic:
-        assert unit.phase == "distil"
+        assert unit.phase == "distill"
         assert draw == Draw(toy.SEED, unit.counter)
         synthetic = sample(count, teacher, unit, draw)
         with torch.no_grad():  # by the generator as it is after the block's synthesis step
@@ -209,7 +209,7 @@ class Rates(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: object) -> None:
         assert isinstance(module, CondKD)
         assert module.unit is not None
-        if module.unit.phase == "synthesise":
+        if module.unit.phase == "synthesize":
             self.rates.append(trainer.optimizers[1].param_groups[0]["lr"])
             gradients = [p.grad for p in module.inversion.parameters() if p.grad is not None]
             self.norms.append(float(torch.stack([gradient.norm() for gradient in gradients]).norm()))
@@ -235,4 +235,4 @@ def test_resume_in_mid_round_is_exact(tmp_path: Path) -> None:
         trainer = toy.silent_trainer(max_epochs=3, default_root_dir=tmp_path)
         trainer.fit(resumed, data, ckpt_path=tmp_path / f"step={unit}.ckpt")
         assert toy.same(toy.Run(resumed, data.transfer_set.bank, trainer).state(), whole.state())
-        assert resumed.images_synthesised == whole.model.images_synthesised == 72
+        assert resumed.images_synthesized == whole.model.images_synthesized == 72

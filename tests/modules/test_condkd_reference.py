@@ -63,7 +63,7 @@ def _reference(recipe: reference.Recipe) -> Theirs:
             generator,
             condensed,
             toy.CLASSES,
-            normalise=lambda images: (images - 0.25) / 0.5,
+            normalize=lambda images: (images - 0.25) / 0.5,
             stream=partial(seeded_generator, toy.SEED),
             shifts=CropFlip(recipe.padding).sample,
         )

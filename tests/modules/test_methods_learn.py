@@ -27,13 +27,13 @@ from lightning_condkd.inversion import (
     DeepInversion,
     Inversion,
     PixelAdam,
-    synthesise,
+    synthesize,
 )
 from lightning_condkd.models import DigitsNet, Observer
 from lightning_condkd.modules import CondKD
-from lightning_condkd.randomness import seeded_generator, seeded_initialisation
+from lightning_condkd.randomness import seeded_generator, seeded_initialization
 from lightning_condkd.rounds import Cadence
-from lightning_condkd.types import Spec
+from lightning_condkd.types import TaskSpec
 from tests.helpers import toy
 
 Make = Callable[[float], Inversion]
@@ -74,7 +74,7 @@ def _dfad(factor: float) -> Inversion:
 
 def _networks(seed: int) -> tuple[Observer, DigitsNet]:
     teacher = Observer(DigitsNet(width=32), MEAN, STD, weights="package:digits-teacher.safetensors")
-    with seeded_initialisation(seeded_generator(seed, "student")):
+    with seeded_initialization(seeded_generator(seed, "student")):
         return teacher, DigitsNet(width=16)
 
 
@@ -108,10 +108,12 @@ def _last_images(inversion: Inversion, seed: int) -> tuple[torch.Tensor, torch.T
     """Logits of teacher and untrained student on the images after 60 steps."""
     teacher, network = _networks(seed)
     student = Observer(network, MEAN, STD).requires_grad_(False).eval()
-    inversion.build(Spec((1, 8, 8), 10, 64, teacher.freeze().bn_channels, MEAN, STD), seeded_generator(seed, "build"))
+    inversion.build(
+        TaskSpec((1, 8, 8), 10, 64, teacher.freeze().bn_channels, MEAN, STD), seeded_generator(seed, "build")
+    )
     optimizers = inversion.optimizers()
     for round_ in range(3):
-        images = synthesise(inversion, optimizers, teacher, student, round_, seed).images
+        images = synthesize(inversion, optimizers, teacher, student, round_, seed).images
     return teacher(images).logits, student(images).logits
 
 

@@ -86,8 +86,8 @@ def look(teacher: nn.Module, images: Tensor) -> tuple[Tensor, list[tuple[Tensor,
 def refill(meta: nn.Module, generator: torch.Generator) -> None:
     """The scheduled reset: first linear layer N(0, 0.02), first norm N(1, 0.02), biases 0."""
     with torch.no_grad():
-        for layer, centre in ((meta.project, 0.0), (meta.norm, 1.0)):
-            layer.weight.copy_(centre + 0.02 * torch.randn(layer.weight.shape, generator=generator))
+        for layer, center in ((meta.project, 0.0), (meta.norm, 1.0)):
+            layer.weight.copy_(center + 0.02 * torch.randn(layer.weight.shape, generator=generator))
             layer.bias.zero_()
 
 
@@ -105,7 +105,7 @@ def distil(
     rate: float,
     generators: tuple[torch.Generator, torch.Generator],
     shifts: Shifts,
-    normalise: Callable[[Tensor], Tensor],
+    normalize: Callable[[Tensor], Tensor],
 ) -> None:
     """One step of SGD with momentum 0.9 and weight decay 1e-4, on condensed and stored images alike."""
     condensed, stored, _ = pool
@@ -113,7 +113,7 @@ def distil(
     batch = torch.stack(
         [condensed[r] if r < len(condensed) else stored[r - len(condensed)].double() / 255 for r in rows]
     )
-    view = normalise(crop_and_flip(batch, shifts(recipe.distill_batch, generators[1]), recipe.padding))
+    view = normalize(crop_and_flip(batch, shifts(recipe.distill_batch, generators[1]), recipe.padding))
     loss = kd.kd_divergence(student(view), teacher(view).detach(), recipe.temperature)
     gradients = torch.autograd.grad(loss, list(student.parameters()))
     with torch.no_grad():
@@ -129,7 +129,7 @@ def run(
     generator: nn.Module,
     condensed: Tensor,
     num_classes: int,
-    normalise: Callable[[Tensor], Tensor],
+    normalize: Callable[[Tensor], Tensor],
     stream: Stream,
     shifts: Shifts,
 ) -> Outcome:
@@ -163,7 +163,7 @@ def run(
         for inner in range(recipe.synthesis_steps):
             images = copied(latent)
             drawn = shifts(recipe.synthesis_batch, stream("view", step))
-            view = normalise(crop_and_flip(images, drawn, recipe.padding))
+            view = normalize(crop_and_flip(images, drawn, recipe.padding))
             logits, layers = look(teacher, view)
             compared = layers
             if average:
@@ -210,6 +210,6 @@ def run(
         pool = (condensed, torch.cat(outcome.images), torch.cat(outcome.labels))
         for _ in range(recipe.distill_steps):
             generators = stream("transfer", step), stream("distillation view", step)
-            distil(recipe, teacher, student, momenta, pool, rate, generators, shifts, normalise)
+            distil(recipe, teacher, student, momenta, pool, rate, generators, shifts, normalize)
             step += 1
     return outcome

@@ -24,7 +24,7 @@ def herding(points: list[Point], count: int) -> list[int]:
     return chosen
 
 
-def k_centre(points: list[Point], count: int) -> list[int]:
+def k_center(points: list[Point], count: int) -> list[int]:
     """Start at the row nearest to the mean; add the row that is farthest from what is chosen."""
     target = _mean(points)
     chosen = [min(range(len(points)), key=lambda row: _distance(points[row], target))]

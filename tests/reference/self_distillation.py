@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-def _standardised(row: list[float], eps: float = 1e-7) -> list[float]:
+def _standardized(row: list[float], eps: float = 1e-7) -> list[float]:
     mean = sum(row) / len(row)
     variance = sum((value - mean) ** 2 for value in row) / (len(row) - 1)
     return [(value - mean) / (math.sqrt(variance) + eps) for value in row]
@@ -29,11 +29,11 @@ def _class_means(rows: list[list[float]], labels: list[int]) -> list[list[float]
 
 
 def self_distillation_loss(
-    real: Tensor, synthetic: Tensor, labels: Tensor, temperature: float, standardise: bool, pairing: str, distance: str
+    real: Tensor, synthetic: Tensor, labels: Tensor, temperature: float, standardize: bool, pairing: str, distance: str
 ) -> float:
     sides = [real.tolist(), synthetic.tolist()]
-    if standardise:
-        sides = [[_standardised(row) for row in side] for side in sides]
+    if standardize:
+        sides = [[_standardized(row) for row in side] for side in sides]
     if pairing == "class_mean":
         sides = [_class_means(side, labels.tolist()) for side in sides]
     total, terms = 0.0, 0

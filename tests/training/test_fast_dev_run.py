@@ -45,7 +45,7 @@ def test_every_step_is_one_unit_of_each_phase(steps: int, scheduler: Any, tmp_pa
     model = toy.condkd(toy.fast(cadence=Cadence(6, 30, warmup_rounds=7)), student_scheduler=scheduler)
     noted, count = Units(model), int(steps)
     run = toy.fit(model, fast_dev_run=steps, callbacks=[noted], default_root_dir=tmp_path)
-    assert [unit.phase for unit in noted.units] == ["synthesise", "distil"] * count
+    assert [unit.phase for unit in noted.units] == ["synthesize", "distill"] * count
     assert [unit.counter for unit in noted.units] == list(range(2 * count))
     assert all(unit.first and unit.last and unit.round == 7 for unit in noted.units)
     assert scheduler or set(noted.rates) == {0.2}
@@ -60,7 +60,9 @@ def test_a_round_without_synthesis(cadence: Cadence) -> None:
     model = toy.condkd(NoInversion(cadence=cadence))
     noted = Units(model)
     run = toy.fit(model, fast_dev_run=5, callbacks=[noted])
-    assert [unit.phase for unit in noted.units] == ["distil"] * min(5, cadence.length) == ["distil"] * len(noted.units)
+    assert (
+        [unit.phase for unit in noted.units] == ["distill"] * min(5, cadence.length) == ["distill"] * len(noted.units)
+    )
     assert run.trainer.global_step == len(noted.units)
 
 

@@ -95,10 +95,10 @@ def test_weights_of_a_diverged_run_are_not_loaded(ending: str, tmp_path: Path) -
     assert toy.same(before, dict(network.state_dict()))
 
 
-@pytest.mark.parametrize("normalisation", [{"mean": [torch.nan]}, {"std": [torch.inf]}, {"std": [torch.nan]}])
-def test_a_normalisation_is_of_numbers(normalisation: dict[str, list[float]]) -> None:
+@pytest.mark.parametrize("normalization", [{"mean": [torch.nan]}, {"std": [torch.inf]}, {"std": [torch.nan]}])
+def test_a_normalisation_is_of_numbers(normalization: dict[str, list[float]]) -> None:
     with pytest.raises(ValueError, match="expected a finite number for each channel"):
-        Observer(toy.network("teacher"), **normalisation)  # type: ignore[arg-type]
+        Observer(toy.network("teacher"), **normalization)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])

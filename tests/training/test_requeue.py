@@ -28,7 +28,7 @@ from tests.helpers import toy
 STEPS = toy.CADENCE.length
 SLURM = {
     "SLURM_JOB_ID": "17",
-    "SLURM_JOB_NAME": "distil",
+    "SLURM_JOB_NAME": "distill",
     "SLURM_NTASKS": "1",
     "SLURM_NTASKS_PER_NODE": "1",
     "SLURM_NNODES": "1",

@@ -32,7 +32,7 @@ class Recorded(L.Callback):
         self.measured: list[dict[str, Tensor]] = []
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: object) -> None:
-        if pl_module.unit.phase == "distil":
+        if pl_module.unit.phase == "distill":
             self.steps.append(trained(pl_module))
 
     def on_validation_batch_start(self, trainer: L.Trainer, pl_module: Any, *_: object) -> None:

@@ -13,7 +13,7 @@ from torch.func import functional_call
 from lightning_condkd.augment import Augment, SiameseAugment
 from lightning_condkd.distributed import mean_over_ranks, sync_buffers
 from lightning_condkd.models import Observer
-from lightning_condkd.models.fresh_networks import FreshNetworks, normalise_by_batch
+from lightning_condkd.models.fresh_networks import FreshNetworks, normalize_by_batch
 from lightning_condkd.precision import at_least_float32
 from lightning_condkd.randomness import Draw, seeded_generator
 
@@ -115,7 +115,7 @@ class MatchingPool(nn.Module):
         for batch in range(self.training_batches):
             images, labels = real(f"matching images/{batch}")
             view = self.augment.view(images, draw, f"matching augment/{batch}")
-            self._train(normalise_by_batch(network), self.momenta[slot], view, labels)
+            self._train(normalize_by_batch(network), self.momenta[slot], view, labels)
         self.ages[slot] += 1
         sync_buffers([network])
         return network.eval()

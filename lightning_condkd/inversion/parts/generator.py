@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from lightning_condkd.models.checks import check_generator
-from lightning_condkd.randomness import seeded_initialisation
-from lightning_condkd.types import Spec
+from lightning_condkd.randomness import seeded_initialization
+from lightning_condkd.types import TaskSpec
 
 
-def check_bn(bn_weight: float, spec: Spec) -> None:
+def check_bn(bn_weight: float, spec: TaskSpec) -> None:
     """Check that the teacher has the BatchNorm layers that a weighted term needs.
 
     Args:
@@ -31,7 +31,7 @@ def check_bn(bn_weight: float, spec: Spec) -> None:
 
 
 def make_generator(
-    given: nn.Module | None, default: Callable[[], nn.Module], latent_size: int, spec: Spec, source: torch.Generator
+    given: nn.Module | None, default: Callable[[], nn.Module], latent_size: int, spec: TaskSpec, source: torch.Generator
 ) -> nn.Module:
     """Copy a given generator, or make the method's own, and check that it fits the task.
 
@@ -42,7 +42,7 @@ def make_generator(
         spec: shapes of the task.
         source: of the initial values.
     """
-    with seeded_initialisation(source):
+    with seeded_initialization(source):
         generator = default() if given is None else copy.deepcopy(given)
     check_generator(generator, latent_size, spec.image_shape)
     return generator

@@ -66,7 +66,7 @@ class Memory:
         divergence_weight: weight of the divergence of encoded latents from standard normal ones.
         latents: the step of memory latents.
         generator: network from latents ``(N, latent_size)`` to images ``(N, C, H, W)`` in the units of [0, 1]; ``None``
-            builds a :class:`~lightning_condkd.models.NormalisedGenerator` of ``width`` without spectral norm.
+            builds a :class:`~lightning_condkd.models.NormalizedGenerator` of ``width`` without spectral norm.
         encoder: network from images to mean and log variance of their latents, ``(N, latent_size)`` each; ``None``
             builds an :class:`~lightning_condkd.models.encoder.Encoder` of ``width``.
 
@@ -204,7 +204,7 @@ class ReplayMemory(nn.Module):
         images = images.detach()
         mean, log_variance = self.encoder(images)
         noise = self._normal(len(images) * draw.world_size, "replay noise", draw)
-        decoded = self.generator(replay.reparameterise(mean, log_variance, noise))
+        decoded = self.generator(replay.reparameterize(mean, log_variance, noise))
         terms: dict[str, Callable[[], Tensor]] = {
             "image": lambda: replay.image_l1(decoded, images, self.std),
             "logits": lambda: logits_l1(observe(decoded).logits, observe(images).logits),

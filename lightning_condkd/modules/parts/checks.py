@@ -17,7 +17,7 @@ from lightning_condkd.inversion import Inversion
 from lightning_condkd.models import Observer
 from lightning_condkd.models.finite import listed
 from lightning_condkd.training.run_length import dev_steps
-from lightning_condkd.types import NetworkOutput, Spec
+from lightning_condkd.types import NetworkOutput, TaskSpec
 
 
 def check_separate(teacher: nn.Module, student: nn.Module) -> None:
@@ -138,7 +138,7 @@ def check_batch(name: str, size: int, world_size: int) -> None:
         raise ValueError(f"{name}={size} does not divide by {world_size} processes: choose a multiple of {world_size}")
 
 
-def check_condensed(condensed: CondensedSet, teacher: Observer, student: Observer, embedding: bool) -> Spec:
+def check_condensed(condensed: CondensedSet, teacher: Observer, student: Observer, embedding: bool) -> TaskSpec:
     """Check a condensed set against both networks by one small forward pass each.
 
     Args:
@@ -162,10 +162,10 @@ def check_condensed(condensed: CondensedSet, teacher: Observer, student: Observe
     _probe("student", student, condensed, False)
     size = output.embedding.shape[1] if output.embedding is not None else 0
     widths = tuple(len(statistics.mean) for statistics in output.bn)
-    return Spec(condensed.image_shape, condensed.num_classes, size, widths, *_normalisation(teacher))
+    return TaskSpec(condensed.image_shape, condensed.num_classes, size, widths, *_normalization(teacher))
 
 
-def _normalisation(network: Observer) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _normalization(network: Observer) -> tuple[tuple[float, ...], tuple[float, ...]]:
     mean, std = (() if value is None else tuple(value.tolist()) for value in (network.mean, network.std))
     return mean, std
 

@@ -18,7 +18,7 @@ from lightning_condkd.rounds import Unit
 from lightning_condkd.types import LossTerms, NetworkOutput, Synthetic
 
 
-class Synthesised(NamedTuple):
+class Synthesized(NamedTuple):
     """What one synthesis step computed, with its graph.
 
     Args:
@@ -80,7 +80,7 @@ class SynthesisStep(NamedTuple):
     alignment: FeatureAlignment | None
     transfer_set: TransferSet
 
-    def generator(self, unit: Unit, draw: Draw) -> Synthesised:
+    def generator(self, unit: Unit, draw: Draw) -> Synthesized:
         """Render images, look at them through the teacher and return all terms.
 
         Args:
@@ -93,10 +93,10 @@ class SynthesisStep(NamedTuple):
         terms, output = self.inversion.loss(rendered, observe, self.student, unit, draw)
         labels = output.logits.argmax(1) if rendered.labels is None else rendered.labels
         if self.alignment is None:
-            return Synthesised(Synthetic(rendered.images, labels), output, None, terms, terms)
+            return Synthesized(Synthetic(rendered.images, labels), output, None, terms, terms)
         embedding = self._embedding(self.alignment, rendered.images, output, draw)
         aligned = self.alignment.generator_loss(embedding, labels, unit.round)
-        return Synthesised(Synthetic(rendered.images, labels), output, embedding, terms, terms.merge(aligned))
+        return Synthesized(Synthetic(rendered.images, labels), output, embedding, terms, terms.merge(aligned))
 
     def _embedding(self, alignment: FeatureAlignment, images: Tensor, output: NetworkOutput, draw: Draw) -> Tensor:
         if alignment.augment is not None:
