@@ -46,7 +46,8 @@ class FeatureAlignment(nn.Module):
     Example:
         >>> from lightning_condkd.randomness import seeded_generator
         >>> alignment = FeatureAlignment(weight=2.0)
-        >>> alignment.build(TaskSpec((3, 32, 32), num_classes=10, embedding_size=64), seeded_generator(0, "discriminator"))
+        >>> task = TaskSpec((3, 32, 32), num_classes=10, embedding_size=64)
+        >>> alignment.build(task, seeded_generator(0, "discriminator"))
         >>> labels = torch.tensor([3, 7])
         >>> condensed, synthetic = torch.ones(2, 64), torch.zeros(2, 64)
         >>> optimizer = alignment.optimizer()
