@@ -69,7 +69,8 @@ def evaluate(
         test_every: also test after every so many epochs, which yields the best accuracy; 0 for only at the end.
         batched: train all networks in one pass, see :class:`~lightning_condkd.evaluation.network_batch.NetworkBatch`;
             the result is the same up to rounding. On a CPU this took 0.7 times as long with 16 channels at 8 px, but
-            1.3 to 2.5 times with 128 channels (five networks, benchmarks/evaluator.py). It was not measured on a GPU.
+            1.3 to 2.5 times with 128 channels (five networks, benchmarks/cost/evaluator.py). No GPU was
+            measured.
         device: where to train.
         once: calls what trains some networks, or returns what that returned in an earlier call of the same arguments;
             it is given the number of the first network.

@@ -1,17 +1,21 @@
-"""One run through the command line's own class; prints its summary with the distances of what it synthesised."""
+"""One run through the command line's own class; prints its summary with the distances of the synthesized images."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
 import sys
 import time
+from pathlib import Path
 
 import torch
-from embeddings import figures
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.support.feature_distances import figures
 from lightning_condkd.callbacks import RunSummary
 from lightning_condkd.cli import CondKDCLI
 from lightning_condkd.modules import CondKD
@@ -42,10 +46,12 @@ def real_images(cli: CondKDCLI) -> tuple[Tensor, Tensor]:
 
 
 def main() -> None:
-    """Run with the command line's arguments."""
+    """Run with the arguments of ``lightning-condkd fit``."""
+    parser = argparse.ArgumentParser(description=__doc__, epilog="All arguments are those of `lightning-condkd fit`.")
+    _, arguments = parser.parse_known_args()
     begin = time.process_time()
     with contextlib.redirect_stdout(sys.stderr):
-        cli = CondKDCLI(["fit", *sys.argv[1:]])
+        cli = CondKDCLI(["fit", *arguments])
         seconds = time.process_time() - begin
         summary = next(c for c in cli.trainer.callbacks if isinstance(c, RunSummary)).summary(cli.trainer, cli.model)
         condensed = cli.datamodule.transfer_set.condensed

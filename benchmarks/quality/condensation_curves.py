@@ -1,21 +1,24 @@
 """How good a condensed set is while it is learned: fresh networks are trained on the set so far.
 
-A curve that the result file already holds is not learned again. The set is that of ``sets.py`` with the same seed; that
-it is judged on the way does not change it.
+A curve that the result file already holds is not learned again. The set is that of ``condensed_sets.py`` with the same
+seed; the evaluations on the way do not change it.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import json
+import sys
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-import common
-import sets
-from sweep import spread
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.quality import condensed_sets
+from benchmarks.support import result_files
+from benchmarks.support.processes import run_command
+from benchmarks.support.spread import mean_and_deviation
 
 AUGMENT = "recipe.augment"
 
@@ -24,7 +27,7 @@ class Suite(NamedTuple):
     """How sets are judged on the way.
 
     Args:
-        every: iterations between two evaluations, by row of ``sets.py``.
+        every: iterations between two evaluations, by row of ``condensed_sets.py``.
         judge: arguments of the callback.
     """
 
@@ -49,8 +52,8 @@ def learn(suite: str, row: str, seed: int) -> list[list[float]]:
     with tempfile.TemporaryDirectory() as folder:
         flags += ["trainer.logger=CSVLogger", f"trainer.logger.save_dir={folder}", f"seed_everything={seed}"]
         flags += [f"model.init_args.output={folder}/set.safetensors", f"trainer.default_root_dir={folder}"]
-        command = [*sets.SUITES[suite].sets[row], *(f"--{flag}" for flag in flags)]
-        common.run([*command, "--trainer.enable_progress_bar=false"])
+        command = [*condensed_sets.SUITES[suite].sets[row], *(f"--{flag}" for flag in flags)]
+        run_command([*command, "--trainer.enable_progress_bar=false"])
         with next(Path(folder).rglob("metrics.csv")).open() as table:
             judged = [line for line in csv.DictReader(table) if line.get("condensed/accuracy")]
     return [[int(line["step"]), round(float(line["condensed/accuracy"]), 4)] for line in judged]
@@ -64,20 +67,19 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="names of sets, as 'DM 10'")
     options = parser.parse_args()
     if options.suite == "digits":
-        sets.make_experts()
+        condensed_sets.make_experts()
     name, suite = f"curves-{options.suite}", SUITES[options.suite]
-    path = common.RESULTS / f"{name}.json"
-    rows = json.loads(path.read_text())["rows"] if path.exists() else {}
+    rows = result_files.read(name, {"rows": {}})["rows"]
     for seed, row in ((seed, row) for seed in options.seeds for row in options.only or suite.every):
         entry = rows.setdefault(row, {"runs": {}})
         if str(seed) in entry["runs"]:
             continue
         entry["runs"][str(seed)] = learn(options.suite, row, seed)
-        entry.setdefault("origins", {})[str(seed)] = common.origin()
+        entry.setdefault("origins", {})[str(seed)] = result_files.origin()
         steps = zip(*entry["runs"].values(), strict=True)
-        entry["mean"] = [[step[0][0], spread([accuracy for _, accuracy in step])] for step in steps]
+        entry["mean"] = [[step[0][0], mean_and_deviation([accuracy for _, accuracy in step])] for step in steps]
         print(f"{row:10} seed {seed}: {entry['runs'][str(seed)]}", flush=True)
-        common.write(name, {"judge": suite.judge, "networks": 2, "test_images": 2000, "rows": rows})
+        result_files.write(name, {"judge": suite.judge, "networks": 2, "test_images": 2000, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import common
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.support import result_files
+from benchmarks.support.processes import resident_megabytes, run_script
 from lightning_condkd.condensation.base import RealImages
 from lightning_condkd.condensation.expert_files import flatten
 from lightning_condkd.condensation.parts.published_schedules import TrajectorySchedule
@@ -39,29 +40,20 @@ def case(gradient: str, inner_steps: int, chunk: int | None, iterations: int) ->
     schedule = TrajectorySchedule(inner_steps, 2, 20, pixel_lr=100, step_size=0.01, step_size_lr=1e-5)
     method = Drawn(ConvNet, experts="none", schedule=schedule, gradient=gradient, chunk=chunk)  # type: ignore[arg-type]
     images, labels = torch.rand(100, 3, 32, 32).requires_grad_(), torch.arange(10).repeat_interleave(10)
-    before, seconds = peak(), []
+    before, seconds = resident_megabytes(), []
     for step in range(iterations):
         start = time.process_time()
         [terms] = method.losses(images, labels, RealImages(lambda rows: rows, []), Draw(0, step))
         torch.autograd.grad(terms.total(), [images, method.log_step_size])
         seconds.append(time.process_time() - start)
-    print(json.dumps({"cpu_seconds": round(min(seconds), 2), "megabytes": round(peak() - before)}))
-
-
-def peak() -> float:
-    """Return the peak of resident memory in MB; not ru_maxrss: a child begins with its parent's."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status["VmHWM"].split()[0]) / 1024
+    print(json.dumps({"cpu_seconds": round(min(seconds), 2), "megabytes": round(resident_megabytes() - before)}))
 
 
 def measured(options: argparse.Namespace, gradient: str, inner_steps: int, chunk: int | None) -> dict[str, Any]:
     """Run a case in a process of its own."""
     chosen = [] if chunk is None else ["--chunk", str(chunk)]
-    command = [sys.executable, __file__, "--case", gradient, "--inner-steps", str(inner_steps), *chosen]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    command += ["--iterations", str(options.iterations)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    result = {"gradient": gradient, "inner_steps": inner_steps, "chunk": chunk, **json.loads(done.stdout)}
+    flags = ["--case", gradient, "--inner-steps", str(inner_steps), *chosen, "--iterations", str(options.iterations)]
+    result = {"gradient": gradient, "inner_steps": inner_steps, "chunk": chunk, **run_script(__file__, flags)}
     print(result, flush=True)
     return result
 
@@ -82,7 +74,7 @@ def main() -> None:
     whole = [(gradient, options.inner_steps[0], 100) for gradient in ("unrolled", "recomputed")]
     fitting = [one for one in [*cases, *whole] if one[0] != "unrolled" or one[1] <= options.most_unrolled]
     results = [measured(options, *one) for one in fitting]
-    common.write("trajectory-gradient", {"images": 100, "image_size": 32, "network": "ConvNet", "cases": results})
+    result_files.write("trajectory-gradient", {"images": 100, "image_size": 32, "network": "ConvNet", "cases": results})
 
 
 if __name__ == "__main__":

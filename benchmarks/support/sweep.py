@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import Any
 
-import common
+from benchmarks.support import result_files
+from benchmarks.support.spread import mean_and_deviation
 
 Run = Callable[[list[str], int], dict[str, Any]]
 
@@ -43,17 +42,10 @@ def sweep(
         list(pool.map(job, tasks))
 
 
-def spread(values: Sequence[float], factor: float = 100, digits: int = 2) -> dict[str, float]:
-    """Return mean and sample standard deviation, in percent by default."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return {"mean": round(factor * statistics.mean(values), digits), "std": round(factor * deviation, digits)}
-
-
 def _load(name: str, base: list[str]) -> dict[str, Any]:
-    path = common.RESULTS / f"{name}.json"
-    content = json.loads(path.read_text()) if path.exists() else {"base": base, "rows": {}}
+    content = result_files.read(name, {"base": base, "rows": {}})
     if content["base"] != base:
-        raise SystemExit(f"{path} holds runs of {content['base']}, this sweep is of {base}: give it another --name")
+        raise SystemExit(f"{name}.json holds runs of {content['base']}, not of {base}: give it another --name")
     return {"base": base, "rows": content["rows"]}
 
 
@@ -70,8 +62,8 @@ def _add(name: str, base: list[str], row: str, flags: list[str], summary: dict[s
     entry["runs"][str(summary["seed"])] = summary
     runs = entry["runs"].values()
     for what in ("last", "best"):
-        entry[what] = spread([one[f"student_accuracy_{what}"] for one in runs])
+        entry[what] = mean_and_deviation([one[f"student_accuracy_{what}"] for one in runs])
     if all("embeddings" in one for one in runs):
         names = next(iter(runs))["embeddings"]
-        entry["embeddings"] = {n: spread([one["embeddings"][n] for one in runs], 1, 4) for n in names}
-    common.write(name, content)
+        entry["embeddings"] = {n: mean_and_deviation([one["embeddings"][n] for one in runs], 1, 4) for n in names}
+    result_files.write(name, content)

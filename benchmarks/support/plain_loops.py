@@ -28,7 +28,7 @@ def conv_generator() -> ConvGenerator:
     return ConvGenerator((3, 32, 32))
 
 
-class Bare:
+class PlainLoops:
     """What both loops share: networks with random weights, their device and their precision.
 
     Args:

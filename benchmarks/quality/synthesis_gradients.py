@@ -10,10 +10,12 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import common
 import lightning as L
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.support import result_files
 from lightning_condkd.alignment import (
     ACGANDiscriminator,
     Discriminator,
@@ -82,7 +84,7 @@ def main() -> None:
     parser.add_argument("--weights", type=float, nargs="+", default=[1.0])
     options = parser.parse_args()
     pulls = {f"{kind.__name__} {w:g}": fit(kind, w, options) for kind in KINDS for w in options.weights}
-    common.write("gradients", {"command": sys.argv[1:], "norm of the gradient by an image, unweighted": pulls})
+    result_files.write("gradients", {"command": sys.argv[1:], "norm of the gradient by an image, unweighted": pulls})
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ already holds is not repeated.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -18,11 +18,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-import common
 import lightning as L
 import torch
-from sweep import spread
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.support import result_files
+from benchmarks.support.spread import mean_and_deviation
 from lightning_condkd.augment import SiameseAugment
 from lightning_condkd.condensation.generative import ConditionalGAN, SelfDistillation
 from lightning_condkd.condensation.parts.matching_pool import MatchingPool
@@ -149,10 +151,10 @@ def main() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     base = {name: getattr(options, name) for name in ("steps", "epochs", "networks")}
-    path = common.RESULTS / f"{options.name}.json"
-    rows = json.loads(path.read_text())["rows"] if path.exists() else {}
-    if path.exists() and (found := json.loads(path.read_text())["base"]) != base:
-        raise SystemExit(f"{path} holds runs of {found}, this one is of {base}: give it another --name")
+    content = result_files.read(options.name, {"base": base, "rows": {}})
+    rows = content["rows"]
+    if (found := content["base"]) != base:
+        raise SystemExit(f"{options.name}.json holds runs of {found}, not of {base}: give it another --name")
     for seed in options.seeds:
         for name in options.rows:
             runs = rows.setdefault(name, {"runs": {}})["runs"]
@@ -161,9 +163,9 @@ def main() -> None:
             runs[str(seed)] = table()[name](options, seed)
             for ipc in (ipc for ipc in map(str, IPC) if ipc in runs[str(seed)]):
                 # Over seeds, each of which stands for the mean of its networks.
-                rows[name][ipc] = spread([sum(run[ipc]) / len(run[ipc]) for run in runs.values()])
+                rows[name][ipc] = mean_and_deviation([sum(run[ipc]) / len(run[ipc]) for run in runs.values()])
             print(f"{name:44} seed {seed}: {runs[str(seed)]}", flush=True)
-            common.write(options.name, {"base": base, "ipc": list(IPC), "rows": rows})
+            result_files.write(options.name, {"base": base, "ipc": list(IPC), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -16,10 +16,10 @@ def embed(teacher: Observer, images: Tensor, batch_size: int = 250) -> Tensor:
 
 def energy_distance(first: Tensor, second: Tensor) -> float:
     """Return the energy distance of two samples, unbiased: 0 on average for two samples of one distribution."""
-    return float(2 * torch.cdist(first, second).mean() - spread(first) - spread(second))
+    return float(2 * torch.cdist(first, second).mean() - mean_distance(first) - mean_distance(second))
 
 
-def spread(sample: Tensor) -> float:
+def mean_distance(sample: Tensor) -> float:
     """Return the mean distance of two different members; 0 for a single one."""
     count = len(sample)
     return float(torch.cdist(sample, sample).sum() / (count * (count - 1))) if count > 1 else 0.0
@@ -50,7 +50,7 @@ def figures(
     class, divided by the same of real images.
     """
     ours, theirs, few = embed(teacher, synthetic), embed(teacher, real[0]), embed(teacher, condensed)
-    unit = spread(theirs)
+    unit = mean_distance(theirs)
     pairs = [pair for pair in class_pairs(ours, labels, theirs, real[1]) if len(pair[0]) > 1]
     pixels = torch.cdist(synthetic.flatten(1), condensed.flatten(1)).min(1).values / synthetic[0].numel() ** 0.5
     values = {
@@ -60,6 +60,6 @@ def figures(
         "nearest_condensed": float(torch.cdist(ours, few).min(1).values.mean()) / unit,
         "nearest_condensed_real": float(torch.cdist(theirs, few).min(1).values.mean()) / unit,
         "nearest_condensed_pixels": float(pixels.mean()),
-        "diversity_in_class": sum(spread(a) / spread(b) for a, b in pairs) / max(len(pairs), 1),
+        "diversity_in_class": sum(mean_distance(a) / mean_distance(b) for a, b in pairs) / max(len(pairs), 1),
     }
     return {name: round(value, 4) for name, value in values.items()}

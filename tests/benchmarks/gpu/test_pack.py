@@ -3,10 +3,8 @@ import os
 import subprocess
 import sys
 import zipfile
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,17 +12,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
+from benchmarks.gpu import packed, packed_data, prepare, sheets
 from lightning_condkd.data.image_source import ImageSource, from_folder
-
-KIT = Path(__file__).parents[2] / "benchmarks" / "gpu"
-NAMES = ("packed", "packed_data", "prepare", "sheets")
-
-
-@pytest.fixture
-def kit(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """The scripts of the kit, which import each other by plain names."""
-    monkeypatch.syspath_prepend(str(KIT))
-    return SimpleNamespace(**{name: import_module(name) for name in NAMES})
+from tests.conftest import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +33,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def pack(kit: SimpleNamespace, data: Path, tmp_path: Path) -> Path:
+def pack(data: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "pack"
     folder.mkdir()
-    kit.prepare.pack_images(data, folder)
-    kit.prepare.write_facts(folder, {})
+    prepare.pack_images(data, folder)
+    prepare.write_facts(folder, {})
     return folder
 
 
@@ -55,15 +45,15 @@ def psnr(images: Tensor, others: Tensor) -> float:
     return 10 * math.log10(255**2 / (images.double() - others.double()).square().mean().item())
 
 
-def loaded(kit: SimpleNamespace, pack: Path, folder: Path) -> tuple[ImageSource, ImageSource]:
-    kit.packed.unpack(pack, folder)
-    module = kit.packed_data.PackedCifar10(folder)
+def loaded(pack: Path, folder: Path) -> tuple[ImageSource, ImageSource]:
+    packed.unpack(pack, folder)
+    module = packed_data.PackedCifar10(folder)
     module.check_parts()
     return module.train_source, module.val_source
 
 
-def test_round_trip(kit: SimpleNamespace, data: Path, pack: Path, tmp_path: Path) -> None:
-    train, test = loaded(kit, pack, tmp_path / "unpacked")
+def test_round_trip(data: Path, pack: Path, tmp_path: Path) -> None:
+    train, test = loaded(pack, tmp_path / "unpacked")
     originals = {part: from_folder(data / part) for part in ("train", "test")}
     torch.testing.assert_close(test.images, originals["test"].images, rtol=0, atol=0)
     for source, part in ((train, "train"), (test, "test")):
@@ -72,10 +62,8 @@ def test_round_trip(kit: SimpleNamespace, data: Path, pack: Path, tmp_path: Path
     assert psnr(train.images, originals["train"].images) > 25
 
 
-def test_uneven_classes_over_several_sheets(
-    kit: SimpleNamespace, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(kit.sheets, "PER_SHEET", 7)
+def test_uneven_classes_over_several_sheets(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sheets, "PER_SHEET", 7)
     few, pack = tmp_path / "few", tmp_path / "pack"
     for part in ("train", "test"):
         (few / part).mkdir(parents=True)
@@ -85,49 +73,47 @@ def test_uneven_classes_over_several_sheets(
             for number in range(kept):
                 (folder / f"{number}.png").symlink_to(data / part / f"class {label}" / f"{number}.png")
     pack.mkdir()
-    kit.prepare.pack_images(few, pack)
-    kit.prepare.write_facts(pack, {})
+    prepare.pack_images(few, pack)
+    prepare.write_facts(pack, {})
     assert len(list(pack.glob("test-*.webp"))) == 2
-    _, test = loaded(kit, pack, tmp_path / "unpacked")
+    _, test = loaded(pack, tmp_path / "unpacked")
     original = from_folder(few / "test")
     assert test.labels.tolist() == original.labels.tolist() == [0, 0, 0, 2, 2, 3, 3, 3]
     torch.testing.assert_close(test.images, original.images, rtol=0, atol=0)
 
 
-def test_a_tampered_sheet_is_refused(kit: SimpleNamespace, pack: Path, tmp_path: Path) -> None:
+def test_a_tampered_sheet_is_refused(pack: Path, tmp_path: Path) -> None:
     sheet = pack / "train-00.jpg"
     sheet.write_bytes(sheet.read_bytes()[:-1] + b"x")
     with pytest.raises(ValueError, match=r"train-00\.jpg: expected sha256 .*prepare\.py"):
-        kit.packed.unpack(pack, tmp_path / "unpacked")
+        packed.unpack(pack, tmp_path / "unpacked")
 
 
 @pytest.mark.parametrize("name", ["test-00.webp", "labels.json", "facts.json"])
-def test_a_missing_file_is_refused(kit: SimpleNamespace, pack: Path, tmp_path: Path, name: str) -> None:
+def test_a_missing_file_is_refused(pack: Path, tmp_path: Path, name: str) -> None:
     (pack / name).unlink()
     with pytest.raises(FileNotFoundError, match=rf"{name}.*prepare\.py"):
-        kit.packed.unpack(pack, tmp_path / "unpacked")
+        packed.unpack(pack, tmp_path / "unpacked")
 
 
-def test_data_that_is_not_unpacked_is_refused(kit: SimpleNamespace, tmp_path: Path) -> None:
+def test_data_that_is_not_unpacked_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"expected train\.safetensors .*packed\.unpack"):
-        kit.packed_data.PackedCifar10(tmp_path).load(train=True)
+        packed_data.PackedCifar10(tmp_path).load(train=True)
 
 
-def test_too_large_packs_and_foreign_folders_are_refused(kit: SimpleNamespace, tmp_path: Path) -> None:
+def test_too_large_packs_and_foreign_folders_are_refused(tmp_path: Path) -> None:
     sizes = {"train-00.jpg": 40 * 2**20, "train-01.jpg": 10 * 2**20, "wheels/a.whl": 4 * 2**20}
     facts = {"files": {name: {"bytes": size} for name, size in sizes.items()}}
-    assert kit.prepare.check_size(facts) == {"train": 50 * 2**20, "wheels": 4 * 2**20}
+    assert prepare.check_size(facts) == {"train": 50 * 2**20, "wheels": 4 * 2**20}
     facts["files"]["labels.json"] = {"bytes": 2**20}
     with pytest.raises(ValueError, match="raise STEP"):
-        kit.prepare.check_size(facts)
+        prepare.check_size(facts)
     (tmp_path / "thesis.txt").touch()
     with pytest.raises(FileExistsError, match="choose another"):
-        kit.prepare.check_target(tmp_path)
+        prepare.check_target(tmp_path)
 
 
-def test_wheels_serve_children_and_leave_out_what_is_installed(
-    kit: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wheels_serve_children_and_leave_out_what_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setenv("PYTHONPATH", "before")
     (tmp_path / "wheels").mkdir()
@@ -135,8 +121,8 @@ def test_wheels_serve_children_and_leave_out_what_is_installed(
         with zipfile.ZipFile(tmp_path / "wheels" / f"{name}.whl", "w") as archive:
             archive.writestr(f"{name.split('-')[0]}.py", "answer = 42\n")
     site = tmp_path / "site"
-    kit.packed.add_wheels(tmp_path, site)
-    kit.packed.add_wheels(tmp_path, site)
+    packed.add_wheels(tmp_path, site)
+    packed.add_wheels(tmp_path, site)
     assert [path.name for path in site.iterdir()] == ["absent_package.py"]
     assert os.environ["PYTHONPATH"].split(os.pathsep) == [str(site), "before"]
     assert sys.path[0] == str(site)
@@ -146,15 +132,15 @@ def test_wheels_serve_children_and_leave_out_what_is_installed(
     assert found.origin == str(site / "absent_package.py")
 
 
-def test_a_wheel_of_another_python_is_refused(kit: SimpleNamespace, tmp_path: Path) -> None:
+def test_a_wheel_of_another_python_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"wheels.*prepare\.py"):
-        kit.packed.add_wheels(tmp_path, tmp_path / "site")
+        packed.add_wheels(tmp_path, tmp_path / "site")
     (tmp_path / "wheels").mkdir()
     (tmp_path / "wheels" / "absent_package-1.0-cp31-cp31-linux_x86_64.whl").touch()
     with pytest.raises(ValueError, match=r"absent_package.*--python="):
-        kit.packed.add_wheels(tmp_path, tmp_path / "site")
+        packed.add_wheels(tmp_path, tmp_path / "site")
 
 
 def test_the_path_can_be_set_before_torch_comes() -> None:
-    code = "import sys, packed; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=KIT, check=True)
+    code = "import sys, benchmarks.gpu.packed; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 import lightning as L
 import torch
 
+from benchmarks.support.spread import quartiles
 from lightning_condkd.modules import CondKD
 from lightning_condkd.rounds import Phase, Unit
 
@@ -109,7 +109,7 @@ class ThreadLane:
 class Turn(NamedTuple):
     """Seconds of every lane in one turn, on the wall and of this process's CPU, and which unit the trainers took."""
 
-    unit: Unit
+    unit: Unit | None
     ends_round: bool
     wall: Mapping[str, float]
     cpu: Mapping[str, float]
@@ -123,6 +123,18 @@ def seconds_of(lane: Lane) -> tuple[float, float]:
     return time.perf_counter() - start[0], time.process_time() - start[1]
 
 
+def one_turn(lanes: Mapping[str, Lane], turn: int) -> dict[str, tuple[float, float]]:
+    """Return the seconds of every lane, on the wall and of the CPU; every second turn has them in reversed order."""
+    order = list(lanes.items())
+    return {name: seconds_of(lane) for name, lane in (order[::-1] if turn % 2 else order)}
+
+
+def by_clock(seconds: Mapping[str, tuple[float, float]]) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the seconds of every lane on the wall, and those of the CPU."""
+    wall, cpu = ({name: both[clock] for name, both in seconds.items()} for clock in range(2))
+    return wall, cpu
+
+
 def take_turns(trainers: Mapping[str, TrainerLane], bare: Mapping[Phase, Mapping[str, Lane]], turns: int) -> list[Turn]:
     """Let trainers of one cadence and the bare loops of the phase step in turn, in reversed order every second time."""
     taken = []
@@ -132,10 +144,8 @@ def take_turns(trainers: Mapping[str, TrainerLane], bare: Mapping[Phase, Mapping
         unit = leader.unit
         if unit is None:
             raise RuntimeError("a trainer has not begun its first step")
-        lanes: list[tuple[str, Lane]] = [*trainers.items(), *bare.get(unit.phase, {}).items()]
-        seconds = {name: seconds_of(lane) for name, lane in (lanes[::-1] if turn % 2 else lanes)}
-        wall, cpu = ({name: both[i] for name, both in seconds.items()} for i in range(2))
-        taken.append(Turn(unit, (unit.counter + 1) % length == 0, wall, cpu))
+        seconds = one_turn({**trainers, **bare.get(unit.phase, {})}, turn)
+        taken.append(Turn(unit, (unit.counter + 1) % length == 0, *by_clock(seconds)))
     return taken
 
 
@@ -152,12 +162,6 @@ def in_blocks(turns: Sequence[Turn], length: int) -> list[Turn]:
     return blocks
 
 
-def spread(values: Sequence[float], digits: int = 3) -> dict[str, float]:
-    """Return median and quartiles."""
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return {"median": round(middle, digits), "q1": round(low, digits), "q3": round(high, digits)}
-
-
 def compare(turns: Sequence[Turn], pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """Return milliseconds of every lane and the ratios of the named pairs, by both clocks.
 
@@ -169,10 +173,10 @@ def compare(turns: Sequence[Turn], pairs: Sequence[tuple[str, str]]) -> dict[str
 
 def _compare(rows: Sequence[Mapping[str, float]], pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """Return ratios both ways: of the medians, and the median of the paired ratios."""
-    milliseconds = {name: spread([1e3 * row[name] for row in rows], 2) for name in sorted(rows[0])}
+    milliseconds = {name: quartiles([1e3 * row[name] for row in rows], 2) for name in sorted(rows[0])}
     ratios = {
         f"{name} / {reference}": {
-            "paired": spread([row[name] / row[reference] for row in rows]),
+            "paired": quartiles([row[name] / row[reference] for row in rows]),
             "of_medians": round(milliseconds[name]["median"] / milliseconds[reference]["median"], 3),
         }
         for name, reference in pairs

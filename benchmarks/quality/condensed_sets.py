@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -19,12 +20,15 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
 
-import common
-import embeddings
-import rows
 import torch
-from sweep import spread
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.quality import ablation
+from benchmarks.support import result_files
+from benchmarks.support.feature_distances import class_pairs, distance_in_class, embed, mean_distance
+from benchmarks.support.processes import run_command
+from benchmarks.support.spread import mean_and_deviation
 from lightning_condkd.augment import SiameseAugment
 from lightning_condkd.data import CondensedSet, DigitsDataModule, ImageFolderDataModule
 from lightning_condkd.evaluation import Recipe, evaluate
@@ -159,7 +163,7 @@ def _make(command: list[str], output: Path, seed: int, folder: str) -> float:
         flags += [f"--trainer.default_root_dir={folder}", "--trainer.enable_progress_bar=false"]
     else:
         flags = [str(output), f"--seed={seed}"]
-    return round(common.run([*command, *flags]), 1)
+    return round(run_command([*command, *flags]), 1)
 
 
 def make_experts() -> None:
@@ -192,16 +196,16 @@ def place(path: Path, suite: Suite) -> float:
     condensed, test, teacher = CondensedSet.load(path), suite.real().val_source, suite.teacher()
     rows = torch.linspace(0, len(test) - 1, min(len(test), 2000)).long()
     images = (to_pixels(test.images[rows]), condensed.pixels(slice(None)))
-    real, few = (embeddings.embed(teacher, part) for part in images)
-    pairs = embeddings.class_pairs(few, condensed.labels, real, test.labels[rows])
-    return round(embeddings.distance_in_class(pairs) / embeddings.spread(real), 4)
+    real, few = (embed(teacher, part) for part in images)
+    pairs = class_pairs(few, condensed.labels, real, test.labels[rows])
+    return round(distance_in_class(pairs) / mean_distance(real), 4)
 
 
 def expand(path: Path, suite: Suite, seed: int) -> dict[str, float]:
     """Distil a student from a set, mixed in and as guide as well."""
-    ways = {"+ condensed": rows.PLAIN, "*": []}
+    ways = {"+ condensed": ablation.PLAIN, "*": []}
     base = [*suite.expand, f"--data.init_args.condensed={path}", f"--seed_everything={seed}"]
-    return {way: rows.run([*base, *flags], threads=1)["student_accuracy_last"] for way, flags in ways.items()}
+    return {way: ablation.run([*base, *flags], threads=1)["student_accuracy_last"] for way, flags in ways.items()}
 
 
 def work(name: str, suite: Suite, row: str, seed: int, done: dict[str, Any], students: bool) -> dict[str, Any]:
@@ -212,7 +216,7 @@ def work(name: str, suite: Suite, row: str, seed: int, done: dict[str, Any], stu
     if not done or not path.exists():
         result["making_cpu_seconds"] = make(suite.sets[row], path, seed)
     if not done:
-        result |= {"alone": judge(path, suite, seed), "origin": common.origin()}
+        result |= {"alone": judge(path, suite, seed), "origin": result_files.origin()}
     if "distance" not in result:
         result["distance"] = place(path, suite)
     if students and "student" not in result:
@@ -225,12 +229,14 @@ def add(content: dict[str, Any], row: str, seed: int, result: dict[str, Any]) ->
     entry = content["rows"].setdefault(row, {"runs": {}})
     entry["runs"][str(seed)] = result
     runs = list(entry["runs"].values())
-    entry["distance"] = spread([run["distance"] for run in runs if "distance" in run], 1)
-    entry["alone"] = spread([sum(run["alone"]["accuracies"]) / len(run["alone"]["accuracies"]) for run in runs])
+    entry["distance"] = mean_and_deviation([run["distance"] for run in runs if "distance" in run], 1)
+    entry["alone"] = mean_and_deviation(
+        [sum(run["alone"]["accuracies"]) / len(run["alone"]["accuracies"]) for run in runs]
+    )
     for way in ("+ condensed", "*"):
         values = [run["student"][way] for run in runs if "student" in run]
         if values:
-            entry[f"student {way}"] = spread(values)
+            entry[f"student {way}"] = mean_and_deviation(values)
 
 
 def main() -> None:
@@ -246,8 +252,7 @@ def main() -> None:
     suite, name = SUITES[options.suite], f"sets-{options.suite}"
     if options.suite == "digits":
         make_experts()
-    path = common.RESULTS / f"{name}.json"
-    content = json.loads(path.read_text()) if path.exists() else {"rows": {}}
+    content = result_files.read(name, {"rows": {}})
     content |= {"commands": suite.sets, "expand": suite.expand, "recipe": suite.recipe.settings(), "runs": suite.runs}
     writing, chosen = Lock(), [row for row in suite.sets if not options.only or row in options.only]
 
@@ -260,7 +265,7 @@ def main() -> None:
         print(f"{row:20} seed {seed}: {json.dumps(result)}", flush=True)
         with writing:
             add(content, row, seed, result)
-            common.write(name, content)
+            result_files.write(name, content)
 
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(job, [(seed, row) for seed in options.seeds for row in chosen]))

@@ -1,4 +1,4 @@
-"""What every result file says about where it comes from."""
+"""Result files, and what each says about where it comes from."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
-import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-RESULTS = Path(__file__).parent / "results"
+from lightning_condkd.writing import write_atomic
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 
 def origin() -> dict[str, str]:
@@ -40,29 +40,19 @@ def environment() -> dict[str, Any]:
     }
 
 
-def run(command: list[str], threads: int = 1) -> float:
-    """Run a command of the package in a process of its own; return its CPU-seconds, whatever else runs beside it.
+def read(name: str, default: dict[str, Any]) -> dict[str, Any]:
+    """Return what a result file holds.
 
     Args:
-        command: its arguments, such as ``fit``.
-        threads: of that process.
-
-    Raises:
-        RuntimeError: with the end of what it said, if it fails.
+        name: its name without ending.
+        default: returned where there is no such file.
     """
-    variables = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
-    line = [sys.executable, "-m", "lightning_condkd", *command]
-    with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(line, env=variables, stdout=subprocess.DEVNULL, stderr=said)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            said.seek(0)
-            raise RuntimeError(said.read()[-3000:])
-    return usage.ru_utime + usage.ru_stime
+    path = RESULTS / f"{name}.json"
+    content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else default
+    return content
 
 
-def write(name: str, content: dict[str, Any]) -> Path:
+def write(name: str, content: dict[str, Any]) -> None:
     """Write a result file.
 
     Args:
@@ -70,6 +60,5 @@ def write(name: str, content: dict[str, Any]) -> Path:
         content: what was measured.
     """
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({**content, "environment": environment()}, indent=1) + "\n")
-    return path
+    text = json.dumps({**content, "environment": environment()}, indent=1) + "\n"
+    write_atomic(RESULTS / f"{name}.json", text.encode())

@@ -5,32 +5,21 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import pytest
+from benchmarks.gpu import children
+from benchmarks.gpu.results import Results
+from benchmarks.gpu.stage import Job, Stage
+from tests.conftest import ROOT
 
-KIT = Path(__file__).parents[2] / "benchmarks" / "gpu"
 STAGES = ("checks", "cost", "rows", "large", "sets")
-
-
-@pytest.fixture
-def kit(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    """The scripts of the kit, which import each other by plain names."""
-    monkeypatch.syspath_prepend(str(KIT.parent))
-    monkeypatch.syspath_prepend(str(KIT))
-    yield SimpleNamespace(**{name: import_module(name) for name in ("children", "results", "stage")})
-    for name in ("children", "results", "stage", "common"):
-        sys.modules.pop(name, None)
 
 
 def dry_run(folder: Path, minutes: int) -> str:
     """Run the kit; on two idle cores a minute holds all of it."""
     limits = ["--device", "cpu", "--minutes", str(minutes), "--results", str(folder)]
-    command = [sys.executable, str(KIT / "run.py"), *limits]
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu" / "run.py"), *limits]
     variables = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
     done = subprocess.run(
         command, env=variables, capture_output=True, text=True, timeout=60 * minutes + 30, check=False
@@ -61,14 +50,14 @@ def test_the_dry_run_is_all_of_it_in_small_and_is_not_repeated(tmp_path: Path) -
     assert not any(f" s  {name}\n" in again for name in done), again
 
 
-def stage_of(kit: SimpleNamespace, **behaviors: Any) -> Any:
+def stage_of(**behaviors: Any) -> Any:
     def run(item: str, job: Any) -> dict[str, Any]:
         return dict(behaviors[item](job) or {})
 
-    return kit.stage.Stage("toy", lambda small: list(behaviors), run, share=1.0, jobs=2)
+    return Stage("toy", lambda small: list(behaviors), run, share=1.0, jobs=2)
 
 
-def test_items_that_fail_or_hang_or_die_do_not_stop_the_others(kit: SimpleNamespace, tmp_path: Path) -> None:
+def test_items_that_fail_or_hang_or_die_do_not_stop_the_others(tmp_path: Path) -> None:
     def fails(job: Any) -> None:
         raise ValueError("expected this")
 
@@ -78,15 +67,14 @@ def test_items_that_fail_or_hang_or_die_do_not_stop_the_others(kit: SimpleNamesp
         time.sleep(60)
 
     stage = stage_of(
-        kit,
         fails=fails,
         hangs=hangs,
         dies=lambda job: os.kill(os.getpid(), 9),
         stops_early=lambda job: {"rounds": 3, "complete": False},
         works=lambda job: {"folder": job.folder.name},
     )
-    job = kit.stage.Job("cpu", time.monotonic() + 3, tmp_path, tmp_path)
-    ended = list(kit.children.run_items(stage, stage.items(True), job, time.monotonic() + 4, least=0.0))
+    job = Job("cpu", time.monotonic() + 3, tmp_path, tmp_path)
+    ended = list(children.run_items(stage, stage.items(True), job, time.monotonic() + 4, least=0.0))
     of = {one.item: one for one in ended}
     statuses = {item: one.status for item, one in of.items()}
     assert statuses == {
@@ -104,10 +92,10 @@ def test_items_that_fail_or_hang_or_die_do_not_stop_the_others(kit: SimpleNamesp
     assert not status.exists() or status.read_text().split(")")[1].split()[0] == "Z"
 
 
-def test_no_item_begins_without_its_time(kit: SimpleNamespace, tmp_path: Path) -> None:
-    stage = stage_of(kit, works=lambda job: {})
-    job = kit.stage.Job("cpu", time.monotonic() + 1, tmp_path, tmp_path)
-    assert not list(kit.children.run_items(stage, ["works"], job, time.monotonic() + 1, least=2.0))
+def test_no_item_begins_without_its_time(tmp_path: Path) -> None:
+    stage = stage_of(works=lambda job: {})
+    job = Job("cpu", time.monotonic() + 1, tmp_path, tmp_path)
+    assert not list(children.run_items(stage, ["works"], job, time.monotonic() + 1, least=2.0))
 
 
 def entry(status: str, rounds: int = 0, seconds: float = 10.0) -> dict[str, Any]:
@@ -115,12 +103,12 @@ def entry(status: str, rounds: int = 0, seconds: float = 10.0) -> dict[str, Any]
     return {"status": status, "seconds": seconds, "origin": {"card": "a card"}, **what}
 
 
-def test_what_is_known_is_not_run_again_and_not_made_worse(kit: SimpleNamespace, tmp_path: Path) -> None:
+def test_what_is_known_is_not_run_again_and_not_made_worse(tmp_path: Path) -> None:
     seen, names = tmp_path / "seen", ["done", "partial", "failed", "new"]
-    before = kit.results.Results(seen)
+    before = Results(seen)
     for name in names[:3]:
         before.add("toy", name, entry(name, rounds=5))
-    results = kit.results.Results(tmp_path / "out", seen)
+    results = Results(tmp_path / "out", seen)
     assert results.missing("toy", names, 100.0) == ["new", "failed"]
     assert results.partial("toy", names, 9.0) == []
     assert results.partial("toy", names, 11.0) == ["partial"]

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from chaos_processes import Attempt, Hit, checkpoints
 from safetensors.torch import load_file
 from torch import Tensor
 
+from benchmarks.resume.attempts import Attempt, Hit, checkpoints
 from lightning_condkd.condensation.expert_files import read_snapshot_header
 from lightning_condkd.data.bank import MemoryBank
 from lightning_condkd.data.chunks import CHUNK_KIND

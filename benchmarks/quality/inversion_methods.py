@@ -7,16 +7,15 @@ none and renders as many for its own steps. A run that its result file already h
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sweep import sweep
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from benchmarks.support.processes import run_script
+from benchmarks.support.sweep import sweep
 from lightning_condkd.data import CondensedSet
 from lightning_condkd.data.image_datamodules import load_digits_split
 from lightning_condkd.data.image_source import from_folder
@@ -79,15 +78,10 @@ def ways(method: str, flags: list[str]) -> dict[str, list[str]]:
 
 def run(arguments: list[str], threads: int) -> dict[str, Any]:
     """Fit once in a process of its own."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
     with tempfile.TemporaryDirectory() as folder:
-        script = Path(__file__).with_name("mechanism_run.py")
         quiet = [f"--trainer.default_root_dir={folder}", "--trainer.enable_progress_bar=false"]
-        command = [sys.executable, str(script), *arguments, *quiet]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(done.stderr[-3000:])
-    return dict(json.loads(done.stdout))
+        script = Path(__file__).with_name("inversion_run.py")
+        return dict(run_script(script, [*arguments, *quiet], threads, OMP_WAIT_POLICY="PASSIVE"))
 
 
 def condensed_only(student_steps: int) -> list[str]:

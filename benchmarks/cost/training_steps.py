@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -14,11 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import common
 import torch
-from cost_bare import MEAN, STD, Bare
-from cost_lanes import ThreadLane, TrainerLane, compare, in_blocks, spread, take_turns
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.support import result_files
+from benchmarks.support.interleaved_steps import ThreadLane, TrainerLane, compare, in_blocks, take_turns
+from benchmarks.support.plain_loops import MEAN, STD, PlainLoops
+from benchmarks.support.processes import run_script
+from benchmarks.support.spread import quartiles
 from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.augment import DifferentiableAugment
 from lightning_condkd.data import CondensedDataModule, CondensedSet
@@ -35,16 +38,16 @@ class Lanes:
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self.options, self.folder = options, folder
-        self._bare = Bare(options.device, options.precision == "bf16-mixed")
+        self._plain = PlainLoops(options.device, options.precision == "bf16-mixed")
         self.made: list[TrainerLane] = []
 
     def distillation(self, augment: bool) -> ThreadLane:
         """Return the bare distillation step."""
-        return ThreadLane(self._bare.distillation(self.options.batch_size, augment))
+        return ThreadLane(self._plain.distillation(self.options.batch_size, augment))
 
     def synthesis(self) -> ThreadLane:
         """Return the bare synthesis step."""
-        return ThreadLane(self._bare.synthesis(self.options.synthesis_batch_size))
+        return ThreadLane(self._plain.synthesis(self.options.synthesis_batch_size))
 
     def trainer(self, cadence: Cadence, bank: int, alignment: FeatureAlignment | None = None) -> TrainerLane:
         """Return a fit of ResNet-20 to its half-width sibling with a filled bank."""
@@ -91,7 +94,7 @@ def steps(lanes: Lanes) -> dict[str, Any]:
         "distillation": compare(inner, [*pairs, ("trainer", "bare with crop and flip")]),
         "synthesis": compare(synthesis, pairs),
         "synthesis_block": compare(in_blocks(synthesis, SYNTHESIS_STEPS), pairs),
-        "end_of_round_milliseconds": spread([1e3 * surplus for surplus in ends], 2),
+        "end_of_round_milliseconds": quartiles([1e3 * surplus for surplus in ends], 2),
     }
 
 
@@ -131,9 +134,9 @@ def _storage(lane: TrainerLane, lanes: Lanes) -> dict[str, Any]:
         appends.append(_milliseconds(lambda: memory.append(images, labels, round=0)))
         saves.append(_milliseconds(lambda: lane.trainer.save_checkpoint(path)))
     return {
-        f"append of {size} images": spread(appends, 2) | {"max": round(max(appends), 2)},
+        f"append of {size} images": quartiles(appends, 2) | {"max": round(max(appends), 2)},
         "first checkpoint, with the whole bank": round(save, 2),
-        "next checkpoints": spread(saves, 2),
+        "next checkpoints": quartiles(saves, 2),
         "checkpoint_megabytes": round(path.stat().st_size / 1e6, 2),
     }
 
@@ -163,17 +166,6 @@ def work(options: argparse.Namespace, suite: str) -> dict[str, Any]:
     }
 
 
-def run(suite: str, threads: int) -> dict[str, Any]:
-    """Run one suite in a process of its own, which is how OpenMP learns its number of threads."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--suites", suite, "--worker"]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(done.stderr[-3000:])
-    content: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return content
-
-
 def main() -> None:
     """Run suites and write the result file."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -194,9 +186,9 @@ def main() -> None:
     results: dict[str, list[dict[str, Any]]] = {suite: [] for suite in options.suites}
     for suite in options.suites:
         for threads in options.threads:
-            results[suite].append(run(suite, threads))
+            results[suite].append(run_script(__file__, [*sys.argv[1:], "--suites", suite, "--worker"], threads))
             print(suite, json.dumps(results[suite][-1], indent=1), flush=True)
-            common.write(options.name, {"command": sys.argv[1:], "settings": vars(options), "suites": results})
+            result_files.write(options.name, {"command": sys.argv[1:], "settings": vars(options), "suites": results})
 
 
 if __name__ == "__main__":

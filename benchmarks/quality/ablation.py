@@ -8,12 +8,15 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import common
-from sweep import sweep
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.support.processes import run_command
+from benchmarks.support.sweep import sweep
 
 PLAIN = ["--model.init_args.alignment=null"]
 DISCRIMINATOR = "--model.init_args.alignment.init_args.discriminator"
@@ -54,7 +57,7 @@ def run(arguments: list[str], threads: int) -> dict[str, Any]:
     """Fit once; return the summary and the accuracy after every validation."""
     with tempfile.TemporaryDirectory() as folder:
         quiet = [f"--trainer.default_root_dir={folder}", "--trainer.enable_progress_bar=false"]
-        common.run(["fit", *arguments, *quiet], threads)
+        run_command(["fit", *arguments, *quiet], threads)
         summary = json.loads(next(Path(folder).rglob("summary.json")).read_text())
         with next(Path(folder).rglob("metrics.csv")).open() as table:
             curve = [float(row["val/student_accuracy"]) for row in csv.DictReader(table) if row["val/student_accuracy"]]

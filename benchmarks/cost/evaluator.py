@@ -7,15 +7,18 @@ one test image. A ratio below 1 speaks for the batch.
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
+import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-import common
 import torch
-from cost_lanes import spread
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.support import result_files
+from benchmarks.support.interleaved_steps import Lane, by_clock, one_turn
+from benchmarks.support.spread import quartiles
 from lightning_condkd.augment import SiameseAugment
 from lightning_condkd.evaluation.fresh_training import evaluate
 from lightning_condkd.evaluation.recipe import Recipe
@@ -31,7 +34,7 @@ CASES = {
 }
 
 
-def lane(case: str, batched: bool, options: argparse.Namespace) -> Callable[[], object]:
+def lane(case: str, batched: bool, options: argparse.Namespace) -> Lane:
     """Return a short evaluation."""
     size, channels, depth, width, number, epochs = CASES[case]
     made = FreshNetworks(partial(ConvNet, image_size=size, in_channels=channels, depth=depth, width=width))
@@ -41,29 +44,14 @@ def lane(case: str, batched: bool, options: argparse.Namespace) -> Callable[[], 
     return partial(evaluate, images, labels, images[:1], labels[:1], made, recipe, **shared)
 
 
-def seconds(run: Callable[[], object]) -> tuple[float, float]:
-    """Return seconds on the wall and of this process's CPU."""
-    start = time.perf_counter(), time.process_time()
-    run()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start[0], time.process_time() - start[1]
-
-
 def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
     """Let the batch and the loop take turns."""
     lanes = {"batch": lane(case, True, options), "loop": lane(case, False, options)}
-    turns = []
-    for turn in range(options.warmup + options.turns):
-        order = list(lanes)[::-1] if turn % 2 else list(lanes)
-        turns.append({name: seconds(lanes[name]) for name in order})
-    turns = turns[options.warmup :]
+    turns = [by_clock(one_turn(lanes, turn)) for turn in range(options.warmup + options.turns)][options.warmup :]
     clocks = {}
-    for index, clock in enumerate(("wall", "cpu")):
-        taken = {name: [turn[name][index] for turn in turns] for name in lanes}
-        ratios = [batch / loop for batch, loop in zip(taken["batch"], taken["loop"], strict=True)]
-        seconds_of = {name: spread(values) for name, values in taken.items()}
-        clocks[clock] = {"seconds": seconds_of, "batch / loop": spread(ratios)}
+    for clock, rows in zip(("wall", "cpu"), zip(*turns, strict=True), strict=True):
+        seconds = {name: quartiles([row[name] for row in rows]) for name in lanes}
+        clocks[clock] = {"seconds": seconds, "batch / loop": quartiles([row["batch"] / row["loop"] for row in rows])}
     return clocks
 
 
@@ -80,9 +68,8 @@ def main() -> None:
     for case in options.cases:
         results[case] = measure(case, options)
         print(case, *(f"{clock} {figures['batch / loop']}" for clock, figures in results[case].items()), flush=True)
-    command = f"python benchmarks/evaluator.py --turns {options.turns} --runs {options.runs} --device {options.device}"
-    content = {"command": command, "runs": options.runs, "turns": options.turns, "device": options.device}
-    common.write("evaluator", {**content, "cases": results})
+    settings = {"runs": options.runs, "turns": options.turns, "device": options.device}
+    result_files.write("evaluator", {"command": sys.argv[1:], **settings, "cases": results})
 
 
 if __name__ == "__main__":

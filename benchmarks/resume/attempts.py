@@ -17,7 +17,7 @@ from typing import NamedTuple
 JOB = "4711"
 PERIOD = 0.002  # seconds between two looks at a run that is to be hit
 KILL_WAIT = 35.0  # SLURM waits 30 s between SIGTERM and SIGKILL; our own bound is as long
-HERE = Path(__file__).parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Hit(NamedTuple):
@@ -25,7 +25,7 @@ class Hit(NamedTuple):
 
     Args:
         name: of the signal.
-        moment: phase within which it comes: ``start``, ``step`` or a mark of :class:`chaos_marks.Marks`.
+        moment: phase within which it comes: ``start``, ``step`` or a mark of :class:`phase_marks.PhaseMarks`.
         turn: which time the run comes to that phase.
         delay: seconds after that.
         all: whether all processes get it, or one of them.
@@ -108,14 +108,12 @@ class Run:
         self.processes = [self._start(line, one) for one in environments]
 
     def _start(self, line: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
-        path = f"{HERE.parent}:{HERE}:{os.environ.get('PYTHONPATH', '')}"
+        path = f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"
         quiet = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": path}
         command = [sys.executable, "-m", "lightning_condkd", "fit", *line]
         with self.place.log.open("a") as log:
             variables = os.environ | quiet | environment
-            return subprocess.Popen(
-                command, env=variables, stdout=log, stderr=log, start_new_session=True, cwd=HERE.parent
-            )
+            return subprocess.Popen(command, env=variables, stdout=log, stderr=log, start_new_session=True, cwd=ROOT)
 
     @property
     def ended(self) -> bool:

@@ -6,7 +6,7 @@ Every attempt has a bound on its time, and no process may outlive it. Cases that
 are not run again.
 
 A run that stays on two processes must end equal to the bit. Where the number changes, batches are split otherwise: see
-``chaos_checks.BOUNDS``.
+``outcomes.BOUNDS``.
 """
 
 from __future__ import annotations
@@ -21,16 +21,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import common
-from chaos_checks import Outcome, apart, compared, damaged, faults, finished, outcome, rows_kept
-from chaos_processes import JOB, Attempt, Hit, Place, Run, checkpoints, draw_hit
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.resume.attempts import JOB, Attempt, Hit, Place, Run, checkpoints, draw_hit
+from benchmarks.resume.outcomes import Outcome, apart, compared, damaged, faults, finished, outcome, rows_kept
+from benchmarks.support import result_files
 
 LIMIT = 300.0  # seconds of an attempt
 SAVE = [
     "--trainer.callbacks+=ModelCheckpoint",
     "--trainer.callbacks.every_n_train_steps=5",
     "--trainer.callbacks.save_top_k=-1",
-    "--trainer.callbacks+=chaos_marks.Marks",
+    "--trainer.callbacks+=benchmarks.resume.phase_marks.PhaseMarks",
 ]
 ALWAYS = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
 CADENCE = "--model.init_args.inversion.init_args.cadence"
@@ -209,9 +211,8 @@ def main() -> None:
     parser.add_argument("--name", default="chaos", help="of the result file")
     options = parser.parse_args()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and all they start
-    path, origin = common.RESULTS / f"{options.name}.json", common.origin()
-    known = json.loads(path.read_text()) if path.exists() else {}
-    mark = {"origin": origin, "seed": options.seed}
+    known = result_files.read(options.name, {})
+    mark = {"origin": result_files.origin(), "seed": options.seed}
     done, references = (
         {name: one for name, one in known.get(kind, {}).items() if mark.items() <= one.items()}
         for kind in ("cases", "one process, left alone")
@@ -230,7 +231,7 @@ def main() -> None:
             done[label] = case(recipe, name, WORLDS[worlds], alone[key], chance) | mark
             print(label, json.dumps(done[label]), flush=True)
             content = {"command": sys.argv[1:], "cases": done, "one process, left alone": references}
-            common.write(options.name, content)
+            result_files.write(options.name, content)
     print(table(done))
     raise SystemExit(1 if any(one["broken"] for one in done.values()) else 0)
 

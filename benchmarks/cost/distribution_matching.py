@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-import common
 import torch
-from cost_bare import MEAN, STD
-from cost_lanes import Lane, Turn, compare, seconds_of
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.support import result_files
+from benchmarks.support.interleaved_steps import Lane, Turn, by_clock, compare, one_turn
+from benchmarks.support.plain_loops import MEAN, STD
+from benchmarks.support.processes import resident_megabytes, run_script
 from lightning_condkd.augment import SiameseAugment
 from lightning_condkd.condensation import DistributionMatching, RealImages
 from lightning_condkd.condensation.parts.class_matching import draw_rows
@@ -81,12 +83,7 @@ def speed(real_batch: int, warmup: int, turns: int) -> dict[str, Any]:
     """Let both schemes take turns."""
     tasks = [Task(10, 10, real_batch) for _ in range(2)]
     lanes: dict[str, Lane] = {"ours": tasks[0].ours, "class by class": tasks[1].by_class}
-    taken = []
-    for turn in range(warmup + turns):
-        order = list(lanes.items())[:: -1 if turn % 2 else 1]
-        seconds = {name: seconds_of(lane) for name, lane in order}
-        wall, cpu = ({name: both[i] for name, both in seconds.items()} for i in range(2))
-        taken.append(Turn(None, False, wall, cpu))  # type: ignore[arg-type]
+    taken = [Turn(None, False, *by_clock(one_turn(lanes, turn))) for turn in range(warmup + turns)]
     return {**compare(taken[warmup:], [("class by class", "ours")]), "relative_difference_of_means": agree(tasks[0])}
 
 
@@ -107,7 +104,7 @@ def agree(task: Task) -> float:
 def size(classes: int, ipc: int, real_batch: int, part: int | None, turns: int) -> dict[str, float]:
     """Return seconds of an iteration and the peak of memory of this process."""
     task = Task(classes, ipc, real_batch, part)
-    base = _status("VmRSS")
+    base = resident_megabytes(peak=False)
     task.ours()
     seconds = []
     for _ in range(turns):
@@ -116,14 +113,9 @@ def size(classes: int, ipc: int, real_batch: int, part: int | None, turns: int) 
         seconds.append(time.process_time() - start)
     return {
         "cpu_seconds": round(sorted(seconds)[len(seconds) // 2], 3),
-        "peak_megabytes": round(_status("VmHWM")),
+        "peak_megabytes": round(resident_megabytes()),
         "megabytes_before": round(base),
     }
-
-
-def _status(name: str) -> float:
-    with open("/proc/self/status") as lines:
-        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
 
 
 def sizes(turns: int) -> list[dict[str, Any]]:
@@ -132,15 +124,8 @@ def sizes(turns: int) -> list[dict[str, Any]]:
     rows = [(classes, ipc, 64, part) for classes, ipc in table for part in (10, classes) if part <= classes]
     results = []
     for row in dict.fromkeys(rows):
-        command = [sys.executable, __file__, "size", *(f"--{n}={v}" for n, v in zip(SIZE, row, strict=True))]
-        done = subprocess.run(
-            [*command, f"--turns={turns}"],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        results.append(dict(zip(SIZE, row, strict=True)) | json.loads(done.stdout))
+        flags = [f"--{name}={value}" for name, value in zip(SIZE, row, strict=True)]
+        results.append(dict(zip(SIZE, row, strict=True)) | run_script(__file__, ["size", *flags, f"--turns={turns}"]))
         print(results[-1], flush=True)
     return results
 
@@ -165,7 +150,7 @@ def main() -> None:
         content: Any = {batch: speed(batch, options.warmup, options.turns) for batch in (64, 256)}
     else:
         content = sizes(options.turns)
-    common.write(f"cost-condensation-{options.suite}", {options.suite: content})
+    result_files.write(f"cost-condensation-{options.suite}", {options.suite: content})
     print(json.dumps(content))
 
 

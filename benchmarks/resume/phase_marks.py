@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 
 
-class Marks(L.Callback):
+class PhaseMarks(L.Callback):
     """Rank 0 adds a line to a file where a phase begins.
 
     Args:

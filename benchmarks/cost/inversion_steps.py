@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import common
 import torch
-from cost_bare import MEAN, STD
-from cost_lanes import TrainerLane, compare, take_turns
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.support import result_files
+from benchmarks.support.interleaved_steps import TrainerLane, compare, take_turns
+from benchmarks.support.plain_loops import MEAN, STD
+from benchmarks.support.processes import resident_megabytes, run_script
 from lightning_condkd import inversion
 from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.data import CondensedDataModule, CondensedSet
@@ -70,18 +71,8 @@ def published_steps() -> dict[str, float]:
 
 def memory(name: str, guided: bool, options: argparse.Namespace) -> float:
     """Return the peak of resident memory of a process that takes a few steps, in MB."""
-    command = [
-        sys.executable,
-        __file__,
-        "--peak",
-        f"{name}{'*' if guided else ''}",
-        "--batch-size",
-        str(options.batch_size),
-    ]
-    done = subprocess.run(
-        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True
-    )
-    return float(done.stdout.split()[-1])
+    flags = ["--peak", f"{name}{'*' if guided else ''}", "--batch-size", str(options.batch_size)]
+    return float(run_script(__file__, flags))
 
 
 def peak(name: str, options: argparse.Namespace) -> None:
@@ -91,9 +82,7 @@ def peak(name: str, options: argparse.Namespace) -> None:
         for _ in range(4):
             one()
         one.close()
-    # Not ru_maxrss: a child begins with its parent's.
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    print(int(status["VmHWM"].split()[0]) / 1024)
+    print(resident_megabytes())
 
 
 def main() -> None:
@@ -114,7 +103,7 @@ def main() -> None:
     }
     base = round(memory("SmoothNoise", False, options))
     content = {"batch_size": options.batch_size, "step": timed, "synthesis_steps_by_default": published_steps()}
-    common.write("cost-methods", {**content, "peak_megabytes": peaks, "peak_megabytes_of_noise": base})
+    result_files.write("cost-methods", {**content, "peak_megabytes": peaks, "peak_megabytes_of_noise": base})
     print(json.dumps(peaks))
 
 
