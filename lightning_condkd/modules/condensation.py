@@ -55,8 +55,9 @@ class Condensation(ResumableModule):
 
     Example:
         >>> from lightning_condkd.condensation import DistributionMatching
-        >>> from lightning_condkd.models import ConvNet
-        >>> method = DistributionMatching(lambda: ConvNet(10, image_size=8, in_channels=1, depth=2))
+        >>> from lightning_condkd.models import ConvNet, FreshNetworks
+        >>> networks = FreshNetworks(lambda: ConvNet(10, image_size=8, in_channels=1, depth=2))
+        >>> method = DistributionMatching(networks)
         >>> Condensation(method, ipc=5, output="digits.safetensors").ipc
         5
     """
