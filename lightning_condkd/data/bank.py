@@ -16,6 +16,7 @@ from lightning_condkd import files
 from lightning_condkd.data.chunks import CHUNK_KIND, Chunk, link_or_copy, locate_chunk, refuse_other_runs
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.formats.contents import CondensedInfo
+from lightning_condkd.pixels import to_bytes
 from lightning_condkd.writing import write_atomic
 
 ROW_NAMES = ("images", "labels", "rounds")
@@ -42,7 +43,7 @@ def quantize(images: Tensor) -> tuple[Tensor, int]:
     if not bool(images.isfinite().all()):
         raise ValueError("images hold NaN or infinity, nothing was stored: lower the learning rate of the synthesis")
     clamped = int(((images < 0) | (images > 1)).sum())
-    return (images.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu(), clamped
+    return to_bytes(images).cpu(), clamped
 
 
 class _Live(NamedTuple):

@@ -26,6 +26,7 @@ from lightning_condkd.formats.folders import (
     warn_of_others,
 )
 from lightning_condkd.formats.image_folder import labels_by_name
+from lightning_condkd.pixels import to_pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +104,8 @@ class ImageSource:
     def channel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return mean and standard deviation of each channel over all pixels, in the units of [0, 1]."""
         counts = torch.stack([torch.bincount(plane.flatten(), minlength=256) for plane in self.images.unbind(1)])
-        shares, values = counts.double() / counts.sum(1, keepdim=True), torch.arange(256, dtype=torch.float64) / 255
+        shares = counts.double() / counts.sum(1, keepdim=True)
+        values = to_pixels(torch.arange(256).to(torch.uint8), dtype=torch.float64)
         mean = shares @ values
         variance = shares @ values.square() - mean.square()
         return tuple(mean.tolist()), tuple(variance.sqrt().tolist())

@@ -17,7 +17,7 @@ from lightning_condkd.files import sha256
 from lightning_condkd.formats.contents import CondensedInfo, Contents, SetLike
 from lightning_condkd.formats.folders import class_folders, image_files, open_images, warn_of_others
 from lightning_condkd.formats.normalizations import known_class_names, known_classes
-from lightning_condkd.pixels import share_outside
+from lightning_condkd.pixels import share_outside, to_bytes
 from lightning_condkd.writing import new_folder
 
 # Our export writes the class names beside the folders, whose names cannot hold every one of them.
@@ -275,7 +275,7 @@ def export_png(condensed: SetLike, folder: str | Path) -> float:
 
 
 def _picture(image: Tensor) -> Image.Image:
-    levels = image if image.dtype == torch.uint8 else (image.clamp(0, 1) * 255).round().to(torch.uint8)
+    levels = to_bytes(image)
     return Image.fromarray((levels[0] if len(levels) == 1 else levels.permute(1, 2, 0)).contiguous().numpy())
 
 

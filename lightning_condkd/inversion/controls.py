@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lightning_condkd.inversion.base import Inversion, Observe
+from lightning_condkd.pixels import to_pixels
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Unit
 from lightning_condkd.types import LossTerms, NetworkOutput, Synthetic, TaskSpec
@@ -141,8 +142,7 @@ class RealSubset(Inversion):
         """Return the block's images without labels."""
         # They follow from seed and block alone, so there is no state to keep.
         images = self.images[self.rows(unit, draw)[draw.rows]]
-        pixels = images.to(self.kept_images.device).to(self.kept_images.dtype)
-        return Synthetic(pixels / 255 if images.dtype == torch.uint8 else pixels, None)
+        return Synthetic(to_pixels(images, self.kept_images.device, self.kept_images.dtype), None)
 
     def loss(
         self, synthetic: Synthetic, observe: Observe, student: Observe, unit: Unit, draw: Draw

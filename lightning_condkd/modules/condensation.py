@@ -289,14 +289,13 @@ def _make_room(module: Condensation, state: Mapping[str, Any], prefix: str, *_: 
 
 def _initial_pixels(source: ImageSource, ipc: int, init: str | Path, seed: int) -> Tensor:
     generator = seeded_generator(seed, "initial pixels")
-    dtype = torch.get_default_dtype()
     if init == "real":
         chosen = draw_by_class(source.class_rows, [ipc] * source.num_classes, generator)
-        return source.images[torch.cat(chosen)].to(dtype) / 255
+        return to_pixels(source.images[torch.cat(chosen)])
     if init != "noise":
         return _pixels_of(_start(init), source, ipc, init)
-    mean, std = (torch.tensor(values, dtype=dtype).view(-1, 1, 1) for values in source.channel_statistics())
-    noise = torch.randn(source.num_classes * ipc, *source.image_shape, generator=generator, dtype=dtype)
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in source.channel_statistics())
+    noise = torch.randn(source.num_classes * ipc, *source.image_shape, generator=generator)
     return mean + std * noise
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from lightning_condkd.data.image_datamodules import ImageDataModule
 from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.models.finite import listed
+from lightning_condkd.pixels import to_pixels
 from lightning_condkd.training.run_length import dev_steps
 
 
@@ -41,7 +42,7 @@ def real_batch(batch: Any, num_classes: int | None = None) -> tuple[Tensor, Tens
         raise ValueError(f"expected real images as a tensor (N, C, H, W), got {found}: convert them in the dataset")
     labels = class_labels(batch[1], len(images), num_classes)
     if images.dtype == torch.uint8:
-        return images.to(torch.get_default_dtype()) / 255, labels
+        return to_pixels(images), labels
     if not images.is_floating_point():
         raise ValueError(f"expected real images in [0, 1] or uint8, got {images.dtype}: convert 0 to 255 with .byte()")
     if images.numel():
