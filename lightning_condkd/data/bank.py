@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from lightning_condkd import files
 from lightning_condkd.data.chunks import CHUNK_KIND, Chunk, link_or_copy, locate_chunk, refuse_other_runs
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.formats.contents import CondensedInfo
+from lightning_condkd.hashing import content_hash
 from lightning_condkd.pixels import to_bytes
 from lightning_condkd.writing import write_atomic
 
@@ -385,7 +385,7 @@ class MemoryBank:
         if length := live.seen - first:
             rows, run = live.newest(length), self.run_id
             content = files.pack(CHUNK_KIND, rows, {"run_id": run, "first": first, "length": length})
-            digest = hashlib.sha256(content).hexdigest()
+            digest = content_hash(content)
             path = directory / f"chunk_{first:09d}_{digest[:12]}.safetensors"
             if self._writer:
                 write_atomic(path, content)

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lightning_condkd.files import read_header, sha256
+from lightning_condkd.files import read_header
+from lightning_condkd.hashing import file_hash
 from lightning_condkd.writing import make_parents, write_atomic
 
 CHUNK_KIND = "memory bank chunk"
@@ -77,7 +78,7 @@ def locate_chunk(record: Mapping[str, Any], folders: Sequence[Path], run_id: str
     """
     paths = [folder / record["name"] for folder in folders if (folder / record["name"]).is_file()]
     for path in paths:
-        if sha256(path) == record["sha256"]:
+        if file_hash(path) == record["sha256"]:
             return Chunk(path, record["first"], record["length"], record["sha256"])
     if paths:
         raise ValueError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from lightning_condkd.formats.folders import (
     warn_of_others,
 )
 from lightning_condkd.formats.image_folder import labels_by_name
+from lightning_condkd.hashing import content_hash
 from lightning_condkd.pixels import to_pixels
 
 
@@ -83,10 +83,7 @@ class ImageSource:
     @cached_property
     def sha256(self) -> str:
         """Hash of images and labels."""
-        digest = hashlib.sha256()
-        for tensor in (self.images, self.labels):
-            digest.update(cast(Any, tensor.contiguous().numpy()))
-        return digest.hexdigest()
+        return content_hash(self.images, self.labels)
 
     @property
     def empty_classes(self) -> list[str]:

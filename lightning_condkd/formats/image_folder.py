@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -13,10 +12,10 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional as transforms
 
-from lightning_condkd.files import sha256
 from lightning_condkd.formats.contents import CondensedInfo, Contents, SetLike
 from lightning_condkd.formats.folders import class_folders, image_files, open_images, warn_of_others
 from lightning_condkd.formats.normalizations import known_class_names, known_classes
+from lightning_condkd.hashing import content_hash, file_hash
 from lightning_condkd.pixels import share_outside, to_bytes
 from lightning_condkd.writing import new_folder
 
@@ -233,8 +232,8 @@ def _read_images(files: Sequence[Path], root: Path) -> Tensor:
 
 def _hash(root: Path, files: Sequence[Sequence[Path]]) -> str:
     """Hash of names and contents."""
-    lines = [f"{sha256(file)}  {file.relative_to(root).as_posix()}\n" for group in files for file in group]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    lines = [f"{file_hash(file)}  {file.relative_to(root).as_posix()}\n" for group in files for file in group]
+    return content_hash(*lines)
 
 
 def export_png(condensed: SetLike, folder: str | Path) -> float:

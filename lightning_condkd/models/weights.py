@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lightning_condkd.assets import resolve_asset
+from lightning_condkd.files import read_tensors
 from lightning_condkd.models.finite import broken_tensors, listed
 from lightning_condkd.unpickling import damage, load_without_code, refused_names
 
@@ -134,8 +134,10 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
 
 
 def _read(file: Path) -> Any:  # noqa: ANN401
+    if file.suffix.lower() == ".safetensors":
+        return read_tensors(file)
     try:
-        return load_file(file) if file.suffix.lower() == ".safetensors" else load_without_code(file)
+        return load_without_code(file)
     except Exception as error:
         raise ValueError(_refusal(file, error)) from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from lightning_condkd.data.image_datamodules import ImageDataModule
 from lightning_condkd.data.image_source import ImageSource
+from lightning_condkd.hashing import content_hash
 from lightning_condkd.models.finite import listed
 from lightning_condkd.pixels import to_pixels
 from lightning_condkd.training.run_length import dev_steps
@@ -122,8 +122,8 @@ def data_settings(trainer: L.Trainer) -> dict[str, Any]:
     if not isinstance(data, ImageDataModule):
         return {}
     source = data.train_source
-    names = hashlib.sha256(repr(list(source.class_names)).encode())
-    said = f"{len(source)} images of {source.num_classes} classes, sha256 {source.sha256[:8]} {names.hexdigest()[:8]}"
+    names = content_hash(repr(list(source.class_names)))
+    said = f"{len(source)} images of {source.num_classes} classes, sha256 {source.sha256[:8]} {names[:8]}"
     return {"data": said, "batch_size": data.batch_size}
 
 
