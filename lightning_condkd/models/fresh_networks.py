@@ -86,7 +86,7 @@ class FreshNetworks:
         Raises:
             ValueError: if they have another number of classes, or cannot read such images.
         """
-        check_classifier("network", self.make(seeded_generator(0, "network")).eval(), image_shape, num_classes)
+        check_classifier("network", self.make(seeded_generator(0, "network")), image_shape, num_classes)
 
     def settings(self) -> dict[str, Any]:
         """Return what a file records of the networks, JSON values only."""
