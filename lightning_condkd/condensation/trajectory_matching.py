@@ -24,6 +24,7 @@ from lightning_condkd.condensation.parts.published_schedules import (
 )
 from lightning_condkd.functional.augmentation import mirror
 from lightning_condkd.functional.trajectory import Part, Segment, positive_step_size, recomputed, tesla, unrolled
+from lightning_condkd.messages import listed
 from lightning_condkd.models import Observer
 from lightning_condkd.models.fresh_networks import FreshNetworks, check_fresh
 from lightning_condkd.randomness import Draw, seeded_generator
@@ -172,8 +173,8 @@ class TrajectoryMatching(CondensationMethod):
         there = None if self._experts is None else self._experts.info.data["class_names"]
         if there != list(class_names):
             raise ValueError(
-                f"experts: those in {self.folder} were trained on the classes {(there or [])[:5]} ..., the data has "
-                f"{list(class_names[:5])} ...; give the experts of this data"
+                f"experts: those in {self.folder} were trained on the classes {listed(there or [], 5)}, the data has "
+                f"{listed(class_names, 5)}; give the experts of this data"
             )
 
     def losses(self, images: Tensor, labels: Tensor, real: RealImages, draw: Draw) -> Iterator[LossTerms]:

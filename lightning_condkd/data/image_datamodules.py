@@ -19,7 +19,7 @@ from lightning_condkd import distributed
 from lightning_condkd.data.image_source import ImageSource, from_folder
 from lightning_condkd.data.loaders import Batch, EvaluationBatches, ResumableLoader, ShuffledBatches, step_loader
 from lightning_condkd.data.torchvision_sets import Choice, from_torchvision
-from lightning_condkd.models.finite import listed
+from lightning_condkd.messages import listed
 from lightning_condkd.pixels import to_bytes
 
 HELD_OUT = 500

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from lightning_condkd.assets import resolve_asset
 from lightning_condkd.files import read_tensors
-from lightning_condkd.models.finite import broken_tensors, listed
+from lightning_condkd.messages import listed
+from lightning_condkd.models.finite import broken_tensors
 from lightning_condkd.unpickling import damage, load_without_code, refused_names
 
 # In the order in which they are taken, where a file has several.
@@ -194,7 +195,7 @@ def _describe(content: object) -> str:
     if not isinstance(content, Mapping):
         return f"a {type(content).__name__}"
     others = [f"{key}: {type(value).__name__}" for key, value in content.items() if not isinstance(value, Tensor)]
-    return ", ".join(others[:5]) or "nothing"
+    return listed(others, 5) or "nothing"
 
 
 def _plain(state: Mapping[str, Tensor], path: str | Path) -> dict[str, Tensor]:

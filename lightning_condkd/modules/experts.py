@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import SGD, Optimizer
@@ -44,7 +43,6 @@ from lightning_condkd.training.outputs import state_size
 from lightning_condkd.training.resumable import ResumableModule
 from lightning_condkd.training.run_length import dev_steps
 from lightning_condkd.training.scores import Scores
-from lightning_condkd.training.trainer_options import callbacks_of
 from lightning_condkd.writing import Target
 
 STATE_KEY = "experts"
@@ -87,6 +85,7 @@ class ExpertTrajectories(ResumableModule):
 
     fixed_settings: ClassVar[Mapping[str, str]] = {"epochs": "resume with as many: they number the experts"}
     metrics: ClassVar[tuple[str, ...]] = ("train/", "val/")
+    plain_steps: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -156,7 +155,6 @@ class ExpertTrajectories(ResumableModule):
                 f"max_epochs={self.trainer.max_epochs}: expected a multiple of {self.epochs}, the epochs of an expert; "
                 f"set --trainer.max_epochs to {self.epochs} times the number of experts"
             )
-        self._check_plain()
         self._check_folder()
 
     def outputs(self) -> list[Target]:
@@ -164,14 +162,6 @@ class ExpertTrajectories(ResumableModule):
         experts, _ = self.position(self.trainer.max_epochs or 0)
         absent = experts * (self.epochs + 1) - len(list(self.output.glob("expert_*.safetensors")))
         return [Target(self.output, max(0, absent) * state_size(self.network), folder=True)]
-
-    def _check_plain(self) -> None:
-        accumulates = callbacks_of(self.trainer, GradientAccumulationScheduler)
-        if accumulates or self.trainer.accumulate_grad_batches != 1 or self.trainer.gradient_clip_val is not None:
-            raise ValueError(
-                "experts take a plain step of SGD for each batch, as trajectory matching does: leave out "
-                "gradient_clip_val, accumulate_grad_batches and GradientAccumulationScheduler"
-            )
 
     def on_train_start(self) -> None:
         """Check the validation loaders; say if the run ends before its last expert is done."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_condkd.data.image_datamodules import ImageDataModule
 from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.hashing import content_hash
-from lightning_condkd.models.finite import listed
+from lightning_condkd.messages import listed
 from lightning_condkd.pixels import to_pixels
 from lightning_condkd.training.run_length import dev_steps
 

@@ -216,7 +216,7 @@ def test_parts_of_a_recipe_may_be_given_twice() -> None:
 def test_classes_of_other_names_are_remarked_on(tmp_path: Path) -> None:
     quick = replace(RECIPE, epochs=1)
     report, _ = judged(tmp_path, condensed(tmp_path, class_names=tuple("abcdefghij")), recipe=quick, runs=1)
-    assert report.endswith("the set calls its classes a, b, c, ..., the data 0, 1, 2, ...: are they in the same order?")
+    assert report.endswith("its classes a, b, c and 7 more, the data 0, 1, 2 and 7 more: are they in the same order?")
     report, _ = judged(tmp_path, condensed(tmp_path, class_names=NAMES), recipe=quick, runs=1)
     assert report.endswith("random real: one choice, the same for all networks")
 

@@ -247,7 +247,7 @@ def test_mistakes_are_named(experts: Path) -> None:
     made = make()
     made.build(SHAPE, 3, 1)
     made.check_classes(("a", "b", "c"))
-    with pytest.raises(ValueError, match=r"were trained on the classes \['a', 'b', 'c'\].*data has \['b', 'a', 'c'\]"):
+    with pytest.raises(ValueError, match="were trained on the classes a, b, c, the data has b, a, c"):
         made.check_classes(("b", "a", "c"))
     with pytest.raises(FileNotFoundError, match="no snapshots"):
         make(experts=experts / "none").build(SHAPE, 3, 1)

@@ -14,9 +14,9 @@ from lightning_condkd.data.counts import empty_classes
 from lightning_condkd.data.loaders import StepStream
 from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.inversion import Inversion
+from lightning_condkd.messages import listed
 from lightning_condkd.models import Observer
 from lightning_condkd.models.checks import check_classifier
-from lightning_condkd.models.finite import listed
 from lightning_condkd.training.run_length import dev_steps
 from lightning_condkd.types import TaskSpec
 
