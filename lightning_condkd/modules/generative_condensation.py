@@ -68,8 +68,10 @@ class GenerativeCondensation(ResumableModule):
             not fit the data.
 
     Example:
-        >>> from lightning_condkd.models import ConvNet
-        >>> pool = MatchingPool(lambda: ConvNet(10, image_size=8, in_channels=1, depth=2), mean=(0.31,), std=(0.38,))
+        >>> from functools import partial
+        >>> from lightning_condkd.models import ConvNet, FreshNetworks
+        >>> network = partial(ConvNet, 10, image_size=8, in_channels=1, depth=2)
+        >>> pool = MatchingPool(FreshNetworks(network, mean=(0.31,), std=(0.38,)))
         >>> GenerativeCondensation(pool, ipc=10, gan=ConditionalGAN(width=32)).gan.batch_size
         128
 
