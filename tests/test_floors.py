@@ -18,6 +18,7 @@ ROOMS = (
     ("functional",),
     ("augment", "models", "formats"),
     ("condensation", "inversion", "alignment", "distillation", "evaluation", "data"),
+    ("steps",),
     ("training",),
     ("modules",),
     ("callbacks", "commands", "parser"),

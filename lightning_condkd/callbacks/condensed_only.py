@@ -78,7 +78,7 @@ def _train_on_condensed(module: CondKD) -> Observer:
     watch = LossWatch()
     for unit, ends_round in units_of_run(module.trainer, module.inversion.cadence):
         if unit.phase == "distill":
-            loss = forward(unit, Draw(module.seed, unit.counter), module.device).loss
+            loss = forward(unit, Draw(module.seed, unit.counter)).loss
             watch.add("student", unit.counter, {"loss": loss})
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
