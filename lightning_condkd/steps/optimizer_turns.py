@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
@@ -34,6 +35,7 @@ class OptimizerTurns:
 
     Args:
         optimizers: name to optimizer.
+        scaler: of the losses, for half precision; ``None`` for none.
 
     Example:
         >>> layer, other = nn.Linear(2, 1), nn.Linear(2, 1)
@@ -44,8 +46,9 @@ class OptimizerTurns:
         (tensor([1.]), None)
     """
 
-    def __init__(self, optimizers: Mapping[str, Optimizer]) -> None:
+    def __init__(self, optimizers: Mapping[str, Optimizer], scaler: GradScaler | None = None) -> None:
         self.optimizers = optimizers
+        self.scaler = GradScaler(enabled=False) if scaler is None else scaler
 
     def forget(self, name: str, parameters: Sequence[nn.Parameter]) -> None:
         """Drop an optimizer's state of some parameters.
@@ -99,14 +102,10 @@ class OptimizerTurns:
         optimizer.zero_grad()
         self.backward(loss)
         if gradient_clip is not None:
-            clip_grad_norm_(_parameters(optimizer), gradient_clip * self.gradient_scale)
+            # The gradient is still multiplied by the scaler's factor, which the step takes off, once.
+            clip_grad_norm_(_parameters(optimizer), gradient_clip * self.scaler.get_scale())
         self.step(name)
         torch.clear_autocast_cache()  # else autocast would go on with weights from before the step
-
-    @property
-    def gradient_scale(self) -> float:
-        """Factor of the gradients between :meth:`backward` and :meth:`step`."""
-        return 1.0
 
     def backward(self, loss: Tensor) -> None:
         """Compute the gradients of a loss.
@@ -114,7 +113,7 @@ class OptimizerTurns:
         Args:
             loss: scalar with its graph.
         """
-        loss.backward()  # type: ignore[no-untyped-call]
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
     def step(self, name: str) -> None:
         """Let an optimizer take its step.
@@ -122,7 +121,8 @@ class OptimizerTurns:
         Args:
             name: name of the optimizer.
         """
-        self.optimizers[name].step()
+        self.scaler.step(self.optimizers[name])
+        self.scaler.update()
 
 
 def _parameters(optimizer: Optimizer) -> list[Tensor]:

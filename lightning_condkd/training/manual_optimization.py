@@ -22,13 +22,8 @@ class ManualOptimization(OptimizerTurns):
         optimizers = module.optimizers() if names else []
         listed = optimizers if isinstance(optimizers, list) else [optimizers]
         self._module, self._wrapped = module, dict(zip(names, listed, strict=False))
-        super().__init__({name: wrapped.optimizer for name, wrapped in self._wrapped.items()})
-
-    @property
-    def gradient_scale(self) -> float:
-        """Factor of the precision's gradient scaler, which the optimizer's step takes off, once."""
-        scaler = getattr(self._module.trainer.precision_plugin, "scaler", None)
-        return 1.0 if scaler is None else float(scaler.get_scale())
+        scaler = getattr(module.trainer.precision_plugin, "scaler", None)
+        super().__init__({name: wrapped.optimizer for name, wrapped in self._wrapped.items()}, scaler)
 
     def backward(self, loss: Tensor) -> None:
         """Compute the gradients of a loss as the strategy does.

@@ -62,24 +62,26 @@ def _parts(name: str, weight: float | None, **arguments: Any) -> Parts:
     return Parts(inversion, alignment, transfer, toy.observed(toy.network("teacher")).freeze(), student, optimizers)
 
 
-def _bare(name: str, weight: float | None, **arguments: Any) -> dict[str, Tensor]:
+def _bare(name: str, weight: float | None, mixed: bool = False, **arguments: Any) -> dict[str, Tensor]:
     parts = _parts(name, weight, **arguments)
-    inversion, _, transfer, teacher, student, optimizers = parts
-    step = DistillationStep(teacher, student, KLDistillation(), toy.CROP, inversion, transfer)
-    for round_ in range(contract.ROUNDS):
-        for block in range(inversion.cadence.repeats):
-            images, labels = synthesize(
-                inversion, optimizers, teacher, student.eval(), round_, toy.SEED, block=block, **parts.guided
-            )
-            if inversion.source == "bank":
-                assert labels is not None
-                transfer.append(images, labels, round_)
-            student.train()
-            distill(step, optimizers, round_, toy.SEED, gradient_clip=CLIP, block=block)
+    step = DistillationStep(parts.teacher, parts.student, KLDistillation(), toy.CROP, parts.inversion, parts.transfer)
+    with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        for round_ in range(contract.ROUNDS):
+            for block in range(parts.inversion.cadence.repeats):
+                _take_block(parts, step, round_, block)
     return parts.state()
 
 
-def _trained(name: str, weight: float | None, **arguments: Any) -> dict[str, Tensor]:
+def _take_block(parts: Parts, step: DistillationStep, round_: int, block: int) -> None:
+    networks = parts.teacher, parts.student.eval()
+    made = synthesize(parts.inversion, parts.optimizers, *networks, round_, toy.SEED, block=block, **parts.guided)
+    if parts.inversion.source == "bank":
+        parts.transfer.append(*made, round_)  # type: ignore[arg-type]
+    parts.student.train()
+    distill(step, parts.optimizers, round_, toy.SEED, gradient_clip=CLIP, block=block)
+
+
+def _trained(name: str, weight: float | None, precision: str = "32-true", **arguments: Any) -> dict[str, Tensor]:
     model = toy.condkd(
         contract.make(name),
         _alignment(weight, **arguments),
@@ -88,8 +90,8 @@ def _trained(name: str, weight: float | None, **arguments: Any) -> dict[str, Ten
         student_scheduler=partial(LambdaLR, lr_lambda=lambda epoch: 1.0),
         student_gradient_clip=CLIP,
     )
-    run = toy.fit(model, mix=contract.mix(model.inversion), batch_size=BATCH, max_epochs=contract.ROUNDS)
-    return run.state()
+    mix = contract.mix(model.inversion)
+    return toy.fit(model, mix=mix, batch_size=BATCH, max_epochs=contract.ROUNDS, precision=precision).state()
 
 
 @pytest.mark.parametrize("name", contract.methods())
@@ -104,6 +106,13 @@ def test_other_ways_to_guide_equal_condkd(arguments: dict[str, Any]) -> None:
     guided = _bare("Fast", 5.0, **arguments)
     assert toy.same(guided, _trained("Fast", 5.0, **arguments))
     assert not torch.equal(guided["bank"], _bare("Fast", 5.0)["bank"])
+
+
+@pytest.mark.parametrize("name", ["Fast", "PREDFKD"])
+def test_a_run_under_autocast_equals_condkd_in_mixed_precision(name: str) -> None:
+    mixed = _bare(name, 5.0, mixed=True)
+    assert toy.same(mixed, _trained(name, 5.0, "bf16-mixed"))
+    assert not toy.same(mixed, _bare(name, 5.0))
 
 
 @pytest.mark.parametrize("name", ["Fast", "PREDFKD"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.optim import SGD, Adam
 
 from lightning_condkd.steps import OptimizerTurns
@@ -67,10 +68,13 @@ def test_without_an_optimizer_the_forward_pass_has_no_graph() -> None:
     assert all(parameter.grad is None for parameter in two.parameters())
 
 
+@pytest.mark.parametrize("scaler", [None, GradScaler("cpu", init_scale=2.0**10)], ids=["plain", "scaled"])
 @pytest.mark.parametrize(("clip", "expected"), [(0.25, 0.25), (None, 12.0)])
-def test_a_gradient_is_clipped_to_its_whole_norm(clip: float | None, expected: float) -> None:
+def test_a_gradient_is_clipped_to_its_whole_norm(
+    clip: float | None, expected: float, scaler: GradScaler | None
+) -> None:
     parameters = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
-    turns = OptimizerTurns({"both": SGD([{"params": [p], "lr": 1.0} for p in parameters])})
+    turns = OptimizerTurns({"both": SGD([{"params": [p], "lr": 1.0} for p in parameters])}, scaler)
     with turns.turn("both", clip) as update:
         update(12 * (0.6 * parameters[0] + 0.8 * parameters[1]).sum())
     assert float(torch.cat(parameters).detach().norm()) == pytest.approx(expected)
