@@ -19,6 +19,7 @@ ROOMS = (
     ("functional",),
     ("augment", "models", "formats"),
     ("condensation", "inversion", "alignment", "distillation", "evaluation", "data"),
+    ("steps",),
     ("training",),
     ("modules",),
     ("callbacks", "commands", "parser"),

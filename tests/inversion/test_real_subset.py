@@ -14,10 +14,11 @@ from torch import Tensor
 
 from lightning_condkd.assets import resolve_asset
 from lightning_condkd.data import CondensedDataModule, CondensedSet
-from lightning_condkd.inversion import Inversion, synthesize
+from lightning_condkd.inversion import Inversion
 from lightning_condkd.inversion.controls import RealSubset
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.rounds import Cadence
+from lightning_condkd.steps import synthesize
 from tests.helpers import toy
 
 CADENCE = Cadence(synthesis_steps=2, distill_steps=1, repeats=2)

@@ -14,6 +14,7 @@ from lightning_condkd.distributed import first_over_ranks
 from lightning_condkd.inversion import DeepInversion
 from lightning_condkd.messages import listed
 from lightning_condkd.models.finite import broken_parts
+from lightning_condkd.steps.optimizer_turns import LARGEST_PIXEL
 from lightning_condkd.training.divergence import (
     LossWatch,
     Seen,
@@ -23,7 +24,6 @@ from lightning_condkd.training.divergence import (
     where_to_resume,
 )
 
-IMAGES = "largest pixel"
 TRANSIENT = ("kept_", "running_")
 _OF_THE_STUDENT = {"adversarial", "competition"}
 
@@ -95,7 +95,7 @@ _NETWORKS = {
 def _culprit(seen: Seen) -> str:
     """Return the optimizer whose steps made a loss break, which may be another one's."""
     broken = set(seen.broken) - {"total"}
-    if IMAGES in broken:
+    if LARGEST_PIXEL in broken:
         return "synthesis"
     if seen.optimizer != "synthesis" or not broken:
         return seen.optimizer
