@@ -1,4 +1,4 @@
-"""Whether classifiers, generators and encoders fit the images and classes of a task."""
+"""Checks that classifiers, generators and encoders fit the images and classes of a task."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def check_classifier(name: str, network: Observer, image_shape: tuple[int, int, 
     """Check a network against the data by a small forward pass.
 
     Args:
-        name: the argument that it was given as.
+        name: name of the argument, for the error message.
         network: the network, in eval mode.
         image_shape: ``(C, H, W)`` of the data in pixels.
         num_classes: number of classes K of the data.
 
     Raises:
-        ValueError: if it has another number of classes, or cannot read such images.
+        ValueError: if it has another number of classes, or fails on such images.
 
     Example:
         >>> from lightning_condkd.models import ConvNet
@@ -37,7 +37,7 @@ def check_classifier(name: str, network: Observer, image_shape: tuple[int, int, 
     except (RuntimeError, ValueError, TypeError) as error:
         raise ValueError(
             f"{name}: {kind} cannot read images of {image_shape} (channels, height, width); give it their size and "
-            f"channels. It said: {error}"
+            f"channels. The network's error: {error}"
         ) from error
     if shape != (1, num_classes):
         raise ValueError(
@@ -47,7 +47,7 @@ def check_classifier(name: str, network: Observer, image_shape: tuple[int, int, 
 
 @torch.no_grad()
 def check_generator(generator: nn.Module, latent_size: int, image_shape: tuple[int, int, int]) -> None:
-    """Check that a generator reads the latents and makes images of the task.
+    """Check that a generator maps latents of the given size to images of the task.
 
     Args:
         generator: the network; a copy of it is run.
@@ -57,18 +57,18 @@ def check_generator(generator: nn.Module, latent_size: int, image_shape: tuple[i
     Raises:
         ValueError: if it does not.
     """
-    problem = f"the generator cannot read latents of latent_size={latent_size}: set latent_size to its own"
+    problem = f"the generator cannot read latents of latent_size={latent_size}: set latent_size to the generator's"
     with _read_by(generator, problem, (latent_size,)) as images:
         shape = tuple(images.shape[1:])
     if shape != image_shape:
         raise ValueError(
-            f"expected a generator of images of shape {image_shape}, got {shape}: build it for the condensed images"
+            f"expected a generator of images of shape {image_shape}, got {shape}: build it for condensed images"
         )
 
 
 @torch.no_grad()
 def check_encoder(encoder: nn.Module, latent_size: int, image_shape: tuple[int, int, int]) -> None:
-    """Check that an encoder reads images of the task and writes latents.
+    """Check that an encoder maps images of the task to mean and log variance of latents.
 
     Args:
         encoder: the network; a copy of it is run.
@@ -84,15 +84,15 @@ def check_encoder(encoder: nn.Module, latent_size: int, image_shape: tuple[int, 
     if not mean.shape == log_variance.shape == (2, latent_size):
         raise ValueError(
             f"expected an encoder to mean and log variance of length latent_size={latent_size}, got "
-            f"{tuple(mean.shape)} and {tuple(log_variance.shape)}: set latent_size to its own"
+            f"{tuple(mean.shape)} and {tuple(log_variance.shape)}: set latent_size to the encoder's"
         )
 
 
 @contextmanager
 def _read_by(network: nn.Module, problem: str, shape: tuple[int, ...]) -> Iterator[Any]:
-    """Give what a copy of a network makes of two zero inputs; if that fails, name the problem and what it said."""
+    """Yield the output of a copy of a network for two zero inputs; turn its errors into one that names the problem."""
     inputs = torch.zeros(2, *shape).to(next(network.parameters(), torch.empty(0)))
     try:
         yield copy.deepcopy(network).eval()(inputs)
     except (RuntimeError, ValueError) as error:
-        raise ValueError(f"{problem}. {type(network).__name__} said: {error}") from error
+        raise ValueError(f"{problem}. The error of {type(network).__name__}: {error}") from error
