@@ -1,4 +1,4 @@
-"""Files with rows of a memory bank: their record, and where a run finds them again."""
+"""Chunk files of a memory bank: their records, linking, and search."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Chunk(NamedTuple):
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Make a chunk appear in a second folder; a link costs no space.
+    """Put a chunk into a second folder, as a link where possible, which needs no space.
 
     Args:
         source: the file, which is never changed in place.
@@ -51,10 +51,10 @@ def refuse_other_runs(directory: Path, run_id: str) -> None:
 
     Args:
         directory: the folder; it need not exist.
-        run_id: the run that may have chunks there.
+        run_id: id of the run that may have chunks there.
 
     Raises:
-        ValueError: it does.
+        ValueError: if it has chunks of another run.
     """
     if others := runs_in(directory) - {run_id}:
         raise ValueError(
@@ -64,16 +64,16 @@ def refuse_other_runs(directory: Path, run_id: str) -> None:
 
 
 def locate_chunk(record: Mapping[str, Any], folders: Sequence[Path], run_id: str) -> Chunk:
-    """Return the first file that is the chunk of a record, by its hash.
+    """Return the first file with the name and hash of a record.
 
     Args:
         record: ``name``, ``first``, ``length`` and ``sha256`` of the chunk.
-        folders: where to look.
-        run_id: the run that it belongs to.
+        folders: folders to search.
+        run_id: id of the run that it belongs to.
 
     Raises:
-        FileNotFoundError: no folder has it.
-        ValueError: it was altered, or the folders hold the bank of another run.
+        FileNotFoundError: if no folder has it.
+        ValueError: if it was altered, or the folders contain the bank of another run.
     """
     paths = [folder / record["name"] for folder in folders if (folder / record["name"]).is_file()]
     for path in paths:
@@ -92,12 +92,12 @@ def locate_chunk(record: Mapping[str, Any], folders: Sequence[Path], run_id: str
         )
     raise FileNotFoundError(
         f"chunk {record['name']} of the memory bank is in none of {places}: "
-        "move the folder back, or beside the checkpoint"
+        "move the folder back, or next to the checkpoint"
     )
 
 
 def runs_in(directory: Path) -> set[str]:
-    """Return the runs that have chunks in a folder.
+    """Return the ids of the runs that have chunks in a folder.
 
     Args:
         directory: the folder; it need not exist.

@@ -165,7 +165,9 @@ def test_the_factor_of_a_list_must_be_said_and_normalised_lists_are_refused(tmp_
     path = save(tmp_path / "data.pt", [pixels(unit=True), LABELS])
     with pytest.raises(ValueError, match=r"does not record it: pass factor \(--factor\).*1 means plain images"):
         CondensedSet.load(path)
-    with pytest.raises(ValueError, match=r"list \[images, labels\] in pixels, do not apply: mean=.*drop them"):
+    with pytest.raises(
+        ValueError, match=r"list \[images, labels\] in pixels, to which these options do not apply: mean=.*drop them"
+    ):
         import_condensed(path, factor=1, mean=(0.5,) * 3, std=(0.2,) * 3)
     normalized = save(tmp_path / "other.pt", [CIFAR10.apply(pixels()), LABELS])
     with pytest.raises(ValueError, match=r"pixels in \[0, 1\].*images_best.pt"):
