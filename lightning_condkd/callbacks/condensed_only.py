@@ -1,4 +1,4 @@
-"""The student without expansion, at equal cost."""
+"""Callback that trains a baseline student on condensed images alone, at equal cost."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from lightning_condkd.training.run_length import run_steps, units_of_run
 
 
 class CondensedOnlyBaseline(Callback):
-    """Before the run, the same student steps on the condensed images alone, from the same initial weights.
+    """Before the run, train the student on condensed images alone, from the same initial weights.
 
-    Optimizer, schedule, augmentation, batch size and number of steps are those of the run. On several ranks every rank
-    takes the whole batch. It is measured on the first validation loader. The result appears in the summary as
-    ``condensed_only_accuracy``.
+    Optimizer, schedule, augmentation, batch size and number of steps are those of the run. With several ranks every
+    rank uses the whole batch. The baseline is evaluated on the first validation loader; the summary contains the result
+    as ``condensed_only_accuracy``.
     """
 
     def __init__(self) -> None:
         self.accuracy: float | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Train and measure the baseline, unless a resumed run has done so.
+        """Train and evaluate the baseline, unless the run is resumed and has done so before.
 
         Args:
             trainer: the trainer.
             pl_module: the trained module.
 
         Raises:
-            ValueError: if there is nothing to measure on.
+            ValueError: if there is no validation data, or the run has no end.
             FloatingPointError: if the baseline diverges.
         """
         if self.accuracy is not None or not isinstance(pl_module, CondKD):
@@ -48,7 +48,7 @@ class CondensedOnlyBaseline(Callback):
         if not run_steps(trainer, pl_module.inversion.cadence.length):
             raise ValueError("CondensedOnlyBaseline takes as many steps as the run: set trainer.max_epochs")
         if not loaders_in_turn(trainer):
-            raise ValueError("CondensedOnlyBaseline measures on the validation data: give the datamodule val_data")
+            raise ValueError("CondensedOnlyBaseline needs validation data: give the datamodule val_data")
         rank_zero_info("condensed-only baseline: the same student steps on the condensed images alone ...")
         with pl_module.stopwatch.running("condensed_only"), trainer.precision_plugin.forward_context():
             student = _train_on_condensed(pl_module)
@@ -63,7 +63,7 @@ class CondensedOnlyBaseline(Callback):
         """Restore the result.
 
         Args:
-            state_dict: what :meth:`state_dict` returned.
+            state_dict: result of :meth:`state_dict`.
         """
         self.accuracy = state_dict["accuracy"]
 
@@ -94,7 +94,7 @@ def _check(trainer: L.Trainer, student: Observer, watch: LossWatch, round: int) 
     if broken or not bool(watch.finite(scaled=False)):
         raise FloatingPointError(
             f"the condensed-only baseline diverged in round {round}: {symptoms(trainer, watch, broken)}. It takes the "
-            "steps of the run: lower the learning rate of student_optimizer, or leave CondensedOnlyBaseline out"
+            "steps of the run: lower the learning rate of student_optimizer, or remove CondensedOnlyBaseline"
         )
     watch.clear(scaled=False)
 
