@@ -15,7 +15,7 @@ from lightning_condkd.inversion.base import clip_gradients, scale_learning_rates
 
 
 class OptimizerTurns:
-    """The optimizers of a module, each of which takes its turn while the others' parameters are frozen.
+    """The optimizers of a module, used one at a time while the others' parameters are frozen.
 
     Args:
         optimizers: name to optimizer, in the order in which ``configure_optimizers`` returns them.
@@ -44,22 +44,22 @@ class OptimizerTurns:
         return {name: self.get(module, name).optimizer for name in self.names}
 
     def forget(self, module: L.LightningModule, name: str, parameters: Sequence[nn.Parameter]) -> None:
-        """Drop what an optimizer remembers of some parameters.
+        """Delete an optimizer's state of some parameters.
 
         Args:
             module: the module that configured it.
             name: its name.
-            parameters: those to start anew.
+            parameters: the parameters.
         """
         for parameter in parameters:
             self.get(module, name).state.pop(parameter, None)
 
     def scale(self, module: L.LightningModule, name: str, factor: float) -> None:
-        """Set the learning rates of an optimizer to a multiple of what they were made with.
+        """Set the learning rates of an optimizer to a multiple of their initial values.
 
         Args:
             module: the module that configured it.
-            name: its name; nothing happens where there is none.
+            name: its name; nothing happens if there is no such optimizer.
             factor: the multiple.
         """
         if name in self.names:
@@ -69,12 +69,12 @@ class OptimizerTurns:
     def turn(
         self, module: L.LightningModule, name: str, gradient_clip: float | None = None
     ) -> Iterator[Callable[[Tensor], None]]:
-        """Yield the update of one optimizer from a loss; its forward pass belongs inside.
+        """Yield a function that updates one optimizer from a loss; compute the loss inside the context.
 
         Args:
             module: the module that configured it.
-            name: its name; where there is none, the forward pass runs without a graph and the update does nothing.
-            gradient_clip: largest norm of the whole gradient; ``None`` for no limit.
+            name: its name; if there is no such optimizer, no graph is built and the update does nothing.
+            gradient_clip: largest norm of the whole gradient; ``None`` disables clipping.
         """
         if name not in self.names:
             with torch.no_grad():
@@ -88,13 +88,13 @@ class OptimizerTurns:
             if gradient_clip is not None:
                 _clip(module, optimizer.optimizer, gradient_clip)
             optimizer.step()
-            torch.clear_autocast_cache()  # before Lightning 2.6 it would go on with weights from before the step
+            torch.clear_autocast_cache()  # before Lightning 2.6 it would contain weights from before the step
 
         with module.toggled_optimizer(optimizer):
             yield step
 
 
 def _clip(module: L.LightningModule, optimizer: Optimizer, norm: float) -> None:
-    # The gradient is still multiplied by the scaler's factor, which the optimizer's step takes off, once.
+    # The gradient is still multiplied by the scaler's factor, which the optimizer's step removes, once.
     scaler = getattr(module.trainer.precision_plugin, "scaler", None)
     clip_gradients(optimizer, norm if scaler is None else norm * scaler.get_scale())
