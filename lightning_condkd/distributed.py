@@ -1,4 +1,4 @@
-"""Rank helpers that do nothing on one process."""
+"""Helpers for communication between ranks, which do nothing with one process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _initialized() -> bool:
 
 
 def rank() -> int:
-    """Return the rank of this process, 0 on one process."""
+    """Return the rank of this process, 0 without other processes."""
     return dist.get_rank() if _initialized() else 0
 
 
@@ -60,7 +60,7 @@ def first_over_ranks(value: Value | None) -> Value | None:
     """Return the value of the first rank that has one.
 
     Args:
-        value: any small object that can be pickled, or ``None``; on every rank.
+        value: any small object that can be pickled, or ``None``; call it on every rank.
     """
     if not _initialized():
         return value
