@@ -17,7 +17,7 @@ import torch
 from cost_lanes import spread
 
 from lightning_condkd.augment import SiameseAugment
-from lightning_condkd.evaluation.evaluate import evaluate
+from lightning_condkd.evaluation.fresh_training import evaluate
 from lightning_condkd.evaluation.recipe import Recipe
 from lightning_condkd.models import ConvNet
 from lightning_condkd.models.fresh_networks import FreshNetworks

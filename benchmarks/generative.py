@@ -28,7 +28,7 @@ from lightning_condkd.condensation.generative import ConditionalGAN, SelfDistill
 from lightning_condkd.condensation.parts.matching_pool import MatchingPool
 from lightning_condkd.data import CondensedSet
 from lightning_condkd.data.image_datamodules import DigitsDataModule, load_digits_split
-from lightning_condkd.evaluation.evaluate import evaluate
+from lightning_condkd.evaluation.fresh_training import evaluate
 from lightning_condkd.evaluation.recipe import Recipe
 from lightning_condkd.models import ConvNet
 from lightning_condkd.models.fresh_networks import FreshNetworks

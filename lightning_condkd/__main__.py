@@ -51,9 +51,6 @@ def run() -> None:
     bound_termination()
     try:
         main()
-        if dist.is_available() and dist.is_initialized():
-            # Lightning leaves gloo's group, whose threads then abort some finished processes (code -6) as they exit.
-            dist.destroy_process_group()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
@@ -63,6 +60,14 @@ def run() -> None:
             raise
         print(f"error: {refusal}\n(set {TRACEBACK}=1 for the traceback)", file=sys.stderr)
         raise SystemExit(1) from None
+    finally:
+        _leave_group()
+
+
+def _leave_group() -> None:
+    """Leave gloo's group, which Lightning does not: its threads would abort some processes (code -6) at their exit."""
+    if dist.is_available() and dist.is_initialized() and dist.get_backend() == "gloo":
+        dist.destroy_process_group()
 
 
 def bound_termination() -> None:

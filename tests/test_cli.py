@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -265,11 +266,19 @@ def test_ctrl_c_ends_a_fit_with_its_code_and_the_cure(
     assert signal.getsignal(signal.SIGINT) == before
 
 
-def test_a_finished_command_leaves_its_process_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = (tmp_path / "store").as_uri()
-    monkeypatch.setattr(entry, "main", lambda: dist.init_process_group("gloo", store, rank=0, world_size=1))
+@pytest.mark.parametrize("end", [None, SystemExit(143), ValueError("a cause")])
+def test_a_command_leaves_its_process_group(
+    end: BaseException | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def main() -> None:
+        dist.init_process_group("gloo", (tmp_path / "store").as_uri(), rank=0, world_size=1)
+        if end is not None:
+            raise end
+
+    monkeypatch.setattr(entry, "main", main)
     monkeypatch.setattr(sys, "argv", ["lightning-condkd", "fit"])
-    entry.run()
+    with contextlib.nullcontext() if end is None else pytest.raises((SystemExit, ValueError)):
+        entry.run()
     assert not dist.is_initialized()
 
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.callbacks import Callback, Timer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_condkd.data.transfer import TransferSet
+from lightning_condkd.inversion.base import clip_gradients
 from lightning_condkd.models import Observer
 from lightning_condkd.models.finite import broken_parts
 from lightning_condkd.modules.condkd import CondKD
@@ -19,18 +20,21 @@ from lightning_condkd.randomness import Draw
 from lightning_condkd.training.divergence import LogitsWatch, LossWatch, check_logits, symptoms
 from lightning_condkd.training.held_out import loaders_in_turn
 from lightning_condkd.training.run_length import run_steps, units_of_run
+from lightning_condkd.training.trainer_options import callbacks_of
 
 
 class CondensedOnlyBaseline(Callback):
     """Before the run, train the student on condensed images alone, from the same initial weights.
 
-    Optimizer, schedule, augmentation, batch size and number of steps are those of the run. With several ranks every
-    rank uses the whole batch. The baseline is evaluated on the first validation loader; the summary contains the result
-    as ``condensed_only_accuracy``.
+    Optimizer, schedule, gradient clipping, loss scaling, augmentation, batch size and number of steps are those of the
+    run. With several ranks every rank uses the whole batch. The baseline is evaluated on the first validation loader;
+    the summary contains the result as ``condensed_only_accuracy``. A run resumed with another length keeps the result,
+    with a warning.
     """
 
     def __init__(self) -> None:
         self.accuracy: float | None = None
+        self.steps: int | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Train and evaluate the baseline, unless the run is resumed and has done so before.
@@ -43,29 +47,43 @@ class CondensedOnlyBaseline(Callback):
             ValueError: if there is no validation data, or the run has no end.
             FloatingPointError: if the baseline diverges.
         """
-        if self.accuracy is not None or not isinstance(pl_module, CondKD):
+        if not isinstance(pl_module, CondKD):
             return
-        if not run_steps(trainer, pl_module.inversion.cadence.length):
+        steps = run_steps(trainer, pl_module.inversion.cadence.length)
+        if self.accuracy is not None:
+            self._remark(steps)
+            return
+        if not steps:
             raise ValueError("CondensedOnlyBaseline takes as many steps as the run: set trainer.max_epochs")
         if not loaders_in_turn(trainer):
             raise ValueError("CondensedOnlyBaseline needs validation data: give the datamodule val_data")
+        if callbacks_of(trainer, Timer):
+            rank_zero_warn(f"CondensedOnlyBaseline takes the run's {steps} steps first, and they count for max_time")
+        self.steps = steps
         rank_zero_info("condensed-only baseline: the same student steps on the condensed images alone ...")
         with pl_module.stopwatch.running("condensed_only"), trainer.precision_plugin.forward_context():
             student = _train_on_condensed(pl_module)
             self.accuracy = _accuracy(student, trainer, pl_module)
         rank_zero_info(f"condensed-only baseline: {100 * self.accuracy:.2f} %")
 
+    def _remark(self, steps: int | None) -> None:
+        if self.steps is not None and steps != self.steps:
+            rank_zero_warn(
+                f"the condensed-only baseline was measured after {self.steps} steps, but this run has {steps}: "
+                "for one of equal cost start a new run"
+            )
+
     def state_dict(self) -> dict[str, Any]:
-        """Return the result."""
-        return {"accuracy": self.accuracy}
+        """Return the result and the number of its training steps."""
+        return {"accuracy": self.accuracy, "steps": self.steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the result.
+        """Restore both.
 
         Args:
             state_dict: result of :meth:`state_dict`.
         """
-        self.accuracy = state_dict["accuracy"]
+        self.accuracy, self.steps = state_dict["accuracy"], state_dict.get("steps")
 
 
 def _train_on_condensed(module: CondKD) -> Observer:
@@ -75,28 +93,34 @@ def _train_on_condensed(module: CondKD) -> Observer:
     forward = module.distillation_step._replace(student=student, transfer_set=alone)
     optimizer = module.make_student_optimizer(student)
     scheduler = module.make_student_scheduler(optimizer)
+    scaled = getattr(module.trainer.precision_plugin, "scaler", None) is not None
+    scaler = torch.amp.GradScaler(module.device.type, enabled=scaled)
     watch = LossWatch()
     for unit, ends_round in units_of_run(module.trainer, module.inversion.cadence):
         if unit.phase == "distill":
             loss = forward(unit, Draw(module.seed, unit.counter), module.device).loss
             watch.add("student", unit.counter, {"loss": loss})
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            if module.student_gradient_clip is not None:
+                scaler.unscale_(optimizer)
+                clip_gradients(optimizer, module.student_gradient_clip)
+            scaler.step(optimizer)
+            scaler.update()
             if ends_round:
                 scheduler.step()
-                _check(module.trainer, student, watch, unit.round)
+                _check(module.trainer, student, watch, unit.round, scaled)
     return student.eval()
 
 
-def _check(trainer: L.Trainer, student: Observer, watch: LossWatch, round: int) -> None:
+def _check(trainer: L.Trainer, student: Observer, watch: LossWatch, round: int, scaled: bool) -> None:
     broken = broken_parts(student)
-    if broken or not bool(watch.finite(scaled=False)):
+    if broken or not bool(watch.finite(scaled)):
         raise FloatingPointError(
             f"the condensed-only baseline diverged in round {round}: {symptoms(trainer, watch, broken)}. It takes the "
             "steps of the run: lower the learning rate of student_optimizer, or remove CondensedOnlyBaseline"
         )
-    watch.clear(scaled=False)
+    watch.clear(scaled)
 
 
 @torch.no_grad()

@@ -28,8 +28,8 @@ from lightning_condkd.commands._evaluation_sets import LabelChoice, teacher_labe
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.image_datamodules import ImageDataModule
 from lightning_condkd.data.image_source import ImageSource
-from lightning_condkd.evaluation.evaluate import Once
-from lightning_condkd.evaluation.evaluate import evaluate as train_and_test
+from lightning_condkd.evaluation.fresh_training import Once
+from lightning_condkd.evaluation.fresh_training import evaluate as train_and_test
 from lightning_condkd.evaluation.network_batch import check_stackable
 from lightning_condkd.evaluation.recipe import Recipe
 from lightning_condkd.evaluation.result import Evaluation

@@ -316,7 +316,8 @@ class CondKD(TeacherStudent):
         tick_once(self)
         for unit in units_of_step(self.trainer, self.inversion.cadence, self.current_epoch, batch_idx):
             self._take(unit)
-            sync_running_statistics([self.student, self.inversion])
+            sync_buffers([self.student])
+            sync_running_statistics([self.inversion])
         if batch_idx == round_length(self.trainer, self.inversion.cadence) - 1:
             self._end_round(unit)
 
@@ -331,10 +332,7 @@ class CondKD(TeacherStudent):
                     self._distill(unit)
 
     def _set_student_mode(self, unit: Unit) -> None:
-        training = unit.phase == "distill"
-        if self.student.training != training:
-            sync_buffers([self.student])
-            self.student.train(training)
+        self.student.train(unit.phase == "distill")
 
     def _draw(self, unit: Unit) -> Draw:
         return Draw(self.seed, unit.counter, self.global_rank, self.trainer.world_size)

@@ -16,7 +16,7 @@ from lightning_condkd.data import CondensedInfo, CondensedSet, DigitsDataModule
 from lightning_condkd.data.image_datamodules import load_digits_split
 from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.evaluation.batches import TeacherLabels
-from lightning_condkd.evaluation.evaluate import evaluate as train_and_test
+from lightning_condkd.evaluation.fresh_training import evaluate as train_and_test
 from lightning_condkd.evaluation.recipe import Recipe
 from lightning_condkd.models import ConvNet, DigitsNet, Observer
 from lightning_condkd.models.fresh_networks import FreshNetworks

@@ -13,7 +13,7 @@ from torch import nn
 
 from lightning_condkd.cli import main
 from lightning_condkd.commands.evaluate import evaluate
-from lightning_condkd.evaluation import evaluate as evaluation
+from lightning_condkd.evaluation import fresh_training as evaluation
 from tests.commands.test_evaluate import RECIPE, SMALL, Digits, Letters, condensed
 
 

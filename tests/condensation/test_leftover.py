@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lightning_condkd.cli import main
 from lightning_condkd.data import CondensedSet
-from lightning_condkd.evaluation.evaluate import evaluate
+from lightning_condkd.evaluation.fresh_training import evaluate
 from lightning_condkd.evaluation.recipe import Recipe
 from lightning_condkd.models.fresh_networks import FreshNetworks
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lightning_condkd.augment import Augment, AugmentParameters, SiameseAugment
 from lightning_condkd.data.image_datamodules import load_digits_split
 from lightning_condkd.evaluation.batches import Batches, TeacherLabels
-from lightning_condkd.evaluation.evaluate import evaluate
+from lightning_condkd.evaluation.fresh_training import evaluate
 from lightning_condkd.evaluation.network_batch import NetworkBatch
 from lightning_condkd.evaluation.recipe import Recipe
 from lightning_condkd.evaluation.result import Evaluation, calibration_error
