@@ -44,9 +44,7 @@ class DistillationLoss(nn.Module):
         Returns:
             A scalar.
         """
-        raise NotImplementedError(
-            f"{type(self).__name__}.forward: a distillation loss must say what it returns; implement forward."
-        )
+        raise NotImplementedError(f"{type(self).__name__}.forward: a distillation loss must implement forward.")
 
 
 class KLDistillation(DistillationLoss):
