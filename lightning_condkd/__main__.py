@@ -1,4 +1,4 @@
-"""``lightning-condkd`` and ``python -m lightning_condkd``: the command line, with errors for a person to read."""
+"""Entry point of ``lightning-condkd`` and ``python -m lightning_condkd``: the command line, with readable errors."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning_condkd.cli import COMMANDS, PROGRAM, main
 from lightning_condkd.parser import TRACEBACK
 
-TERMINATION_SECONDS = 30.0  # as clusters wait between SIGTERM and SIGKILL
+TERMINATION_SECONDS = 30.0  # the usual time of clusters between SIGTERM and SIGKILL
 STAGES = ("fit", "validate", "test", "predict")
-# Lightning says these in every run of ours, and nothing can be done about them.
+# Lightning gives these warnings in every run of this package; a user cannot do anything about them.
 IDLE_WARNINGS = (
     r".*isinstance\(treespec, LeafSpec\)",
     r".*Your `IterableDataset` has `__len__` defined",
@@ -34,11 +34,11 @@ IDLE_WARNINGS = (
 def run() -> None:
     """Run the command line of this process.
 
-    What this package, or a check of Lightning's trainer, refuses is said in one line; any other error keeps its trace,
-    as does everything with the environment variable ``LIGHTNING_CONDKD_TRACEBACK`` set.
+    Errors of this package and of the checks of Lightning's trainer are printed in one line. Other errors, and all
+    errors if the environment variable ``LIGHTNING_CONDKD_TRACEBACK`` is set, keep their traceback.
 
     Raises:
-        SystemExit: with the return code, where it is not 0.
+        SystemExit: with the return code, if it is not 0.
     """
     for message in IDLE_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
@@ -58,23 +58,23 @@ def run() -> None:
         refusal = _refusal(error)
         if os.environ.get(TRACEBACK) or refusal is None:
             raise
-        print(f"error: {refusal}\n(set {TRACEBACK}=1 for where it was found)", file=sys.stderr)
+        print(f"error: {refusal}\n(set {TRACEBACK}=1 for the traceback)", file=sys.stderr)
         raise SystemExit(1) from None
     finally:
         _leave_group()
 
 
 def _leave_group() -> None:
-    """Leave gloo's group, as Lightning does not: its threads would abort some processes (code -6) as they exit."""
+    """Leave gloo's group, which Lightning does not: its threads would abort some processes (code -6) at their exit."""
     if dist.is_available() and dist.is_initialized() and dist.get_backend() == "gloo":
         dist.destroy_process_group()
 
 
 def bound_termination() -> None:
-    """Let this process end at the latest some time after a SIGTERM, even if it waits for another rank for ever.
+    """Make this process end at most :data:`TERMINATION_SECONDS` after a SIGTERM, even while it waits for another rank.
 
-    Lightning ends a run after the running step, and has its ranks talk about it within the handler of the signal. A
-    rank that waits for one that is gone, or that talks of something else, would never get there.
+    Lightning ends a run after the current step, and its ranks communicate in the signal handler. A rank that waits for
+    one that has ended, or that is in another communication, would never get there.
     """
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
@@ -86,7 +86,7 @@ def _watch(reading: int) -> None:
     while received := os.read(reading, 1):
         if received[0] == signal.SIGTERM:
             time.sleep(TERMINATION_SECONDS)
-            print(f"still there {TERMINATION_SECONDS:.0f} s after SIGTERM: ended at once", file=sys.stderr, flush=True)
+            print(f"still running {TERMINATION_SECONDS:.0f} s after SIGTERM: ended now", file=sys.stderr, flush=True)
             os._exit(128 + signal.SIGTERM)
 
 
@@ -98,7 +98,7 @@ def _check_command(given: list[str]) -> None:
 
 
 def _refusal(error: BaseException | None) -> BaseException | None:
-    """Return what this package or Lightning's checks raised, or what names a file; not what the parser made of it."""
+    """Return the error of this package, of Lightning's checks or of a file, without the parser's additions to it."""
     while error is not None:
         if isinstance(error, MisconfigurationException) or (isinstance(error, OSError) and error.filename is not None):
             return error

@@ -1,4 +1,4 @@
-"""The command line: everything is a ``fit`` of some module, plus a few commands about files."""
+"""Command line: the subcommands of Lightning for all modules, and commands for condensed sets and checkpoints."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "select": select,
 }
 EPILOGUE = (
-    "more, each with a --help of its own: 'convert SOURCE OUTPUT' turns a condensed set into ours or into other "
+    "more commands, each with its own --help: 'convert SOURCE OUTPUT' converts a condensed set to the native or other "
     "formats, 'evaluate SET' trains fresh networks on it, 'select OUTPUT' chooses real images in its place, "
     "'export CHECKPOINT OUTPUT' writes the student"
 )
@@ -58,7 +58,7 @@ USAGE = f"{PROGRAM} {{fit,validate,test,predict,{','.join(COMMANDS)}}} ..."
 
 
 class CondKDCLI(LightningCLI):
-    """LightningCLI in subclass mode with the package's names in reach and its callbacks in place."""
+    """LightningCLI in subclass mode, with short names for the package's classes and with its callbacks."""
 
     def __init__(self, args: Sequence[str] | None = None) -> None:
         super().__init__(
@@ -76,7 +76,7 @@ class CondKDCLI(LightningCLI):
         )
 
     def setup_parser(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - LightningCLI's own
-        """Set up the parser, whose usage names the commands about files too."""
+        """Set up the parser, with the additional commands in its usage."""
         super().setup_parser(*args, **kwargs)
         self.parser.usage = USAGE
 
@@ -89,32 +89,32 @@ class CondKDCLI(LightningCLI):
             super()._parse_ckpt_path()
         except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError) as error:
             raise SystemExit(f"--ckpt_path: {refusal(given, error)}") from error
-        except AttributeError:  # of a content that is no dict, which is refused here
+        except AttributeError:  # content that is no dict
             WholeCheckpointIO().load_checkpoint(given)
             raise
 
     def before_instantiate_classes(self) -> None:
-        """Find the checkpoint, and have it read without running any code of it, wherever it lies."""
+        """Find the checkpoint, and make Lightning read it without running its code, also from a remote address."""
         config = self.config[self.config.subcommand]
         if config.weights_only is False:
-            raise SystemExit("--weights_only false would run code of the checkpoint, and none of ours has any: drop it")
+            raise SystemExit("--weights_only false would run code of the checkpoint, which ours do not need: drop it")
         config.weights_only = True
         name, fitting = config.get("ckpt_path"), self.config.subcommand == "fit"
         if name in ("last", "best"):  # Lightning would look in the folder of the new run
             root = Path(config.trainer.default_root_dir or ".")
             config.ckpt_path = str(newest_checkpoint(root, fitting) if name == "last" else best_checkpoint(root))
             rank_zero_info(f"--ckpt_path {name} is {config.ckpt_path}")
-        if fitting and config.ckpt_path and name != "last":  # which was chosen so
+        if fitting and config.ckpt_path and name != "last":  # "last" was chosen to be resumable
             _check_resumable(config.ckpt_path)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401 - LightningCLI's own
-        """Parse the command line, and say what a class keeps of the arguments of another."""
+        """Parse the command line, and warn of arguments that a class keeps from the class it replaces."""
         with noting_carried_over() as noted:
             super().parse_arguments(parser, args)
         warn_of_carried_over(noted, self.config)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:  # noqa: ANN401 - LightningCLI's own signature
-        """Return the trainer, with our progress line or plain ones and checkpoints by time, unless others are given."""
+        """Return the trainer, by default with this package's progress bar or plain lines and with timed checkpoints."""
         given, defaults = self._get(self.config_init, "trainer"), self.trainer_defaults["callbacks"]
         if given.enable_progress_bar is False:
             defaults.append(EpochLines())
@@ -127,7 +127,7 @@ class CondKDCLI(LightningCLI):
             check_roots(trainer)
         claim_version(trainer)
         if not any(getattr(one, "monitor", None) for one in trainer.checkpoint_callbacks):
-            warnings.filterwarnings("ignore", message="The dirpath has changed")  # what it says is not kept is not used
+            warnings.filterwarnings("ignore", message="The dirpath has changed")  # the values it discards are not used
         return trainer
 
 
@@ -138,7 +138,7 @@ def check_roots(trainer: L.Trainer) -> None:
         trainer: a new trainer; one of a ``fast_dev_run`` writes nothing.
 
     Raises:
-        OSError: a folder cannot be written to.
+        OSError: if a folder cannot be written to.
     """
     if not trainer.is_global_zero or dev_steps(trainer):
         return
@@ -153,12 +153,13 @@ def _has(callbacks: Sequence[L.Callback] | L.Callback | None, kind: type[L.Callb
 
 
 def claim_version(trainer: L.Trainer) -> None:
-    """Make the next folder ``version_N`` of the first logger now, so that a run started at the same time takes another.
+    """Create the next folder ``version_N`` of the first logger now, so that a concurrent run uses another.
 
-    Lightning looks for a free number long before it makes the folder. Rank 0 decides; the others are told by Lightning.
+    Lightning looks for a free number long before it creates the folder. Rank 0 decides, and Lightning sends its choice
+    to the others.
 
     Args:
-        trainer: a new trainer; a version that the user has chosen stays.
+        trainer: a new trainer; a version chosen by the user stays.
     """
     loggers = [one for one in trainer.loggers if isinstance(one, (TensorBoardLogger, CSVLogger))]
     first = loggers[0] if loggers else None
@@ -175,13 +176,13 @@ def claim_version(trainer: L.Trainer) -> None:
 
 
 def newest_checkpoint(root: Path, resumable: bool) -> Path:
-    """Return the checkpoint that was written last by any run of a folder, also one for SLURM's requeue.
+    """Return the newest checkpoint of all runs in a folder, including those for SLURM's requeue.
 
-    Weights alone are taken only where there is no other.
+    A checkpoint of weights alone is returned only if there is no other.
 
     Args:
-        root: what runs have as ``default_root_dir``.
-        resumable: whether to pass by weights alone in any case.
+        root: ``default_root_dir`` of the runs.
+        resumable: whether to ignore checkpoints of weights alone in any case.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -197,10 +198,10 @@ def newest_checkpoint(root: Path, resumable: bool) -> Path:
 
 
 def best_checkpoint(root: Path) -> Path:
-    """Return the newest file with the best weights of a run; say so if that is not the newest run of the folder.
+    """Return the newest file with the best weights of a run; warn if it is not from the newest run of the folder.
 
     Args:
-        root: what runs have as ``default_root_dir``.
+        root: ``default_root_dir`` of the runs.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -208,8 +209,8 @@ def best_checkpoint(root: Path) -> Path:
     found, others = newest_first(root, f"{CHECKPOINTS}/{BEST}*.ckpt"), newest_first(root, f"{CHECKPOINTS}/*.ckpt")
     if not found:
         raise FileNotFoundError(
-            f"--ckpt_path best: expected a file {BEST}*.ckpt in {root / CHECKPOINTS}, found none: a run without "
-            "validation data has none, nor has one with a ModelCheckpoint that monitors the same; give last or "
+            f"--ckpt_path best: expected a file {BEST}*.ckpt in {root / CHECKPOINTS}, found none: runs without "
+            "validation data, or with a ModelCheckpoint that monitors the same metric, do not write it; give last or "
             "the name of a file"
         )
     if found[0].parent != others[0].parent:
@@ -221,20 +222,20 @@ def best_checkpoint(root: Path) -> Path:
 def _check_resumable(path: str) -> None:
     if Path(path).is_file() and not is_resumable(path):
         raise ValueError(
-            f"--ckpt_path: {path} holds weights alone, as that of the best validation does, and no state to go on "
+            f"--ckpt_path: {path} holds weights alone, like all files of the best validation, and no state to resume "
             "from: give --ckpt_path last, or the file of another checkpoint of its run"
         )
 
 
 def _check_recipe(given: Sequence[str]) -> None:
-    """Refuse a recipe by name and in parts at once: the parser would drop the name, as it does that of a file."""
+    """Refuse a recipe given both by name and in parts, of which the parser would ignore the name."""
     flags = [part for flag in given for part in (flag.split("=", 1) if flag.startswith("--recipe=") else [flag])]
     named = [value for flag, value in pairwise(flags) if flag == "--recipe" and value in ("dc", "rded")]
     parts = [flag for flag in flags if flag.startswith("--recipe.")]
     if parts and named:
         raise SystemExit(
-            f"--recipe {named[-1]} cannot be changed by {parts[0]}: set --epochs, which every recipe takes, or leave "
-            "--recipe out and state all that differs from dsa"
+            f"--recipe {named[-1]} cannot be changed by {parts[0]}: set --epochs, which every recipe accepts, or leave "
+            "out --recipe and give all differences from dsa"
         )
 
 

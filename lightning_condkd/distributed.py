@@ -1,4 +1,4 @@
-"""Rank helpers that do nothing on one process."""
+"""Helpers for communication between ranks, which do nothing with one process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _initialized() -> bool:
 
 
 def rank() -> int:
-    """Return the rank of this process, 0 on one process."""
+    """Return the rank of this process, 0 without other processes."""
     return dist.get_rank() if _initialized() else 0
 
 
@@ -60,7 +60,7 @@ def first_over_ranks(value: Value | None) -> Value | None:
     """Return the value of the first rank that has one.
 
     Args:
-        value: any small object that can be pickled, or ``None``; on every rank.
+        value: any small object that can be pickled, or ``None``; call it on every rank.
     """
     if not _initialized():
         return value
@@ -72,9 +72,8 @@ def first_over_ranks(value: Value | None) -> Value | None:
 def sync_buffers(modules: Iterable[nn.Module]) -> None:
     """Make the buffers of modules equal on all ranks: floating point ones are averaged, others come from rank 0.
 
-    Lightning does not broadcast buffers under manual optimisation after the first step. They are synchronized after
-    every step: a checkpoint would else change the run that goes on. Buffers that are equal already stay as they are to
-    the bit.
+    Lightning does not broadcast buffers under manual optimisation after the first step. Call this after every step: if
+    buffers differ, writing a checkpoint would change the rest of the run. Buffers that are already equal do not change.
 
     Args:
         modules: the modules, in the same order on every rank.
@@ -83,7 +82,7 @@ def sync_buffers(modules: Iterable[nn.Module]) -> None:
 
 
 def sync_running_statistics(modules: Iterable[nn.Module]) -> None:
-    """Do so with the statistics of normalization layers alone, where other buffers are large and equal anyway.
+    """Synchronize the statistics of normalization layers only, if other buffers are large and equal anyway.
 
     Args:
         modules: the modules, in the same order on every rank.

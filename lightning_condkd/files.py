@@ -1,4 +1,4 @@
-"""This package's files: safetensors with one JSON header, checked against a hash when they are read."""
+"""Native files: safetensors with one JSON header, checked against a hash when they are read."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ HASH_KEY = "sha256"
 
 
 def pack(kind: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> bytes:
-    """Return the bytes of a file of ours; equal arguments give equal bytes.
+    """Return the bytes of a native file; equal arguments give equal bytes.
 
-    The header is one JSON string under one key, because safetensors orders several keys at random. It holds a hash of
-    the tensors and of itself, which :func:`unpack` checks.
+    The header is one JSON string under one key, because safetensors orders several keys at random. It contains a hash
+    of the tensors and of itself, which :func:`unpack` checks.
 
     Args:
-        kind: what the file is, for example ``condensed set``.
+        kind: kind of the file, for example ``condensed set``.
         tensors: contiguous CPU tensors that share no memory.
-        header: JSON record beside them.
+        header: JSON record.
 
     Example:
         >>> import torch
@@ -44,10 +44,10 @@ def save_packed(path: Path, kind: str, tensors: Mapping[str, Tensor], header: Ma
     """Write the bytes of :func:`pack` to a file without a copy of them in memory.
 
     Args:
-        path: the target; missing parent folders are made.
-        kind: what the file is.
+        path: the target; missing parent folders are created.
+        kind: kind of the file.
         tensors: contiguous CPU tensors that share no memory.
-        header: JSON record beside them.
+        header: JSON record.
 
     Raises:
         OSError: see :func:`~lightning_condkd.writing.replacing`.
@@ -69,14 +69,14 @@ def _content_hash(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> s
 
 
 def unpack(kind: str, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors and the header of a file of ours.
+    """Return the tensors and the header of a native file.
 
     Args:
         kind: the kind that the file must have.
         path: the file.
 
     Raises:
-        ValueError: the file is of another format, version or kind, or was altered.
+        ValueError: if the file is of another format, version or kind, or was altered.
     """
     with open_tensors(path) as stream:
         header = _checked_header(kind, path, stream.metadata())
@@ -86,21 +86,21 @@ def unpack(kind: str, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"{path} has no hash of its content in its header: make it again, or restore it from a copy")
     if expected != _content_hash(tensors, {"format_version": FORMAT_VERSION, "kind": kind, **header}):
         raise ValueError(
-            f"{path} was altered or damaged since it was written: its content does not give the hash in its header. "
+            f"{path} was altered or damaged since it was written: its content does not match the hash in its header. "
             "Copy it again or make it again"
         )
     return tensors, header
 
 
 def read_header(kind: str, path: Path) -> dict[str, Any]:
-    """Return the header of a file of ours without its tensors.
+    """Return the header of a native file without its tensors.
 
     Args:
         kind: the kind that the file must have.
         path: the file.
 
     Raises:
-        ValueError: the file is of another format, version or kind.
+        ValueError: if the file is of another format, version or kind.
     """
     with open_tensors(path) as stream:
         header = _checked_header(kind, path, stream.metadata())
@@ -148,7 +148,7 @@ def _checked_header(kind: str, path: Path, metadata: Mapping[str, str] | None) -
     if HEADER_KEY not in (metadata or {}):
         raise ValueError(
             f"{path} is a safetensors file, but no {kind}: its metadata lacks the key {HEADER_KEY!r}. "
-            "Weights of a network belong to the argument that asks for weights"
+            "To load weights of a network, use the argument for weights"
         )
     try:
         header: dict[str, Any] = json.loads((metadata or {})[HEADER_KEY])
@@ -165,14 +165,14 @@ def _checked_header(kind: str, path: Path, metadata: Mapping[str, str] | None) -
 
 
 def plain_json(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record as JSON gives it back: tuples become lists, keys are sorted.
+    """Return a record in the form that JSON returns: tuples become lists, keys are sorted.
 
     Args:
-        name: what the record is called, for the error.
+        name: name of the record, for the error message.
         value: the record.
 
     Raises:
-        ValueError: a value is not JSON.
+        ValueError: if a value is not JSON.
     """
     try:
         plain: dict[str, Any] = json.loads(json.dumps(dict(value), sort_keys=True, allow_nan=False))
@@ -184,17 +184,17 @@ def plain_json(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_untrusted(path: Path) -> Any:  # noqa: ANN401 (whatever the file holds)
-    """Return what a file of ``torch.save`` holds, without running any code of its.
+    """Return the content of a file of ``torch.save``, without running code from it.
 
-    Beside tensors come the harmless records of :func:`~lightning_condkd.unpickling.load_without_code`.
+    It may contain tensors and the harmless records of :func:`~lightning_condkd.unpickling.load_without_code`.
 
     Args:
         path: the file.
 
     Raises:
-        FileNotFoundError: no such file.
-        PermissionError: the file may not be read.
-        ValueError: the file asks for code to run, is damaged, or is a folder.
+        FileNotFoundError: if there is no such file.
+        PermissionError: if the file may not be read.
+        ValueError: if the file needs code to be run, is damaged, or is a folder.
     """
     if path.is_dir():
         raise ValueError(f"{path} is a folder, expected a file of torch.save: give the file, or use import_folder")
@@ -202,14 +202,14 @@ def read_untrusted(path: Path) -> Any:  # noqa: ANN401 (whatever the file holds)
         return load_without_code(path)
     except (FileNotFoundError, PermissionError):
         raise
-    except Exception as error:  # on damaged bytes the unpickler fails in whatever way it happens to
+    except Exception as error:  # on damaged bytes the unpickler may raise any exception
         raise ValueError(_refusal(path, error)) from error
 
 
 def _refusal(path: Path, error: Exception) -> str:
     if wanted := refused_names(path, error):
         return (
-            f"refused to read {path}: it asks for {', '.join(wanted)}, which no tensor needs. Expected a file that "
+            f"refused to read {path}: it asks for {', '.join(wanted)}, which tensors do not need. Expected a file that "
             "torch.load(weights_only=True) reads: copy it again if it may be damaged; if you trust it, load it "
             "yourself and save its tensors with CondensedSet(images, labels).save(...)"
         )

@@ -1,4 +1,4 @@
-"""The mean and std that a user gives for the channels of images."""
+"""Checks of the mean and std that a user gives for the channels of images."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def channel_values(name: str, values: Sequence[float]) -> tuple[float, ...]:
 def check_normalization(
     mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-    """Return mean and std of each channel as plain numbers, where they are given.
+    """Return mean and std of each channel as plain numbers, if given.
 
     Args:
         mean: see :func:`channel_values`.

@@ -1,4 +1,4 @@
-"""The parser of the command line: errors of one line that name the argument, and helps that fit on a few screens."""
+"""Parser of the command line, with errors of one line that name the argument, and with short helps."""
 
 from __future__ import annotations
 
@@ -39,27 +39,27 @@ SUBCLASSES = re.compile(r"known subclasses: ([\w., ]+)")
 
 
 class ShortHelp(DefaultHelpFormatter):
-    """Help that lists the classes of this package by their names, and counts the many of the libraries below it."""
+    """Help that lists the classes of this package by name, and only counts the classes of the libraries."""
 
     def _get_help_string(self, action: Any) -> str:  # noqa: ANN401 - argparse's own
         return SUBCLASSES.sub(_few_subclasses, super()._get_help_string(action))
 
 
 class ReadableParser(ArgumentParser):
-    """Parser with short helps that ends with one line of error: the argument, what it expects and what came."""
+    """Parser with short helps and errors of one line: the argument, what was expected and what was given."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - of the base
         kwargs.setdefault("formatter_class", ShortHelp)
         super().__init__(*args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """End the process with return code 2 after saying what is wrong.
+        """Print the error in one line and end the process with return code 2.
 
         Args:
-            message: the parser's own words, which may run over many lines.
-            ex: where they come from.
+            message: the parser's message, which may have many lines.
+            ex: the exception that caused it.
         """
-        if os.environ.get(TRACEBACK) or not self.exit_on_error:  # a parser within another, which will say it
+        if os.environ.get(TRACEBACK) or not self.exit_on_error:  # a parser within another, which prints it
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
         sys.stderr.write(
@@ -69,7 +69,7 @@ class ReadableParser(ArgumentParser):
 
 
 class ReadableLightningParser(ReadableParser, LightningArgumentParser):
-    """The same for LightningCLI."""
+    """:class:`ReadableParser` for LightningCLI."""
 
 
 def _few_subclasses(found: re.Match[str]) -> str:
@@ -90,10 +90,10 @@ class _Part(NamedTuple):
 
 
 def readable(message: str) -> str:
-    r"""Return the line of a parser's error that says what is wrong, with the whole name of the argument.
+    r"""Return the line of a parser's error that states the cause, with the full name of the argument.
 
     Args:
-        message: an error of jsonargparse, which nests what it tried.
+        message: an error of jsonargparse, with all its nested attempts.
 
     Example:
         >>> readable('Parser key "data":\n  Problem with given class_path \'a.B\':\n    Parser key "n":\n'
@@ -113,7 +113,7 @@ def readable(message: str) -> str:
 
 
 def _parts(message: str) -> Iterator[_Part]:
-    """Yield what a message complains of, with the arguments and the class that it lies in."""
+    """Yield the causes in a message, each with its arguments and the class that they belong to."""
     keys: list[tuple[int, str]] = []
     owners: list[tuple[int, str]] = []
     for line in filter(str.strip, message.splitlines()):
@@ -140,10 +140,10 @@ def _said(part: _Part) -> str:
 
 
 def _noun(typehint: str) -> str:
-    """Return what to call a type in a message.
+    """Return a name of a type for a message.
 
     Args:
-        typehint: as the parser prints it.
+        typehint: the type as printed by the parser.
     """
     if "Literal[" in typehint:
         return "one of " + typehint.split("[", 1)[1].rstrip("]")
@@ -157,17 +157,17 @@ def _given(message: str) -> str:
 
 
 def _class_names() -> list[str]:
-    """Return the names of the classes that a configuration is likely to have."""
+    """Return the names of the classes that are likely in a configuration."""
     rooms = [room for name, room in sys.modules.items() if name.startswith(PLACES)]
     return sorted({name for room in rooms for name in getattr(room, "__all__", ())})
 
 
 class Change(NamedTuple):
-    """A class in the place of another.
+    """A class that replaces another.
 
     Args:
-        before: path of the class that an earlier configuration or flag named.
-        after: path of the class in its place.
+        before: path of the class in an earlier configuration or flag.
+        after: path of the class that replaces it.
     """
 
     before: str
@@ -179,10 +179,10 @@ Carried = dict[Change, dict[str, Any]]
 
 @contextmanager
 def noting_carried_over() -> Iterator[Carried]:
-    """Note, while a command line is parsed, which arguments a class takes over from the one before it.
+    """Record, while a command line is parsed, which arguments a class keeps from the class it replaces.
 
-    The parser keeps all that the new class accepts too, without a word. Nothing is noted with a version of jsonargparse
-    that does it elsewhere: the function is a private one.
+    The parser silently keeps all arguments that the new class accepts too. Nothing is recorded with a version of
+    jsonargparse that lacks the function, which is private.
     """
     noted: Carried = {}
     discard = getattr(_typehints, DISCARD, None)
@@ -202,10 +202,10 @@ def noting_carried_over() -> Iterator[Carried]:
 
 
 def warn_of_carried_over(noted: Carried, config: Namespace) -> None:
-    """Say which arguments in a configuration come from a class that is no longer there, and are not the new one's own.
+    """Warn of arguments in a configuration that come from a replaced class and differ from the new one's defaults.
 
     Args:
-        noted: of :func:`noting_carried_over`.
+        noted: result of :func:`noting_carried_over`.
         config: the parsed configuration.
     """
     for path, arguments in _classes(config.as_dict()):
@@ -220,8 +220,8 @@ def _warn(change: Change, kept: Mapping[str, Any]) -> None:
         old, new = (path.rsplit(".", 1)[-1] for path in change)
         values = ", ".join(f"{name}={value}" for name, value in kept.items())
         rank_zero_warn(
-            f"{new} takes the place of {old} and keeps of its arguments {values}, which are not those that {new} has "
-            "by itself: state the ones that should be others, as flags or in a configuration"
+            f"{new} replaces {old} and keeps its arguments {values}, which differ from the defaults of {new}: "
+            "set those that should have other values, as flags or in a configuration"
         )
 
 

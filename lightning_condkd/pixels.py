@@ -1,4 +1,4 @@
-"""Pixel units: bytes and [0, 1], and whether the images of a condensed set are in them."""
+"""Pixel units: bytes and [0, 1], their conversion, and checks of the pixels of a condensed set."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 
 from lightning_condkd.randomness import send
 
-# Learned pixels may leave [0, 1]. Of the public DM set for CIFAR-10, which has -0.28 to 1.19, none is outside these
-# bounds; of the same images normalised by mean and std of the data 49 % are, by 0.5 and 0.5 about a fifth, as are those
-# of a learned set that spreads four times as far as CIFAR-10.
+# Learned pixels may leave [0, 1]. No pixel of the public DM set for CIFAR-10, which has -0.28 to 1.19, is outside these
+# bounds. After a normalisation by mean and std of the data 49 % are, by 0.5 and 0.5 about a fifth, and about a fifth of
+# a learned set with four times the standard deviation of CIFAR-10.
 BOUNDS, DOUBTFUL, REFUSED = (-0.5, 1.5), 0.05, 0.25
-# Pixels of 0 to 255 may be black but for a few; no normalised or learned one comes near.
+# Pixels of 0 to 255 may be black except a few; no normalised or learned pixel is nearly as large.
 HIGHEST = 16.0
-# What is worked on at once where a copy of all images in another type would take too much memory: 16 MB of float32.
+# Part to convert at once if a copy of all images in another type would need too much memory: 16 MB of float32.
 PART = 2**22
 
 
@@ -24,7 +24,7 @@ def parts(images: Tensor) -> Iterator[slice]:
     """Return slices that cover a tensor, each of a few megabytes.
 
     Args:
-        images: of any shape; it is cut along the first dimension.
+        images: any shape; it is cut along the first dimension.
 
     Example:
         >>> list(parts(torch.zeros(3, PART // 2)))
@@ -38,7 +38,7 @@ def share_outside(images: Tensor, low: float, high: float) -> float:
     """Return the share of pixel values below or above bounds.
 
     Args:
-        images: of any shape, not empty.
+        images: any shape, not empty.
         low: the lower bound.
         high: the upper bound.
 
@@ -51,7 +51,7 @@ def share_outside(images: Tensor, low: float, high: float) -> float:
 
 
 def pixel_fault(images: Tensor, allowed: float = REFUSED) -> str | None:
-    """Return why images cannot be in the units of [0, 1] with its cure, ``None`` where they may be.
+    """Return a message with advice if images cannot be in the units of [0, 1], ``None`` if they may be.
 
     Args:
         images: ``(N, C, H, W)``; uint8 (0 to 255) is always right.
@@ -78,8 +78,8 @@ def pixel_fault(images: Tensor, allowed: float = REFUSED) -> str | None:
 def check_pixels(images: Tensor) -> None:
     """Check that the images of a condensed set are in the units of [0, 1].
 
-    Learned images may leave them: with more than 5 % of the pixels below -0.5 or above 1.5 they are doubtful, with more
-    than 25 % they are refused.
+    Learned images may leave the interval: more than 5 % of the pixels below -0.5 or above 1.5 give a warning, more than
+    25 % are refused.
 
     Args:
         images: ``(N, C, H, W)``.

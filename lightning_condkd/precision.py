@@ -1,4 +1,4 @@
-"""Losses and coordinates are computed in float32 at least, whatever the networks run in."""
+"""Conversion to float32 at least, for losses and coordinates in any precision of the networks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """Return a tensor in float32, or unchanged where it is float32 or wider.
+    """Return a tensor in float32, or unchanged if it is float32 or wider.
 
     Args:
         tensor: any floating point tensor.
@@ -20,7 +20,7 @@ def at_least_float32(tensor: Tensor) -> Tensor:
 
 
 def at_least_float32_dtype() -> torch.dtype:
-    """Return the default dtype, or float32 where that is a half one, as within a trainer of true half precision.
+    """Return the default dtype, or float32 if that is a half type, as in a trainer with true half precision.
 
     Example:
         >>> at_least_float32_dtype()

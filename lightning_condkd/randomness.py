@@ -18,7 +18,7 @@ def seeded_generator(seed: int, purpose: str, step: int = 0) -> torch.Generator:
 
     Args:
         seed: seed of the run.
-        purpose: what the numbers are for.
+        purpose: name of the stream.
         step: counter of the purpose.
 
     Example:
@@ -34,10 +34,10 @@ def seeded_generator(seed: int, purpose: str, step: int = 0) -> torch.Generator:
 
 @contextmanager
 def seeded_initialization(generator: torch.Generator) -> Iterator[None]:
-    """Let the layers made inside draw their initial values from a generator; the global one is put back afterwards.
+    """Make layers created inside draw their initial values from a generator; the global one is restored afterwards.
 
     Args:
-        generator: a CPU generator; one number is taken from it.
+        generator: a CPU generator; one number is drawn from it.
 
     Example:
         >>> def make():
@@ -47,7 +47,7 @@ def seeded_initialization(generator: torch.Generator) -> Iterator[None]:
         True
     """
     seed = int(torch.randint(2**62, (), generator=generator, device="cpu"))
-    # On the CPU whatever the default device is, for numbers that no device changes.
+    # On the CPU, whatever the default device, so that the numbers do not depend on a device.
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)
         yield
@@ -58,7 +58,7 @@ def draw_by_class(class_rows: Sequence[Tensor], counts: Sequence[int], generator
 
     Args:
         class_rows: rows of each class.
-        counts: how many of each; a smaller class gives all that it has.
+        counts: number of rows of each class; a smaller class gives all of its rows.
         generator: a CPU generator.
 
     Example:
@@ -71,11 +71,11 @@ def draw_by_class(class_rows: Sequence[Tensor], counts: Sequence[int], generator
 
 
 def send(values: Tensor, device: torch.device | None) -> Tensor:
-    """Return what was drawn on the CPU on a device; the host does not wait until a GPU has it.
+    """Return values drawn on the CPU on a device; the host does not wait for the copy to a GPU.
 
     Args:
-        values: usually on the CPU; those of another device are moved as ever.
-        device: where they are put; ``None`` leaves them.
+        values: usually on the CPU; from another device they are moved normally.
+        device: device of the result; ``None`` does not move them.
     """
     if device is None or device.type != "cuda" or values.device.type != "cpu":
         return values.to(device)
@@ -83,7 +83,7 @@ def send(values: Tensor, device: torch.device | None) -> Tensor:
 
 
 class Draw(NamedTuple):
-    """The randomness of one step and the share of the global batch that this rank owns.
+    """The randomness of one step and this rank's rows of the global batch.
 
     Args:
         seed: seed of the run.

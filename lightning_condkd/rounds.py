@@ -1,4 +1,4 @@
-"""How a run is divided: rounds, the blocks of a round, and the steps of a phase."""
+"""Division of a run into rounds, blocks of a round, and steps of a phase."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class Unit(NamedTuple):
     """One training step: one unit of one phase.
 
     Args:
-        round: how many rounds (epochs) came before.
-        block: which synthesise-distil block of the round.
-        step: position inside the phase of the block.
+        round: index of the round (epoch), from 0.
+        block: index of the synthesis-distillation block in the round.
+        step: index of the step in the phase of the block.
         phase: ``synthesize``, ``distill`` or ``idle`` (a distillation unit of a warm-up round).
         first: whether this is the first step of its phase in the block.
         last: whether this is the last step of its phase in the block.
@@ -32,7 +32,7 @@ class Unit(NamedTuple):
 
 @dataclass(frozen=True)
 class Cadence:
-    """How a method divides a round between synthesis and distillation.
+    """Division of a round into synthesis and distillation, as set by a method.
 
     Args:
         synthesis_steps: generator or pixel updates in a block.

@@ -1,4 +1,4 @@
-"""The records that travel between the stages: network outputs, loss terms, synthetic images, the task."""
+"""Records exchanged between the stages: network outputs, loss terms, synthetic images, the task."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class BatchNormStatistics(NamedTuple):
-    """Statistics of the input of one BatchNorm layer beside the running ones.
+    """Batch statistics of the input of one BatchNorm layer, and its running statistics.
 
     Args:
         mean: batch mean of the layer's input, ``(C,)``.
@@ -26,15 +26,15 @@ class BatchNormStatistics(NamedTuple):
 
 
 class NetworkOutput(NamedTuple):
-    """What one forward pass of an observed network yields.
+    """Outputs of one forward pass of an observed network.
 
     Args:
         logits: ``(N, K)``.
-        embedding: input of the final linear layer, ``(N, D)``; ``None`` unless asked for.
+        embedding: input of the final linear layer, ``(N, D)``; ``None`` unless requested.
         maps: outputs of the requested inner modules, in the order of the request.
-        bn: one record per BatchNorm layer; empty unless asked for.
-        channel_means: for each image the spatial means of the inputs of all BatchNorm layers in a row, ``(N, D')`` with
-            ``D'`` the sum of their widths; ``None`` unless asked for.
+        bn: one record per BatchNorm layer; empty unless requested.
+        channel_means: for each image the concatenated spatial means of the inputs of all BatchNorm layers, ``(N, D')``
+            with ``D'`` the sum of their widths; ``None`` unless requested.
     """
 
     logits: Tensor
@@ -47,7 +47,7 @@ class NetworkOutput(NamedTuple):
         """Return the same record for a subset of the batch.
 
         Args:
-            rows: index or boolean mask over the batch, ``(N,)``. Batch statistics are dropped: they are no longer true.
+            rows: index or boolean mask over the batch, ``(N,)``. Batch statistics are dropped, as they do not apply.
         """
         embedding, means = (None if x is None else x[rows] for x in (self.embedding, self.channel_means))
         return NetworkOutput(self.logits[rows], embedding, tuple(m[rows] for m in self.maps), channel_means=means)
@@ -102,7 +102,7 @@ class Synthetic(NamedTuple):
 
     Args:
         images: ``(N, C, H, W)``, pixels in the units of [0, 1].
-        labels: target classes, ``(N,)`` int64; ``None`` where the method has none (the teacher's prediction is used).
+        labels: target classes, ``(N,)`` int64; ``None`` if the method has none (the teacher's prediction is used).
     """
 
     images: Tensor
@@ -110,15 +110,15 @@ class Synthetic(NamedTuple):
 
 
 class TaskSpec(NamedTuple):
-    """What a stage must know of the task to size its parameters.
+    """Facts of the task that a stage needs to size its parameters.
 
     Args:
         image_shape: ``(C, H, W)`` in pixels.
         num_classes: number of classes K.
         embedding_size: width D of the teacher's penultimate embedding.
         bn_channels: widths of the teacher's BatchNorm layers in the order of execution; empty without any.
-        mean: what the teacher subtracts from each channel, in the units of [0, 1]; empty for nothing.
-        std: what the teacher divides each channel by; empty for nothing.
+        mean: the teacher's mean of each channel, in the units of [0, 1]; empty for none.
+        std: the teacher's standard deviation of each channel; empty for none.
     """
 
     image_shape: tuple[int, int, int]

@@ -1,4 +1,4 @@
-"""Files of ``torch.save`` made by others: tensors and harmless records are read, code never runs."""
+"""Reading of untrusted files of ``torch.save``: tensors and harmless records, without running code."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ import torch
 from safetensors import SafetensorError
 
 _NOT_FLAT = ("ObjectDType", "VoidDType", "StringDType")
-_ARCHIVE = b"PK\x03\x04"  # what torch.save has written since its release 1.6
+_ARCHIVE = b"PK\x03\x04"  # format of torch.save since release 1.6
 _WEB = (b"<!doctype", b"<html", b"<?xml")
 
 
 def load_without_code(path: Path) -> Any:  # noqa: ANN401 (whatever the file holds)
-    """Return what a file of ``torch.save`` holds, on the CPU, without running any code of its.
+    """Return the content of a file of ``torch.save``, on the CPU, without running code from it.
 
-    Beside tensors come numbers and arrays of NumPy, paths, dates and ``argparse.Namespace``, of which none runs code.
+    Besides tensors it may contain NumPy numbers and arrays, paths, dates and ``argparse.Namespace``.
 
     Args:
         path: the file.
 
     Raises:
-        Exception: whatever the unpickler happens to fail with on damaged bytes or on what is not let through.
+        Exception: any error of the unpickler on damaged bytes or on content that is not allowed.
     """
     check_sums(path)
     with torch.serialization.safe_globals(_harmless()):
@@ -36,16 +36,16 @@ def load_without_code(path: Path) -> Any:  # noqa: ANN401 (whatever the file hol
 
 
 def check_sums(path: Path) -> None:
-    """Check the CRC-32 that ``torch.save`` writes for each part of a file, which ``torch.load`` does not look at.
+    """Check the CRC-32 that ``torch.save`` writes for each part of a file, which ``torch.load`` does not check.
 
-    It takes 18 ms for 100 MB, where ``torch.load`` takes 44. Files in the format of before torch 1.6 have none, nor
-    have those written after ``torch.serialization.set_crc32_options(False)``, which leaves zeros in its place.
+    It takes 18 ms for 100 MB, where ``torch.load`` takes 44. Files in the format before torch 1.6 have no CRC; those
+    written after ``torch.serialization.set_crc32_options(False)`` have zeros in its place.
 
     Args:
         path: the file.
 
     Raises:
-        zipfile.BadZipFile: a part does not give its sum, or the file is cut off.
+        zipfile.BadZipFile: if a part does not match its CRC, or the file is cut off.
     """
     with path.open("rb") as stream:
         if stream.read(len(_ARCHIVE)) != _ARCHIVE:
@@ -58,11 +58,11 @@ def check_sums(path: Path) -> None:
 
 
 def damage(path: str | Path, error: Exception) -> str:
-    """Return what is wrong with a file that could not be read, as far as its first bytes tell.
+    """Return a description of a file that could not be read, judged by its first bytes.
 
     Args:
         path: the file.
-        error: what reading it raised.
+        error: the exception raised by reading it.
 
     Example:
         >>> damage(__file__, ValueError())
@@ -91,11 +91,11 @@ def damage(path: str | Path, error: Exception) -> str:
 
 
 def refused_names(path: str | Path, error: Exception) -> list[str]:
-    """Return the dotted names of all that a file asks for beyond what :func:`load_without_code` lets through.
+    """Return the dotted names of all functions and classes in a file that :func:`load_without_code` refuses.
 
     Args:
         path: the file.
-        error: what reading it raised; names the first one where the file is too old to be searched.
+        error: the exception raised by reading it; it names the first one if the file's format is too old to search.
     """
     try:
         with torch.serialization.safe_globals(_harmless()):
@@ -127,5 +127,5 @@ def _harmless() -> list[Any]:
 
 
 def _plain_dict(*_: object) -> dict[object, object]:
-    # The unpickler fills no other dicts.
+    # The unpickler fills no other kinds of dicts.
     return {}

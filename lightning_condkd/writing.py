@@ -1,4 +1,4 @@
-"""Atomic writing: a file is written whole or not at all, and what cannot be written is refused beforehand."""
+"""Atomic writing of files and folders, and checks beforehand that they can be written."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from torch import Tensor
 
 
 class Target(NamedTuple):
-    """A file or folder that is going to be written.
+    """A file or folder to be written.
 
     Args:
-        path: where.
-        size: bytes that it needs at least.
+        path: its path.
+        size: number of bytes that it needs at least.
         folder: whether it is a folder, into which files are written.
     """
 
@@ -31,15 +31,15 @@ class Target(NamedTuple):
 
 
 def check_target(target: Target) -> None:
-    """Check that a file or folder can be written, as far as this can be known; nothing is made or left behind.
+    """Check that a file or folder can be written, as far as this can be known, without creating anything.
 
     Args:
-        target: the file or folder; its missing parent folders are going to be made.
+        target: the file or folder; its missing parent folders are created later.
 
     Raises:
-        IsADirectoryError: a folder is where the file should be.
-        NotADirectoryError: it would lie below a file, or a file is where the folder should be.
-        OSError: a name is too long, the folder cannot be written to, or the disk has too little space.
+        IsADirectoryError: if the path of the file is a folder.
+        NotADirectoryError: if the path of the folder, or a parent of the target, is a file.
+        OSError: if a name is too long, the folder cannot be written to, or the disk has too little space.
 
     Example:
         >>> check_target(Target(Path("/dev/null/set.safetensors")))
@@ -84,13 +84,13 @@ def _refuse_taken(path: Path, folder: bool = False) -> None:
 
 
 def make_parents(path: Path) -> None:
-    """Make the missing parent folders of a target.
+    """Create the missing parent folders of a target.
 
     Args:
         path: the target, a file or a folder.
 
     Raises:
-        NotADirectoryError: one of them is a file.
+        NotADirectoryError: if one of them is a file.
     """
     _refuse_taken(path, folder=os.path.isdir(path))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,17 +98,17 @@ def make_parents(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a name beside a file to write to, which takes the file's place when all is written and on the disk.
+    """Yield a temporary path in the same folder to write to; it replaces the file once it is complete and on the disk.
 
-    So a reader, a crash or a full disk never leaves half of a file under its name.
+    So neither a crash nor a full disk leaves an incomplete file under the name, and a reader never finds one.
 
     Args:
-        path: the target; missing parent folders are made.
+        path: the target; missing parent folders are created.
 
     Raises:
-        IsADirectoryError: the target is a folder.
-        NotADirectoryError: the target would lie below a file.
-        OSError: it could not be written; the folder is as before.
+        IsADirectoryError: if the target is a folder.
+        NotADirectoryError: if a parent of the target is a file.
+        OSError: if it could not be written; the folder is then unchanged.
     """
     _refuse_taken(path)
     temporary = path.with_name(f".condkd-{os.urandom(8).hex()}.tmp")
@@ -130,21 +130,20 @@ def _unwritten(path: Path, error: BaseException) -> OSError:
         error = error.__cause__
     reason = getattr(error, "strerror", None) or error
     return OSError(
-        f"{path} could not be written ({reason}), and is as it was before: make room on the disk, or choose another "
-        "place"
+        f"{path} could not be written ({reason}), and is unchanged: make room on the disk, or choose another place"
     )
 
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Give a folder to write into, which takes a folder's name when all is written.
+    """Yield a temporary folder to write into; it is renamed to the target once it is complete.
 
     Args:
-        folder: the target; missing parent folders are made.
+        folder: the target; missing parent folders are created.
 
     Raises:
-        FileExistsError: it holds something.
-        OSError: it could not be written; nothing is left of it.
+        FileExistsError: if it is not empty.
+        OSError: if it could not be written; the temporary folder is then removed.
     """
     refuse_filled(folder)
     _refuse_taken(folder, folder=True)
@@ -161,23 +160,23 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def refuse_filled(folder: Path) -> None:
-    """Check that a folder is still to be made, or empty.
+    """Check that a folder does not exist, or is empty.
 
     Args:
         folder: the folder.
 
     Raises:
-        FileExistsError: it holds something, or is a file.
+        FileExistsError: if it is not empty, or is a file.
     """
     if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists and is not an empty folder: choose another, or remove it")
 
 
 def write_atomic(path: Path, content: bytes | memoryview) -> None:
-    """Write a file so that a reader or a crash never sees half of it.
+    """Write a file atomically.
 
     Args:
-        path: the target; missing parent folders are made.
+        path: the target; missing parent folders are created.
         content: all of its bytes.
 
     Raises:
@@ -188,10 +187,10 @@ def write_atomic(path: Path, content: bytes | memoryview) -> None:
 
 
 def save_by_torch(path: Path, content: Any) -> None:  # noqa: ANN401 (tensors in any nesting)
-    """Write what ``torch.save`` writes, whole or not at all.
+    """Write a file of ``torch.save`` atomically.
 
     Args:
-        path: the target; missing parent folders are made.
+        path: the target; missing parent folders are created.
         content: tensors in any nesting.
 
     Raises:
@@ -200,17 +199,17 @@ def save_by_torch(path: Path, content: Any) -> None:  # noqa: ANN401 (tensors in
     with replacing(path) as temporary, temporary.open("wb") as stream:
         try:
             torch.save(content, stream)
-        except RuntimeError as error:  # as which it hands on that the disk is full
+        except RuntimeError as error:  # torch's error if the disk is full
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file, whole or not at all.
+    """Write a safetensors file atomically.
 
     Args:
-        path: the target; missing parent folders are made.
+        path: the target; missing parent folders are created.
         tensors: contiguous CPU tensors that share no memory.
-        metadata: text beside them.
+        metadata: text for the file's header.
 
     Raises:
         OSError: see :func:`replacing`.

@@ -352,7 +352,7 @@ def test_a_process_that_waits_for_ever_ends_after_sigterm() -> None:
     process.terminate()
     _, said = process.communicate(timeout=30)
     assert process.returncode == 128 + signal.SIGTERM
-    assert "after SIGTERM: ended at once" in said
+    assert "after SIGTERM: ended now" in said
 
 
 def test_runs_started_together_take_folders_of_their_own(tmp_path: Path) -> None:

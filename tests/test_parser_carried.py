@@ -26,7 +26,7 @@ def said(monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder) -> A
     def said(*flags: str) -> list[str]:
         recwarn.clear()
         CondKDCLI([*QUICK, *flags])
-        return [text for text in (str(warning.message) for warning in recwarn) if "takes the place of" in text]
+        return [text for text in (str(warning.message) for warning in recwarn) if " replaces " in text]
 
     return said
 
@@ -34,12 +34,12 @@ def said(monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder) -> A
 @pytest.mark.parametrize(
     ("flags", "kept"),
     [
-        ([f"{INVERSION}=DFAD"], f"DFAD takes the place of Fast .* {CADENCE}, batch_size=128, {REST}, wh"),
+        ([f"{INVERSION}=DFAD"], f"DFAD replaces Fast .* {CADENCE}, batch_size=128, {REST}, wh"),
         ([INVERSION, "DFAD", f"{INVERSION}.init_args.batch_size=64"], f"{CADENCE}, {REST}, which"),
         ([f"{INVERSION}.class_path=DFAD"], f"{CADENCE}, batch_size=128, {REST},"),
         ([f"{INVERSION}=CMI"], "augment.init_args.padding=1"),
-        ([f"{INVERSION}=DAFL", f"{INVERSION}=DFAD"], f"DFAD takes the place of DAFL .* {CADENCE}"),
-        (["--model.init_args.student_optimizer=torch.optim.SGD"], "SGD takes the place of Adam .* lr=0.003, which"),
+        ([f"{INVERSION}=DAFL", f"{INVERSION}=DFAD"], f"DFAD replaces DAFL .* {CADENCE}"),
+        (["--model.init_args.student_optimizer=torch.optim.SGD"], "SGD replaces Adam .* lr=0.003, which"),
         ([f"{INVERSION}=NoInversion", f"{INVERSION}.init_args.cadence.synthesis_steps=0"], "distill_steps=60"),
     ],
 )

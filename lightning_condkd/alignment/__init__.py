@@ -1,4 +1,4 @@
-"""Alignment of synthetic with condensed samples in the teacher's feature space."""
+"""Alignment of synthetic samples with condensed ones in the teacher's feature space."""
 
 from lightning_condkd.alignment.discriminators import (
     ACGANDiscriminator,

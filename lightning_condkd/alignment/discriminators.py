@@ -1,6 +1,6 @@
-"""Discriminators on embeddings: is it condensed or synthetic, and of which class.
+"""Discriminators of embeddings: condensed or synthetic, with or without the class.
 
-The paper says that its discriminator is conditional and little else; form, sizes and regularisation are our choices.
+The paper says little more than that its discriminator is conditional; form, sizes and regularisation are our choices.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Layer = TypeVar("Layer", nn.Linear, nn.Embedding)
 
 
 class DiscriminatorOutput(NamedTuple):
-    """What a discriminator says of a batch.
+    """Output of a discriminator for a batch.
 
     Args:
         realness: logits, positive for condensed, ``(N,)``.
@@ -38,8 +38,8 @@ def _bounded(layer: Layer) -> Layer:
 class Discriminator(nn.Module):
     """A multi-layer perceptron with spectral norm on every linear map, LeakyReLU 0.2, and a realness head.
 
-    It has no BatchNorm, by whose statistics the two batches could be told apart. Autocast is off inside: it is small,
-    and neither its norms nor its logits are to be rounded. A kind of one's own overrides :meth:`build_heads` and
+    It has no BatchNorm, whose statistics would reveal which batch is which. Autocast is off inside: the network is
+    small, and its norms and logits should not be rounded. To write another kind, override :meth:`build_heads` and
     :meth:`judge`.
 
     Args:
@@ -49,7 +49,7 @@ class Discriminator(nn.Module):
         ValueError: if there is no hidden layer or a width is not positive.
 
     Attributes:
-        class_weight: weight of the class terms beside the realness ones.
+        class_weight: weight of the class terms relative to the realness terms.
         class_loss_on_synthetic: whether the class head learns from synthetic samples too.
 
     References:
@@ -73,7 +73,7 @@ class Discriminator(nn.Module):
         Args:
             embedding_size: width D of the embedding.
             num_classes: number of classes K.
-            generator: CPU generator that decides the whole initialisation.
+            generator: CPU generator of all initial values.
         """
         with seeded_initialization(generator):
             self.body = nn.Sequential()
@@ -83,7 +83,7 @@ class Discriminator(nn.Module):
             self.build_heads(self.hidden[-1], num_classes)
 
     def build_heads(self, width: int, num_classes: int) -> None:
-        """Create what the kind has beside the realness head: nothing here.
+        """Create further heads besides the realness head; none by default.
 
         Args:
             width: size of the last hidden layer.
@@ -91,11 +91,11 @@ class Discriminator(nn.Module):
         """
 
     def forward(self, embedding: Tensor, labels: Tensor) -> DiscriminatorOutput:
-        """Judge a batch.
+        """Score a batch.
 
         Args:
             embedding: ``(N, D)``.
-            labels: classes the samples claim to be of, ``(N,)`` int64.
+            labels: intended classes of the samples, ``(N,)`` int64.
 
         Raises:
             RuntimeError: before :meth:`build`.
@@ -110,7 +110,7 @@ class Discriminator(nn.Module):
             return self.judge(features, self.realness(features).squeeze(1), labels)
 
     def judge(self, features: Tensor, realness: Tensor, labels: Tensor) -> DiscriminatorOutput:
-        """Return the output from the last hidden layer: the realness as it is here.
+        """Return the output, given the last hidden layer; the unchanged realness by default.
 
         Args:
             features: last hidden layer, ``(N, H)``.
@@ -121,7 +121,7 @@ class Discriminator(nn.Module):
 
 
 class UnconditionalDiscriminator(Discriminator):
-    """Realness alone, blind to classes: the ablation.
+    """Discriminator without classes, for ablations.
 
     Args:
         hidden: widths of the hidden layers (our default).
@@ -135,13 +135,15 @@ class UnconditionalDiscriminator(Discriminator):
 
 
 class ACGANDiscriminator(Discriminator):
-    """Realness blind to classes beside a class head that condensed samples teach and synthetic ones must satisfy.
+    """Discriminator with a class head: condensed samples train it, and synthetic samples are trained to satisfy it.
+
+    The realness does not depend on the class.
 
     Args:
         hidden: widths of the hidden layers (our default).
-        class_weight: weight of the class terms beside the realness ones (our default).
-        class_loss_on_synthetic: whether the class head learns from synthetic samples too, as in AC-GAN; ours does not
-            by default, because early samples carry labels that mean nothing.
+        class_weight: weight of the class terms relative to the realness terms (our default).
+        class_loss_on_synthetic: whether the class head learns from synthetic samples too, as in AC-GAN. Off by default,
+            because early synthetic samples do not show their labels' classes yet.
 
     Example:
         >>> discriminator = ACGANDiscriminator(hidden=(8,))
@@ -171,7 +173,7 @@ class ACGANDiscriminator(Discriminator):
 
 
 class ProjectionDiscriminator(Discriminator):
-    """Realness of a sample as one of its class: ``v . h + <e_y, h>``, h the last hidden layer, e_y a vector per class.
+    """Discriminator of realness given the class: ``v . h + <e_y, h>`` with last hidden layer h and class vector e_y.
 
     Args:
         hidden: widths of the hidden layers (our default).

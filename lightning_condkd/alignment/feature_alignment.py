@@ -1,4 +1,4 @@
-"""The game that draws synthetic samples towards condensed ones, as the teacher sees both."""
+"""Adversarial alignment of synthetic and condensed samples in the teacher's feature space."""
 
 from __future__ import annotations
 
@@ -22,23 +22,22 @@ def _class_loss(output: DiscriminatorOutput, labels: Tensor) -> Tensor | None:
 
 
 class FeatureAlignment(nn.Module):
-    """A discriminator between teacher embeddings of condensed and of synthetic images, and the losses of both sides.
+    """A discriminator of teacher embeddings of condensed and synthetic images, and the losses of both sides.
 
-    Condensed and synthetic batches are class-matched: row i of either is of class ``labels[i]``. Only
-    :meth:`discriminator_loss` advances the power iteration of spectral norm; everything else leaves the module as it
-    was.
+    Condensed and synthetic batches are class-matched: row i of both is of class ``labels[i]``. Only
+    :meth:`discriminator_loss` advances the power iteration of spectral norm; no other method changes the module.
 
     Args:
-        discriminator: the judge; ``None`` is
-            :class:`~lightning_condkd.alignment.discriminators.ACGANDiscriminator` (our default).
-        weight: factor of the generator's alignment terms; 5 is our default: on CIFAR-10 5 and 20 lift the student alike
-            and 1 does not (``benchmarks/results/cifar10.json``). With 0 there is no alignment.
+        discriminator: ``None`` for :class:`~lightning_condkd.alignment.discriminators.ACGANDiscriminator` (our
+            default).
+        weight: factor of the generator's alignment terms (our default 5: on CIFAR-10, 5 and 20 both improve the
+            student and 1 does not, ``benchmarks/results/cifar10.json``). With 0 there is no alignment.
         ramp_rounds: rounds over which the weight rises from 0 to its value, while the discriminator learns from the
-            first round on; 0 for the full weight throughout (our default).
+            first round on; 0 for the full weight from the start (our default).
         loss: form of the adversarial loss (our default).
         learning_rate: of the discriminator's Adam (our default).
-        augment: differentiable augmentation through which the discriminator's images, condensed and synthetic alike,
-            reach the teacher; ``None`` reuses the view of the inversion.
+        augment: differentiable augmentation of condensed and synthetic images before the teacher embeds them for the
+            discriminator; ``None`` reuses the view of the inversion.
 
     Raises:
         ValueError: if the weight or the number of rounds is negative, or the loss unknown.
@@ -84,7 +83,7 @@ class FeatureAlignment(nn.Module):
 
     @property
     def active(self) -> bool:
-        """Whether alignment takes part in training."""
+        """Return whether alignment takes part in training."""
         return self.weight != 0
 
     def build(self, spec: TaskSpec, generator: torch.Generator) -> None:
@@ -92,16 +91,16 @@ class FeatureAlignment(nn.Module):
 
         Args:
             spec: sizes of the task.
-            generator: CPU generator that decides the whole initialisation.
+            generator: CPU generator of all initial values.
         """
         self.discriminator.build(spec.embedding_size, spec.num_classes, generator)
 
     def optimizer(self) -> torch.optim.Optimizer:
-        """Return Adam over the discriminator, betas 0.5 and 0.999 (our default); ask after :meth:`build`."""
+        """Return Adam over the discriminator, betas 0.5 and 0.999 (our default); call it after :meth:`build`."""
         return torch.optim.Adam(self.discriminator.parameters(), lr=self.learning_rate, betas=(0.5, 0.999))
 
     def generator_loss(self, embedding: Tensor, labels: Tensor, round: int | None = None) -> LossTerms:
-        """Return what draws synthetic samples towards condensed ones.
+        """Return the alignment loss of synthetic samples.
 
         The gradient reaches the embedding, and the discriminator's parameters unless they are frozen: the trainer
         freezes them in this step.
@@ -109,7 +108,7 @@ class FeatureAlignment(nn.Module):
         Args:
             embedding: of synthetic images, with a graph, ``(N, D)``.
             labels: ``(N,)`` int64.
-            round: number of the round, from 0, for the ramp; ``None`` for the full weight.
+            round: index of the round, from 0, for the ramp; ``None`` for the full weight.
 
         Returns:
             ``alignment``, and ``alignment_class`` for a discriminator with a class head.
@@ -125,7 +124,7 @@ class FeatureAlignment(nn.Module):
         return LossTerms(values, weights)
 
     def discriminator_loss(self, condensed_embedding: Tensor, synthetic_embedding: Tensor, labels: Tensor) -> LossTerms:
-        """Return what tells condensed from synthetic samples; no gradient reaches the embeddings.
+        """Return the loss of the discriminator; no gradient reaches the embeddings.
 
         Args:
             condensed_embedding: of condensed images, ``(N, D)``.
@@ -149,7 +148,7 @@ class FeatureAlignment(nn.Module):
 
     @torch.no_grad()
     def accuracy(self, condensed_embedding: Tensor, synthetic_embedding: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Return the share of samples whose origin the discriminator recognises.
+        """Return the share of samples that the discriminator classifies correctly as condensed or synthetic.
 
         Args:
             condensed_embedding: of condensed images, ``(N, D)``.
@@ -177,7 +176,7 @@ class FeatureAlignment(nn.Module):
                 f"expected one condensed row for each synthetic row and label, got {tuple(condensed.shape)}, "
                 f"{tuple(synthetic.shape)} and {len(labels)} labels; draw condensed rows for the synthetic labels."
             )
-        # One pass over both, so that both meet the same weights: each training pass is a step of the power iteration.
+        # One pass over both, so that both use the same weights: each training pass is a step of the power iteration.
         output = self.discriminator(torch.cat([condensed, synthetic]), labels.repeat(2))
         realness = output.realness.chunk(2)
         class_logits = (None, None) if output.class_logits is None else output.class_logits.chunk(2)

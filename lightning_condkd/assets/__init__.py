@@ -1,4 +1,4 @@
-"""Files that the package carries: small teachers and condensed sets."""
+"""Packaged files: small teachers and condensed sets."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ _FOLDER = Path(__file__).parent
 
 
 def available_assets() -> tuple[str, ...]:
-    """Return the names of the files that ``package:`` can reach."""
+    """Return the names of the files for ``package:<name>``."""
     return tuple(sorted(p.name for p in _FOLDER.iterdir() if p.is_file() and p.suffix not in (".py", ".pyc")))
 
 
 def resolve_asset(path: str | Path) -> Path:
-    """Return where a file lies; ``package:<name>`` names one that the package carries.
+    """Return the path of a file; ``package:<name>`` is a packaged file.
 
     Args:
         path: a path, or ``package:`` followed by the name of a file in this folder.
 
     Returns:
-        The path of the packaged file, or the given path as it is.
+        The path of the packaged file, or the unchanged given path.
 
     Raises:
-        FileNotFoundError: if the package carries no such file.
+        FileNotFoundError: if there is no such packaged file.
 
     Example:
         >>> resolve_asset("runs/teacher.safetensors").name

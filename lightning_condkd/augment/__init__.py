@@ -1,4 +1,4 @@
-"""Augmentation of image batches on the device, differentiable, with parameters of its own."""
+"""Differentiable augmentations of image batches, with explicitly drawn parameters."""
 
 from lightning_condkd.augment.base import Augment, AugmentParameters, take
 from lightning_condkd.augment.geometric import CropFlip, ResizedCrop, RollFlip

@@ -1,4 +1,4 @@
-"""Augmentation in two steps: parameters are drawn from an explicit generator, then applied differentiably."""
+"""Base class of augmentations: parameters are drawn from an explicit generator, then applied differentiably."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Augment(nn.Module, ABC):
 
     @abstractmethod
     def transform(self, images: Tensor, parameters: AugmentParameters) -> Tensor:
-        """Apply checked parameters; what a subclass writes."""
+        """Apply checked parameters; a subclass implements this."""
 
     def forward(self, images: Tensor, parameters: AugmentParameters) -> Tensor:
         """Apply drawn parameters.

@@ -1,4 +1,4 @@
-"""Where the window lies: crops, rolls and flips."""
+"""Geometric augmentations: crops, rolls and flips."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class RollFlip(Augment):
 
     Args:
         pixels: largest roll, along each axis.
-        flip_probability: chance of being mirrored.
-        shared: whether all images of a batch have the same roll and flip, as in the codes of DeepInversion.
+        flip_probability: probability that an image, or the batch if ``shared``, is mirrored.
+        shared: whether all images of a batch have the same roll and flip, as in the code of DeepInversion.
 
     Raises:
         ValueError: if the count of pixels is negative or the probability is outside [0, 1].
@@ -102,7 +102,7 @@ class ResizedCrop(Augment):
 
     Args:
         scale: least and greatest share of the image's area.
-        ratio: least and greatest ratio of width to height in pixels; drawn evenly on a logarithmic scale.
+        ratio: least and greatest ratio of width to height in pixels; drawn uniformly on a logarithmic scale.
         flip_probability: share of images that are mirrored.
 
     Raises:

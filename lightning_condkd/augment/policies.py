@@ -1,4 +1,4 @@
-"""The differentiable policies of small-data GANs and of condensation."""
+"""DiffAugment and DSA, the differentiable augmentations of small-data GANs and of condensation."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ class _Strength(NamedTuple):
 
 
 class DifferentiableAugment(Augment):
-    """DiffAugment: every operator of the policy, each image with its own parameters.
+    """DiffAugment: apply every operator of the policy, with separate parameters for each image.
 
     Args:
-        policy: operators in the order of application. The default is ours.
-        brightness: largest offset, in the units of [0, 1]; the published 0.5 is for pixels in [-1, 1]: 0.25.
+        policy: operators in the order of application (our default).
+        brightness: largest offset, in the units of [0, 1]; 0.25 is the published 0.5, which is for pixels in [-1, 1].
         saturation: factors lie in ``1 +- saturation``, around the pixel's mean over channels (published 1).
         contrast: factors lie in ``1 +- contrast``, around the image's mean (published 0.5).
         translation: largest shift as a share of the side (published 1/8).
         cutout: side of the square as a share of the image's side (published 0.5).
-        fill: value of what is shifted in or cut out; the published 0 is for pixels in [-1, 1]: 0.5.
+        fill: value of pixels shifted in or cut out; 0.5 is the published 0, which is for pixels in [-1, 1].
 
     Raises:
         ValueError: if the policy is empty or names an unknown operator.
@@ -74,7 +74,7 @@ class DifferentiableAugment(Augment):
         return _describe(self.policy, self.strength)
 
     def sample(self, n: int, generator: torch.Generator) -> AugmentParameters:
-        """Draw the parameters of all operators, whichever the policy names."""
+        """Draw the parameters of all operators, also those that the policy leaves out."""
         return _sample(n, generator, self.strength)
 
     def transform(self, images: Tensor, parameters: AugmentParameters) -> Tensor:
@@ -85,11 +85,11 @@ class DifferentiableAugment(Augment):
 
 
 class SiameseAugment(Augment):
-    """DSA: ONE operator, drawn for the whole batch; ``sample(1, ...)`` shares its parameters over batches of any size.
+    """DSA: apply one operator, drawn for the whole batch; ``sample(1, ...)`` shares parameters over all images.
 
-    The published strengths are for normalised pixels. Saturation, contrast and the geometry do not depend on that
-    scale. The brightness offset of 0.5 and the zero fill do: with CIFAR-10's standard deviation of 0.2 and mean of 0.47
-    they become 0.1 and about 0.5.
+    The published values are for normalised pixels. Saturation, contrast and the geometry do not depend on that scale.
+    The brightness offset of 0.5 and the fill of 0 do: with CIFAR-10's standard deviation of 0.2 and mean of 0.47 they
+    become 0.1 and about 0.5.
 
     Args:
         policy: operator names joined by underscores; for digits the paper leaves out ``flip``.
@@ -100,7 +100,7 @@ class SiameseAugment(Augment):
         cutout: side of the square as a share of the image's side (published 0.5).
         scale: sides are divided by factors in ``(1 / scale, scale)``, each axis by its own (published 1.2).
         rotation: largest angle in degrees (published 15).
-        fill: value of what comes in from outside or is cut out: the mean of the data set, to be exact.
+        fill: value of pixels that come in from outside or are cut out; published as the mean of the data set.
 
     Raises:
         ValueError: if the policy is empty or names an unknown operator.
@@ -159,7 +159,7 @@ def _describe(policy: Sequence[str], strength: _Strength) -> str:
 
 
 def _sample(n: int, generator: torch.Generator, strength: _Strength) -> dict[str, Tensor]:
-    # One block of numbers for all operators: a policy that leaves one out does not change what the others draw.
+    # One block of numbers for all operators: leaving an operator out does not change the draws of the others.
     uniform = torch.rand(n, 11, generator=generator, dtype=at_least_float32_dtype())
     signed = 2 * uniform - 1
     return {
@@ -201,19 +201,19 @@ def resolve_augment(
     std: Sequence[float] | None,
     mirrored: bool = False,
 ) -> Augment | None:
-    """Return an augmentation that may be given by name.
+    """Return an augmentation given by name or as an object.
 
-    DSA's code works on normalised pixels: what comes in from outside is zero there, the mean of the data, and the
-    largest offset of brightness is 0.5 there. Here the fill is the mean over channels and the offset half the standard
-    deviation, also over channels.
+    DSA's code works on normalised pixels, with a fill of 0 (the mean of the data) and a largest brightness offset of
+    0.5. In the units of [0, 1] the fill becomes the mean, and the offset half the standard deviation, both averaged
+    over channels.
 
     Args:
-        augment: ``dsa`` for all of DSA, ``dsa_digits`` for DSA without its flip, as its authors have it on MNIST and
-            SVHN, ``none`` for none, which a nested argument of the command line can say where it cannot say null;
-            anything else is returned as it is.
-        mean: what the networks subtract from each channel, in the units of [0, 1]; ``None`` fills with 0.5.
-        std: what they divide by; ``None`` for an offset of 0.1.
-        mirrored: whether every image is there with its mirror image (FYI), so that ``dsa`` needs no flip.
+        augment: ``dsa`` for all of DSA; ``dsa_digits`` for DSA without its flip, as its authors use it on MNIST and
+            SVHN; ``none`` for no augmentation (for nested arguments of the command line, which cannot be null);
+            anything else is returned unchanged.
+        mean: the networks' mean of each channel, in the units of [0, 1]; ``None`` fills with 0.5.
+        std: the networks' standard deviation of each channel; ``None`` gives an offset of 0.1.
+        mirrored: whether the mirror image of every image is in the batch too (FYI), so that ``dsa`` needs no flip.
 
     Raises:
         ValueError: if there is no policy of that name.

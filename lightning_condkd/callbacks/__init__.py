@@ -1,4 +1,4 @@
-"""What people look at: a progress line, pictures, a baseline, a closing table and files."""
+"""Callbacks that report on a run: progress line, pictures, baseline, final table, files; and checkpoint callbacks."""
 
 from lightning_condkd.callbacks.best_checkpoint import BestCheckpoint
 from lightning_condkd.callbacks.compile_networks import CompileNetworks

@@ -1,4 +1,4 @@
-"""The weights of the best validation."""
+"""Callback that keeps the weights of the best validation."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from lightning_condkd.training.run_length import dev_steps
 
 
 class BestCheckpoint(Callback):
-    """Keep the weights of the best validation beside the checkpoints that a run is resumed from.
+    """Keep the weights of the best validation in the folder of the run's checkpoints.
 
-    They are in one file, such as ``best_student_accuracy.ckpt``, which ``test`` and ``export`` take. It holds no
-    optimizer, callback or memory bank: it is about half as large and cannot be resumed from. Nothing is kept without
-    validation data, of a module whose validations measure different networks, in a ``fast_dev_run``, without
-    checkpoints, or where a ``ModelCheckpoint`` of the user's monitors the same metric. A resumed run goes on with the
-    best of the run before.
+    They are in one file, such as ``best_student_accuracy.ckpt``, which ``test`` and ``export`` accept. It contains no
+    optimizer, callback or memory bank: it is about half as large and cannot be resumed from. No file is written without
+    validation data, for a module whose validations measure different networks, in a ``fast_dev_run``, without
+    checkpoints, or if a ``ModelCheckpoint`` of the user monitors the same metric. A resumed run continues with the best
+    value of the run before.
 
-    The file is chosen on the validation images, so its accuracy on the same images is somewhat too high.
+    The file is chosen on the validation images, so its accuracy on the same images is slightly too high.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class BestCheckpoint(Callback):
         self.path: str | None = None
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the weights if they are better than all before.
+        """Write the weights if they are the best so far.
 
         Args:
             trainer: the trainer.
@@ -52,10 +52,10 @@ class BestCheckpoint(Callback):
         return {"score": self.score, "path": self.path}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore them, unless the file is gone.
+        """Restore both, unless the file is gone.
 
         Args:
-            state_dict: what :meth:`state_dict` returned.
+            state_dict: result of :meth:`state_dict`.
         """
         if state_dict["path"] is not None and Path(state_dict["path"]).exists():
             self.score, self.path = state_dict["score"], state_dict["path"]
@@ -73,7 +73,7 @@ def monitors(callback: Callback, module: L.LightningModule) -> bool:
 
 
 def _measured(trainer: L.Trainer, module: L.LightningModule) -> float | None:
-    """Return the value by which the best is chosen, if one is to be chosen now."""
+    """Return the value of the metric that chooses the best, ``None`` if this validation does not count."""
     if not isinstance(module, ResumableModule) or module.best_metric is None or trainer.state.fn != "fit":
         return None
     if trainer.sanity_checking or dev_steps(trainer) or trainer.checkpoint_callback is None:

@@ -1,4 +1,4 @@
-"""Compiled networks, for a GPU that waits for its host."""
+"""Callback that compiles networks with ``torch.compile``, for runs limited by the host."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from lightning_condkd.models import Observer
 class CompileNetworks(Callback):
     """Compile teacher and student (or the classifier in training) for the student's steps.
 
-    Synthesis looks into the teacher with hooks, which compiled networks drop, so it stays as it is, and so does
-    validation, see :meth:`~lightning_condkd.models.Observer.compile`. Checkpoints and exports are those of any run.
+    Synthesis is not compiled, since it uses hooks in the teacher, which compiled networks drop; neither is validation,
+    see :meth:`~lightning_condkd.models.Observer.compile`. Checkpoints and exports do not change.
 
     Args:
-        mode: of ``torch.compile``: ``reduce-overhead`` replays CUDA graphs, for networks so small that their launches
-            take longer than their kernels; ``None`` is torch's default.
-        backend: of ``torch.compile``.
+        mode: argument of ``torch.compile``: ``reduce-overhead`` replays CUDA graphs, for networks so small that their
+            launches take longer than their kernels; ``None`` is torch's default.
+        backend: argument of ``torch.compile``.
 
     Raises:
         ValueError: when fitting begins, if the module has no :class:`~lightning_condkd.models.Observer`.
@@ -30,7 +30,7 @@ class CompileNetworks(Callback):
         self.mode, self.backend = mode, backend
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Compile every observed network; torch does it at the first pass, on the device of the run.
+        """Mark every observed network for compilation, which torch does at the first pass, on the device of the run.
 
         Args:
             trainer: the trainer.
@@ -39,9 +39,7 @@ class CompileNetworks(Callback):
         networks = [module for module in pl_module.modules() if isinstance(module, Observer)]
         if not networks:
             name = type(pl_module).__name__
-            raise ValueError(
-                f"CompileNetworks found no Observer in {name}: wrap the network, or leave the callback out"
-            )
+            raise ValueError(f"CompileNetworks found no Observer in {name}: wrap the network, or remove the callback")
         for network in networks:
             network.compile(mode=self.mode, backend=self.backend)
 
@@ -52,7 +50,7 @@ class CompileNetworks(Callback):
         batch: Any,  # noqa: ANN401 - of any kind
         batch_idx: int,
     ) -> None:
-        """Tell CUDA graphs that the tensors of the step before are no longer needed.
+        """Mark the tensors of the step before as no longer needed by CUDA graphs.
 
         Args:
             trainer: the trainer.
@@ -63,7 +61,7 @@ class CompileNetworks(Callback):
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Validate without compiled code: batches of another size would be compiled anew.
+        """Switch to uncompiled networks: batches of another size would be compiled again.
 
         Args:
             trainer: the trainer.
@@ -72,7 +70,7 @@ class CompileNetworks(Callback):
         torch.compiler.set_stance("force_eager")
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Go on with compiled code.
+        """Switch back to compiled networks.
 
         Args:
             trainer: the trainer.
@@ -81,11 +79,11 @@ class CompileNetworks(Callback):
         torch.compiler.set_stance("default")
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Leave the process as it was found.
+        """Restore the settings of the process.
 
         Args:
             trainer: the trainer.
             pl_module: the trained module.
-            exception: what ended the run.
+            exception: the exception that ended the run.
         """
         torch.compiler.set_stance("default")

@@ -1,4 +1,4 @@
-"""How good the set is that is being learned."""
+"""Callback that evaluates the condensed set during condensation."""
 
 from __future__ import annotations
 
@@ -22,21 +22,20 @@ from lightning_condkd.training.run_length import dev_steps
 
 
 class CondensedAccuracy(Callback):
-    """Every so many iterations of a condensation, the accuracy of fresh networks that are trained on the set so far.
+    """Log the accuracy of fresh networks trained on the current condensed set, at regular intervals.
 
-    It is logged before the first iteration too, with a picture of the set in TensorBoard.
-    The learning does not depend on it. On several ranks the first one does it while the others wait.
-
-    A step size that is learned with the set is used, as the command ``evaluate`` does.
+    It is also logged before the first iteration, with a picture of the set in TensorBoard. It does not affect the
+    condensation. With several ranks the first one evaluates while the others wait. A step size that is learned with
+    the set is used, as in the command ``evaluate``.
 
     Args:
         every_n_steps: iterations between two evaluations.
         network: makes the networks; ``None`` for those of the method.
-        recipe: how they are trained; ``None`` for the published one of 1000 epochs, which takes long.
-        runs: networks each time.
-        test_images: held-out images to test on, evenly spaced in their order; ``None`` for all.
+        recipe: training recipe; ``None`` for the published one of 1000 epochs, which takes long.
+        runs: number of networks per evaluation.
+        test_images: number of held-out images to test on, evenly spaced in their order; ``None`` for all.
         seed: seed of the evaluation, the same every time.
-        name: it is logged as ``condensed/NAME``; two of these in one run need different ones.
+        name: the accuracy is logged as ``condensed/NAME``; several of these callbacks in one run need different names.
 
     Raises:
         ValueError: if a count is not positive.
@@ -65,7 +64,7 @@ class CondensedAccuracy(Callback):
         self.curve: list[tuple[int, float]] = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Evaluate what the run starts from, unless it is a resumed one.
+        """Evaluate the initial set, unless the run is a resumed one.
 
         Args:
             trainer: the trainer.
@@ -73,16 +72,16 @@ class CondensedAccuracy(Callback):
 
         Raises:
             TypeError: if the module is no condensation, or has no held-out images.
-            ValueError: if these have other classes or another shape than the training images.
+            ValueError: if these differ from the training images in classes or shape.
         """
         if not isinstance(pl_module, Condensation) or not isinstance(_data(trainer), ImageDataModule):
-            raise TypeError("CondensedAccuracy judges what Condensation learns from an ImageDataModule: remove it here")
+            raise TypeError("CondensedAccuracy needs a Condensation fitted with an ImageDataModule: remove it here")
         _data(trainer).check_parts()
         if not trainer.global_step:
             self._evaluate(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:  # noqa: ANN401
-        """Evaluate when it is time.
+        """Evaluate after every ``every_n_steps`` iterations.
 
         Args:
             trainer: the trainer.
@@ -122,7 +121,7 @@ class CondensedAccuracy(Callback):
 
     @property
     def state_key(self) -> str:
-        """What its state is called in a checkpoint."""
+        """Key of its state in a checkpoint."""
         return self._generate_state_key(name=self.name)
 
     def state_dict(self) -> dict[str, Any]:
@@ -133,7 +132,7 @@ class CondensedAccuracy(Callback):
         """Restore the curve.
 
         Args:
-            state_dict: what :meth:`state_dict` returned.
+            state_dict: result of :meth:`state_dict`.
         """
         self.curve = [(step, accuracy) for step, accuracy in state_dict["curve"]]
 

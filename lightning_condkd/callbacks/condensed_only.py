@@ -1,4 +1,4 @@
-"""The student without expansion, at equal cost."""
+"""Callback that trains a baseline student on condensed images alone, at equal cost."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from lightning_condkd.training.trainer_options import callbacks_of
 
 
 class CondensedOnlyBaseline(Callback):
-    """Before the run, the same student steps on the condensed images alone, from the same initial weights.
+    """Before the run, train the student on condensed images alone, from the same initial weights.
 
     Optimizer, schedule, gradient clipping, loss scaling, augmentation, batch size and number of steps are those of the
-    run. On several ranks every rank takes the whole batch. It is measured on the first validation loader. The result
-    appears in the summary as ``condensed_only_accuracy``; a run that is resumed to another length keeps it, with a
-    warning.
+    run. With several ranks every rank uses the whole batch. The baseline is evaluated on the first validation loader;
+    the summary contains the result as ``condensed_only_accuracy``. A run resumed with another length keeps the result,
+    with a warning.
     """
 
     def __init__(self) -> None:
@@ -37,14 +37,14 @@ class CondensedOnlyBaseline(Callback):
         self.steps: int | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Train and measure the baseline, unless a resumed run has done so.
+        """Train and evaluate the baseline, unless the run is resumed and has done so before.
 
         Args:
             trainer: the trainer.
             pl_module: the trained module.
 
         Raises:
-            ValueError: if there is nothing to measure on.
+            ValueError: if there is no validation data, or the run has no end.
             FloatingPointError: if the baseline diverges.
         """
         if not isinstance(pl_module, CondKD):
@@ -56,7 +56,7 @@ class CondensedOnlyBaseline(Callback):
         if not steps:
             raise ValueError("CondensedOnlyBaseline takes as many steps as the run: set trainer.max_epochs")
         if not loaders_in_turn(trainer):
-            raise ValueError("CondensedOnlyBaseline measures on the validation data: give the datamodule val_data")
+            raise ValueError("CondensedOnlyBaseline needs validation data: give the datamodule val_data")
         if callbacks_of(trainer, Timer):
             rank_zero_warn(f"CondensedOnlyBaseline takes the run's {steps} steps first, and they count for max_time")
         self.steps = steps
@@ -69,19 +69,19 @@ class CondensedOnlyBaseline(Callback):
     def _remark(self, steps: int | None) -> None:
         if self.steps is not None and steps != self.steps:
             rank_zero_warn(
-                f"the condensed-only baseline was measured after {self.steps} steps, and this run is to have {steps}: "
-                "for one of equal cost start a run anew"
+                f"the condensed-only baseline was measured after {self.steps} steps, but this run has {steps}: "
+                "for one of equal cost start a new run"
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the result, and after how many steps it was measured."""
+        """Return the result and the number of its training steps."""
         return {"accuracy": self.accuracy, "steps": self.steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore them.
+        """Restore both.
 
         Args:
-            state_dict: what :meth:`state_dict` returned.
+            state_dict: result of :meth:`state_dict`.
         """
         self.accuracy, self.steps = state_dict["accuracy"], state_dict.get("steps")
 
@@ -112,7 +112,7 @@ def _check(trainer: L.Trainer, student: Observer, watch: LossWatch, round: int, 
     if broken or not bool(watch.finite(scaled)):
         raise FloatingPointError(
             f"the condensed-only baseline diverged in round {round}: {symptoms(trainer, watch, broken)}. It takes the "
-            "steps of the run: lower the learning rate of student_optimizer, or leave CondensedOnlyBaseline out"
+            "steps of the run: lower the learning rate of student_optimizer, or remove CondensedOnlyBaseline"
         )
     watch.clear(scaled)
 

@@ -1,4 +1,4 @@
-"""A progress line that names the phase, and plain lines where there is none."""
+"""Progress bar with the phase of the run, and plain lines for logs without a progress bar."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from lightning_condkd.modules.condkd import CondKD
 
 
 class PhaseProgressBar(TQDMProgressBar):
-    """A progress line that names the phase, the agreement with the teacher and the accuracy.
+    """Progress bar that shows the phase, the agreement with the teacher and the accuracy.
 
     Args:
-        refresh_rate: units between two updates of the line.
+        refresh_rate: steps between two updates of the bar.
     """
 
     def __init__(self, refresh_rate: int = 20) -> None:
         super().__init__(refresh_rate=refresh_rate)
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """Return what stands behind the bar.
+        """Return the values shown after the bar.
 
         Args:
             trainer: the trainer.
@@ -36,7 +36,7 @@ class PhaseProgressBar(TQDMProgressBar):
 
 
 class EpochLines(Callback):
-    """A plain line after each epoch, for logs without a progress bar.
+    """Log a plain line after each epoch, for logs without a progress bar.
 
     Example:
         >>> "EpochLines" in str(EpochLines())
@@ -47,7 +47,7 @@ class EpochLines(Callback):
         self._since = 0.0
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Look at the clock.
+        """Start the clock.
 
         Args:
             trainer: the trainer.
@@ -56,7 +56,7 @@ class EpochLines(Callback):
         self._since = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say how far the run is.
+        """Log the number of the epoch, the figures and the time.
 
         Args:
             trainer: the trainer.
@@ -69,7 +69,7 @@ class EpochLines(Callback):
 
 
 def epoch_name(module: L.LightningModule) -> str:
-    """Return what an epoch of a module is called.
+    """Return the name of an epoch of a module, such as ``round``.
 
     Args:
         module: the module.

@@ -1,4 +1,4 @@
-"""The figures of a run: ``metrics.csv``, ``summary.json`` and the closing table."""
+"""Callback that writes the figures of a run: ``metrics.csv``, ``summary.json`` and a final table."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ TITLES = {
 class RunSummary(Callback):
     """Keep last and best accuracy; write ``metrics.csv`` after every epoch, ``summary.json`` and a table at the end.
 
-    This is for the modules of this package. Where a ``CSVLogger`` writes its own ``metrics.csv`` into the run's folder,
-    the file is called ``rounds.csv`` (``epochs.csv``). A ``fast_dev_run`` leaves the table alone.
+    This is for the modules of this package. If a ``CSVLogger`` writes its own ``metrics.csv`` into the run's folder,
+    the file is called ``rounds.csv`` (``epochs.csv``). A ``fast_dev_run`` only prints the table.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class RunSummary(Callback):
         self._since: float | None = None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Look at the clock, and check that the files can be written.
+        """Start the clock, and check that the files can be written.
 
         Args:
             trainer: the trainer.
@@ -75,7 +75,7 @@ class RunSummary(Callback):
             check_targets([Target(run_folder(trainer), folder=True)], trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the accuracy.
+        """Record the accuracy.
 
         Args:
             trainer: the trainer.
@@ -103,7 +103,7 @@ class RunSummary(Callback):
             write_atomic(folder / name, _as_csv(self.rows).encode())
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the summary and print the closing table.
+        """Write the summary and print the final table.
 
         Args:
             trainer: the trainer.
@@ -122,14 +122,16 @@ class RunSummary(Callback):
         print(f"summary: {path}")
 
     def summary(self, trainer: L.Trainer, module: ResumableModule) -> dict[str, Any]:
-        """Return the run in a few figures.
+        """Return the figures of the run.
 
         Args:
             trainer: the trainer, on the rank that writes files.
             module: the trained module.
         """
         name = _metric(module).rsplit("/", 1)[-1]
-        best = self.best if module.best_metric is not None else None  # else every validation measures another network
+        best = (
+            self.best if module.best_metric is not None else None
+        )  # without it every validation measures another network
         figures = {f"{name}_last": self.last, f"{name}_best": best}
         return {
             **outcome(trainer, module),
@@ -158,17 +160,17 @@ class RunSummary(Callback):
         """Restore them.
 
         Args:
-            state_dict: what :meth:`state_dict` returned.
+            state_dict: result of :meth:`state_dict`.
         """
         self.last, self.best, self.rows = state_dict["last"], state_dict["best"], list(state_dict["rows"])
         self.seconds = state_dict.get("seconds", 0.0)
 
 
 def closing_table(summary: dict[str, Any]) -> str:
-    """Return the table that ends a run.
+    """Return the table printed at the end of a run.
 
     Args:
-        summary: what :meth:`RunSummary.summary` returned.
+        summary: result of :meth:`RunSummary.summary`.
 
     Example:
         >>> print(closing_table({"student_accuracy_last": 0.5, "images_synthesized": 10, "seconds": {"total": 1.0}}))
@@ -192,12 +194,12 @@ def _metric(module: L.LightningModule) -> str:
 
 
 def _is_taken(trainer: L.Trainer, folder: Path) -> bool:
-    """Whether a logger appends to a ``metrics.csv`` of its own there."""
+    """Return whether a logger writes its own ``metrics.csv`` in the folder."""
     return any(isinstance(logger, CSVLogger) and Path(logger.log_dir) == folder for logger in trainer.loggers)
 
 
 def _checkpoints(trainer: L.Trainer, module: ResumableModule) -> dict[str, str]:
-    """Return the folder of the checkpoints, and the one with the best weights, ours or the user's."""
+    """Return the folder of the checkpoints, and the checkpoint with the best weights, of this package or the user."""
     theirs = [c.best_model_path for c in callbacks_of(trainer, ModelCheckpoint) if monitors(c, module)]
     ours = [c.path for c in callbacks_of(trainer, BestCheckpoint)]
     folder = getattr(trainer.checkpoint_callback, "dirpath", None)
@@ -215,7 +217,7 @@ def _as_csv(rows: list[dict[str, float]]) -> str:
 
 
 def outcome(trainer: L.Trainer, module: ResumableModule) -> dict[str, Any]:
-    """Return what was made in a few figures, JSON values only; a ``fast_dev_run`` makes no file.
+    """Return figures of the run's results, JSON values only; a ``fast_dev_run`` writes no files.
 
     Args:
         trainer: the trainer, at the end of a fit, on the rank that writes files.

@@ -1,4 +1,4 @@
-"""Pictures of the bank beside the condensed set, and of a set that was learned."""
+"""Callback that makes pictures of synthetic and condensed images."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from lightning_condkd.writing import write_atomic
 
 
 class SyntheticImages(Callback):
-    """The latest synthetic images of each class beside its condensed ones, in TensorBoard; a learned set as a file.
+    """Show condensed images and the latest synthetic images of each class in TensorBoard.
 
-    What a condensation has learned is in ``condensed.png`` in the folder of the run when it ends.
+    At the end of a condensation, the learned set is drawn to ``condensed.png`` in the folder of the run.
 
     Args:
         per_class: images of each kind in a row.
@@ -62,7 +62,7 @@ class SyntheticImages(Callback):
                 logger.experiment.add_image("condensed | synthetic", picture, trainer.global_step)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the picture of a learned set; a ``fast_dev_run`` has none.
+        """Write the picture of a learned set, except in a ``fast_dev_run``.
 
         Args:
             trainer: the trainer.
@@ -82,9 +82,9 @@ def set_sheet(condensed: CondensedSet, per_class: int = 10, max_classes: int = 1
 
     Args:
         condensed: the set.
-        per_class: most images in a row.
-        max_classes: most rows.
-        least_size: smaller images are enlarged by a whole factor to about so many pixels.
+        per_class: largest number of images in a row.
+        max_classes: largest number of rows.
+        least_size: smaller images are enlarged by a whole factor to about this many pixels.
 
     Returns:
         ``(3, H, W)``, pixels in [0, 1]; missing images are grey.

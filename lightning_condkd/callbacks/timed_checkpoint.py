@@ -1,4 +1,4 @@
-"""A checkpoint by the clock, for rounds and epochs that are long."""
+"""Callback that saves checkpoints at time intervals, for long rounds and epochs."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from lightning_condkd.training.checkpoint_files import free_file
 from lightning_condkd.training.run_length import dev_steps
 
 FILE = "by_time.ckpt"
-RANKS_AGREE_EVERY = 10  # steps between two looks at the clock, on several ranks: each is a word between them
+RANKS_AGREE_EVERY = 10  # steps between two checks of the clock with several ranks, which have to communicate for it
 
 
 class TimedCheckpoint(Callback):
-    """Save a checkpoint, between two steps, when the last one of the run is so many minutes old.
+    """Save a checkpoint between two steps if the last one of the run is older than a number of minutes.
 
-    It is one file, ``by_time.ckpt``, beside those of the trainer's first checkpoint callback; every one takes the place
-    of the one before. Where other checkpoints come often enough none is written. It takes the place of Lightning's
+    It is one file, ``by_time.ckpt``, in the folder of the trainer's first checkpoint callback; each save replaces it.
+    It is not written while other checkpoints are saved often enough. Use it in place of Lightning's
     ``ModelCheckpoint(train_time_interval=...)``, which saves nothing under manual optimisation. A run without
-    checkpoints has none of these either. The command line adds one to every run.
+    checkpoints does not save these either. The command line adds one to every run.
 
     Args:
         minutes: age of the last checkpoint at which the next is saved.
@@ -36,7 +36,7 @@ class TimedCheckpoint(Callback):
 
     def __init__(self, minutes: float = 10.0) -> None:
         if not minutes > 0:
-            raise ValueError(f"minutes: expected a positive number, got {minutes}; leave the callback out for none")
+            raise ValueError(f"minutes: expected a positive number, got {minutes}; remove the callback to disable it")
         self.minutes = minutes
         self._path: str | None = None
         self._saved_at = 0.0
@@ -51,17 +51,17 @@ class TimedCheckpoint(Callback):
         self._path, self._saved_at = None, time.monotonic()
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Start the clock anew: this checkpoint, whoever saves it, can be resumed from.
+        """Restart the clock, since every checkpoint can be resumed from, whichever callback saves it.
 
         Args:
             trainer: the trainer.
             pl_module: the trained module.
-            checkpoint: what is about to be written.
+            checkpoint: the content to be written.
         """
         self._saved_at = time.monotonic()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:  # noqa: ANN401
-        """Save if it is time.
+        """Save if the last checkpoint is old enough.
 
         Args:
             trainer: the trainer.

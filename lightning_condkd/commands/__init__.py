@@ -1,1 +1,1 @@
-"""The commands beside fit, validate, test and predict."""
+"""Commands of the command line besides fit, validate, test and predict."""

@@ -1,4 +1,4 @@
-"""Networks that an interrupted ``evaluate`` had trained, in a file beside the one of its result."""
+"""Partial results of an interrupted ``evaluate``, in a file next to that of its result."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ from lightning_condkd.writing import write_atomic
 
 
 class KeptRuns:
-    """What networks reached, by row and number of the run; every new one is in the file at once.
+    """Scores of networks by row and index of the run; every new one is written to the file immediately.
 
     Args:
-        output: file of the result; without one nothing is kept.
-        settings: all that the numbers depend on, JSON values only.
+        output: file of the result; without one, nothing is kept.
+        settings: everything that the numbers depend on, JSON values only.
 
     Raises:
-        ValueError: if the file is there and was made with other settings, or is of another kind.
+        ValueError: if the file exists and was made with other settings, or is of another kind.
     """
 
     def __init__(self, output: Path | None, settings: Mapping[str, Any]) -> None:
         self.path = None if output is None else output.with_suffix(".partial.json")
-        self.settings = json.loads(json.dumps(settings))  # as they are read back
+        self.settings = json.loads(json.dumps(settings))  # in the form in which they are read from a file
         self._done: dict[str, Any] = {}
         if self.path is not None and self.path.exists():
             self._done = _read(self.path, self.settings)
             rank_zero_info(
                 f"{self.path}: an interrupted run with the same settings finished {len(self._done)} trainings: these "
-                "are taken over, the others are done now"
+                "are reused, the others are done now"
             )
 
     def once(self, row: str, number: int, train: Callable[[], Trained]) -> Trained:
-        """Train, unless that is done.
+        """Train, unless the results are in the file.
 
         Args:
             row: name of the row.
-            number: of its first network that is trained.
-            train: trains.
+            number: index of the first network that is trained.
+            train: function that trains.
 
         Returns:
-            What the networks reached, now or then.
+            Scores of the networks, new or from the file.
         """
         name = f"{row}, network {number}"
         if name not in self._done:
@@ -62,7 +62,7 @@ class KeptRuns:
             write_atomic(self.path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 
     def discard(self) -> None:
-        """Remove the file: the result is written."""
+        """Remove the file, after the result was written."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
 
@@ -81,14 +81,14 @@ def _read(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     if found := differences(there, settings):
         said = ", ".join(f"{name} was {before!r} and is {now!r}" for name, (before, now) in found.items())
         raise ValueError(
-            f"output: {path} is of an interrupted run with other settings: {said}. Give its settings to go on with it, "
-            "remove it to begin anew, or choose another output"
+            f"output: {path} is of an interrupted run with other settings: {said}. Give its settings to continue it, "
+            "remove it to start again, or choose another output"
         )
     return done
 
 
 def network_identity(networks: FreshNetworks) -> str:
-    """Return what tells an architecture, and the weights that it begins with, from others.
+    """Return a hash of an architecture and its initial weights.
 
     Args:
         networks: makes the networks.

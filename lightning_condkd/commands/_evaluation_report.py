@@ -1,4 +1,4 @@
-"""What the command ``evaluate`` prints and records."""
+"""Table and records of the command ``evaluate``."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class TrainingSet(NamedTuple):
     """Images that networks are trained on.
 
     Args:
-        name: where they come from, such as ``DM``.
+        name: source of the images, such as ``DM``.
         label_kind: ``hard``, ``soft`` or ``teacher``.
         images: ``(N, C, H, W)``, pixels in the units of [0, 1].
-        labels: classes ``(N,)`` int64, probabilities ``(N, K)``, or a teacher that is asked about every view.
+        labels: classes ``(N,)`` int64, probabilities ``(N, K)``, or a teacher that predicts every view.
     """
 
     name: str
@@ -48,19 +48,19 @@ class Row(NamedTuple):
     result: Evaluation
 
     def record(self) -> dict[str, Any]:
-        """Return what a result file holds of it, JSON values only."""
+        """Return the row's record in a result file, JSON values only."""
         trained_on = {"set": self.trained_on.name, "labels": self.trained_on.label_kind}
         return {"network": self.network, **trained_on, "images": len(self.trained_on.images), **self.result.record()}
 
 
 def report(rows: Sequence[Row], recipe: Recipe, learned: float | None, remarks: Sequence[str] = ()) -> str:
-    """Return a table of rows with the facts that are needed to read it.
+    """Return a table of rows with the facts needed to read it.
 
     Args:
-        rows: what was measured, one row at least.
-        recipe: how all networks were trained.
-        learned: the step size where it came with the set.
-        remarks: what else is to be known, a line each.
+        rows: the results, one row at least.
+        recipe: training recipe of all networks.
+        learned: the step size learned with the set; ``None`` if there is none.
+        remarks: further remarks, one line each.
     """
     has_real = any(row.trained_on.name == RANDOM_REAL for row in rows)
     control = "one choice, the same for all networks" if has_real else "no row, the data has no training images"
@@ -111,19 +111,19 @@ def _extras(recipe: Recipe) -> str:
 
 
 def network_facts(networks: Mapping[str, FreshNetworks]) -> dict[str, Any]:
-    """Return what a result file holds of the architectures, JSON values only.
+    """Return the record of the architectures in a result file, JSON values only.
 
     Args:
-        networks: by name.
+        networks: architectures by name.
     """
     return {name: {**made.settings(), "parameters": made.num_parameters} for name, made in networks.items()}
 
 
 def set_facts(path: str, condensed: CondensedSet) -> dict[str, Any]:
-    """Return what a result file holds of the set, JSON values only.
+    """Return the record of the set in a result file, JSON values only.
 
     Args:
-        path: where it was read from.
+        path: path of its file.
         condensed: the set.
     """
     info, place = condensed.info, resolve_asset(path)
@@ -132,10 +132,10 @@ def set_facts(path: str, condensed: CondensedSet) -> dict[str, Any]:
 
 
 def teacher_facts(asked: TeacherLabels | None) -> dict[str, Any] | None:
-    """Return what a result file holds of the teacher, JSON values only.
+    """Return the record of the teacher in a result file, JSON values only.
 
     Args:
-        asked: who was asked for labels, if anybody was.
+        asked: the teacher that predicted labels, if any.
     """
     if asked is None:
         return None

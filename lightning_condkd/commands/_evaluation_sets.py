@@ -1,4 +1,4 @@
-"""What networks are trained on in an evaluation: the set, real images in its place, and whose labels."""
+"""Training sets of an evaluation: the condensed set or real images, with stored labels or those of a teacher."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ LabelChoice = Literal["all", "hard", "soft", "teacher"]
 
 
 def random_real(source: ImageSource, counts: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
-    """Draw real images without replacement, so many of each class.
+    """Draw real images without replacement, with a given number for each class.
 
     Args:
         source: the training images.
-        counts: images of each class; a smaller class gives all that it has.
+        counts: number of images of each class; a smaller class gives all of its images.
         seed: seed of the choice.
 
     Returns:
@@ -44,22 +44,22 @@ def teacher_labels(
 
     Args:
         teacher: the trained network.
-        temperature: of the distillation; ``None`` for 20.
-        labels: which labels are asked for.
+        temperature: temperature of the distillation; ``None`` for 20.
+        labels: the user's choice of labels.
         test: the held-out images.
 
     Raises:
-        ValueError: if the teacher does not fit the data, is not asked, or is asked for and not there.
+        ValueError: if the teacher does not fit the data, is not used with these labels, or is needed but missing.
     """
     if teacher is None:
         if labels == "teacher" or temperature is not None:
-            raise ValueError("labels or temperature ask for a teacher, but there is none: give teacher, or drop them")
+            raise ValueError("labels or temperature need a teacher, but there is none: give teacher, or leave them out")
         return None
     asked = TeacherLabels(teacher) if temperature is None else TeacherLabels(teacher, temperature)
     if not asked.temperature > 0:
         raise ValueError(f"temperature: expected a positive number, got {temperature}; 20 is usual")
     if labels in ("hard", "soft"):
-        raise ValueError(f"teacher: it is not asked with labels={labels!r}: leave it out, or set labels to all")
+        raise ValueError(f"teacher: it is not used with labels={labels!r}: leave it out, or set labels to all")
     check_classifier("teacher", teacher.eval(), test.image_shape, test.num_classes)
     return asked
 
@@ -67,17 +67,17 @@ def teacher_labels(
 def training_sets(
     condensed: CondensedSet, labels: LabelChoice, asked: TeacherLabels | None, train: ImageSource | None, seed: int
 ) -> list[TrainingSet]:
-    """Return all that networks are to be trained on.
+    """Return all training sets of the evaluation.
 
     Args:
         condensed: the set.
-        labels: which labels are asked for.
+        labels: the user's choice of labels.
         asked: the teacher, if there is one.
-        train: real images; ``None`` where they are gone.
+        train: real images; ``None`` if they are gone.
         seed: seed of the choice of real images.
 
     Raises:
-        ValueError: if the labels are not there.
+        ValueError: if the set does not have these labels.
     """
     real = None if train is None else random_real(train, condensed.counts.tolist(), seed)
     images, name = condensed.pixels(slice(None)), condensed.info.method
@@ -91,7 +91,7 @@ def training_sets(
 
 
 def _own_labels(condensed: CondensedSet, labels: LabelChoice) -> dict[str, Tensor]:
-    """Return the stored labels that are asked for, by kind."""
+    """Return the stored labels of the chosen kinds, by kind."""
     soft = condensed.soft_labels
     if labels == "soft" and soft is None:
         raise ValueError("labels: the set has no soft labels, only hard ones: set labels to hard, or give a teacher")

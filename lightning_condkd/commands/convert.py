@@ -1,4 +1,4 @@
-"""The command ``convert``: condensed sets between formats, with a report of what was found."""
+"""The command ``convert``: conversion of condensed sets between formats, with a report."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ def convert(
     teacher: Observer | None = None,
     **options: Unpack[ImportOptions],
 ) -> str:
-    """Write a condensed set in another format, ours or one that public code reads, and return a report on it.
+    """Write a condensed set in the native format or one that public code reads, and return a report on it.
 
-    A dataset, or a mean and std, are those of the normalised files: they are undone on import and applied on export. A
-    folder and a set of ours are in pixels, so there they only serve an export.
+    A dataset, or a mean and std, describe the normalisation of the files: it is undone on import and applied on export.
+    Folders and native sets are in pixels, so for these sources it only matters for the export.
 
     Args:
-        source: a file in circulation, the images file of a pair, a folder of images, or a set of ours.
-        output: target; a file ending in ``.safetensors`` becomes a set of ours.
-        format: what to export otherwise: ``dc`` (a dict, into a ``.pt`` file), ``mtt`` (a pair of files, into a folder)
-            or ``png`` (a folder of images).
-        teacher: also reports its top-1 accuracy on the set, with a warning when that is close to chance.
-        **options: what the source does not tell.
+        source: a public file, the images file of a pair, a folder of images, or a native set.
+        output: target; a file ending in ``.safetensors`` becomes a native set.
+        format: format of any other output: ``dc`` (a dict, into a ``.pt`` file), ``mtt`` (a pair of files, into a
+            folder) or ``png`` (a folder of images).
+        teacher: its top-1 accuracy on the set is reported, with a warning if that is close to chance.
+        **options: facts that the source does not contain.
 
     Raises:
-        OSError: the output cannot be written.
-        ValueError: the source is not understood, or format and output do not fit each other.
+        OSError: if the output cannot be written.
+        ValueError: if the source is not understood, or format and output do not fit each other.
     """
     path, output, given = resolve_asset(source), Path(output), given_options(options)
     _check_target(output, format)
@@ -60,10 +60,10 @@ def convert(
 def _check_target(output: Path, format: Format | None) -> None:
     ours = output.suffix == ".safetensors"
     if ours and format is not None:
-        raise ValueError(f"{output.name} would be a set of ours, not an export: drop format, or the ending")
+        raise ValueError(f"{output.name} would be a native set, not an export: leave out format, or the ending")
     if not ours and format is None:
         raise ValueError(
-            f"{output} is no .safetensors file: end it so for a set of ours, or say what to export with format "
+            f"{output} is no .safetensors file: use this ending for a native set, or choose the format of an export "
             "(--format): dc, mtt or png"
         )
     if format == "dc":
@@ -93,19 +93,19 @@ def _lost_classes(lost: int, count: int) -> str:
         return ""
     return (
         f"\nwarning: the classes of {lost} of {count} images are not the most likely ones of their soft labels, and "
-        "the format holds only these: on import such an image gets another class"
+        "the format stores only soft labels: on import such an image gets another class"
     )
 
 
 def _warnings(condensed: CondensedSet) -> list[str]:
     fault = pixel_fault(condensed.images, DOUBTFUL)
-    doubts = [f"warning: its images {fault} (dataset, mean, std say what an import undoes)"] if fault else []
+    doubts = [f"warning: its images {fault} (an import undoes dataset, or mean and std)"] if fault else []
     if condensed.info.method != "MTT family" or "train_lr" in condensed.info.settings:
         return doubts
     return [
         *doubts,
-        "warning: the files do not tell the learned step size, and results are far lower with another. It is in the "
-        "source's log: pass train_lr (--train_lr)",
+        "warning: the files do not contain the learned step size, and results are far lower with another. Take it from "
+        "the source's log: pass train_lr (--train_lr)",
     ]
 
 

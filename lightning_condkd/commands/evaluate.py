@@ -1,4 +1,4 @@
-"""The command ``evaluate``: scores any condensed set, native or imported, beside random real images."""
+"""The command ``evaluate``: scores of any condensed set, native or imported, and of random real images."""
 
 from __future__ import annotations
 
@@ -69,31 +69,31 @@ def evaluate(
     """Train fresh networks on a condensed set, and on random real images of the same number, and report their accuracy.
 
     Args:
-        condensed: the set: a file of ours, or one in circulation that needs no more to be said, see ``convert``.
-        data: real images; the held-out ones are for the test, the training ones for the random rows.
+        condensed: the set: a native file, or a public one that needs no options, see ``convert``.
+        data: real images: the held-out ones for the test, the training ones for the random rows.
         networks: architectures by name, such as ``{"ResNet": {"class_path": "SmallImageResNet"}}``; by default the
             ConvNet of the literature for images of this size.
-        recipe: ``dsa`` (of DSA, DM and MTT), ``dc``, ``rded`` (of RDED, for a teacher's labels), or one of your own
-            as changes to ``dsa``, such as ``--recipe.augment dsa_digits``.
-        epochs: passes through the set in place of the recipe's; the learning rate follows.
-        labels: which labels to train on: the ``hard`` or ``soft`` ones of the set, or what the ``teacher`` says of each
-            view; ``all`` for as many rows as there are kinds. Random real images have hard ones, and the teacher's.
-        teacher: the network to distil from where sets come without soft labels, as those of SRe2L and RDED do; it is
-            set to eval.
-        temperature: of the distillation from the teacher; ``None`` for 20 (code of RDED).
-        runs: networks for each row.
+        recipe: ``dsa`` (of DSA, DM and MTT), ``dc``, ``rded`` (of RDED, for a teacher's labels), or changes to ``dsa``,
+            such as ``--recipe.augment dsa_digits``.
+        epochs: number of epochs, in place of the recipe's; the schedule of the learning rate is scaled.
+        labels: labels to train on: the ``hard`` or ``soft`` ones of the set, or predictions of the ``teacher`` for each
+            view; ``all`` for a row for each kind. Random real images have hard labels, and the teacher's.
+        teacher: the network to distil from, for sets without soft labels such as those of SRe2L and RDED; it is set to
+            eval.
+        temperature: temperature of the distillation from the teacher; ``None`` for 20 (code of RDED).
+        runs: number of networks for each row.
         seed: seed of networks, order, augmentation, and of the choice of real images.
-        test_every: also test after every so many epochs, to report the best accuracy too; 0 for the last only.
+        test_every: number of epochs between tests, to report the best accuracy too; 0 tests only at the end.
         mean: channel means that the networks subtract, in the units of [0, 1], such as ``'[0.49, 0.48, 0.45]'``; by
             default those of the training images.
         std: channel standard deviations that they divide by; likewise.
         batched: train the networks of a row in one pass: on a CPU faster for very small networks, slower for others.
-        device: where to train; by default the first GPU, else the CPU.
-        output: JSON file for all numbers, such as ``result.json``. Until all are there, those of the networks that are
-            done are in ``result.partial.json``: the same command, typed again after it was ended, does only the others.
+        device: device of the training; by default the first GPU, else the CPU.
+        output: JSON file for all numbers, such as ``result.json``. Until the command ends, numbers of finished networks
+            are in ``result.partial.json``: if it is interrupted, the same command trains only the others.
 
     Returns:
-        A table with a row for each network and kind of labels, and as many as they need for random real images.
+        A table with a row for each network and kind of labels, and the corresponding rows for random real images.
 
     Raises:
         ValueError: if set, data and networks do not fit each other, or a choice is not possible.
@@ -138,7 +138,7 @@ class _Real(NamedTuple):
 def _identities(
     condensed: CondensedSet, real: _Real, networks: Mapping[str, FreshNetworks], sets: Sequence[TrainingSet]
 ) -> dict[str, Any]:
-    """Return what tells sets, data and networks from others, beside the facts in a result."""
+    """Return hashes that identify sets, data and networks, in addition to the facts in a result."""
     return {
         "set": fingerprint(condensed),
         "data": {name: None if source is None else source_facts(source) for name, source in real._asdict().items()},
@@ -185,9 +185,9 @@ def _normalization(mean: Sequence[float] | None, std: Sequence[float] | None, tr
     if mean is not None and std is not None:
         return channel_values("mean", mean), channel_values("std", std)
     if mean is not None or std is not None:
-        raise ValueError("expected both mean and std, or neither, got one: the other would not belong to it")
+        raise ValueError("expected both mean and std, or neither, got one: give the other too")
     if train is None:
-        raise ValueError("the data has no training images to take mean and std of: give mean and std")
+        raise ValueError("the data has no training images to compute mean and std from: give mean and std")
     return train.channel_statistics()
 
 
@@ -199,7 +199,7 @@ def _fresh_networks(
 
 
 def _standard_network(test: ImageSource) -> Callable[[], nn.Module]:
-    """Depth 3 up to 32 px, 4 for 64 px, 5 for 128 px as in the literature; smaller images leave 2 px (our default)."""
+    """Return the ConvNet of the literature: depth 3 to 32 px, 4 at 64, 5 at 128; small images end at 2 px (ours)."""
     channels, height, width = test.image_shape
     if height != width or height < 4:
         raise ValueError(f"images of {height} x {width} pixels have no standard network: give networks")
@@ -212,7 +212,7 @@ def check_output(path: Path) -> None:
     """Check before hours of training that the result can be written.
 
     Args:
-        path: the file to be.
+        path: the file to write.
 
     Raises:
         OSError: if it cannot be written.
@@ -227,10 +227,10 @@ def check_networks(name: str, networks: FreshNetworks, test: ImageSource, batche
     """Check networks of an architecture against the data.
 
     Args:
-        name: what the architecture is called.
-        networks: makes them.
+        name: name of the architecture.
+        networks: makes the networks.
         test: the held-out images.
-        batched: whether they are to be trained in one pass.
+        batched: whether they are trained in one pass.
 
     Raises:
         ValueError: if they do not fit.

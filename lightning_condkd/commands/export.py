@@ -1,4 +1,4 @@
-"""The command ``export``: the plain weights of a student out of a checkpoint."""
+"""The command ``export``: plain weights of the student in a checkpoint."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def student_state(checkpoint: str | Path) -> tuple[dict[str, Tensor], dict[str, 
         checkpoint: a checkpoint of :class:`~lightning_condkd.CondKD`.
 
     Returns:
-        The state dict, and ``mean`` and ``std`` of the pixels in [0, 1] that the network expects to be normalised with.
+        The state dict, and ``mean`` and ``std`` in the units of [0, 1] for the normalisation that the network expects.
 
     Raises:
-        FileNotFoundError: no such file.
+        FileNotFoundError: if there is no such file.
         ValueError: if the file is damaged or no such checkpoint, or its student holds NaN or infinity.
     """
     content = WholeCheckpointIO().load_checkpoint(checkpoint)
@@ -46,12 +46,12 @@ def export(checkpoint: str, output: str) -> None:
     """Write the student of a checkpoint as plain weights that load without this package.
 
     Args:
-        checkpoint: a checkpoint of a CondKD run, or the folder of the run: then the one with its best student is
-            taken, or its newest where none was measured.
+        checkpoint: a checkpoint of a CondKD run, or the folder of the run, for the checkpoint with its best student, or
+            its newest one if there was no validation.
         output: target, ending in .safetensors (with mean and std in the metadata) or .pt (a plain state dict).
 
     Raises:
-        OSError: if the output cannot be written, or a folder holds no checkpoint.
+        OSError: if the output cannot be written, or the folder has no checkpoint.
         ValueError: if the ending is another one, or the checkpoint is damaged or not of CondKD.
     """
     target = Path(output)

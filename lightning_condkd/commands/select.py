@@ -1,4 +1,4 @@
-"""The command ``select``: a set of real images in place of a condensed one."""
+"""The command ``select``: choice of real images as a set in the format of a condensed one."""
 
 from __future__ import annotations
 
@@ -33,19 +33,18 @@ def select(
 ) -> str:
     """Choose real training images of each class, write them as a condensed set and return a report.
 
-    The file holds REAL images: it must not go where the training data must not go. It is what a condensed set of the
-    same size is to be compared with. Pixels are written as uint8, which is exact for whole images; those of crops are
-    rounded.
+    The file contains REAL images: treat it like the training data. A condensed set of the same size should be compared
+    with it. Pixels are written as uint8, which is exact for whole images; those of crops are rounded.
 
     Args:
         output: target, ending in ``.safetensors``.
-        data: the datamodule, whose training images are chosen from; classes may be uneven.
-        method: how they are chosen.
+        data: the datamodule of the training images; classes may be uneven.
+        method: the selection method.
         ipc: images per class.
-        teacher: the trained network that most methods look through; it is set to eval. Its top-1 accuracy on the set is
-            reported.
-        seed: seed of all draws; each class has draws of its own.
-        device: where the teacher runs.
+        teacher: the trained network whose features or scores most methods use; it is set to eval. Its top-1 accuracy on
+            the set is reported.
+        seed: seed of all draws; each class has its own stream.
+        device: device of the teacher.
 
     Raises:
         OSError: if the output cannot be written.
@@ -90,7 +89,7 @@ def _report(condensed: CondensedSet, output: str | Path, teacher: Observer | Non
     if teacher is not None:
         lines.append(f"teacher top-1 on these images: {100 * teacher_accuracy(condensed, teacher):.1f} %")
     lines.append(f"written to {output}")
-    lines.append("warning: the file holds REAL images; keep it where the training data may be")
+    lines.append("warning: the file holds REAL images; treat it like the training data")
     return "\n".join(lines)
 
 

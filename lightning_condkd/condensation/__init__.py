@@ -1,4 +1,4 @@
-"""How a small set of images is made that stands for a dataset."""
+"""Condensation methods, which make a small set of images that represents a dataset, and selection of real images."""
 
 from lightning_condkd.condensation.base import CondensationMethod, RealImages
 from lightning_condkd.condensation.distribution_matching import DistributionMatching

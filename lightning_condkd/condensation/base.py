@@ -1,4 +1,4 @@
-"""What every condensation method is, and how it gets at real images."""
+"""Base class of condensation methods, and their access to real images."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from lightning_condkd.types import LossTerms
 
 
 class RealImages(NamedTuple):
-    """The real images, to be fetched by row.
+    """Access to the real images by row.
 
     Args:
-        pixels: takes rows of the data, ``(M,)`` int64, and returns images ``(M, C, H, W)``, pixels in the units of
+        pixels: function from rows of the data, ``(M,)`` int64, to images ``(M, C, H, W)``, pixels in the units of
             [0, 1], on the training device.
         class_rows: rows of each class.
     """
@@ -33,10 +33,10 @@ class CondensationMethod(nn.Module, ABC):
     the pixels is a parameter.
 
     Attributes:
-        name: what the method is called in the files that it makes.
+        name: name of the method in the files that it makes.
         pixel_lr: published step size on normalised pixels; :class:`~lightning_condkd.modules.Condensation` multiplies
-            it by the squared deviation that the networks divide by: one for pixels in the units of [0, 1].
-        networks: makes the networks that look at the images.
+            it by the networks' squared standard deviation, which converts it to pixels in the units of [0, 1].
+        networks: makes the networks through which images are compared.
     """
 
     name: str
@@ -57,18 +57,18 @@ class CondensationMethod(nn.Module, ABC):
         self.networks.check(image_shape, num_classes)
 
     def check_classes(self, class_names: Sequence[str]) -> None:
-        """Check what depends on which classes these are; called after :meth:`build`.
+        """Check the names of the classes; called after :meth:`build`.
 
         Args:
-            class_names: those of the data, in the order of the labels.
+            class_names: class names of the data, in the order of the labels.
         """
 
     @abstractmethod
     def losses(self, images: Tensor, labels: Tensor, real: RealImages, draw: Draw) -> Iterator[LossTerms]:
         """Yield the loss of one iteration in parts that add up to it.
 
-        The caller takes the gradient of a part before it asks for the next, so that only one has its graph in memory.
-        Every rank yields the same parts.
+        The caller computes the gradient of a part before it requests the next, so only one graph is in memory. Every
+        rank yields the same parts.
 
         Args:
             images: the learned pixels of the whole set, ``(N, C, H, W)``, in the units of [0, 1].
@@ -79,12 +79,12 @@ class CondensationMethod(nn.Module, ABC):
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """Return what a file of this method records of its settings, JSON values only."""
+        """Return the settings that a file of this method records, JSON values only."""
 
     def is_sound(self) -> bool:
-        """Return whether what the method has learned beside the pixels can be used; where it cannot, it is undone."""
+        """Return whether learned values other than the pixels can be used; if not, the last step is undone."""
         return True
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return groups for the optimizer, beside that of the pixels."""
+        """Return further groups for the optimizer, in addition to that of the pixels."""
         return []

@@ -1,4 +1,4 @@
-"""Expert trajectories in files: the weights of networks trained on real images, epoch by epoch."""
+"""Files of expert trajectories: weights of networks trained on real images, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ TENSOR = "parameters"
 
 @dataclass(frozen=True)
 class ExpertInfo:
-    """What all snapshots of a folder have in common; JSON values only.
+    """Facts that all snapshots of a folder share; JSON values only.
 
     Args:
         network: class name of the network.
-        mean: what it subtracts from each channel, in the units of [0, 1].
-        std: what it divides by.
+        mean: mean of each channel that it subtracts, in the units of [0, 1].
+        std: standard deviation of each channel that it divides by.
         names: names of its parameters, in their order in a snapshot.
         shapes: their shapes.
-        architecture: what the network prints as: networks of the same parameters may compute different things.
+        architecture: printed form of the network, since networks with equal parameters may compute different functions.
         epochs: epochs of an expert; it has one snapshot more.
-        training: how the experts were trained.
-        data: what they were trained on.
+        training: settings of the experts' training.
+        data: facts about its data.
     """
 
     network: str
@@ -47,7 +47,7 @@ class ExpertInfo:
         """Return the fields that differ, with both values.
 
         Args:
-            other: what to compare with.
+            other: facts to compare with.
         """
         own, others = asdict(self), asdict(other)
         return {name: (own[name], others[name]) for name in own if own[name] != others[name]}
@@ -57,9 +57,9 @@ def snapshot_path(folder: Path, expert: int, epoch: int) -> Path:
     """Return the file of a snapshot.
 
     Args:
-        folder: that of the experts.
+        folder: folder of the experts.
         expert: number of the expert.
-        epoch: how many epochs it was trained for.
+        epoch: number of epochs of its training.
     """
     return folder / f"expert_{expert:04}_epoch_{epoch:04}.safetensors"
 
@@ -95,7 +95,7 @@ def unflatten(vector: Tensor, names: Sequence[str], shapes: Sequence[Sequence[in
 
 
 def architecture(network: nn.Module) -> str:
-    """Return what a network prints as, without the addresses of functions in it.
+    """Return the printed form of a network, without the addresses of functions in it.
 
     Args:
         network: the network.
@@ -114,7 +114,7 @@ def layout(network: nn.Module) -> tuple[list[str], list[list[int]]]:
         network: the network.
 
     Raises:
-        ValueError: if parameters are not all that it computes with.
+        ValueError: if its output depends on more than parameters.
     """
     parameters = dict(network.named_parameters())
     beside = sorted(set(network.state_dict()) - set(parameters))
@@ -129,7 +129,7 @@ def layout(network: nn.Module) -> tuple[list[str], list[list[int]]]:
 
 
 def read_snapshot_header(path: Path) -> tuple[ExpertInfo, int, int]:
-    """Return what a snapshot says of itself, its expert and its epoch, without its parameters.
+    """Return a snapshot's facts, its expert and its epoch, without its parameters.
 
     Args:
         path: the file.
@@ -145,14 +145,14 @@ def read_snapshot_header(path: Path) -> tuple[ExpertInfo, int, int]:
 
 
 class ExpertFolder:
-    """The experts in a folder; what is asked for is read from the files, and nothing kept.
+    """The experts in a folder; every request reads the files, and nothing is kept in memory.
 
     Args:
         folder: folder that :class:`~lightning_condkd.modules.experts.ExpertTrajectories` wrote.
 
     Raises:
         FileNotFoundError: if there is no snapshot.
-        ValueError: if the snapshots are not of one kind, or an expert lacks some.
+        ValueError: if the snapshots are of different runs, or an expert lacks some.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -180,7 +180,7 @@ class ExpertFolder:
                 )
 
     def settings(self) -> dict[str, Any]:
-        """Return what a file of a set records of the experts, JSON values only."""
+        """Return the settings that a file of a set records about the experts, JSON values only."""
         return {"count": len(self.experts), **self.info.training, "data_sha256": self.info.data["sha256"]}
 
     def read(self, expert: int, epoch: int) -> Tensor:
@@ -188,7 +188,7 @@ class ExpertFolder:
 
         Args:
             expert: number of the expert, one of :attr:`experts`.
-            epoch: how many epochs it was trained for.
+            epoch: number of epochs of its training.
 
         Raises:
             ValueError: if the file was damaged since it was written.

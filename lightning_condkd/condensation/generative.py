@@ -1,6 +1,6 @@
-"""Generative condensation: a conditional GAN, and the term by which networks correct it.
+"""Generative condensation: a conditional GAN, and a self-distillation term for its second stage.
 
-Our reconstruction of arXiv 2501.04202, which has no public code, on the recipe of DiM, arXiv 2303.04707.
+Our reconstruction of arXiv 2501.04202, which has no public code, based on the recipe of DiM, arXiv 2303.04707.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from lightning_condkd.types import LossTerms
 
 @dataclass(frozen=True)
 class SelfDistillation:
-    """The matching stage: how a network's opinion of real images pulls at the generator.
+    """Matching stage: the divergence of a network's predictions on generated images from those on real images.
 
     Args:
-        weight: factor of the term beside the GAN's (our default: on the digits 10 is ahead of 1 at one image per class,
-            and neither matters at ten); 0 leaves a plain conditional GAN, the ablation.
+        weight: weight of the term relative to the GAN's terms (our default: on the digits 10 is better than 1 at one
+            image per class, and neither matters at ten); 0 leaves a plain conditional GAN, the ablation.
         temperature: divisor of the logits (our default).
-        standardize: whether each sample's logits lose their mean and their scale first.
-        pairing: by ``sample``, or by the mean logits of a class in the batch, on several ranks that of each rank.
+        standardize: whether each sample's logits are standardised first.
+        pairing: by ``sample``, or by ``class_mean``, the mean logits of a class in each rank's batch.
         distance: ``kl``, or ``mse`` between log-probabilities. DiM's code has ``mse``, weight 0.01, temperature 1, by
             sample, not standardised.
-        learning_rate: that of generator and critic in this stage (DiM 5e-6).
+        learning_rate: learning rate of generator and critic in this stage (DiM 5e-6).
         batch_size: real images in a batch of this stage, over all ranks (DiM 64).
 
     Raises:
@@ -81,9 +81,9 @@ class ConditionalGAN(nn.Module):
     Args:
         latent_size: width of a latent (DiM 100).
         width: channels of both networks (DiM 196).
-        learning_rate: of Adam with betas (0, 0.9), for both (DiM 1e-4).
+        learning_rate: learning rate of Adam with betas (0, 0.9), for both (DiM 1e-4).
         batch_size: real images in a batch, over all ranks (DiM 128).
-        penalty: weight of the gradient penalty (DiM 10), which is that of pixels in [-1, 1] as in DiM.
+        penalty: weight of the gradient penalty (DiM 10), which is computed for pixels in [-1, 1] as in DiM.
 
     Raises:
         ValueError: if a count is not positive.
@@ -136,7 +136,7 @@ class ConditionalGAN(nn.Module):
 
     @property
     def built(self) -> bool:
-        """Whether there are networks."""
+        """Whether the networks have been created."""
         return hasattr(self, "generator")
 
     def optimizers(self) -> dict[str, Optimizer]:
@@ -157,18 +157,18 @@ class ConditionalGAN(nn.Module):
         return cast(Tensor, self.generator(latents.to(self.generator.to_image.weight), labels))
 
     def generator_loss(self, images: Tensor, labels: Tensor) -> LossTerms:
-        """Return what the generator minimises: low realness and a class that the critic does not read.
+        """Return the loss of the generator: negative realness, and the class loss of the critic's class head.
 
         Args:
             images: rendered images, ``(N, C, H, W)``.
-            labels: the classes they were rendered for, ``(N,)`` int64.
+            labels: their intended classes, ``(N,)`` int64.
         """
         realness, class_logits = self.critic(images)
         values = {"realness": generator_loss(realness, "hinge"), "class": _cross_entropy(class_logits, labels)}
         return LossTerms(values, dict.fromkeys(values, 1.0))
 
     def critic_loss(self, images: Tensor, labels: Tensor, draw: Draw) -> LossTerms:
-        """Return what the critic minimises, against new images of uniformly drawn classes that carry no graph.
+        """Return the loss of the critic, with new images of uniformly drawn classes, without their graph.
 
         Args:
             images: real images, this rank's share, ``(N, C, H, W)``, pixels in the units of [0, 1].
@@ -192,7 +192,7 @@ class ConditionalGAN(nn.Module):
 
     @torch.no_grad()
     def sample(self, labels: Tensor, random: torch.Generator) -> Tensor:
-        """Return images on the CPU from the generator in eval mode: each depends on its latent and class alone.
+        """Return images on the CPU from the generator in eval mode; each depends only on its latent and class.
 
         Args:
             labels: classes, ``(N,)`` int64, on the CPU.

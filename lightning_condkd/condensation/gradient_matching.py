@@ -1,4 +1,4 @@
-"""Gradient matching: what real and learned images would teach a network in its next step."""
+"""Gradient matching: gradients of a network's loss on real and on learned images."""
 
 from __future__ import annotations
 
@@ -30,35 +30,35 @@ class GradientMatching(MatchingMethod):
     """DC and DSA: match the gradients of a network's loss on real and on learned images, class by class.
 
     A network is kept for ``inner_steps`` iterations. Before each but the first it is trained for ``network_epochs`` on
-    the learned set as it is then: SGD, step size 0.01, no momentum, batches of 256 (official code). Then a new one with
-    random weights takes its place. The published number of iterations is 1000 times ``inner_steps``.
+    the current learned set: SGD, step size 0.01, no momentum, batches of 256 (official code). Then a new one with
+    random weights replaces it. The published number of iterations is 1000 times ``inner_steps``.
 
     - **DC**: no augmentation. The official code starts from noise: ``init="noise"`` of the module.
     - **DSA**: ``augment="dsa"``, or ``"dsa_digits"`` without its flip; it starts from real images. Real and learned
       images of a class share the parameters; in the network's training each image has its own.
-    - **FYI**: ``mirrored=True``, by which ``"dsa"`` has no flip. The mirror images are matched, and the network is
+    - **FYI**: ``mirrored=True``, with which ``"dsa"`` has no flip. The mirror images are matched, and the network is
       trained on them too. FYI's code keeps ``flip`` in another form: in addition to the drawn operator, on half of the
-      batches. It also has, switched off in its recipes, a distance between gradients averaged with those of mirrored
-      kernels. Both are left out here.
+      batches. It also has a distance between gradients averaged with those of mirrored kernels, switched off in its
+      recipes. Both are left out here.
 
     Dropout is off. BatchNorm has fixed statistics while gradients are matched: those of 16 real images of each class,
-    new ones in every iteration, the same on all ranks. The official code moves the running statistics towards these by
-    the layer's momentum only, a tenth of the way. In the training of the network BatchNorm uses those of the batch.
+    new ones in every iteration, the same on all ranks. The official code updates the running statistics with these by
+    the layer's momentum only, by one tenth. In the training of the network BatchNorm uses those of the batch.
 
-    Each class is a part of the loss, so that only one second-order graph is in memory. Every rank trains the network.
+    Each class is a part of the loss, so only one second-order graph is in memory. Every rank trains the network.
 
     Args:
         networks: makes the networks, each with the normalisation of the data.
         augment: ``None`` for none, which is DC; ``dsa``, ``dsa_digits``, or one of your own.
         real_batch: real images of each class in an iteration, over all ranks (official code 256).
-        chunk: real images in a forward and backward pass; ``None`` for as many as have the pixels of 32 images of
+        chunk: real images in a forward and backward pass; ``None`` for the number with the pixels of 32 images of
             32x32.
         distance: ``layerwise`` (official code), ``mse`` or ``cosine``, see
             :func:`~lightning_condkd.functional.matching.gradient_distance`.
         inner_steps: iterations T for which a network is kept; ``None`` for the published number, by images per class.
-        network_epochs: epochs S for which it is trained before an iteration; ``None`` likewise.
-        mirrored: whether the mirror image of each learned one is matched too (FYI).
-        representative: how the real images are chosen (DREAM); ``None`` for new random ones in every iteration.
+        network_epochs: epochs S of its training before an iteration; ``None`` likewise.
+        mirrored: whether the mirror images of learned images are matched too (FYI).
+        representative: choice of the real images (DREAM); ``None`` for new random ones in every iteration.
 
     Raises:
         ValueError: if a count is not positive, or there is no such distance.
@@ -159,12 +159,12 @@ class GradientMatching(MatchingMethod):
             yield LossTerms({"matching": gradient_distance(expected, gradients, self.distance)}, {"matching": 1.0})
 
     def settings(self) -> dict[str, Any]:
-        """Return what a file of this method records."""
+        """Return the settings that a file of this method records."""
         loops = {"inner_steps": self.inner_steps, "network_epochs": self.network_epochs}
         return {**super().settings(), "distance": self.distance, **loops}
 
     def _prepare(self, images: Tensor, labels: Tensor, real: RealImages, draw: Draw) -> None:
-        """Bring the network to where this iteration matches."""
+        """Create or train the network for this iteration."""
         if self.inner_steps is None or self.network_epochs is None:
             raise RuntimeError("inner_steps and network_epochs are not known: call build before the first iteration")
         self.observer.to(images.device, images.dtype)
@@ -208,7 +208,7 @@ class GradientMatching(MatchingMethod):
         """Return the gradients of the mean loss of the real images of a class on all ranks."""
         view = self._view(images, label, draw)
         sums = [torch.zeros_like(parameter) for parameter in self.observer.parameters()]
-        # A small class may have no image on this rank; sums and counts are what can be averaged over ranks.
+        # A small class may have no image on this rank; sums and counts can be averaged over ranks, means cannot.
         for chunk in self._chunks(view) if len(view) else ():
             gradients = self._gradients(chunk, _constant(label, chunk), reduction="sum")
             sums = [total + gradient for total, gradient in zip(sums, gradients, strict=True)]
@@ -223,8 +223,8 @@ class GradientMatching(MatchingMethod):
         reduction: Literal["mean", "sum"] = "mean",
         create_graph: bool = False,
     ) -> tuple[Tensor, ...]:
-        """Return the gradients of the loss; they reach copies of the network's parameters, and images with a graph."""
-        # New ones at every call: autocast would go on with what it has cast before the network was trained.
+        """Return the gradients of the loss, for copies of the network's parameters; with a graph if asked for."""
+        # New copies at every call: autocast would reuse weights that it cast before the network was trained.
         copies = {name: value.detach().requires_grad_() for name, value in self.observer.named_parameters()}
         logits = functional_call(self.observer, copies, (images,)).logits
         loss = F.cross_entropy(logits, labels, reduction=reduction)

@@ -1,4 +1,4 @@
-"""Selection by realism: the crops of real images that a teacher recognises best."""
+"""Selection by realism: the crops of real images with the lowest loss of a teacher."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from lightning_condkd.precision import at_least_float32
 
 
 class RealismSelection(SelectionMethod):
-    """RDED-like: of random crops of real images those whose class the teacher sees best, several in an image.
+    """RDED-like: choose the random crops of real images with the lowest teacher loss, and join several in an image.
 
-    Random images of the class give some square crops each. The teacher's cross-entropy for the class ranks them; the
-    best crop of an image stands for it, and the best images are taken. This is the selection alone: RDED's labels by
-    the teacher and its training are not part of it. Crops of our augmentation need not lie on whole pixels.
+    Several square crops of random images of the class are ranked by the teacher's cross-entropy for the class. Each
+    image is represented by its best crop, and the best images are chosen. This is the selection alone, without RDED's
+    teacher labels and training. The crops need not be aligned to whole pixels.
 
     Args:
-        crops: crops of an image (scripts of the official code 5).
-        factor: an image of the result holds factor x factor crops, each of 1/factor of the sides (scripts of the
-            official code 1 up to 64x64 pixels, else 2). The teacher sees a crop at that size in the middle of an image
-            that is otherwise the mean it was normalised with, as in the official code.
-        pool: random images of a class that are looked at; a smaller class gives all, as does ``None`` (scripts of the
-            official code 300).
-        scale: least and greatest share of the image's area that a crop has (official code 0.08 to 1).
+        crops: number of crops of an image (scripts of the official code 5).
+        factor: an image of the result has factor x factor crops, each with 1/factor of the sides (scripts of the
+            official code 1 up to 64x64 pixels, else 2). The teacher gets a crop of that size in the middle of an image
+            filled with the mean of its normalisation, as in the official code.
+        pool: number of random images of a class to choose from; a smaller class gives all, as does ``None`` (scripts of
+            the official code 300).
+        scale: least and greatest area of a crop as a share of the image's area (official code 0.08 to 1).
         batch_size: crops in a forward pass of the teacher (our default).
 
     Raises:
         ValueError: if a count is not positive, or the scale is not in (0, 1]; in :meth:`select` also if the sides of
-            the images do not divide by the factor, or the pool is too small.
+            the images are not divisible by the factor, or the pool is too small.
 
     Example:
         >>> from lightning_condkd.models import DigitsNet
@@ -68,11 +68,11 @@ class RealismSelection(SelectionMethod):
         self.crop = ResizedCrop(scale, ratio=(1.0, 1.0), flip_probability=0.0)
 
     def needed(self, count: int) -> int:
-        """Return how many images a class must have: one for each tile."""
+        """Return the number of images that a class must have: one for each tile."""
         return count * self.factor**2
 
     def settings(self) -> dict[str, Any]:
-        """Return what a file of this method records."""
+        """Return the settings that a file of this method records."""
         return {"crops": self.crops, "factor": self.factor, "pool": self.pool, "scale": list(self.crop.scale)}
 
     def choose(
@@ -105,7 +105,7 @@ class RealismSelection(SelectionMethod):
     def _best(
         self, images: Tensor, drawn: list[AugmentParameters], label: int, teacher: Observer
     ) -> tuple[Tensor, Tensor]:
-        """Return the loss of the best crop of each image, and that crop, where the teacher is."""
+        """Return the loss of the best crop of each image, and that crop, on the teacher's device."""
         images = images.to(next(teacher.parameters()).device)
         crops = torch.stack([shrink(self.crop(images, parameters), self.factor) for parameters in drawn])
         color = images.new_zeros(images.shape[1]) if teacher.mean is None else teacher.mean

@@ -1,4 +1,4 @@
-"""Plain choices of real images, against which condensed ones are to be measured."""
+"""Selection of real images, as a baseline for condensed ones: random, herding, k-center and k-means."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from lightning_condkd.types import NetworkOutput
 
 
 class SelectionMethod(ABC):
-    """Base of the methods that take real images of one class, or parts of them, as they are; nothing is learned.
+    """Base of the methods that choose real images of one class, or parts of them; nothing is learned.
 
     Attributes:
-        name: what the method is called in the files that it makes.
-        needs_teacher: whether it looks at the images through a trained network.
+        name: name of the method in the files that it makes.
+        needs_teacher: whether it uses outputs of a trained network.
     """
 
     name: str
@@ -34,15 +34,15 @@ class SelectionMethod(ABC):
                 stay on the CPU; a batch at a time goes to the teacher's device.
             label: the class.
             count: images to choose.
-            teacher: the trained network, in eval mode; ``None`` where none is needed.
-            generator: a CPU generator, of this class alone.
+            teacher: the trained network, in eval mode; ``None`` if none is needed.
+            generator: a CPU generator for this class only.
 
         Returns:
-            ``(count, C, H, W)``, where the images are and in their dtype.
+            ``(count, C, H, W)``, on the device and in the dtype of the images.
 
         Raises:
-            ValueError: if there are too few images, the teacher is missing, in training mode or does not know the
-                class, or what it returns is not finite.
+            ValueError: if there are too few images, or the teacher is missing, in training mode, has fewer classes or
+                returns values that are not finite.
         """
         if not 1 <= count <= len(images) // self.needed(1):
             raise ValueError(
@@ -63,10 +63,10 @@ class SelectionMethod(ABC):
     def choose(
         self, images: Tensor, label: int, count: int, teacher: Observer | None, generator: torch.Generator
     ) -> Tensor:
-        """Choose from checked arguments; what a subclass writes. No gradient is recorded."""
+        """Choose from checked arguments; a subclass implements this. No gradient is recorded."""
 
     def needed(self, count: int) -> int:
-        """Return how many images a class must have.
+        """Return the number of images that a class must have.
 
         Args:
             count: images to choose.
@@ -74,7 +74,7 @@ class SelectionMethod(ABC):
         return count
 
     def check_teacher(self, teacher: Observer | None) -> None:
-        """Raise a ``ValueError`` if there is no teacher where one is needed.
+        """Raise a ``ValueError`` if a teacher is needed but missing.
 
         Args:
             teacher: the trained network, or ``None``.
@@ -86,12 +86,12 @@ class SelectionMethod(ABC):
             )
 
     def settings(self) -> dict[str, Any]:
-        """Return what a file of this method records of its settings, JSON values only."""
+        """Return the settings that a file of this method records, JSON values only."""
         return {}
 
 
 class RandomSelection(SelectionMethod):
-    """Images drawn evenly, without replacement.
+    """Choose images uniformly at random, without replacement.
 
     Example:
         >>> images, generator = torch.rand(5, 3, 8, 8), torch.Generator().manual_seed(0)
@@ -110,7 +110,7 @@ class RandomSelection(SelectionMethod):
 
 
 class EmbeddingSelection(SelectionMethod):
-    """Base of the methods that choose by the teacher's embedding, as it is: not normalised.
+    """Base of the methods that choose by the teacher's embedding, which is not normalised.
 
     Args:
         batch_size: images in a forward pass of the teacher (our default).
@@ -158,7 +158,7 @@ class Herding(EmbeddingSelection):
 
 
 class KCenter(EmbeddingSelection):
-    """Images that cover the class: each is the one farthest from those before it, the first is the most typical.
+    """Images that cover the class: each is the one farthest from those before it, the first is nearest to the mean.
 
     See :func:`~lightning_condkd.functional.selection.k_center`.
     """
@@ -171,7 +171,7 @@ class KCenter(EmbeddingSelection):
 
 
 class KMeans(EmbeddingSelection):
-    """The image nearest to each centre of a clustering, that of the largest cluster first.
+    """The image nearest to each centre of a clustering, starting with the largest cluster.
 
     See :func:`~lightning_condkd.functional.selection.k_means_nearest`.
     """
@@ -184,7 +184,7 @@ class KMeans(EmbeddingSelection):
 
 
 def look(teacher: Observer, images: Tensor, *, embedding: bool = False) -> NetworkOutput:
-    """Return what the teacher sees of images that it takes to its own device and dtype.
+    """Return the teacher's output for images, after moving them to its device and dtype.
 
     Args:
         teacher: the trained network.

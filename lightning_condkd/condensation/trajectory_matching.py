@@ -1,4 +1,4 @@
-"""Trajectory matching: training on the set is to lead where experts were led by the real images."""
+"""Trajectory matching: training on the learned set is compared with experts trained on real images."""
 
 from __future__ import annotations
 
@@ -34,33 +34,34 @@ GRADIENTS = {"unrolled": unrolled, "recomputed": recomputed, "tesla": tesla}
 
 
 class TrajectoryMatching(CondensationMethod):
-    """MTT: a few training steps on the learned set are to lead a network where epochs of real images led an expert.
+    """MTT: match a few training steps on the learned set with some epochs of an expert's training on real images.
 
-    An iteration takes an expert, joins it after a random number of epochs, and trains from there on the learned set, by
-    plain SGD with a learned step size. The loss is the squared distance that is left to the expert some epochs later,
-    as a share of the distance between the expert's two points. Every expert is used once before one is used again.
+    An iteration starts from an expert's weights after a random number of epochs, and trains from there on the learned
+    set, by plain SGD with a learned step size. The loss is the squared distance to the expert some epochs later,
+    divided by the squared distance between the expert's two points. Every expert is used once before one is used again.
 
     The images of each inner step are augmented by one operator, each image with its own parameters. The step size is
-    learned as its logarithm, so that it stays positive, at a speed for which the published numbers hold, see
+    learned as its logarithm, so that it stays positive, with a gradient for which published learning rates apply, see
     :func:`~lightning_condkd.functional.trajectory.positive_step_size`. Its last value is ``train_lr`` in the settings
-    of the file: networks are to be trained on the set with it. All ranks do the same work.
+    of the file: train networks on the set with it. All ranks do the same work.
 
     Args:
         networks: makes networks such as the experts, with the same mean and std; they must depend on nothing but
             parameters and images, so no running statistics and no dropout.
         experts: folder that :class:`~lightning_condkd.modules.experts.ExpertTrajectories` wrote.
-        schedule: the numbers that change with the data, or ``cifar10``, ``cifar100`` or ``tiny`` for those published
-            for that data set and the number of images per class, see
+        schedule: settings that depend on the data, or ``cifar10``, ``cifar100`` or ``tiny`` for those published for
+            that data set and the number of images per class, see
             :func:`~lightning_condkd.condensation.parts.published_schedules.published_schedule`.
-        augment: ``dsa`` (official code), ``dsa_digits``, ``None`` for none, or one of your own.
-        gradient: ``unrolled`` keeps the graph of all inner steps, as the official code does. ``recomputed`` gives the
-            same gradient with that of one chunk of one step (our default: for 100 images of 32x32 and 30 steps it
-            took 0.4 GB instead of 10.4, in no more time). ``tesla`` is TESLA's, which leaves out how the images of a
-            step change the gradients of later ones, so it is not the gradient of the loss, see
+        augment: ``dsa`` (official code), ``dsa_digits``, or an :class:`~lightning_condkd.augment.Augment`; ``None``
+            disables it.
+        gradient: ``unrolled`` keeps the graph of all inner steps, as in the official code. ``recomputed`` gives the
+            same gradient with the graph of one chunk of one step at a time (our default: for 100 images of 32x32 and 30
+            steps it took 0.4 GB instead of 10.4, in no more time). ``tesla`` is TESLA's, which leaves out the effect of
+            a step's images on the gradients of later steps, so it is not the gradient of the loss, see
             :func:`~lightning_condkd.functional.trajectory.tesla`; it is no cheaper.
-        mirrored: whether networks are trained on the mirror image of each learned one too (FYI); ``dsa`` then has no
+        mirrored: whether networks are also trained on the mirror images of learned images (FYI); ``dsa`` then has no
             flip. A step has twice the images.
-        chunk: images in a forward pass; ``None`` for as many as have the pixels of 32 images of 32x32, which was the
+        chunk: images in a forward pass; ``None`` for the number with the pixels of 32 images of 32x32, which was the
             fastest on a CPU with 128 channels.
 
     Raises:
@@ -119,7 +120,7 @@ class TrajectoryMatching(CondensationMethod):
         return self._schedule
 
     def _network(self) -> Observer:
-        # Its weights are not used: those of experts take their place.
+        # Its weights are not used but replaced by those of experts.
         return self.networks.make(seeded_generator(0, "network")).requires_grad_(False)
 
     def build(self, image_shape: tuple[int, int, int], num_classes: int, ipc: int) -> None:
@@ -165,7 +166,7 @@ class TrajectoryMatching(CondensationMethod):
         """Check that the experts were trained on these classes, in this order.
 
         Args:
-            class_names: those of the data.
+            class_names: class names of the data.
 
         Raises:
             ValueError: if they were not.
@@ -178,12 +179,12 @@ class TrajectoryMatching(CondensationMethod):
             )
 
     def losses(self, images: Tensor, labels: Tensor, real: RealImages, draw: Draw) -> Iterator[LossTerms]:
-        """Yield the distance from an expert that is left after training on the learned set.
+        """Yield the distance to an expert after training on the learned set.
 
         Args:
             images: the learned pixels of the whole set, ``(N, C, H, W)``, in the units of [0, 1].
             labels: their classes, ``(N,)`` int64, on the CPU.
-            real: not used: experts saw the real images.
+            real: not used, since the experts were trained on the real images.
             draw: the randomness of the iteration.
         """
         start, target = self._expert(draw)
@@ -195,7 +196,7 @@ class TrajectoryMatching(CondensationMethod):
         yield LossTerms({"trajectory": distance}, {"trajectory": 1.0})
 
     def _expert(self, draw: Draw) -> tuple[Tensor, Tensor]:
-        """Return the parameters of the iteration's expert at two times."""
+        """Return the parameters of the iteration's expert at the start and at the target epoch."""
         if self._experts is None:
             raise RuntimeError("experts: they are opened by build(num_classes, ipc), which Condensation calls")
         turn, position = divmod(draw.step, len(self._experts.experts))
@@ -251,7 +252,7 @@ class TrajectoryMatching(CondensationMethod):
         return output.logits
 
     def settings(self) -> dict[str, Any]:
-        """Return what a file of this method records; ``train_lr`` is the learned step size."""
+        """Return the settings that a file of this method records; ``train_lr`` is the learned step size."""
         return {
             **self.networks.settings(),
             **asdict(self.schedule),
@@ -263,7 +264,7 @@ class TrajectoryMatching(CondensationMethod):
         }
 
     def is_sound(self) -> bool:
-        """Return whether the step size can be written: its logarithm may be finite where the step size is not."""
+        """Return whether the step size is finite, which its logarithm does not guarantee."""
         step_size = self.log_step_size.detach().exp()
         return bool(step_size.isfinite() & (step_size > 0))
 

@@ -1,4 +1,4 @@
-"""Condensed sets, the memory bank, their mixture, and the real images to measure on."""
+"""Condensed sets, the memory bank, their mixture, and real images for evaluation."""
 
 from lightning_condkd.data.bank import MemoryBank
 from lightning_condkd.data.condensed import CondensedSet

@@ -1,4 +1,4 @@
-"""The memory bank: synthetic images that inversion made, kept as bytes for distillation."""
+"""Memory bank: synthetic images from inversion, stored as bytes for distillation."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from lightning_condkd.pixels import to_bytes
 
 
 def quantize(images: Tensor) -> tuple[Tensor, int]:
-    """Return images as uint8 on the CPU, and how many pixel values had to be clamped.
+    """Return images as uint8 on the CPU, and the number of clamped pixel values.
 
     Args:
         images: uint8, or floating point pixels in the units of [0, 1]; any shape.
 
     Raises:
-        ValueError: a pixel is not finite, or the dtype is neither.
+        ValueError: if a pixel is not finite, or the dtype is neither.
 
     Example:
         >>> quantize(torch.tensor([0.0, 0.5, 1.0, 1.5]))
@@ -45,16 +45,16 @@ def quantize(images: Tensor) -> tuple[Tensor, int]:
 class MemoryBank:
     """Synthetic images as uint8, with their labels and the round that made them.
 
-    Without a folder the bank travels inside the checkpoint. With one (:meth:`attach`) its rows go to append-only chunk
-    files there, and the checkpoint names the chunks that it needs. A chunk's name carries a hash of its content, so a
-    resumed run never overwrites what another checkpoint names, and what a crash left behind is ignored. Chunks whose
-    rows are all beyond the capacity stay until :meth:`remove_chunks` is told which names are still needed.
+    Without a folder the checkpoint contains the bank. With one (:meth:`attach`) the rows are written to append-only
+    chunk files there, and the checkpoint lists the chunks that it needs. A chunk's name contains a hash of its content,
+    so a resumed run never overwrites the chunks of another checkpoint, and files left by a crash are ignored. Chunks
+    whose rows are all beyond the capacity stay until :meth:`remove_chunks` is called.
 
-    Rows that a user appends before a run are a part of it; rows that a run appends (:meth:`running`) are dropped when
+    Rows that a user appends before a run belong to it. Rows that a run appends (:meth:`running`) are dropped when
     another run starts with the same bank (:meth:`start_run`).
 
     Args:
-        capacity: most images that it holds; beyond it the oldest go first. ``None`` keeps all.
+        capacity: largest number of images; beyond it the oldest are dropped. ``None`` keeps all.
 
     Example:
         >>> bank = MemoryBank(capacity=3)
@@ -70,7 +70,7 @@ class MemoryBank:
         self.clear()
 
     def clear(self) -> None:
-        """Drop all rows and the run that they belong to; the bank is as new, and files stay where they are."""
+        """Drop all rows and the run that they belong to, as in a new bank; files are not removed."""
         self._run_id: str | None = None
         self._live = no_rows()
         self._folder = ChunkFolder()
@@ -87,12 +87,12 @@ class MemoryBank:
 
     @property
     def directory(self) -> Path | None:
-        """Where the chunks are; ``None`` without a folder."""
+        """Folder of the chunks; ``None`` without one."""
         return self._folder.directory
 
     @property
     def run_id(self) -> str:
-        """The run that the rows belong to; made up at first use, so the ranks of one run must be given one."""
+        """Id of the run that the rows belong to, generated at first use; all ranks of a run must be given the same."""
         if self._run_id is None:
             self._run_id = os.urandom(8).hex()
         return self._run_id
@@ -105,26 +105,26 @@ class MemoryBank:
 
     @property
     def images(self) -> Tensor:
-        """``(N, C, H, W)`` uint8, oldest first; a view, to be read only."""
+        """``(N, C, H, W)`` uint8, oldest first; a view that must not be changed."""
         return self._live.newest(len(self))["images"]
 
     @property
     def labels(self) -> Tensor:
-        """``(N,)`` int64, oldest first; a view, to be read only."""
+        """``(N,)`` int64, oldest first; a view that must not be changed."""
         return self._live.newest(len(self))["labels"]
 
     @property
     def rounds(self) -> Tensor:
-        """The round that made each image, ``(N,)`` int64, oldest first; a view, to be read only."""
+        """The round that made each image, ``(N,)`` int64, oldest first; a view that must not be changed."""
         return self._live.newest(len(self))["rounds"]
 
     @property
     def clamped_share(self) -> float:
-        """Share of the floating point pixel values ever appended that lay outside [0, 1]."""
+        """Share of the floating point pixel values ever appended that were outside [0, 1]."""
         return self._live.clamped / max(1, self._live.float_values)
 
     def append(self, images: Tensor, labels: Tensor, round: int) -> None:
-        """Store a batch; the bank stays as it was when the batch is refused.
+        """Store a batch; a refused batch leaves the bank unchanged.
 
         Args:
             images: ``(N, C, H, W)``; floating point pixels in the units of [0, 1], rounded to 8 bits, or uint8.
@@ -132,7 +132,7 @@ class MemoryBank:
             round: the round that made them.
 
         Raises:
-            ValueError: a pixel is not finite, or shapes or dtypes do not fit the bank.
+            ValueError: if a pixel is not finite, or shapes or dtypes do not fit the bank.
         """
         self._check(images, labels)
         quantized, clamped = quantize(images)
@@ -144,28 +144,28 @@ class MemoryBank:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Mark the rows that are appended within as those of a run."""
+        """Mark the rows that are appended inside the context as those of a run."""
         if self._used is None:
             self._given = self.images_seen
         yield
         self._used = self.images_seen
 
     def resume_run(self, given: int) -> None:
-        """Mark the rows of a loaded state as those of the run that goes on.
+        """Mark the rows of a loaded state as those of the resumed run.
 
         Args:
-            given: ``given`` of the state: how many rows were there before its first one.
+            given: ``given`` of the state, the number of rows before the run's first one.
         """
         self._given, self._used = given, self.images_seen
 
     def start_run(self) -> int:
-        """Begin another run: drop what an earlier run appended, and keep what a user has put into an unused bank.
+        """Start another run: drop the rows of an earlier run, and keep rows that a user appended to an unused bank.
 
         Returns:
-            How many images were dropped.
+            The number of dropped images.
 
         Raises:
-            ValueError: if an earlier run and a user have both appended, so that neither answer is right.
+            ValueError: if an earlier run and then a user have appended, so it is unclear which rows to keep.
 
         Example:
             >>> bank = MemoryBank()
@@ -180,7 +180,7 @@ class MemoryBank:
             raise ValueError(
                 f"the memory bank holds {len(self)} images of an earlier run and was also given {by_hand} by hand: a "
                 "new run starts without the former. Call transfer_set.bank.clear() and append yours again, or make a "
-                "new datamodule or TransferSet; to go on with the earlier run pass its ckpt_path"
+                "new datamodule or TransferSet; to continue the earlier run pass its ckpt_path"
             )
         dropped = len(self)
         self.clear()
@@ -204,7 +204,7 @@ class MemoryBank:
             num_classes: number of classes K.
 
         Raises:
-            ValueError: the bank holds a class beyond.
+            ValueError: if the bank holds a larger label.
         """
         counts = torch.bincount(self.labels, minlength=num_classes)
         if len(counts) > num_classes:
@@ -214,21 +214,21 @@ class MemoryBank:
     def attach(self, directory: str | Path, writer: bool = True) -> None:
         """Keep the rows in a folder from now on; chunks of a loaded state are linked or copied into it.
 
-        A resumed run calls :meth:`load_state_dict` first, so that the bank knows its run.
+        A resumed run calls :meth:`load_state_dict` first, which sets the id of the run.
 
         Args:
             directory: folder of the chunks.
             writer: whether this process writes; true on one rank only.
 
         Raises:
-            ValueError: the folder holds chunks of another run.
+            ValueError: if the folder contains chunks of another run.
         """
         self._folder.attach(Path(directory), writer, self.run_id)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state, the same on every rank, after writing the rows that are in no chunk yet.
 
-        Without a folder it holds the rows. Only tensors, numbers, strings, lists and dicts are in it.
+        Without a folder it contains the rows. All values are tensors, numbers, strings, lists or dicts.
         """
         live = self._live
         state = {
@@ -246,30 +246,29 @@ class MemoryBank:
         return state | {"directory": str(directory), "chunks": self._folder.flush(directory, live, self.run_id)}
 
     def remove_chunks(self, needed: Collection[str]) -> list[str]:
-        """Remove chunk files whose rows are all beyond the capacity, but for those that are still needed.
+        """Remove chunk files whose rows are all beyond the capacity, except those that are still needed.
 
-        Only files that this process has named in a state are looked at. A file that another folder links to stays
-        there.
+        Only files that this process has listed in a state are considered. Links to them in other folders stay.
 
         Args:
-            needed: names of chunks that some checkpoint names.
+            needed: names of chunks that a checkpoint lists.
 
         Returns:
-            Names of the files that are gone.
+            Names of the removed files.
         """
         return self._folder.remove(needed)
 
     def load_state_dict(self, state: Mapping[str, Any], search: Sequence[str | Path] = ()) -> None:
-        """Restore the rows byte for byte; this bank's own capacity holds, so a smaller one drops the oldest.
+        """Restore the rows byte for byte; with a smaller capacity than the state's, this bank drops the oldest.
 
         Args:
-            state: what :meth:`state_dict` returned.
-            search: folders that may hold the chunks where the recorded one has moved, tried in order.
+            state: result of :meth:`state_dict`.
+            search: folders to search for the chunks, in this order, if the recorded one has moved.
 
         Raises:
-            FileNotFoundError: a chunk is in none of the folders.
-            ValueError: a chunk was altered, the chunks do not make up the bank, or a folder holds the bank of another
-                run.
+            FileNotFoundError: if a chunk is in none of the folders.
+            ValueError: if a chunk was altered, the chunks are not the whole bank, or a folder contains the bank of
+                another run.
         """
         check_whole(state)
         if self._folder.directory is not None:
@@ -280,14 +279,14 @@ class MemoryBank:
         self._folder.adopt(chunks)
 
     def export(self, path: str | Path, num_classes: int | None = None) -> None:
-        """Write the live rows as one condensed set, which :meth:`CondensedSet.load` reads.
+        """Write the current rows as one condensed set, which :meth:`CondensedSet.load` reads.
 
         Args:
             path: target, ending in ``.safetensors``.
             num_classes: number of classes; by default the largest label + 1.
 
         Raises:
-            ValueError: the bank is empty.
+            ValueError: if the bank is empty.
         """
         if not len(self):
             raise ValueError("the memory bank is empty, there is nothing to export: synthesise first")

@@ -1,4 +1,4 @@
-"""The rows of a memory bank: buffers that grow, of which the newest rows are live."""
+"""Rows of a memory bank: growing buffers, of which the newest rows are live."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class BankRows(NamedTuple):
         rows: buffers of images, labels and rounds; those from ``start`` to ``stop`` are live.
         start: the oldest live row.
         stop: the row after the newest.
-        seen: rows ever appended.
-        clamped: pixel values that had to be clamped.
-        float_values: floating point pixel values ever appended.
+        seen: number of rows ever appended.
+        clamped: number of pixel values that were clamped.
+        float_values: number of floating point pixel values ever appended.
     """
 
     rows: Rows
@@ -35,7 +35,7 @@ class BankRows(NamedTuple):
         """Return views of the newest rows by name.
 
         Args:
-            count: how many.
+            count: number of rows.
         """
         return dict(zip(ROW_NAMES, (b[self.stop - count : self.stop] for b in self.rows), strict=True))
 
@@ -45,11 +45,11 @@ class BankRows(NamedTuple):
         return self.stop - self.start
 
     def pushed(self, rows: Rows, capacity: int | None) -> BankRows:
-        """Return the rows with newer ones, without the oldest beyond a capacity.
+        """Return the rows with newer ones appended, without the oldest beyond a capacity.
 
         Args:
             rows: images, labels and rounds.
-            capacity: most live rows; ``None`` for no limit.
+            capacity: largest number of live rows; ``None`` for no limit.
         """
         start = self.start
         if capacity is not None:
@@ -64,7 +64,7 @@ class BankRows(NamedTuple):
         return live._replace(stop=live.stop + added)
 
     def _grown(self, added: int, rows: Sequence[Tensor]) -> BankRows:
-        # Twice what is needed, so that a row is moved a constant number of times on average.
+        # Twice the needed size, so that a row is moved a constant number of times on average.
         images, labels, rounds = (tensor.new_empty(2 * (self.size + added), *tensor.shape[1:]) for tensor in rows)
         for buffer, old in zip((images, labels, rounds), self.newest(self.size).values(), strict=True):
             buffer[: self.size] = old if self.size else buffer[:0]
@@ -83,7 +83,7 @@ def loaded_rows(batches: Sequence[Mapping[str, Tensor]], state: Mapping[str, Any
     Args:
         batches: images, labels and rounds by name, oldest first.
         state: the state, with its counts.
-        capacity: most live rows; ``None`` for no limit.
+        capacity: largest number of live rows; ``None`` for no limit.
     """
     live = no_rows()
     for rows in batches:
@@ -93,13 +93,13 @@ def loaded_rows(batches: Sequence[Mapping[str, Tensor]], state: Mapping[str, Any
 
 
 def check_whole(state: Mapping[str, Any]) -> None:
-    """Check that the rows of a state are those from the oldest to the newest, each of them once.
+    """Check that a state has every row from the oldest to the newest exactly once.
 
     Args:
         state: the state of a bank.
 
     Raises:
-        ValueError: rows are missing or there twice.
+        ValueError: if rows are missing or doubled.
     """
     size, seen = state["size"], state["images_seen"]
     if "rows" in state:

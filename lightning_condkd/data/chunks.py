@@ -1,4 +1,4 @@
-"""Files with rows of a memory bank: their record, and where a run finds them again."""
+"""Chunk files of a memory bank: their records, linking, and search."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Chunk(NamedTuple):
 
 
 class ChunkFolder:
-    """The chunks of one bank, and the folder that they are in once there is one."""
+    """The chunks of one bank, and their folder if there is one."""
 
     def __init__(self) -> None:
         self.directory: Path | None = None
@@ -49,20 +49,20 @@ class ChunkFolder:
         Args:
             directory: the folder.
             writer: whether this process writes.
-            run_id: the run that they belong to.
+            run_id: id of the run that they belong to.
 
         Raises:
-            ValueError: the folder holds chunks of another run.
+            ValueError: if the folder contains chunks of another run.
         """
         refuse_other_runs(directory, run_id)
         self.directory, self.writer = directory, writer
         self.adopt(self.chunks)
 
     def adopt(self, chunks: list[Chunk]) -> None:
-        """Take over chunks: they are linked or copied into the folder, where there is one.
+        """Add existing chunks; they are linked or copied into the folder if there is one.
 
         Args:
-            chunks: the chunks, wherever they are.
+            chunks: the chunks, in any folder.
         """
         self.chunks = chunks
         if self.directory is None:
@@ -77,10 +77,10 @@ class ChunkFolder:
         Args:
             directory: the folder.
             rows: the rows of the bank.
-            run_id: the run that they belong to.
+            run_id: id of the run that they belong to.
         """
-        # Another flush may run in the middle of this one, in a signal handler: both come to the same chunks, and the
-        # list is replaced as one.
+        # A signal handler may run another flush in the middle of this one: both write the same chunks, and the list is
+        # replaced in one assignment.
         oldest, before = rows.seen - rows.size, self.chunks
         chunks = [chunk for chunk in before if chunk.first + chunk.length > oldest]
         first = max(oldest, chunks[-1].first + chunks[-1].length) if chunks else oldest
@@ -107,11 +107,11 @@ class ChunkFolder:
 
         Args:
             state: the state of a bank, with ``directory`` and ``chunks``.
-            search: other folders to look in.
+            search: other folders to search.
 
         Raises:
-            FileNotFoundError: a chunk is in none of the folders.
-            ValueError: a chunk was altered, or a folder holds the bank of another run.
+            FileNotFoundError: if a chunk is in none of the folders.
+            ValueError: if a chunk was altered, or a folder contains the bank of another run.
         """
         attached = () if self.directory is None else (self.directory,)
         folders = [Path(folder) for folder in (state["directory"], *search, *attached)]
@@ -119,13 +119,13 @@ class ChunkFolder:
         return chunks, [files.unpack(CHUNK_KIND, chunk.path)[0] for chunk in chunks]
 
     def remove(self, needed: Collection[str]) -> list[str]:
-        """Remove chunk files whose rows are all beyond the capacity, but for those that are still needed.
+        """Remove chunk files whose rows are all beyond the capacity, except those that are still needed.
 
         Args:
-            needed: names of chunks that some checkpoint names.
+            needed: names of chunks that a checkpoint lists.
 
         Returns:
-            Names of the files that are gone.
+            Names of the removed files.
         """
         if self.directory is None or not self.writer:
             return []
@@ -138,7 +138,7 @@ class ChunkFolder:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Make a chunk appear in a second folder; a link costs no space.
+    """Put a chunk into a second folder, as a link where possible, which needs no space.
 
     Args:
         source: the file, which is never changed in place.
@@ -159,10 +159,10 @@ def refuse_other_runs(directory: Path, run_id: str) -> None:
 
     Args:
         directory: the folder; it need not exist.
-        run_id: the run that may have chunks there.
+        run_id: id of the run that may have chunks there.
 
     Raises:
-        ValueError: it does.
+        ValueError: if it has chunks of another run.
     """
     if others := runs_in(directory) - {run_id}:
         raise ValueError(
@@ -172,16 +172,16 @@ def refuse_other_runs(directory: Path, run_id: str) -> None:
 
 
 def locate_chunk(record: Mapping[str, Any], folders: Sequence[Path], run_id: str) -> Chunk:
-    """Return the first file that is the chunk of a record, by its hash.
+    """Return the first file with the name and hash of a record.
 
     Args:
         record: ``name``, ``first``, ``length`` and ``sha256`` of the chunk.
-        folders: where to look.
-        run_id: the run that it belongs to.
+        folders: folders to search.
+        run_id: id of the run that it belongs to.
 
     Raises:
-        FileNotFoundError: no folder has it.
-        ValueError: it was altered, or the folders hold the bank of another run.
+        FileNotFoundError: if no folder has it.
+        ValueError: if it was altered, or the folders contain the bank of another run.
     """
     paths = [folder / record["name"] for folder in folders if (folder / record["name"]).is_file()]
     for path in paths:
@@ -200,12 +200,12 @@ def locate_chunk(record: Mapping[str, Any], folders: Sequence[Path], run_id: str
         )
     raise FileNotFoundError(
         f"chunk {record['name']} of the memory bank is in none of {places}: "
-        "move the folder back, or beside the checkpoint"
+        "move the folder back, or next to the checkpoint"
     )
 
 
 def runs_in(directory: Path) -> set[str]:
-    """Return the runs that have chunks in a folder.
+    """Return the ids of the runs that have chunks in a folder.
 
     Args:
         directory: the folder; it need not exist.

@@ -1,4 +1,4 @@
-"""The condensed set: a few images per class that stand for a dataset, and their file."""
+"""Condensed set: a few images per class that represent a dataset, and its file."""
 
 from __future__ import annotations
 
@@ -31,12 +31,11 @@ class CondensedSet:
         images: ``(N, C, H, W)``; float32 pixels in the units of [0, 1], never clipped, or uint8 (0 to 255). Copied.
         labels: classes, ``(N,)`` int64. Copied.
         soft_labels: probabilities or logits, ``(N, K)`` floating point. Copied.
-        info: what else is known; by default only the number of classes (largest label + 1) and the kind of label.
+        info: further facts; by default only the number of classes (largest label + 1) and the kind of the labels.
 
     Raises:
-        ValueError: shapes, dtypes or values do not fit each other, or soft labels without info may be probabilities as
-            well as logits. A class without images is allowed, see
-            :attr:`missing_classes`.
+        ValueError: if shapes, dtypes or values do not fit each other, or the kind of soft labels without info is
+            ambiguous. A class without images is allowed, see :attr:`missing_classes`.
 
     Example:
         >>> condensed = CondensedSet(torch.rand(6, 3, 8, 8), torch.tensor([0, 1, 0, 1, 0, 1]))
@@ -96,7 +95,7 @@ class CondensedSet:
 
         Args:
             indices: rows, ``(n,)`` or a slice.
-            device: where the result lives.
+            device: device of the result.
         """
         return to_pixels(self.images[indices], device)
 
@@ -105,10 +104,10 @@ class CondensedSet:
 
         Args:
             ipc: images per class.
-            seed: draws them at random; by default the first ones are taken.
+            seed: seed of a random choice; by default the first ones are taken.
 
         Raises:
-            ValueError: a class has fewer.
+            ValueError: if a class has fewer.
         """
         if not 1 <= ipc <= self.ipc:
             raise ValueError(f"ipc={ipc}, but the smallest class has {self.ipc} images: choose 1 to {self.ipc}")
@@ -124,24 +123,24 @@ class CondensedSet:
 
     @property
     def line(self) -> str:
-        """What it holds, in a line for a person to read."""
+        """Readable summary in one line."""
         soft = "hard" if self.soft_labels is None else f"hard and soft ({self.info.label_kind})"
         return f"{count_line(self.images, self.counts)}, labels {soft}"
 
     def describe(self) -> str:
-        """Return a few lines about the set for a person to read."""
+        """Return a readable summary in a few lines."""
         return "\n".join((*_count_lines(self), *_info_lines(self.info)))
 
     def save(self, path: str | Path) -> None:
         """Write the set into one file; equal sets give equal bytes.
 
         Args:
-            path: target, ending in ``.safetensors``; replaced whole.
+            path: target, ending in ``.safetensors``; replaced atomically.
 
         Raises:
-            IsADirectoryError: the target is a folder.
-            NotADirectoryError: the target would lie below a file.
-            ValueError: another ending.
+            IsADirectoryError: if the target is a folder.
+            NotADirectoryError: if a parent of the target is a file.
+            ValueError: if the ending is another.
         """
         path = Path(path)
         if path.suffix != ".safetensors":
@@ -153,16 +152,16 @@ class CondensedSet:
 
     @classmethod
     def load(cls, path: str | Path, **options: Unpack[ImportOptions]) -> CondensedSet:
-        """Read a set from a native file, or from a file or folder in circulation.
+        """Read a set from a native file, or from a file or folder of another project.
 
         Args:
-            path: ``.safetensors`` of :meth:`save`, or a ``.pt`` / ``.pth`` file or a folder of images in circulation,
-                see :mod:`lightning_condkd.formats`; ``package:NAME`` is a packaged file.
-            **options: what the file does not tell.
+            path: ``.safetensors`` of :meth:`save`, or a ``.pt`` / ``.pth`` file or a folder of images of another
+                project, see :mod:`lightning_condkd.formats`; ``package:NAME`` is a packaged file.
+            **options: facts that the file does not contain.
 
         Raises:
-            FileNotFoundError: no such file.
-            ValueError: the file is not a condensed set, or an option does not belong to it.
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file is not a condensed set, or an option does not apply to it.
         """
         path, given = resolve_asset(path), given_options(options)
         if not path.exists():
@@ -249,4 +248,4 @@ def _check_info(info: CondensedInfo, labels: Tensor, soft_labels: Tensor | None)
         raise ValueError(f"soft_labels have {soft_labels.shape[1]} classes, info.num_classes is {info.num_classes}")
     if (soft_labels is None) != (info.label_kind == "hard"):
         expected = "'hard'" if soft_labels is None else "'probabilities' or 'logits'"
-        raise ValueError(f"expected info.label_kind {expected}, got {info.label_kind!r}: it tells what soft_labels are")
+        raise ValueError(f"expected info.label_kind {expected}, got {info.label_kind!r}: name the kind of soft_labels")

@@ -1,4 +1,4 @@
-"""The DataModule of a distillation without data: a condensed set, a growing memory bank, real images to measure on."""
+"""DataModule of distillation without data: condensed set, growing memory bank, and real images for evaluation."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ from lightning_condkd.data.transfer import Mix, TransferSet
 
 
 class CondensedDataModule(L.LightningDataModule):
-    """Merges a condensed set with the memory bank and serves the steps of a round.
+    """Combines a condensed set with the memory bank; its training loader yields the step numbers of a round.
 
-    Rows of the bank go to ``bank/`` beside the run's checkpoints at every save; the checkpoint names the files that it
-    needs. A new fit starts with an empty bank, or with what ``transfer_set.append`` has put there before the first one.
+    At every save, rows of the bank are written to ``bank/`` in the folder of the run's checkpoints; the checkpoint
+    lists the files that it needs. A new fit starts with an empty bank, or with the images that ``transfer_set.append``
+    stored before the first fit.
 
     Args:
         condensed: a condensed set, or the path of its file, see :meth:`CondensedSet.load`.
         batch_size: images in a distillation batch, over all ranks (256 in the official code of Fast; 128 is our
             default).
-        mix: how a batch is mixed, see :class:`~lightning_condkd.data.transfer.TransferSet`.
-        ipc: use only so many images per class of the set; ``None`` for all.
-        bank_capacity: most images in the bank, the oldest go first; ``None`` keeps all.
+        mix: mixture of a batch, see :class:`~lightning_condkd.data.transfer.TransferSet`.
+        ipc: number of images per class to use from the set; ``None`` for all.
+        bank_capacity: largest number of images in the bank, the oldest are dropped first; ``None`` keeps all.
         val_data: a datamodule of real images whose val and test loaders are used.
         val_dataloaders: loaders of ``(images, labels)`` with pixels in [0, 1] (or uint8) in place of ``val_data``.
-            Under several ranks each reads all batches and keeps its rows, so that every image counts once. Several (a
-            list, a dictionary) are measured one after another: the first is the one of ``val/student_accuracy``, of the
-            best accuracy and of the baseline, the next one's is ``val/student_accuracy/loader_1``.
+            With several ranks each reads all batches and keeps its rows, so every image counts once. Several loaders (a
+            list, a dictionary) are evaluated one after another: the first gives ``val/student_accuracy``, the best
+            accuracy and the accuracy of the baseline, the next one ``val/student_accuracy/loader_1``.
 
     Example:
         >>> import torch
@@ -65,12 +66,12 @@ class CondensedDataModule(L.LightningDataModule):
         self.val_dataloaders = val_dataloaders
 
     def prepare_data(self) -> None:
-        """Let the real images be prepared."""
+        """Call ``prepare_data`` of the real images."""
         if self.val_data is not None:
             self.val_data.prepare_data()
 
     def setup(self, stage: str) -> None:
-        """Let the real images be set up.
+        """Call ``setup`` of the real images.
 
         Args:
             stage: ``fit``, ``validate`` or ``test``.
@@ -80,33 +81,33 @@ class CondensedDataModule(L.LightningDataModule):
             self.val_data.setup(stage)
 
     def train_dataloader(self) -> DataLoader[int]:
-        """Return the numbers of the steps in a round of the trained module's method."""
+        """Return a loader of the step numbers in a round of the trained module's method."""
         module = getattr(self.trainer, "lightning_module", None)
         cadence = getattr(getattr(module, "inversion", None), "cadence", None)
         if cadence is None:
             raise TypeError(
-                f"CondensedDataModule serves the steps of CondKD, got {type(module).__name__}: "
+                f"CondensedDataModule is for CondKD, got {type(module).__name__}: "
                 "train a plain classifier on an image datamodule instead"
             )
         return step_loader(cadence.length)
 
     def val_dataloader(self) -> EVAL_DATALOADERS:
-        """Return the real images to measure on after every round; none if none were given."""
+        """Return the real images for validation after every round; none if none were given."""
         if self.val_data is not None:
             return _rows_of_this_rank(self.val_data.val_dataloader())
         return [] if self.val_dataloaders is None else _rows_of_this_rank(self.val_dataloaders)
 
     def test_dataloader(self) -> EVAL_DATALOADERS:
-        """Return the real images of the final measurement."""
+        """Return the real images for the test."""
         if self.val_data is not None:
             return _rows_of_this_rank(self.val_data.test_dataloader())
         return self.val_dataloader()
 
 
 class _RowsOfThisRank:
-    """A loader's batches, of which this rank keeps rows ``[rank::world_size]``; they may be none of the last batch.
+    """This rank's rows ``[rank::world_size]`` of a loader's batches; there may be none in the last batch.
 
-    Lightning's own sampler repeats images until every rank has equally many, which changes an accuracy.
+    Lightning's sampler repeats images until every rank has equally many, which would change an accuracy.
     """
 
     def __init__(self, loader: DataLoader[Any]) -> None:

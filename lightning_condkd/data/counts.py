@@ -1,4 +1,4 @@
-"""What a set of labelled images holds, in a line for a person to read."""
+"""Readable summary of the images and classes of a labelled set."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def count_line(images: Tensor, counts: Tensor) -> str:
-    """Return the number of images, their size, and how they are spread over the classes.
+    """Return a line with the number of images, their size, and the number of images per class.
 
     Args:
         images: ``(N, C, H, W)``.

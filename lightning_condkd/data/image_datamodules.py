@@ -26,17 +26,16 @@ HELD_OUT = 500
 
 
 class ImageDataModule(L.LightningDataModule, ABC):
-    """Real images: shuffled for training, in order for validation and test, as uint8.
+    """Real images as uint8: shuffled for training, in order for validation and test.
 
-    A subclass says where they come from by :meth:`load`. Images are read when they are first asked for. Converting them
-    to the units of [0, 1] and augmenting them is the module's part, on its device. A module that draws its own images
-    says so by an attribute ``steps_per_epoch``; it is served step numbers.
+    A subclass implements :meth:`load`. Images are read when they are first needed. The module converts them to the
+    units of [0, 1] and augments them, on its device. A module that draws its own images has an attribute
+    ``steps_per_epoch``; its training loader yields step numbers.
 
     Args:
-        batch_size: images in a training batch, over all ranks; images left over at the end of an epoch are not used in
-            it.
+        batch_size: images in a training batch, over all ranks; images left over at the end of an epoch are dropped.
         eval_batch_size: images in a validation or test batch, over all ranks.
-        seed: seed of the order; ``None`` takes the one of ``seed_everything``, else 0. A resumed run keeps its own.
+        seed: seed of the order; ``None`` for that of ``seed_everything``, else 0. A resumed run keeps its own.
     """
 
     def __init__(self, batch_size: int = 128, *, eval_batch_size: int = 500, seed: int | None = None) -> None:
@@ -61,18 +60,18 @@ class ImageDataModule(L.LightningDataModule, ABC):
         if empty := source.empty_classes:
             rank_zero_warn(
                 f"{len(empty)} of {source.num_classes} classes have no training image, {listed(empty)}: no network can "
-                "learn them. Add images, or, if they are no classes of the data, take their folders or names away"
+                "learn them. Add images, or, if they are no classes of the data, remove their folders or names"
             )
         return source
 
     @cached_property
     def val_source(self) -> ImageSource:
-        """The held-out images, for validation and test alike; they need no training images beside them."""
+        """The held-out images, for validation and test; they do not require training images."""
         return _said(self, "held-out", self.load(train=False))
 
     @property
     def _known(self) -> ImageSource:
-        # Where only held-out images are there, as where the training data is gone, they tell classes and shape.
+        # If the training data is gone, classes and shape are those of the held-out images.
         return self.val_source if self._only_held_out else self.train_source
 
     @property
@@ -86,7 +85,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
         return self._known.image_shape
 
     def setup(self, stage: str) -> None:
-        """Note which part of the data the stage needs.
+        """Record which part of the data the stage needs.
 
         Args:
             stage: ``fit``, ``validate`` or ``test``.
@@ -97,12 +96,12 @@ class ImageDataModule(L.LightningDataModule, ABC):
         """Check that training and held-out images have the same classes and shape.
 
         Raises:
-            ValueError: if they have not.
+            ValueError: if they differ.
         """
         for what in ("class_names", "image_shape"):
             expected, found = getattr(self.train_source, what), getattr(self.val_source, what)
             if expected != found:
-                cure = "or give class_names, which name all" if what == "class_names" else "or set image_size"
+                cure = "or give class_names, the names of all" if what == "class_names" else "or set image_size"
                 raise ValueError(
                     f"{what}: training images have {expected}, held-out ones {found}; make them the same, {cure}"
                 )
@@ -131,10 +130,10 @@ class ImageDataModule(L.LightningDataModule, ABC):
         return {"seed": self.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the order of the run that is resumed.
+        """Restore the seed of the resumed run's order.
 
         Args:
-            state_dict: what :meth:`state_dict` returned.
+            state_dict: result of :meth:`state_dict`.
         """
         self.seed = state_dict["seed"]
 
@@ -145,7 +144,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
 
 
 def _said(data: ImageDataModule, part: str, source: ImageSource) -> ImageSource:
-    """Say what was read; an empty folder counts as a class, which nothing else would tell."""
+    """Log a summary of the images that were read, with empty classes, which would otherwise go unnoticed."""
     empty = f", none of {listed(source.empty_classes)}" if source.empty_classes else ""
     rank_zero_info(f"{part} images of {type(data).__name__}: {source.describe()}{empty}")
     return source
@@ -178,18 +177,18 @@ class ImageFolderDataModule(ImageDataModule):
     """Image files in one subfolder for each class, decoded once.
 
     Args:
-        root: folder that holds the parts.
+        root: folder that contains the parts.
         train: name of the folder of training images below it.
         val: name of the folder of held-out images below it.
-        image_size: resize the shorter side to so many pixels and cut out the central square; ``None`` keeps the size,
-            which all images must share.
-        channels: 3 for RGB, 1 for gray; ``None`` is gray where all images of a part are stored so, which a warning
-            says, else RGB.
-        class_names: names of all classes in the order of the labels, such as those of a condensed set; ``None`` takes
-            the folders by number where all are numbered alike, else as text.
+        image_size: size in pixels to which the shorter side is resized before the central square is cropped; ``None``
+            keeps the size, which must be the same for all images.
+        channels: 3 for RGB, 1 for gray; ``None`` for gray (with a warning) if all images of a part are stored so, else
+            RGB.
+        class_names: names of all classes in the order of the labels, such as those of a condensed set; ``None`` sorts
+            the folders by number if all are numbered, else as text.
         batch_size: images in a training batch, over all ranks.
         eval_batch_size: images in a validation or test batch, over all ranks.
-        seed: seed of the order; ``None`` takes the one of ``seed_everything``, else 0.
+        seed: seed of the order; ``None`` for that of ``seed_everything``, else 0.
     """
 
     def __init__(
@@ -223,21 +222,21 @@ class TorchvisionDataModule(ImageDataModule):
 
     Args:
         name: its class name in ``torchvision.datasets``.
-        root: folder that holds it.
-        download: whether to download what is missing.
-        train: the dataset's word for its training part; ``None`` for ``train``, or ``trainval`` and the like where
-            that is torchvision's default.
-        val: likewise for the held-out part; ``None`` for ``test``, or ``val`` where there is no ``test``.
+        root: folder of the dataset.
+        download: whether to download missing files.
+        train: the dataset's name for its training part; ``None`` for ``train``, or ``trainval`` and the like if that
+            is torchvision's default.
+        val: likewise for the held-out part; ``None`` for ``test``, or ``val`` if there is no ``test``.
         options: further arguments of torchvision's class, such as ``size`` of Imagenette or ``split`` of EMNIST.
-        image_size: resize the shorter side to so many pixels and cut out the central square; ``None`` keeps the size,
-            which all images must share.
-        channels: 3 for RGB, 1 for gray; ``None`` keeps the one channel of images without colour, others are RGB.
+        image_size: size in pixels to which the shorter side is resized before the central square is cropped; ``None``
+            keeps the size, which must be the same for all images.
+        channels: 3 for RGB, 1 for gray; ``None`` for gray if images are stored without colour, else RGB.
         batch_size: images in a training batch, over all ranks.
         eval_batch_size: images in a validation or test batch, over all ranks.
-        seed: seed of the order; ``None`` takes the one of ``seed_everything``, else 0.
+        seed: seed of the order; ``None`` for that of ``seed_everything``, else 0.
 
     Raises:
-        ValueError: if torchvision has no such dataset, or it has no two parts or takes other arguments.
+        ValueError: if torchvision has no such dataset, or it does not have two parts or takes other arguments.
     """
 
     def __init__(
@@ -261,7 +260,7 @@ class TorchvisionDataModule(ImageDataModule):
         self.root, self.image_size, self.channels = root, image_size, channels
 
     def prepare_data(self) -> None:
-        """Download what is missing, in one process only."""
+        """Download missing files, in one process only."""
         if self.choice.download:
             for train in (True, False):
                 self.choice.open(self.root, train)
@@ -272,7 +271,7 @@ class TorchvisionDataModule(ImageDataModule):
         Args:
             train: the training images, or the held-out ones.
         """
-        # Asked for before a trainer is there (by a link of the command line), the data may not be downloaded yet.
+        # A link of the command line needs the data before a trainer exists, when it may not be downloaded yet.
         choice = self.choice._replace(download=self.choice.download and self.trainer is None)
         return from_torchvision(choice, self.root, train, self.image_size, self.channels)
 

@@ -1,4 +1,4 @@
-"""Real images in memory: uint8 tensors that a training step turns into pixels on its device."""
+"""Real images in memory as uint8 tensors, and their decoding from folders."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class ImageSource:
         return empty_classes(self._counts, self.class_names)
 
     def describe(self) -> str:
-        """Return a line about the images for a person to read."""
+        """Return a readable summary in one line."""
         return count_line(self.images, self._counts)
 
     @property
@@ -116,21 +116,21 @@ def from_folder(
 ) -> ImageSource:
     """Decode a folder with one subfolder of image files for each class.
 
-    Files whose ending is not that of an image are passed over with a warning.
+    Files without the ending of an image are ignored with a warning.
 
     Args:
         root: the folder; classes are its subfolders, except hidden ones and ``__MACOSX``, in the order of
             :func:`~lightning_condkd.formats.folders.in_class_order`.
-        image_size: resize the shorter side to so many pixels and cut out the central square; ``None`` keeps the size.
-        channels: 3 for RGB, 1 for gray; ``None`` is gray where all images are stored so, which a warning says, else
-            RGB.
-        class_names: names of all classes in the order of the labels, in place of that order; one may have no folder.
+        image_size: size in pixels to which the shorter side is resized before the central square is cropped; ``None``
+            keeps the size.
+        channels: 3 for RGB, 1 for gray; ``None`` for gray (with a warning) if all images are stored so, else RGB.
+        class_names: names of all classes in the order of the labels, in place of that order; a class may lack a folder.
 
     Raises:
         FileNotFoundError: if there is no such folder, or no image in it.
         ValueError: if the images have different sizes and ``image_size`` is not given, some are broken or have more
-            than 8 bits for each channel, a subfolder is no class but a part of the data, or none of ``class_names``, or
-            the channels are neither.
+            than 8 bits for each channel, a subfolder is a part of the data instead of a class or is not among
+            ``class_names``, or ``channels`` has another value.
     """
     if channels not in (None, 1, 3):
         raise ValueError(f"channels: expected 1, 3 or None, got {channels}")
@@ -155,7 +155,7 @@ def _stored_channels(root: Path, files: Sequence[str]) -> int:
 
 
 class _ClassFolders(torchvision.datasets.ImageFolder):
-    """A folder of classes that passes over what is hidden; a class may have no images, as one part of a dataset may."""
+    """A folder of classes without hidden files; a class may have no images, as in one part of a dataset."""
 
     def __init__(self, root: Path, class_names: Sequence[str] | None) -> None:
         self._class_names = class_names
@@ -178,7 +178,7 @@ def decode(dataset: Iterable[tuple[Image, int]], count: int, image_size: int | N
 
     Args:
         dataset: images with 8 bits for each channel, and classes.
-        count: how many there are.
+        count: number of images.
         image_size: see :func:`from_folder`.
 
     Raises:

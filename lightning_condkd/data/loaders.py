@@ -1,4 +1,4 @@
-"""Loaders over images in memory: exact after a resume, and the same global batches for any number of ranks."""
+"""Loaders of images in memory, exact after a resume, with the same global batches for any number of ranks."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ Position = Callable[[], tuple[int, int]]
 
 
 class ShuffledBatches(IterableDataset[Batch]):
-    """One epoch of shuffled batches of equal size; the images left over at its end wait for another epoch.
+    """One epoch of shuffled batches of equal size; images left over at its end are dropped.
 
-    The order is a function of seed and epoch alone. Where an epoch starts is asked for when its first batch is fetched:
-    Lightning iterates a plain loader from its start after a resume in mid-epoch, while its count of batches goes on.
+    The order depends on seed and epoch alone. The position is queried when the first batch is fetched: after a resume
+    within an epoch Lightning iterates a plain loader from its start, but continues its count of batches.
 
     Args:
         source: the images.
         batch_size: images in the global batch, over all ranks.
         seed: seed of the order.
-        position: tells the epoch and the number of its next batch.
+        position: function that returns the epoch and the index of its next batch.
         rank: rank of this process; it yields rows ``[rank::world_size]`` of every global batch.
         world_size: number of processes.
 
     Raises:
-        ValueError: if there are fewer images than a batch needs, or a batch does not divide by the world size.
+        ValueError: if there are fewer images than a batch needs, or the batch size is not divisible by the world size.
 
     Example:
         >>> source = ImageSource(torch.zeros(5, 1, 8, 8, dtype=torch.uint8), torch.arange(5), tuple("abcde"))
@@ -73,7 +73,7 @@ class ShuffledBatches(IterableDataset[Batch]):
 class EvaluationBatches(IterableDataset[Batch]):
     """All images once, in order; every rank yields equally many batches, of which the last may be empty.
 
-    Nothing is repeated to fill a batch, so that metrics over all ranks are exact.
+    No image is repeated to fill a batch, so metrics over all ranks are exact.
 
     Args:
         source: the images.
@@ -122,7 +122,7 @@ class StepStream(IterableDataset[int]):
 
 
 class ResumableLoader(DataLoader[Item]):
-    """A loader of what a dataset yields, on the training process; the dataset or the module knows where a run resumes.
+    """A loader of a dataset's items in the training process; the dataset or the module handles resuming.
 
     Args:
         dataset: the items of an epoch.
@@ -133,15 +133,15 @@ class ResumableLoader(DataLoader[Item]):
     """
 
     def __init__(self, dataset: IterableDataset[Item]) -> None:
-        # Its own generator: the default one would take a number from the global stream at every epoch.
+        # Without a generator of its own it would take a number from the global stream at every epoch.
         super().__init__(dataset, batch_size=None, num_workers=0, generator=torch.Generator())
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing; it is there to tell Lightning that a resume within an epoch is exact."""
+        """Return an empty state; that the method exists shows Lightning that a resume within an epoch is exact."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Accept what :meth:`state_dict` returned.
+        """Accept the result of :meth:`state_dict`.
 
         Args:
             state_dict: the empty state.

@@ -1,4 +1,4 @@
-"""The classification datasets of torchvision, whatever their constructors call a part and its labels."""
+"""Classification datasets of torchvision, with a common interface to their parts and labels."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _OURS = ("root", "download", "transform", "target_transform", "transforms")
 
 
 class Choice(NamedTuple):
-    """A dataset of torchvision and how it is asked for its parts.
+    """A dataset of torchvision and the arguments for its parts.
 
     Args:
         name: its class name in ``torchvision.datasets``.
-        download: whether to download what is missing.
-        train: its word for the training part; ``None`` for the constructor's default where that is one (``trainval``).
-        val: its word for the held-out part; ``None`` for ``test``, or ``val`` where there is no ``test``.
+        download: whether to download missing files.
+        train: its name for the training part; ``None`` for the constructor's default if that is one (``trainval``).
+        val: its name for the held-out part; ``None`` for ``test``, or ``val`` if there is no ``test``.
         options: further arguments of its constructor, such as ``{"size": "160px"}``.
     """
 
@@ -51,7 +51,7 @@ class Choice(NamedTuple):
         _, known = _constructor(self.name)
         part = _part(self.name, known)
         if part == "train" and (self.train or self.val):
-            raise ValueError(f"{self.name} takes train=True or False and has no names of parts: drop train and val")
+            raise ValueError(f"{self.name} takes train=True or False and has no named parts: leave out train and val")
         if odd := [name for name in self.options if name not in known or name in (*_OURS, part)]:
             taken = ", ".join(name for name in known if name not in (*_OURS, part)) or "none"
             raise ValueError(f"options: {self.name} takes {taken}, got {', '.join(odd)}")
@@ -59,18 +59,18 @@ class Choice(NamedTuple):
         if absent := [name for name in needed if name not in ("root", part, *self.options)]:
             raise ValueError(f"{self.name} also needs {', '.join(absent)}: name it in options")
         if self.download and "download" not in known:
-            raise ValueError(f"torchvision cannot download {self.name}: drop download and put its files into root")
+            raise ValueError(f"torchvision cannot download {self.name}: unset download and put its files into root")
 
     def open(self, root: str | Path, train: bool) -> Any:  # noqa: ANN401 - datasets share no type
         """Return one part, not yet decoded.
 
         Args:
-            root: folder that holds the dataset.
+            root: folder of the dataset.
             train: the training images, or the held-out ones.
 
         Raises:
             FileNotFoundError: if torchvision cannot read or download it.
-            ValueError: see :meth:`check`, or there is no such part.
+            ValueError: see :meth:`check`; also if there is no such part.
         """
         self.check()
         kind, known = _constructor(self.name)
@@ -104,14 +104,14 @@ def from_torchvision(
 
     Args:
         choice: the dataset, or its class name in ``torchvision.datasets``, such as ``CIFAR10``.
-        root: folder that holds it.
+        root: folder of the dataset.
         train: the training images, or the held-out ones.
         image_size: see :func:`~lightning_condkd.data.image_source.from_folder`.
-        channels: 3 for RGB, 1 for gray; ``None`` keeps the one channel of images without colour, others are RGB.
+        channels: 3 for RGB, 1 for gray; ``None`` for gray if images are stored without colour, else RGB.
 
     Raises:
         FileNotFoundError: if torchvision cannot read it.
-        ValueError: if there is no such dataset or part, it holds no labelled images, or these differ in size.
+        ValueError: if there is no such dataset or part, it has no labelled images, or these differ in size.
     """
     chosen = Choice(choice) if isinstance(choice, str) else choice
     dataset = chosen.open(root, train)
@@ -121,10 +121,10 @@ def from_torchvision(
 
 
 def _constructor(name: str) -> tuple[Any, dict[str, inspect.Parameter]]:
-    """Return a class and what its constructor takes, also through ``**kwargs`` (as those of EMNIST and ImageNet)."""
+    """Return a class and its constructor's parameters, also those in ``**kwargs`` (as in EMNIST and ImageNet)."""
     kind, known = getattr(torchvision.datasets, name, None), dict[str, inspect.Parameter]()
     if not inspect.isclass(kind) or not issubclass(kind, Dataset):
-        raise ValueError(f"name: expected a class of torchvision.datasets, such as CIFAR10, got {name!r}: spell it so")
+        raise ValueError(f"name: expected a class of torchvision.datasets, such as CIFAR10, got {name!r}")
     for base in kind.__mro__:
         if "__init__" in vars(base):
             own = dict(list(inspect.signature(vars(base)["__init__"]).parameters.items())[1:])
@@ -140,7 +140,7 @@ def _part(name: str, known: Mapping[str, inspect.Parameter]) -> str:
         return part
     raise ValueError(
         f"name: expected a class of torchvision.datasets with a train and a test part, which {name} does not have: put "
-        "its images into one folder for each class, apart by train and test, and use ImageFolderDataModule"
+        "its images into one folder for each class, separate for train and test, and use ImageFolderDataModule"
     )
 
 
@@ -186,9 +186,9 @@ def _label(label: Any, name: str, row: int, names: Sequence[str] | None) -> int:
 
 
 def _class_names(dataset: Any) -> tuple[str, ...] | None:  # noqa: ANN401
-    """Return the names in the order of the labels; ``None`` if the dataset does not tell them.
+    """Return the names in the order of the labels; ``None`` if the dataset does not have them.
 
-    ``class_to_idx`` says the order where each class has one name in it; Imagenette and ImageNet have synonyms.
+    ``class_to_idx`` gives the order if each class has one name in it; Imagenette and ImageNet have synonyms.
     """
     numbers, classes = getattr(dataset, "class_to_idx", None), getattr(dataset, "classes", None)
     if isinstance(numbers, Mapping) and sorted(numbers.values()) == list(range(len(numbers))):

@@ -1,4 +1,4 @@
-"""The transfer set: the mixture of condensed and synthetic images that the student learns from."""
+"""Transfer set: the mixture of condensed and synthetic images that the student learns from."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class TransferBatch(NamedTuple):
 class TransferSet:
     """Draws batches from a condensed set and a memory bank, the same for any number of ranks.
 
-    Batches are drawn with replacement over both as they are at that moment. Where the number of condensed images is
-    fixed they come first in the batch, so that every rank's rows hold equally many of them. Until the bank holds an
-    image, batches are all condensed.
+    Batches are drawn with replacement from the current content of both. If the number of condensed images per batch is
+    fixed, they come first in the batch, so every rank's rows have equally many. While the bank is empty, batches are
+    all condensed.
 
     Args:
         condensed: the condensed set.
@@ -45,7 +45,7 @@ class TransferSet:
         batch_size: images in the global batch, over all ranks.
 
     Raises:
-        ValueError: the arguments do not make whole batches, or the condensed images are not in the units of [0, 1].
+        ValueError: if the batch size does not fit the mix, or the condensed images are not in the units of [0, 1].
 
     Example:
         >>> condensed = CondensedSet(torch.rand(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2]))
@@ -74,14 +74,14 @@ class TransferSet:
 
     @property
     def condensed_per_batch(self) -> int | None:
-        """Condensed images in every batch once the bank holds any; ``None`` where it varies (``union``)."""
+        """Condensed images per batch once the bank is not empty; ``None`` if the number varies (``union``)."""
         if isinstance(self.mix, str):
             return None if self.mix == "union" else self.batch_size // 2
         return int(self.mix * self.batch_size + 0.5)
 
     @property
     def synthetic_per_batch(self) -> int:
-        """Synthetic images in every batch of a method that stores none.
+        """Synthetic images per batch of a method that stores none.
 
         Raises:
             ValueError: if their number is not fixed (``union``).
@@ -91,13 +91,13 @@ class TransferSet:
         return self.batch_size - self.condensed_per_batch
 
     def check_world_size(self, world_size: int) -> None:
-        """Check that every rank gets equally many rows, and equally many condensed ones where their number is fixed.
+        """Check that every rank gets equally many rows, and equally many condensed ones if their number is fixed.
 
         Args:
             world_size: number of processes.
 
         Raises:
-            ValueError: the batch, or its condensed part, does not divide.
+            ValueError: if the batch, or its condensed part, is not divisible by the number of processes.
         """
         if self.batch_size % world_size:
             raise ValueError(
@@ -115,10 +115,10 @@ class TransferSet:
 
         Args:
             draw: randomness of the step.
-            device: where the rows are put; bytes are moved before they are widened.
+            device: device of the rows; they are moved as bytes, then converted.
 
         Raises:
-            ValueError: the bank is empty and ``mix`` is 0.
+            ValueError: if the bank is empty and ``mix`` is 0.
         """
         rows = self._rows(draw.generator("transfer"))[draw.rows]
         from_condensed = rows < len(self.condensed)
@@ -132,12 +132,12 @@ class TransferSet:
         return TransferBatch(images, send(labels, device), send(from_condensed, device))
 
     def blend(self, images: Tensor, labels: Tensor | None, draw: Draw) -> TransferBatch:
-        """Put this rank's condensed rows in front of synthetic images that the bank does not hold.
+        """Return a batch of this rank's condensed rows, followed by the given synthetic images.
 
         Args:
             images: this rank's rows of the :attr:`synthetic_per_batch` images, ``(n, C, H, W)``, pixels in the units of
                 [0, 1].
-            labels: their classes, ``(n,)`` int64; ``None`` where they have none.
+            labels: their classes, ``(n,)`` int64; ``None`` without any.
             draw: randomness of the step.
 
         Example:
@@ -156,19 +156,19 @@ class TransferSet:
         )
 
     def matching(self, labels: Tensor, draw: Draw, device: torch.device | None = None) -> TransferBatch:
-        """Return for every label of this rank's rows a random condensed image of that class, with replacement.
+        """Return a random condensed image of the class of each label of this rank, drawn with replacement.
 
         Args:
             labels: classes of the global batch, ``(N,)`` int64.
             draw: randomness of the step.
-            device: where the rows are put.
+            device: device of the rows.
 
         Raises:
-            ValueError: a label is no class of the condensed set, or has no image there.
+            ValueError: if a label is no class of the condensed set, or its class has no image.
         """
         labels = labels.cpu()
         self._check_classes(labels)
-        # Integers, so that no rounding reaches into the next class; the bias of the remainder is below count / 2**62.
+        # Integers, so that rounding cannot reach the next class; the bias of the remainder is below count / 2**62.
         random = torch.randint(2**62, labels.shape, generator=draw.generator("matching"))
         offsets = random % self.condensed.counts[labels]
         rows = self._by_class[self._first[labels] + offsets][draw.rows]
@@ -184,7 +184,7 @@ class TransferSet:
             round: the round that made them.
 
         Raises:
-            ValueError: they do not fit the condensed set or the bank.
+            ValueError: if they do not fit the condensed set or the bank.
         """
         if images.shape[1:] != self.condensed.image_shape:
             raise ValueError(
@@ -216,7 +216,7 @@ class TransferSet:
         if lacking := sorted(set(labels.tolist()) - present):
             raise ValueError(
                 f"the condensed set has no image of class {', '.join(map(str, lacking))}, so none can be matched: "
-                "add some, or switch off what matches by class"
+                "add some, or switch off parts that match by class, such as the alignment"
             )
 
 

@@ -1,4 +1,4 @@
-"""What the student minimises."""
+"""Losses that train the student."""
 
 from lightning_condkd.distillation.attention import AttentionDistillation
 from lightning_condkd.distillation.losses import DistillationLoss, KLDistillation, LogitsL1Distillation

@@ -1,4 +1,4 @@
-"""Attention transfer beside the divergence of predictions."""
+"""Attention transfer combined with the divergence of predictions."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class AttentionDistillation(DistillationLoss):
     """Divergence at temperature 1 and difference of the attention maps of blocks, the loss of ZSKT.
 
     Labels are not used. For :class:`~lightning_condkd.models.WideResNet` name ``block1``, ``block2`` and ``block3``, as
-    the official code does; for :class:`~lightning_condkd.models.CifarResNet` ``layer1``, ``layer2`` and ``layer3``.
+    in the official code; for :class:`~lightning_condkd.models.CifarResNet` ``layer1``, ``layer2`` and ``layer3``.
 
     Args:
         teacher_maps: names of the teacher's blocks.
-        student_maps: names of the student's, in the same order and of the same heights and widths; ``None`` for the
-            same names.
+        student_maps: names of the student's blocks, in the same order and with maps of the same heights and widths;
+            ``None`` for the same names.
         attention_weight: weight of :func:`~lightning_condkd.functional.attention.attention_transfer`.
-        reduction: of the divergence; ``elementwise`` divides it by the number of classes too, as the official code
-            does, to which the weight is tuned; ``batchmean`` does not.
+        reduction: reduction of the divergence; ``elementwise`` also divides by the number of classes, as in the
+            official code, for which the weight is tuned; ``batchmean`` does not.
 
     Raises:
         ValueError: if no block is named, their numbers differ, or the reduction is unknown.

@@ -11,7 +11,7 @@ from lightning_condkd.types import NetworkOutput
 
 
 class DistillationLoss(nn.Module):
-    """What the student minimises on a batch that the teacher has seen as well.
+    """Loss of the student on a batch, given the outputs of student and teacher.
 
     A loss of one's own subclasses it, implements :meth:`forward` and states what it needs beside the logits.
 
@@ -44,9 +44,7 @@ class DistillationLoss(nn.Module):
         Returns:
             A scalar.
         """
-        raise NotImplementedError(
-            f"{type(self).__name__}.forward: a distillation loss must say what it returns; implement forward."
-        )
+        raise NotImplementedError(f"{type(self).__name__}.forward: a distillation loss must implement forward.")
 
 
 class KLDistillation(DistillationLoss):

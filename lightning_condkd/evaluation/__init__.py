@@ -1,4 +1,4 @@
-"""How a condensed set is evaluated: fresh networks are trained on it and tested on real images."""
+"""Evaluation of condensed sets: fresh networks are trained on a set and tested on real images."""
 
 from lightning_condkd.evaluation.batches import TeacherLabels
 from lightning_condkd.evaluation.fresh_training import evaluate

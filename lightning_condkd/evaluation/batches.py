@@ -1,4 +1,4 @@
-"""The batches that fresh networks are trained on when a condensed set is evaluated."""
+"""Training batches of the fresh networks that evaluate a condensed set."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from lightning_condkd.randomness import seeded_generator
 
 
 class TeacherLabels(NamedTuple):
-    """What a teacher says of every view of an image, in place of labels that are stored with it.
+    """Predictions of a teacher for every view of an image, in place of stored labels.
 
     Args:
-        teacher: the trained network with its normalisation; it is moved to where networks are trained, and set to eval.
+        teacher: the trained network with its normalisation; moved to the device of the training, and set to eval.
         temperature: divisor of both logits in :func:`~lightning_condkd.functional.divergence.kd_divergence`, which is
-            the loss; 20 is the value in the codes of Fast and, with CutMix, of RDED.
+            the loss; 20 is the value in the code of Fast and, with CutMix, of RDED.
     """
 
     teacher: Observer
@@ -56,16 +56,16 @@ Labels = Tensor | TeacherLabels
 
 
 class Batches(NamedTuple):
-    """The training batches of some runs, each with an order, augmentation and boxes of its own.
+    """The training batches of some runs, each with its own order, augmentation and CutMix boxes.
 
     Args:
         images: the set, ``(N, C, H, W)``, pixels in the units of [0, 1].
-        labels: classes ``(N,)``, probabilities ``(N, K)``, or who is asked for them.
-        recipe: how networks are trained.
-        augment: that of the recipe, for the networks' normalisation.
+        labels: classes ``(N,)``, probabilities ``(N, K)``, or a teacher that predicts them.
+        recipe: the training recipe.
+        augment: augmentation of the recipe, for the networks' normalisation.
         seed: seed of all draws.
-        runs: numbers of the runs.
-        joined: whether an image that would be left over alone joins the batch before it, see :func:`joins_leftover`.
+        runs: indices of the runs.
+        joined: whether a single leftover image is added to the batch before it, see :func:`joins_leftover`.
     """
 
     images: Tensor
@@ -77,10 +77,10 @@ class Batches(NamedTuple):
     joined: bool = False
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield views ``(R, B, C, H, W)`` and their targets ``(R, B)`` or ``(R, B, K)``, R being the number of runs.
+        """Yield views ``(R, B, C, H, W)`` and their targets ``(R, B)`` or ``(R, B, K)`` for R runs.
 
         Args:
-            epoch: counted from 0.
+            epoch: index of the epoch, from 0.
         """
         generators = [seeded_generator(self.seed, f"order/{run}", epoch) for run in self.runs]
         orders = torch.stack([torch.randperm(len(self.images), generator=generator) for generator in generators])
@@ -117,38 +117,38 @@ class Batches(NamedTuple):
 
         Args:
             logits: ``(B, K)``.
-            targets: of :meth:`epoch`, for that network.
+            targets: targets from :meth:`epoch` for that network.
         """
         labels = self.labels
         return labels.loss(logits, targets) if isinstance(labels, TeacherLabels) else F.cross_entropy(logits, targets)
 
 
 def joins_leftover(images: Tensor, networks: FreshNetworks, recipe: Recipe) -> bool:
-    """Return whether the one image that is left over by the last batch must join the batch before it.
+    """Return whether a last batch of one image must be added to the batch before it.
 
-    A BatchNorm over vectors, or over maps of one pixel, has no variance of one image. Any other network trains on it
-    alone, as in the codes of published evaluations.
+    A BatchNorm over vectors, or over maps of one pixel, cannot normalise a batch of one image. Other networks train on
+    it alone, as in the code of published evaluations.
 
     Args:
         images: the set, ``(N, C, H, W)``, pixels in the units of [0, 1].
-        networks: what is trained on it.
-        recipe: how.
+        networks: networks to train.
+        recipe: the training recipe.
 
     Raises:
-        ValueError: every batch holds one image.
+        ValueError: if every batch has one image.
     """
     alone = recipe.batch_size == 1 or len(images) % recipe.batch_size == 1
     if not alone or _takes_one(images, networks):
         return False
     if 1 in (len(images), recipe.batch_size):
         raise ValueError(
-            f"{networks.name} has a BatchNorm that takes no batch of one image, got {len(images)} images in batches of "
-            f"{recipe.batch_size}: set the recipe's batch_size to 2 or more, give more images, or name a network "
+            f"{networks.name} has a BatchNorm that needs two images or more, got {len(images)} images in batches of "
+            f"{recipe.batch_size}: set the recipe's batch_size to 2 or more, give more images, or use a network "
             "without such a BatchNorm (ConvNet)"
         )
     warnings.warn(
-        f"{len(images)} images in batches of {recipe.batch_size} leave one alone, which a BatchNorm of {networks.name} "
-        "does not take: it joins the batch before it",
+        f"{len(images)} images in batches of {recipe.batch_size} leave one over, too few for a BatchNorm of "
+        f"{networks.name}: it is added to the batch before it",
         stacklevel=3,
     )
     return True

@@ -1,4 +1,4 @@
-"""Evaluation of a condensed set: the accuracy of fresh networks that are trained on nothing else."""
+"""Evaluation of a condensed set by the accuracy of fresh networks trained on it alone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 Once = Callable[[int, Callable[[], Trained]], Trained]
 
 GPU_CHUNK = 500
-# On a CPU a test pass over 32 px in chunks of 32 took less than half the time that it took in chunks of 500.
+# On a CPU, a test pass over 32 px images took less than half the time in chunks of 32 than in chunks of 500.
 CPU_CHUNK_PIXELS = 32 * 32 * 32
 
 
@@ -54,20 +54,20 @@ def evaluate(
 ) -> Evaluation:
     """Train fresh networks on a set and test them.
 
-    A run is a function of seed and number of the run. The same seed gives every set the same initial networks, and sets
-    of one size the same order and augmentation. The global random stream is neither read nor moved.
+    A run is determined by seed and index of the run. The same seed gives every set the same initial networks, and sets
+    of one size the same order and augmentation. The global random stream is neither used nor changed.
 
     Args:
         images: the set, ``(N, C, H, W)``, floating point pixels in the units of [0, 1].
-        labels: classes, ``(N,)`` int64, or probabilities, ``(N, K)``, the loss being the cross-entropy with either; or
-            a teacher that is asked about every view.
+        labels: classes, ``(N,)`` int64, or probabilities, ``(N, K)``, with the cross-entropy as loss; or a teacher that
+            predicts every view.
         test_images: ``(M, C, H, W)``, uint8 or floating point pixels in the units of [0, 1].
         test_labels: classes, ``(M,)`` int64.
         networks: makes the networks.
-        recipe: how they are trained.
+        recipe: the training recipe.
         runs: number of networks.
         seed: seed of initial weights, order and augmentation.
-        test_every: also test after every so many epochs, which yields the best accuracy; 0 for only at the end.
+        test_every: number of epochs between tests, which yield the best accuracy; 0 tests only at the end.
         batched: train all networks in one pass, see :class:`~lightning_condkd.evaluation.network_batch.NetworkBatch`;
             the result is the same up to rounding. On a CPU this took 0.7 times as long with 16 channels at 8 px, but
             1.3 to 2.5 times with 128 channels (five networks, benchmarks/cost/evaluator.py). No GPU was
@@ -105,7 +105,7 @@ def evaluate(
 
 
 def _prepared(data: _Data, recipe: Recipe, device: torch.device) -> _Data:
-    """Move the set and the labels; the test images follow batch by batch, since they may be many."""
+    """Move the set and its labels to the device; test images are moved batch by batch, since they may be many."""
     images, labels = data.images.to(device), data.labels
     if recipe.mirrored:
         images = torch.cat([images, mirror(images)])
@@ -149,7 +149,7 @@ def _train(
 
 def _step(batch: NetworkBatch, optimizer: Optimizer, views: Tensor, targets: Tensor, loss: Loss) -> None:
     logits = batch(views)
-    # A sum over networks, each of which has parameters of its own: every one gets the gradient of its own mean.
+    # The networks share no parameters, so with the sum each gets the gradient of its own mean.
     losses = [loss(own, target) for own, target in zip(logits, targets, strict=True)]
     optimizer.zero_grad()
     torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
@@ -157,7 +157,7 @@ def _step(batch: NetworkBatch, optimizer: Optimizer, views: Tensor, targets: Ten
 
 
 def _targets(labels: Tensor, dtype: torch.dtype, recipe: Recipe, num_classes: int) -> Tensor:
-    """Return labels as they are trained on: shares of classes can be mixed, numbers of classes cannot."""
+    """Return labels as training targets: probabilities if CutMix has to mix them."""
     if labels.is_floating_point():
         return labels.to(dtype)
     return F.one_hot(labels, num_classes).to(dtype) if recipe.cutmix else labels
@@ -171,7 +171,7 @@ def _test_logits(batch: NetworkBatch, images: Tensor, device: torch.device) -> T
 
 @contextmanager
 def _own_stream(generator: torch.Generator) -> Iterator[None]:
-    """Let layers that draw, such as dropout, draw from a generator; the global streams are put back afterwards."""
+    """Make layers such as dropout draw from a generator; the global streams are restored afterwards."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         yield
@@ -200,8 +200,8 @@ def _check_labels(name: str, labels: Labels, number: int, num_classes: int) -> N
     if isinstance(labels, TeacherLabels):
         if labels.teacher.num_classes != num_classes or not labels.temperature > 0:
             raise ValueError(
-                f"{name}: expected a teacher of {num_classes} classes at a positive temperature, got "
-                f"{labels.teacher.num_classes} classes at {labels.temperature}; give the teacher of this data"
+                f"{name}: expected a teacher of {num_classes} classes and a positive temperature, got "
+                f"{labels.teacher.num_classes} classes and {labels.temperature}; give the teacher of this data"
             )
     elif labels.is_floating_point():
         if labels.shape != (number, num_classes) or bool(((labels.double().sum(1) - 1).abs() > 1e-2).any()):
@@ -212,4 +212,4 @@ def _check_labels(name: str, labels: Labels, number: int, num_classes: int) -> N
     elif labels.shape != (number,) or labels.dtype != torch.int64:
         raise ValueError(f"{name}: expected int64 classes ({number},), got {labels.dtype} {tuple(labels.shape)}")
     elif int(labels.max()) >= num_classes or int(labels.min()) < 0:
-        raise ValueError(f"{name}: the networks know {num_classes} classes, found {int(labels.max())} as a label")
+        raise ValueError(f"{name}: the networks have {num_classes} classes, found {int(labels.max())} as a label")

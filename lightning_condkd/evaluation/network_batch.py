@@ -1,4 +1,4 @@
-"""Networks of one architecture trained side by side, in one pass."""
+"""Several networks of one architecture, trained together in one pass."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from lightning_condkd.models import Observer
 
 
 class NetworkBatch:
-    """Networks of one architecture whose forward pass is one: parameters are stacked, each has images of its own.
+    """Networks of one architecture with stacked parameters and a joint forward pass, each with its own images.
 
-    An optimizer that treats numbers one by one, such as SGD, trains the stack as it would train each network. One
-    network alone is called as it is.
+    An elementwise optimizer, such as SGD, trains the stack as it would train each network. A single network is called
+    directly.
 
     Args:
-        networks: their weights are copied; one network alone is trained itself.
+        networks: the networks; their weights are copied, except that a single network is trained itself.
 
     Raises:
         ValueError: if there are several, and they have BatchNorm with running statistics or dropout.
@@ -43,19 +43,19 @@ class NetworkBatch:
             self._network = copy.deepcopy(networks[0]).to("meta")
 
     def parameters(self) -> list[Tensor]:
-        """Return what an optimizer is to train."""
+        """Return the parameters for an optimizer."""
         return list(self._parameters.values())
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the parameters, which is that of the images."""
+        """Type of the parameters and of the images."""
         return self.parameters()[0].dtype
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return logits ``(R, N, K)``.
 
         Args:
-            images: a batch for each of the R networks, ``(R, N, C, H, W)``, pixels in the units of [0, 1].
+            images: one batch for each of the R networks, ``(R, N, C, H, W)``, pixels in the units of [0, 1].
         """
         return self._forward(images, shared=False)
 

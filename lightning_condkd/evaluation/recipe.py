@@ -1,4 +1,4 @@
-"""How fresh networks are trained when a condensed set is evaluated."""
+"""Training recipe of the fresh networks that evaluate a condensed set."""
 
 from __future__ import annotations
 
@@ -19,34 +19,32 @@ LEARNING_RATES = {"sgd": 0.01, "adamw": 0.001}
 class Recipe:
     """SGD with one drop of the learning rate; the defaults are the recipe of DSA, DM and MTT.
 
-    An epoch is one pass through the set in a new order; the last batch may be smaller. The augmentation draws one
-    operator for a batch where it is :class:`~lightning_condkd.augment.SiameseAugment`, and parameters for each image.
+    An epoch is one pass through the set in a new order; the last batch may be smaller.
+    :class:`~lightning_condkd.augment.SiameseAugment` draws one operator per batch; parameters are drawn per image.
 
     Args:
-        epochs: passes through the set, exactly so many. The public loops make one more than their setting, so 1001 is
-            what they call 1000.
-        learning_rate: step size; ``None`` for 0.01 (official code of DC, DSA and DM), or 0.001 for AdamW (that of
-            RDED), and in the command ``evaluate`` for the step size that was learned with the set, where there is one
-            and the optimizer is SGD.
+        epochs: number of passes through the set. Public code makes one more than its setting, so its 1000 is 1001 here.
+        learning_rate: step size; ``None`` for 0.01 (official code of DC, DSA and DM), or 0.001 for AdamW (official code
+            of RDED). With ``None`` and SGD the command ``evaluate`` uses the step size learned with the set, if any.
         drop_at: share of the epochs after which the learning rate is divided by 10 and the momentum starts from zero;
-            rounded to whole epochs; 1 for never. The public loops drop it after epoch ``E // 2 + 1`` counted from 0,
-            which is 502 epochs of 1001.
+            rounded to whole epochs; 1 for never. Public code drops it after epoch ``E // 2 + 1`` counted from 0, which
+            is 502 epochs of 1001.
         momentum: momentum of SGD (official code 0.9), or first beta of AdamW.
         weight_decay: weight decay on all parameters (official code 0.0005).
         batch_size: images in a batch (official code 256).
-        augment: what training images go through: ``dsa``, or ``dsa_digits`` without its flip, as its authors have it on
-            MNIST and SVHN; ``None`` for nothing, or one of your own.
-        mirrored: add the mirror image of every image to the set. The control is mirrored as well: a recipe is one for
-            all rows.
+        augment: augmentation of training images: ``dsa``; ``dsa_digits`` (``dsa`` without its flip, as its authors use
+            it on MNIST and SVHN); an :class:`~lightning_condkd.augment.Augment`; ``None`` disables it.
+        mirrored: whether to add the mirror image of every image to the set. This applies to all rows of a comparison,
+            the control included.
         optimizer: ``sgd`` or ``adamw``.
-        cosine_stretch: the learning rate falls by a cosine that would reach zero after so many times the epochs (1 for
-            all of it, 2 for its first half); ``None`` for none. It takes the place of the drop: ``drop_at`` must be 1.
-        cutmix: put a box of another image of the batch into each image, after the augmentation, and mix their labels.
-            Its share of the area is uniform in [0, 1).
+        cosine_stretch: the learning rate follows a cosine that would reach zero after this multiple of the epochs (1 to
+            reach it, 2 for half the way); ``None`` disables it. It replaces the drop: ``drop_at`` must be 1.
+        cutmix: whether to paste a box of another image of the batch into each image, after the augmentation, and mix
+            their labels. The box's share of the area is uniform in [0, 1).
 
     Raises:
-        ValueError: if a count or the learning rate is not positive, the share is outside [0, 1], or the learning rate
-            is to follow a cosine and to drop.
+        ValueError: if a count or the learning rate is not positive, the share is outside [0, 1], or both a cosine and a
+            drop are set.
 
     Example:
         >>> recipe = Recipe(epochs=10, drop_at=0.5, augment=None)
@@ -91,11 +89,11 @@ class Recipe:
         if stretch < 1:
             raise ValueError(f"cosine_stretch: expected at least 1, for a cosine that ends at zero, got {stretch}")
         if self.drop_at != 1:
-            raise ValueError(f"drop_at: expected 1 where the rate follows a cosine, got {self.drop_at}; set it to 1")
+            raise ValueError(f"drop_at: expected 1 if cosine_stretch is set, got {self.drop_at}; set it to 1")
 
     @classmethod
     def dsa(cls) -> Recipe:
-        """Return the recipe of DSA, DM and MTT: 1000 epochs as their code counts, with all of DSA."""
+        """Return the recipe of DSA, DM and MTT: 1000 epochs in the count of their code, and DSA."""
         return cls()
 
     @classmethod
@@ -109,18 +107,18 @@ class Recipe:
 
     @classmethod
     def rded(cls, ipc: int = 10, num_classes: int = 10, factor: int = 1) -> Recipe:
-        """Return the recipe of RDED: AdamW, half a cosine, CutMix; SRe2L and later methods train much the same.
+        """Return the recipe of RDED: AdamW, half a cosine, CutMix; SRe2L and later methods have similar ones.
 
-        It is made for a teacher's labels. At one tile an image, which is RDED's choice for small images, its crop is
-        the whole image, and what is left is the flip. Three things of its code are left out: tiles of an image do not
-        change places, test images of 64 px and more are not made larger by an eighth and cut to their middle, and
-        images before CutMix do not go through the network, which would move its running statistics.
+        It is made for a teacher's labels. With one tile per image, RDED's choice for small images, its crop is the
+        whole image, so only the flip remains. Three parts of its code are left out: it shuffles the tiles of an image;
+        it enlarges test images of 64 px and more by an eighth and crops their centre; and it passes images before
+        CutMix through the network, which changes the running statistics.
 
         Args:
-            ipc: images per class; batches are of 10, 50 and 100 for 1, 10 and 50 as in the official code, and of the
-                next smaller of these for others (our choice).
-            num_classes: number of classes; twice the batch from 100 on, as in the official code, except for Tiny
-                ImageNet, where it has 100.
+            ipc: images per class. The batch size is 10, 50 and 100 for 1, 10 and 50 as in the official code, and that
+                of the next smaller of these for others (our choice).
+            num_classes: number of classes. From 100 on the batch size is doubled, as in the official code, except for
+                Tiny ImageNet, where the code has 100.
             factor: tiles along a side of an image (official code 1 up to 64 px, 2 above).
 
         References:
@@ -140,10 +138,10 @@ class Recipe:
         )
 
     def with_learned_rate(self, learned: float | None) -> Recipe:
-        """Return the recipe with the step size that was learned with a set, if it is SGD and has none of its own.
+        """Return the recipe with the step size learned with a set, if it uses SGD and sets no step size itself.
 
         Args:
-            learned: the step size; ``None`` if there is none.
+            learned: the learned step size; ``None`` if there is none.
         """
         if learned is None or self.learning_rate is not None or self.optimizer != "sgd":
             return self
@@ -163,7 +161,7 @@ class Recipe:
         """Return the learning rate of an epoch.
 
         Args:
-            epoch: counted from 0.
+            epoch: index of the epoch, from 0.
         """
         if self.cosine_stretch is not None:
             return self.full_rate * (1 + math.cos(math.pi * epoch / self.epochs / self.cosine_stretch)) / 2
@@ -173,13 +171,13 @@ class Recipe:
         """Return a fresh optimizer at the full learning rate.
 
         Args:
-            parameters: of the networks.
+            parameters: parameters of the networks.
         """
         if self.optimizer == "adamw":
             return AdamW(parameters, self.full_rate, betas=(self.momentum, 0.999), weight_decay=self.weight_decay)
         return SGD(parameters, self.full_rate, momentum=self.momentum, weight_decay=self.weight_decay)
 
     def settings(self) -> dict[str, Any]:
-        """Return what a file records of the recipe, JSON values only."""
+        """Return the settings that a file records about the recipe, JSON values only."""
         augment = None if self.augment is None else str(self.augment)
         return {**vars(self), "learning_rate": self.full_rate, "drop_epoch": self.drop_epoch, "augment": augment}

@@ -1,4 +1,4 @@
-"""The result of an evaluation: accuracies by network and seed, their mean and deviation."""
+"""Results of an evaluation: accuracies by network and seed, their mean and standard deviation."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Spread(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """What networks that were trained in one pass reached, JSON values only.
+    """Scores of networks that were trained in one pass, JSON values only.
 
     Args:
         accuracies: for each network, its accuracy at each test.
-        calibration_errors: that of the last weights of each network.
+        calibration_errors: calibration error of the last weights of each network.
     """
 
     accuracies: list[list[float]]
@@ -50,10 +50,10 @@ class Trained(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the networks of one architecture reached; shares, not percent.
+    """Scores of the networks of one architecture, as shares, not percent.
 
     Args:
-        epochs: after how many epochs they were tested; the last one is the end.
+        epochs: numbers of epochs after which they were tested; the last is the end of training.
         accuracies: accuracy at each of these tests, for each run.
         calibration_errors: expected calibration error of the last weights of each run: 15 bins of equal width, the top
             class only.
@@ -70,7 +70,7 @@ class Evaluation:
 
     @property
     def best(self) -> tuple[float, ...] | None:
-        """Highest accuracy of each run over all tests, so chosen on the test images; ``None`` with a single test."""
+        """Highest accuracy of each run over all tests, thus chosen on the test images; ``None`` with a single test."""
         return tuple(max(run) for run in self.accuracies) if len(self.epochs) > 1 else None
 
     def record(self) -> dict[str, Any]:
@@ -101,6 +101,6 @@ def calibration_error(logits: Tensor, labels: Tensor) -> float:
     References:
         Guo et al., "On Calibration of Modern Neural Networks", arXiv 1706.04599.
     """
-    # Rounding above 1 would make torchmetrics take the probabilities for logits.
+    # If rounding exceeded 1, torchmetrics would treat the probabilities as logits.
     probabilities = logits.softmax(1).clamp(max=1)
     return float(multiclass_calibration_error(probabilities, labels, logits.shape[1], n_bins=15, norm="l1"))

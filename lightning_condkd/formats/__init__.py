@@ -1,4 +1,4 @@
-"""Condensed sets in other projects' files: a reader and a writer for each format, over plain contents."""
+"""Readers and writers of the files in which other projects store condensed sets."""
 
 from lightning_condkd.formats.contents import CondensedInfo, Contents
 from lightning_condkd.formats.dc import export_dc, import_dc

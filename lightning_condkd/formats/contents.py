@@ -1,4 +1,4 @@
-"""The plain contents of a condensed set, and what readers and writers of all formats share."""
+"""Plain contents of a condensed set, and helpers that readers and writers of all formats share."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from lightning_condkd.formats.soft_labels import LabelKind, SoftLabelKind, check
 from lightning_condkd.hashing import file_hash
 from lightning_condkd.pixels import parts, to_pixels
 
-# Whitened CIFAR-10 (ZCA, eps 0.1) has a standard deviation of 0.26, normalised CIFAR-10 of 1.2 (measured by us), pixels
-# 0.5 at most. Learned images may spread several times as far as real ones; pixels of 0 to 255 have about 50 and more.
+# Whitened CIFAR-10 (ZCA, eps 0.1) has a standard deviation of 0.26, normalised CIFAR-10 of 1.2 (our measurement),
+# pixels in [0, 1] at most 0.5. Learned images may have several times as much, pixels of 0 to 255 have 50 or more.
 NORMALIZED_STD = (0.6, 10.0)
 PIXEL_CONSTANTS = "for each channel 0 and 1 for pixels of 0 to 1, 0 and 0.003921569 for pixels of 0 to 255"
 
 
 @dataclass(frozen=True)
 class CondensedInfo:
-    """What is known about a condensed set beside its tensors.
+    """Facts about a condensed set besides its tensors.
 
     Args:
         num_classes: number of classes K of the dataset.
         class_names: their names in the order of the labels.
-        label_kind: what the soft labels are; ``hard`` without any.
+        label_kind: kind of the soft labels; ``hard`` without any.
         method: the condensation method.
         settings: its settings, JSON values only.
         seed: its seed.
-        source_mean: channel means that an importer undid.
-        source_std: channel standard deviations that an importer undid.
-        provenance: where the set comes from: format, file name, SHA-256.
+        source_mean: channel means of the normalisation that an importer undid.
+        source_std: channel standard deviations of the normalisation that an importer undid.
+        provenance: source of the set: format, file name, SHA-256.
     """
 
     num_classes: int
@@ -60,13 +60,13 @@ class CondensedInfo:
 
 
 class Contents(NamedTuple):
-    """What a file holds, not yet checked: ``CondensedSet(*contents)`` is.
+    """Unchecked content of a file; ``CondensedSet(*contents)`` checks it.
 
     Args:
         images: ``(N, C, H, W)``, float32 pixels in the units of [0, 1], or uint8.
         labels: classes, ``(N,)`` int64.
         soft_labels: probabilities or logits, ``(N, K)`` floating point.
-        info: what else is known.
+        info: further facts.
     """
 
     images: Tensor
@@ -76,7 +76,7 @@ class Contents(NamedTuple):
 
 
 class SetLike(Protocol):
-    """What a writer needs of a condensed set: also :class:`Contents` has it."""
+    """Attributes of a condensed set that a writer needs; :class:`Contents` has them too."""
 
     @property
     def images(self) -> Tensor:
@@ -92,22 +92,22 @@ class SetLike(Protocol):
 
     @property
     def info(self) -> CondensedInfo:
-        """What else is known."""
+        """Further facts."""
 
 
 def record(condensed: SetLike, given: Mapping[str, Any]) -> Contents:
-    """Return a set with what the user knows about it: dataset, class names, step size.
+    """Return a set with facts given by the user: dataset, class names, step size.
 
     Args:
         condensed: the set.
-        given: options; those beside :data:`FACTS` are not looked at.
+        given: options; only those in :data:`FACTS` are used.
 
     Raises:
-        ValueError: too few or too many names, or a step size that no optimizer takes.
+        ValueError: if there are too few or too many names, or the step size is not a positive number.
     """
     facts = {name: given[name] for name in ("dataset", "train_lr") if name in given}
     if "train_lr" in facts and not (math.isfinite(facts["train_lr"]) and facts["train_lr"] > 0):
-        raise ValueError(f"train_lr: expected a positive step size, got {facts['train_lr']}: it is in the source's log")
+        raise ValueError(f"train_lr: expected a positive step size, got {facts['train_lr']}: see the source's log")
     provenance = dict(condensed.info.provenance)
     if "train_lr" in facts:
         provenance.pop("train_lr_sha256", None)
@@ -122,7 +122,7 @@ def record(condensed: SetLike, given: Mapping[str, Any]) -> Contents:
 
 
 def provenance_of(form: str, *paths: Path) -> dict[str, str]:
-    """Return the record of where a set comes from.
+    """Return the provenance record of a set.
 
     Args:
         form: its format.
@@ -133,14 +133,14 @@ def provenance_of(form: str, *paths: Path) -> dict[str, str]:
 
 
 def check_images(images: Tensor, path: Path) -> None:
-    """Check that a tensor holds images as sources write them.
+    """Check that a tensor has the shape and type of images.
 
     Args:
         images: the tensor.
         path: its file.
 
     Raises:
-        ValueError: it is of another shape or type, or empty.
+        ValueError: if it has another shape or type, or is empty.
     """
     if images.dim() != 4 or not images.numel():
         raise ValueError(
@@ -151,11 +151,11 @@ def check_images(images: Tensor, path: Path) -> None:
 
 
 def misfit(images: Tensor, flat: bool = False) -> str | None:
-    """Return why images do not look normalised, ``None`` where they do.
+    """Return a message if images do not look normalised, ``None`` if they do.
 
     Args:
         images: ``(N, C, H, W)`` floating point.
-        flat: whether a small spread is known to be right.
+        flat: whether a small standard deviation is known to be right.
 
     Example:
         >>> images = torch.arange(4.0).view(1, 1, 2, 2)
@@ -183,16 +183,16 @@ def build(
     """Return a set from the tensors of a source.
 
     Args:
-        images: ``(N, C, H, W)`` as the source has them.
+        images: ``(N, C, H, W)`` in the units of the source.
         labels: classes ``(N,)`` of any type, or probabilities or logits ``(N, K)``.
         known: the normalisation to undo.
-        label_kind: what soft labels are; ``None`` tells it from their values.
+        label_kind: kind of the soft labels; ``None`` determines it from their values.
         method: the condensation method.
-        settings: what else is known; ``None`` values are left out.
-        provenance: where the set comes from.
+        settings: further facts; ``None`` values are left out.
+        provenance: source of the set.
 
     Raises:
-        ValueError: the labels are of another kind, or do not fit the images.
+        ValueError: if the labels are of another kind, or do not fit the images.
     """
     hard, soft, kind = _labels(labels.detach(), label_kind)
     info = CondensedInfo(
@@ -217,12 +217,12 @@ def _labels(labels: Tensor, named: SoftLabelKind | None) -> tuple[Tensor, Tensor
             f"{tuple(labels.shape)}: give the labels file of these images"
         )
     if named:
-        raise ValueError(f"label_kind={named}, but the labels are classes (N,), no soft labels: drop it")
+        raise ValueError(f"label_kind={named}, but the labels are classes (N,), no soft labels: leave it out")
     return hard, None, "hard"
 
 
 def what_is(content: object) -> str:
-    """Return what a file holds, for errors.
+    """Return a description of a file's content, for errors.
 
     Args:
         content: the content of the file.
@@ -233,22 +233,22 @@ def what_is(content: object) -> str:
 
 
 def normalized(condensed: SetLike, table: Mapping[str, Normalization], source: Source) -> Tensor:
-    """Return the images of a set, normalized for a format that keeps them so.
+    """Return the images of a set, normalized for a format that stores normalized images.
 
     Args:
         condensed: the set.
         table: the constants of the format by dataset.
-        source: what the user says of them.
+        source: the user's choice of constants.
 
     Raises:
-        ValueError: the constants are not known, or are those of another number of classes.
+        ValueError: if the constants are unknown, or belong to a dataset with another number of classes.
     """
     source = source._replace(dataset=source.dataset or condensed.info.settings.get("dataset"))
     known = find_normalization(table, source, "the export")
     if source.mean is None and known.num_classes != condensed.info.num_classes:
         raise ValueError(
-            f"{source.dataset} has {known.num_classes} classes, the set {condensed.info.num_classes}: name its own "
-            "dataset, or pass mean and std (--mean, --std)"
+            f"{source.dataset} has {known.num_classes} classes, the set {condensed.info.num_classes}: name the set's "
+            "own dataset, or pass mean and std (--mean, --std)"
         )
     images = torch.empty(condensed.images.shape, dtype=torch.float32)
     for rows in parts(images):

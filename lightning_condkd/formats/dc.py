@@ -1,4 +1,4 @@
-"""The dict of the DC family: DC, DSA, DM, DataDAM, and DC-BENCH's copies of them."""
+"""Format of the DC family, a dict: DC, DSA, DM, DataDAM, and DC-BENCH's copies of them."""
 
 from __future__ import annotations
 
@@ -41,21 +41,21 @@ def import_dc(
 ) -> Contents:
     """Read a file of the DC family: a dict whose ``data`` lists one ``[images, labels]`` for each run.
 
-    DataDAM's released sets hold a single pair in ``data``. DataDAM's own code lists every evaluation of a run instead,
-    so that the last entry is the finished set; the provenance says so.
+    DataDAM's released sets have a single pair in ``data``. DataDAM's code lists every evaluation of a run instead, so
+    the last entry is the finished set; the provenance records this.
 
     Args:
         path: usually ``res_{METHOD}_{DATASET}_{NET}_{IPC}ipc.pt`` or ``syn_data_{DATASET}_ipc_{IPC}.pt``; method and
             dataset are read from this name.
-        dataset: the dataset, where the name does not tell.
+        dataset: the dataset; needed if the file's name does not contain it.
         mean: channel means that the source used, in place of the dataset's.
         std: channel standard deviations that the source used, in place of the dataset's.
-        run: which run to take; -1 is the last.
-        label_kind: what soft labels are; by default told from their values.
+        run: index of the run to read; -1 is the last.
+        label_kind: kind of the soft labels; by default determined from their values.
 
     Raises:
-        ValueError: the file is of another kind, damaged or asks for code to run, the normalisation is not known, or the
-            images do not look normalised and mean and std are not given.
+        ValueError: if the file is of another kind, damaged or needs code to be run, the normalisation is unknown, or
+            the images do not look normalised and mean and std are not given.
 
     References:
         Zhao, Mopuri, Bilen: Dataset Condensation with Gradient Matching, arXiv 2006.05929.
@@ -68,11 +68,11 @@ def read_dc(content: object, path: Path, source: Source, run: int, label_kind: S
     """Return the set of a dict of the DC family.
 
     Args:
-        content: what the file holds.
+        content: content of the file.
         path: the file.
-        source: what is known about its normalisation.
-        run: which run to take; -1 is the last.
-        label_kind: what soft labels are; ``None`` tells it from their values.
+        source: its normalisation.
+        run: index of the run to read; -1 is the last.
+        label_kind: kind of the soft labels; ``None`` determines it from their values.
 
     Raises:
         ValueError: see :func:`import_dc`.
@@ -106,9 +106,9 @@ def _name_facts(name: str) -> Mapping[str, str]:
 
 def _refuse(why: str, path: Path, known: Normalization) -> Never:
     raise ValueError(
-        f"{path.name} {why}. A teacher cannot read whitened images, which DataDAM's code writes with --zca. Otherwise "
-        f"pass mean and std (--mean, --std): {list(known.mean)} and {list(known.std)} for images that are normalised "
-        f"after all; {PIXEL_CONSTANTS}"
+        f"{path.name} {why}. A teacher cannot use whitened images, which DataDAM's code writes with --zca. Otherwise "
+        f"pass mean and std (--mean, --std): {list(known.mean)} and {list(known.std)} if the images are normalised; "
+        f"{PIXEL_CONSTANTS}"
     )
 
 
@@ -141,21 +141,21 @@ def export_dc(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> None:
-    """Write the dict of the DC family, one run of ``[images, labels]``, which DC, DSA, DM and DC-BENCH read.
+    """Write a dict of the DC family with one run of ``[images, labels]``, which DC, DSA, DM and DC-BENCH read.
 
-    The images are normalised, never clipped. The format holds classes, so soft labels are left out.
+    The images are normalised, never clipped. The format has no soft labels, so these are left out.
 
     Args:
         condensed: the set.
-        path: target, ending in ``.pt`` or ``.pth``; replaced whole. DC-BENCH asks for the name
+        path: target, ending in ``.pt`` or ``.pth``; replaced atomically. DC-BENCH expects the name
             ``res_{METHOD}_{DATASET}_{NET}_{IPC}ipc.pt``.
-        dataset: the dataset by whose constants (DC's) the images are normalised; by default the one of
+        dataset: the dataset whose constants (DC's) normalise the images; by default that of
             ``info.settings["dataset"]``.
         mean: channel means to normalise with, in place of the dataset's.
         std: channel standard deviations to normalise with, in place of the dataset's.
 
     Raises:
-        ValueError: another ending, or the normalisation is not known or does not fit the set.
+        ValueError: if the ending is another, or the normalisation is unknown or does not fit the set.
     """
     path = Path(path)
     check_dc_name(path)
@@ -170,7 +170,7 @@ def check_dc_name(path: Path) -> None:
         path: the target.
 
     Raises:
-        ValueError: another ending.
+        ValueError: if the ending is another.
     """
     if path.suffix not in (".pt", ".pth"):
         raise ValueError(f"a DC dict is one file, ending in .pt or .pth, got {path.name!r}: change the ending")

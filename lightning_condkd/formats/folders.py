@@ -1,4 +1,4 @@
-"""Folders of image files: which subfolders are classes, which files are images, and how these are decoded."""
+"""Folders of image files: subfolders that are classes, files that are images, and decoding."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _READ = " ".join(IMG_EXTENSIONS)
 
 
 def class_folders(root: Path) -> list[Path]:
-    """Return the subfolders of a root in sorted order, one for each class; hidden ones and ``__MACOSX`` are no classes.
+    """Return the subfolders of a root in sorted order, one for each class, without hidden ones and ``__MACOSX``.
 
-    Images may lie in one more folder below their class, as those of Tiny-ImageNet do (``n01443537/images``).
+    Images may be in one more folder below their class, as in Tiny-ImageNet (``n01443537/images``).
 
     Args:
         root: the folder.
 
     Raises:
-        ValueError: a subfolder holds several folders of images instead of images, so that it is a part of the data.
+        ValueError: if a subfolder contains several folders of images instead of images, such as a training part.
     """
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not _stray(path.name))
     for folder in folders:
@@ -40,11 +40,11 @@ def class_folders(root: Path) -> list[Path]:
 
 
 def in_class_order(names: Sequence[str]) -> list[str]:
-    """Return names of class folders in the order of the labels: as text, or by number where all are numbered alike.
+    """Return names of class folders in the order of the labels: by number if all are numbered, else as text.
 
-    That is where all consist of the same prefix, which may be empty, and a number (``1`` to ``10``, ``class1`` to
-    ``class10``), or begin with different numbers (``1_cat`` to ``10_dog``). Where this is not the order of the text,
-    which torchvision's ``ImageFolder`` takes, a warning says so.
+    They are numbered if all consist of the same prefix, which may be empty, and a number (``1`` to ``10``, ``class1``
+    to ``class10``), or if all begin with different numbers (``1_cat`` to ``10_dog``). A warning is given if the order
+    differs from that of torchvision's ``ImageFolder``, which sorts as text.
 
     Args:
         names: the names, all different.
@@ -78,11 +78,11 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def is_image(path: Path, root: Path) -> bool:
-    """Return whether a path is an image file by its ending, and neither it nor a folder above it is hidden.
+    """Return whether a path has the ending of an image file, and neither it nor a folder above it is hidden.
 
     Args:
         path: the path.
-        root: the folder from which on names count.
+        root: the folder below which hidden names matter.
     """
     return path.suffix.lower() in IMG_EXTENSIONS and _visible(path, root) and path.is_file()
 
@@ -92,16 +92,16 @@ def open_image(file: str | Path, channels: int | None = 3) -> Image.Image:
 
     Args:
         file: the file.
-        channels: 3 for RGB, 1 for gray; ``None`` keeps the one channel of an image without colour, else is RGB.
+        channels: 3 for RGB, 1 for gray; ``None`` for gray if the image is stored without colour, else RGB.
 
     Raises:
-        ValueError: the file is broken, or holds more than 8 bits for each channel.
+        ValueError: if the file is broken, or has more than 8 bits for each channel.
     """
     try:
         with Image.open(file) as image:
             image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{file} is no image or is cut off ({error}): copy it again, or take it away") from error
+        raise ValueError(f"{file} is no image or is cut off ({error}): copy it again, or remove it") from error
     return with_channels(image, channels, str(file))
 
 
@@ -111,12 +111,12 @@ def with_channels(image: Image.Image, channels: int | None, what: str) -> Image.
     Args:
         image: in any of PIL's modes, such as one with a palette.
         channels: see :func:`open_image`.
-        what: what it is called in a message.
+        what: name of the image, for the error message.
 
     Raises:
-        ValueError: it holds more than 8 bits for each channel.
+        ValueError: if it has more than 8 bits for each channel.
     """
-    if image.mode.startswith(("I", "F")):  # PIL does not scale these, but cuts them off at 255
+    if image.mode.startswith(("I", "F")):  # PIL does not scale these, but clips them at 255
         raise ValueError(
             f"expected 8 bits for each channel, got PIL's mode {image.mode} ({what}): convert the images, for "
             "example with `mogrify -depth 8`"
@@ -125,14 +125,14 @@ def with_channels(image: Image.Image, channels: int | None, what: str) -> Image.
 
 
 def open_images(files: Sequence[str | Path], channels: int | None = 3) -> Iterator[Image.Image]:
-    """Decode image files one after the other; those that cannot be used are named together, after the last one.
+    """Decode image files one by one; a single error at the end names all unusable files.
 
     Args:
         files: the files.
         channels: see :func:`open_image`.
 
     Raises:
-        ValueError: some cannot be used.
+        ValueError: if some cannot be used.
     """
     refused: list[str] = []
     for file in files:
@@ -147,16 +147,16 @@ def open_images(files: Sequence[str | Path], channels: int | None = 3) -> Iterat
 
 
 def all_gray(files: Sequence[str | Path]) -> bool:
-    """Return whether all image files are stored without colour, by what their headers say.
+    """Return whether all image files are stored without colour, according to their headers.
 
     Args:
-        files: the files; broken ones do not count.
+        files: the files; broken ones are ignored.
     """
     return all(_mode(file) in (*_GRAY, None) for file in files)
 
 
 def warn_of_others(root: Path) -> None:
-    """Warn of files in the folders of classes that are no images by their ending, and of images beside these folders.
+    """Warn of files in class folders without the ending of an image, and of images outside class folders.
 
     Args:
         root: the folder with one subfolder for each class.
@@ -165,11 +165,11 @@ def warn_of_others(root: Path) -> None:
     files = (path for folder in folders for path in folder.rglob("*") if _visible(path, root) and path.is_file())
     endings = Counter(path.suffix.lower() or "no ending" for path in files if not is_image(path, root))
     found = ", ".join(f"{count} with {ending}" for ending, count in endings.most_common(5))
-    parts = [f"{endings.total()} files that are no images by their ending ({found}; read are {_READ})"] if found else []
+    parts = [f"{endings.total()} files with an ending that is not read ({found}; read are {_READ})"] if found else []
     if beside := sum(is_image(path, root) for path in root.iterdir()):
-        parts.append(f"{beside} images that lie in no folder of a class")
+        parts.append(f"{beside} images outside the class folders")
     if parts:
-        warnings.warn(f"{root}: passed over {' and '.join(parts)}; convert or move them if they count", stacklevel=3)
+        warnings.warn(f"{root}: ignored {' and '.join(parts)}; convert or move them if they count", stacklevel=3)
 
 
 def _mode(file: str | Path) -> str | None:
@@ -185,12 +185,12 @@ def _visible(path: Path, root: Path) -> bool:
 
 
 def _stray(name: str) -> bool:
-    """Archives made by macOS bring ``__MACOSX`` and ``._name.png``, which hold no images."""
+    """Return whether a name is one that macOS adds to archives: ``__MACOSX`` or ``._name.png``."""
     return name.startswith(".") or name == "__MACOSX"
 
 
 def _inner_folders(folder: Path) -> list[str]:
-    """Names of the subfolders with images, for a folder without images of its own."""
+    """Return the names of the subfolders with images if the folder itself has none."""
     paths = sorted(folder.iterdir())
     if any(is_image(path, folder) for path in paths):
         return []

@@ -1,4 +1,4 @@
-"""The list of IDC, DREAM and NCFM: images in pixels, each of which may pack several."""
+"""Format of IDC, DREAM and NCFM, a list of images and labels; an image may pack several in tiles."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from lightning_condkd.formats.contents import Contents, build, check_images, pro
 from lightning_condkd.formats.normalizations import Normalization, known_classes
 from lightning_condkd.formats.soft_labels import SoftLabelKind
 
-# The sources clamp to [0, 1] before every step, so that only the last step leaves it; normalised images go far beyond.
+# The sources clamp to [0, 1] before every step, so only the last step can leave it; normalised images go far beyond.
 _PIXEL_RANGE = (-0.5, 1.5)
 
 
 def decode_tiles(images: Tensor, labels: Tensor, factor: int) -> tuple[Tensor, Tensor]:
-    """Return the images that packed images stand for: each tile enlarged to full size.
+    """Unpack images: cut each into tiles and enlarge every tile to full size.
 
-    An image is cut row by row into factor x factor tiles. The result holds the first tile of all images, then the
-    second of all images and so on. A side that does not divide is first filled up with gray (0.5) at its end, as the
-    official code does.
+    An image is cut row by row into factor x factor tiles. The result has the first tile of all images, then the second
+    of all images and so on. A side that is not divisible is first padded with gray (0.5) at its end, as in the official
+    code.
 
     Args:
         images: ``(N, C, H, W)`` floating point, in the units of [0, 1].
@@ -34,7 +34,7 @@ def decode_tiles(images: Tensor, labels: Tensor, factor: int) -> tuple[Tensor, T
         Images ``(factor * factor * N, C, H, W)``, enlarged bilinearly, and their labels.
 
     Raises:
-        ValueError: the factor is not positive, or larger than a side.
+        ValueError: if the factor is not positive, or larger than a side.
 
     Example:
         >>> import torch
@@ -61,20 +61,20 @@ def decode_tiles(images: Tensor, labels: Tensor, factor: int) -> tuple[Tensor, T
 def import_idc(
     path: str | Path, *, factor: int, dataset: str | None = None, label_kind: SoftLabelKind | None = None
 ) -> Contents:
-    """Read a list ``[images, labels]`` as IDC, DREAM and NCFM write it, and unpack its images.
+    """Read a list ``[images, labels]`` written by IDC, DREAM or NCFM, and unpack its images.
 
-    The pixels are in the units of [0, 1], so no normalisation is undone. The last step before saving is not clamped by
-    the sources, nor is it here. How many images a stored one packs is not in the file.
+    The pixels are in the units of [0, 1], so no normalisation is undone. The sources do not clamp the last step before
+    saving, so neither does this. The file does not record how many images a stored one packs.
 
     Args:
         path: usually ``data.pt`` (IDC), ``data{iteration}.pt`` (DREAM) or ``data_{iteration}.pt`` (NCFM).
         factor: the ``factor`` of the source's command line: a stored image packs factor x factor images. 1 for plain
             images (IDC-I); IDC uses 2, and 3 on ImageNet.
-        dataset: the dataset, which tells the number of classes.
-        label_kind: what soft labels are; by default told from their values.
+        dataset: the dataset, which determines the number of classes.
+        label_kind: kind of the soft labels; by default determined from their values.
 
     Raises:
-        ValueError: the file is of another kind, or its images are not in pixels.
+        ValueError: if the file is of another kind, or its images are not in pixels.
 
     References:
         Kim et al.: Dataset Condensation via Efficient Synthetic-Data Parameterization, arXiv 2205.14959.
@@ -89,10 +89,10 @@ def import_idc(
 
 
 def is_list_of_two(content: object) -> TypeGuard[Sequence[Tensor]]:
-    """Return whether a content is a list of images ``(N, C, H, W)`` and their labels.
+    """Return whether a file's content is a list of images ``(N, C, H, W)`` and their labels.
 
     Args:
-        content: what a file holds.
+        content: content of the file.
     """
     if not isinstance(content, list | tuple) or len(content) != 2:
         return False
@@ -116,7 +116,7 @@ def read_idc(
         path: the file.
         factor: tiles along each side; ``None`` is refused.
         dataset: the dataset.
-        label_kind: what soft labels are; ``None`` tells it from their values.
+        label_kind: kind of the soft labels; ``None`` determines it from their values.
 
     Raises:
         ValueError: see :func:`import_idc`.
@@ -124,8 +124,8 @@ def read_idc(
     if factor is None:
         raise ValueError(
             f"{path.name} holds a list [images, labels] as IDC, DREAM and NCFM write it. A stored image may pack "
-            "factor x factor images, and the file does not tell: pass factor (--factor) as on the source's command "
-            "line. 1 means plain images (IDC-I); IDC uses 2, and 3 on ImageNet"
+            "factor x factor images, but the file does not record it: pass factor (--factor) as in the source's "
+            "command line. 1 means plain images (IDC-I); IDC uses 2, and 3 on ImageNet"
         )
     check_images(images, path)
     low, high = float(images.min()), float(images.max())

@@ -1,4 +1,4 @@
-"""Folders of 8-bit images, one subfolder for each class: SRe2L, CDA, RDED and all who write for ImageFolder."""
+"""Format of SRe2L, CDA, RDED and others: a folder of 8-bit images, one subfolder for each class."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from lightning_condkd.messages import listed
 from lightning_condkd.pixels import share_outside, to_bytes
 from lightning_condkd.writing import new_folder
 
-# Our export writes the class names beside the folders, whose names cannot hold every one of them.
+# Our export also writes the class names to a file, since folder names cannot contain all characters.
 NAMES_FILE = "class_names.json"
 
-# "new012", "00012", "03_cat"; ImageNet's names (n01440764) have more digits than any numbering of classes.
+# "new012", "00012", "03_cat"; ImageNet's names (n01440764) have more digits than a class number.
 _NUMBERED = re.compile(r"[^\d_]*(?P<number>\d{1,6})(?:_(?P<name>.+))?")
 
 
@@ -32,22 +32,22 @@ def import_folder(
 ) -> Contents:
     """Read a folder with one subfolder of image files for each class, as uint8.
 
-    Class order is the trap of such folders: they are counted in sorted order, as ``ImageFolder`` does, which is the
-    dataset's only if its authors sorted too. Where subfolders are named after classes, ``class_names`` puts them into
-    the dataset's order, as does the dataset where we know its names (CIFAR-10, FashionMNIST). Names are compared as
-    :func:`safe_name` writes them, in upper or lower case. Numbers in names are read only to refuse an order that
-    contradicts them. Soft labels beside the images (FKD) are not read.
+    Subfolders are numbered in sorted order, as ``ImageFolder`` does, which may differ from the dataset's class order.
+    If subfolders have the names of classes, ``class_names`` puts them into the dataset's order; so does the dataset if
+    its class names are known here (CIFAR-10, FashionMNIST). Names are compared in the form of :func:`safe_name`,
+    ignoring case. Numbers in names are only used to refuse an order that contradicts them. Soft labels stored with the
+    images (FKD) are not read.
 
     Args:
         root: the folder.
-        dataset: the dataset, whose number of classes is checked, and their names where we know them.
+        dataset: the dataset; the number of its classes is checked, and their names if known here.
         class_names: names of the dataset's classes in the order of its labels; classes without a subfolder are missing
-            classes of the set. By default those that our export recorded.
+            classes of the set. By default the names that our export recorded.
 
     Raises:
-        FileNotFoundError: no images there.
-        ValueError: images of several sizes, a broken image or one of more than 8 bits, a subfolder that is no class, or
-            an order of classes that is not clear.
+        FileNotFoundError: if there are no images.
+        ValueError: if images have several sizes, are broken or have more than 8 bits, a subfolder is no class, or the
+            order of the classes is ambiguous.
 
     References:
         Yin, Xing, Shen: Squeeze, Recover and Relabel, arXiv 2306.13092.
@@ -70,7 +70,7 @@ def import_folder(
 
 
 def safe_name(name: str) -> str:
-    """Return a class name as part of a file name: what file systems refuse becomes a dash.
+    """Return a class name as part of a file name; characters that file systems refuse become dashes.
 
     Args:
         name: the class name.
@@ -83,10 +83,10 @@ def safe_name(name: str) -> str:
 
 
 def folder_names(class_names: Sequence[str]) -> list[str]:
-    """Return what our export calls the folders of classes: by number and name, so that sorting keeps their order.
+    """Return the folder names of our export: number and name of each class, so that sorting keeps their order.
 
     Args:
-        class_names: their names, empty where they have none.
+        class_names: names of the classes; empty strings for classes without names.
 
     Example:
         >>> folder_names(["cat", "T-shirt/top"]), folder_names([""] * 11)[:2]
@@ -102,7 +102,7 @@ def _files_by_class(root: Path) -> dict[str, list[Path]]:
     if not any(files.values()):
         raise FileNotFoundError(
             f"expected image files in subfolders of {root}, one for each class; found none. "
-            "A pair of the MTT family is named by its images file"
+            "To read a pair of the MTT family, give its images file"
         )
     return files
 
@@ -110,7 +110,7 @@ def _files_by_class(root: Path) -> dict[str, list[Path]]:
 def _classes(
     root: Path, files: Mapping[str, Sequence[Path]], dataset: str | None, class_names: Sequence[str] | None
 ) -> tuple[list[int], Sequence[str] | None, int]:
-    """Labels of the folders with images, names of the classes, and their number."""
+    """Return the labels of the folders with images, the names of the classes, and their number."""
     folders = [folder for folder, group in files.items() if group]
     if class_names is not None:
         return labels_by_name(folders, class_names), class_names, len(class_names)
@@ -127,7 +127,7 @@ def _classes(
 
 
 def _refuse_empty(names: Sequence[str], root: Path) -> None:
-    # Counting such a folder makes a class of any stray one; passing over it shifts the classes behind it.
+    # Counting an empty folder would make any stray folder a class; skipping it would shift the classes after it.
     if names:
         raise ValueError(
             f"folders {listed(names, 4)} in {root} hold no images: take them away; if they are classes without "
@@ -145,11 +145,11 @@ def _recorded_names(root: Path) -> list[str] | None:
         names = None
     if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
         return names
-    raise ValueError(f"expected a list of class names in {file}: copy it again, or take it away and pass class_names")
+    raise ValueError(f"expected a list of class names in {file}: copy it again, or remove it and pass class_names")
 
 
 def _positions(names: list[str]) -> tuple[list[int], list[str] | None]:
-    """Labels by position, and what the folders say about the classes' names."""
+    """Return labels by position, and the names of the classes if the folders have them."""
     order = list(range(len(names)))
     matches = [match for name in names if (match := _NUMBERED.fullmatch(name))]
     if len(matches) < len(names):
@@ -166,24 +166,24 @@ def _positions(names: list[str]) -> tuple[list[int], list[str] | None]:
 
 
 def labels_by_name(names: Sequence[str], class_names: Sequence[str], whose: str = "class_names") -> list[int]:
-    """Return the labels of class folders by their names, as :func:`safe_name` writes these, in upper or lower case.
+    """Return the labels of class folders by their names, compared in the form of :func:`safe_name`, ignoring case.
 
-    A folder of our export is known by the name behind its number.
+    For folders of our export the name after the number is compared.
 
     Args:
-        names: of the folders.
-        class_names: of all classes in the order of the labels.
-        whose: whose names these are, for the error.
+        names: names of the folders.
+        class_names: names of all classes in the order of the labels.
+        whose: description of ``class_names`` for the error message.
 
     Raises:
-        ValueError: if a folder is of no such class, or two classes cannot be told apart.
+        ValueError: if a folder belongs to no class, or two classes cannot be distinguished.
 
     Example:
         >>> labels_by_name(["dog", "1_cat"], ["Dog", "Cat"])
         [0, 1]
     """
     exported = {name: label for label, name in enumerate(folder_names(class_names))}
-    if exported.keys() >= set(names):  # also tells classes apart whose names look the same in a file name
+    if exported.keys() >= set(names):  # also distinguishes classes whose names are equal as file names
         return [exported[name] for name in names]
     plain = _comparison(class_names)
     wanted = {plain(name): label for label, name in enumerate(class_names)}
@@ -200,7 +200,7 @@ def labels_by_name(names: Sequence[str], class_names: Sequence[str], whose: str 
 
 
 def _comparison(class_names: Sequence[str]) -> Callable[[str], str]:
-    """In which form names are compared: without case, unless it is all that tells two classes apart."""
+    """Return the form in which names are compared: without case, unless two classes differ in case only."""
     folded = {safe_name(name).casefold() for name in class_names}
     return (lambda name: safe_name(name).casefold()) if len(folded) == len(class_names) else safe_name
 
@@ -213,7 +213,7 @@ def _behind_number(name: str) -> str:
 def _check_count(count: int, dataset: str | None, root: Path) -> None:
     if (known := known_classes(dataset)) not in (None, count):
         raise ValueError(
-            f"{dataset} has {known} classes, {root} {count}: pass class_names (--class_names) to say which they are"
+            f"{dataset} has {known} classes, {root} {count}: pass class_names (--class_names), the names of all classes"
         )
 
 
@@ -240,24 +240,24 @@ def _hash(root: Path, files: Sequence[Sequence[Path]]) -> str:
 def export_png(condensed: SetLike, folder: str | Path) -> float:
     """Write a folder of PNG images, one subfolder for each class, which ``ImageFolder`` reads.
 
-    Subfolders are called by number and name (``3_cat``), with leading zeros, so that sorting keeps the order of the
-    classes; names are also kept beside them in ``class_names.json`` for our importer, since a folder cannot have every
-    name. Pixels are clamped to [0, 1] and rounded to 8 bits; uint8 sets stay exact. Soft labels are left out.
+    Subfolders are named by number and class name (``3_cat``), with leading zeros, so that sorting keeps the order of
+    the classes. The names are also written to ``class_names.json`` for our importer, since a folder name cannot contain
+    all characters. Pixels are clamped to [0, 1] and rounded to 8 bits; uint8 sets stay exact. Soft labels are left out.
 
     Args:
         condensed: the set, with 1 or 3 channels.
-        folder: target, made whole or not at all; it must not exist, or be empty.
+        folder: target, written completely or not at all; it must not exist, or be empty.
 
     Returns:
         The share of pixel values that were outside [0, 1] and were clamped.
 
     Raises:
-        FileExistsError: the folder holds something.
-        ValueError: another number of channels, or a class without an image, for which a folder has no place.
+        FileExistsError: if the folder is not empty.
+        ValueError: if the number of channels is another, or a class has no image.
     """
     info, channels = condensed.info, condensed.images.shape[1]
     if channels not in (1, 3):
-        raise ValueError(f"PNG holds 1 or 3 channels, the set has {channels}: export dc or mtt")
+        raise ValueError(f"PNG has 1 or 3 channels, the set has {channels}: export dc or mtt")
     counts = torch.bincount(condensed.labels, minlength=info.num_classes)
     if missing := (counts == 0).nonzero().flatten().tolist():
         raise ValueError(

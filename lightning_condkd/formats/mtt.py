@@ -1,4 +1,4 @@
-"""The pair of tensor files of the MTT family: MTT, FTD, TESLA, DATM; DataDAM and DC-BENCH keep real images so."""
+"""Format of the MTT family, a pair of tensor files: MTT, FTD, TESLA, DATM; DataDAM and DC-BENCH for real images."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from lightning_condkd.formats.soft_labels import SoftLabelKind
 from lightning_condkd.hashing import file_hash
 from lightning_condkd.writing import new_folder, save_by_torch
 
-# Images to start from of DataDAM and DC-BENCH, which go by the constants of DC
+# Initial images of DataDAM and DC-BENCH, which use the constants of DC
 _START_NAME = re.compile(r"(?P<dataset>[^_]+)_IPC\d+(?:_normalize)?_images\.(?:pt|pth)")
 # DC-BENCH splits MTT's Tiny-ImageNet set with 50 images per class.
 _SHARD_NAME = re.compile(r"(?P<stem>images_best_)(?P<number>\d{1,2})(?P<suffix>\.pt|\.pth)")
@@ -54,10 +54,10 @@ def import_mtt(
 ) -> Contents:
     """Read a pair of tensor files of the MTT family (MTT, FTD, TESLA, DATM).
 
-    Labels may be classes, probabilities or logits; which is told from type and shape, and recorded. Sets that were made
-    with ZCA exist twice: ``images_*`` is whitened and refused, since a teacher cannot read it; ``images_zca_*`` is the
-    same set with the whitening undone, already in the units of [0, 1], and is taken as it is. A set in shards
-    (``images_best_0.pt`` to ``images_best_4.pt`` of DC-BENCH) is read whole from its first one.
+    Labels may be classes, probabilities or logits; the kind is determined from type and shape, and recorded. Sets made
+    with ZCA exist twice: ``images_*`` is whitened and refused, since a teacher cannot use it; ``images_zca_*`` is the
+    same set with the whitening undone, already in the units of [0, 1], and is read unchanged. To read a set in shards
+    (``images_best_0.pt`` to ``images_best_4.pt`` of DC-BENCH), give the first shard.
 
     The family trains on its sets with a learned step size. DATM saves it (``lr_best.pt``), the others only log it.
 
@@ -67,15 +67,15 @@ def import_mtt(
         dataset: the dataset, whose constants are undone.
         mean: channel means that the source used, in place of the dataset's.
         std: channel standard deviations that the source used, in place of the dataset's.
-        whitened: whether the images are whitened; ``None`` judges by their spread.
-        train_lr: the learned step size; by default that of an ``lr_*`` file beside the images. Goes into
+        whitened: whether the images are whitened; ``None`` decides by their standard deviation.
+        train_lr: the learned step size; by default that of an ``lr_*`` file in the same folder. Recorded as
             ``info.settings["train_lr"]``.
-        label_kind: what soft labels are; by default told from their values.
+        label_kind: kind of the soft labels; by default determined from their values.
 
     Raises:
-        FileNotFoundError: no labels file.
-        ValueError: the images are whitened or do not look normalised, a shard is missing, the files are of another kind
-            or damaged, or the normalisation or the kind of the labels is not known.
+        FileNotFoundError: if there is no labels file.
+        ValueError: if the images are whitened or do not look normalised, a shard is missing, the files are of another
+            kind or damaged, or the normalisation or the kind of the labels is unknown.
 
     References:
         Cazenavette et al.: Dataset Distillation by Matching Training Trajectories, arXiv 2203.11932.
@@ -95,18 +95,18 @@ def read_mtt(
     whitened: bool | None,
     label_kind: SoftLabelKind | None,
 ) -> Contents:
-    """Return the set of a pair, with the step size of its ``lr_*`` file where there is one.
+    """Return the set of a pair, with the step size of its ``lr_*`` file if there is one.
 
     Args:
-        content: what the images file holds.
+        content: content of the images file.
         path: the images file.
-        labels_path: its labels; ``None`` looks beside it.
-        source: what is known about the normalisation.
-        whitened: whether the images are whitened; ``None`` judges by their spread.
-        label_kind: what soft labels are; ``None`` tells it from their values.
+        labels_path: its labels; ``None`` looks in the same folder.
+        source: its normalisation.
+        whitened: whether the images are whitened; ``None`` decides by their standard deviation.
+        label_kind: kind of the soft labels; ``None`` determines it from their values.
 
     Raises:
-        FileNotFoundError: no labels file.
+        FileNotFoundError: if there is no labels file.
         ValueError: see :func:`import_mtt`.
     """
     first = _checked_images(content, path)
@@ -143,18 +143,18 @@ def _shards(path: Path) -> list[Path]:
 
 
 def _shard_count(path: Path) -> int:
-    """One more than the highest number of the images and labels beside a shard."""
+    """Return one more than the highest shard number in the folder of a shard."""
     names = (file.name.replace("labels", "images") for file in path.parent.iterdir())
     return 1 + max(int(match["number"]) for name in names if (match := _SHARD_NAME.fullmatch(name)))
 
 
 def _labels_path(path: Path) -> Path:
     name = path.name.replace("images_zca", "images").replace("images", "labels")
-    # FTD keeps the un-whitened view of its averaged images beside ema_labels_*.
+    # FTD saves the un-whitened version of its averaged images with ema_labels_*.
     for candidate in (name, f"ema_{name}"):
         if name != path.name and path.with_name(candidate).is_file():
             return path.with_name(candidate)
-    raise FileNotFoundError(f"no labels file {name} beside {path}: name it with labels (--labels)")
+    raise FileNotFoundError(f"no labels file {name} beside {path}: pass its path as labels (--labels)")
 
 
 def _read_images(path: Path) -> Tensor:
@@ -200,15 +200,13 @@ def _normalization(
 ) -> Normalization:
     if "images_zca" in path.name:
         if source.mean is not None or whitened:
-            raise ValueError(
-                f"{path.name} is the view with the whitening undone, in pixels: drop mean, std and whitened"
-            )
+            raise ValueError(f"{path.name} has the whitening undone and is in pixels: leave out mean, std and whitened")
         return Normalization((), (), known_classes(source.dataset))
-    # A mean and std are the user's word on images of any spread.
+    # With mean and std from the user, images of any standard deviation are accepted.
     judged = misfit(images, flat=whitened is False) if source.mean is None else None
     if why := "is whitened" if whitened else judged:
         raise ValueError(
-            f"{path.name} {why}. A teacher cannot read whitened images: import the images_zca_*.pt file that the "
+            f"{path.name} {why}. A teacher cannot use whitened images: import the images_zca_*.pt file that the "
             "source writes beside it. If the images are normalised after all, pass whitened=False (--whitened false); "
             f"otherwise mean and std (--mean, --std), {PIXEL_CONSTANTS}"
         )
@@ -225,24 +223,24 @@ def export_mtt(
 ) -> int:
     """Write the pair of the MTT family: ``images_best.pt`` and ``labels_best.pt``.
 
-    The images are normalised, never clipped. Labels are the soft labels as they are (probabilities as TESLA, logits as
-    DATM reads them), else int64 classes. A step size in ``info.settings["train_lr"]`` becomes DATM's ``lr_best.pt``.
-    Beside soft labels the format has no place for classes: those who read it take the most likely one.
+    The images are normalised, never clipped. Labels are the unchanged soft labels (TESLA reads probabilities, DATM
+    logits), else int64 classes. A step size in ``info.settings["train_lr"]`` becomes DATM's ``lr_best.pt``. With soft
+    labels the format has no place for classes; a reader uses the most likely one.
 
     Args:
         condensed: the set.
-        folder: target, made whole or not at all; it must not exist, or be empty.
-        dataset: the dataset by whose constants (MTT's) the images are normalised; by default the one of
+        folder: target, written completely or not at all; it must not exist, or be empty.
+        dataset: the dataset whose constants (MTT's) normalise the images; by default that of
             ``info.settings["dataset"]``.
         mean: channel means to normalise with, in place of the dataset's.
         std: channel standard deviations to normalise with, in place of the dataset's.
 
     Returns:
-        The number of images whose class is not the most likely one of their soft label, and so gets lost.
+        The number of images whose class is lost, because it is not the most likely one of their soft label.
 
     Raises:
-        FileExistsError: the folder holds something.
-        ValueError: the normalisation is not known or does not fit the set.
+        FileExistsError: if the folder is not empty.
+        ValueError: if the normalisation is unknown or does not fit the set.
     """
     labels = condensed.labels if condensed.soft_labels is None else condensed.soft_labels
     contents = {

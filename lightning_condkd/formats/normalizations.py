@@ -1,4 +1,4 @@
-"""Normalisation constants of public code bases: the same dataset goes by different ones."""
+"""Normalisation constants of public code bases, which differ for the same dataset."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lightning_condkd.normalization import channel_values
 
 
 class Normalization(NamedTuple):
-    """How a public code base normalised a dataset.
+    """Normalisation of a dataset in a public code base.
 
     Args:
-        mean: channel means in the units of [0, 1]; empty for images that are in pixels already.
+        mean: channel means in the units of [0, 1]; empty for images that are already in pixels.
         std: channel standard deviations in the units of [0, 1].
-        num_classes: number of classes of the dataset; ``None`` where it is not known.
+        num_classes: number of classes of the dataset; ``None`` if unknown.
 
     Example:
         >>> gray = Normalization((0.5,), (0.25,), None)
@@ -36,7 +36,7 @@ class Normalization(NamedTuple):
             images: ``(N, C, H, W)`` floating point, normalised.
 
         Raises:
-            ValueError: images and constants differ in channels.
+            ValueError: if images and constants differ in channels.
         """
         if not self.mean:
             return images
@@ -44,7 +44,7 @@ class Normalization(NamedTuple):
         return images * std + mean
 
     def apply(self, images: Tensor) -> Tensor:
-        """Return images in the units of [0, 1] as the code base normalises them.
+        """Return images normalised as in the code base.
 
         Args:
             images: ``(N, C, H, W)`` floating point, in the units of [0, 1].
@@ -66,7 +66,7 @@ class Normalization(NamedTuple):
 
 
 class Source(NamedTuple):
-    """What a user says about the normalisation.
+    """The user's choice of normalisation.
 
     Args:
         dataset: name of the dataset.
@@ -93,7 +93,7 @@ DC_CONSTANTS: Mapping[str, Normalization] = {
     "tiny": _TINY,
 }
 
-# Constants of https://github.com/GeorgeCazenavette/mtt-distillation: CIFAR-100 goes by those of CIFAR-10.
+# Constants of https://github.com/GeorgeCazenavette/mtt-distillation: CIFAR-100 uses those of CIFAR-10.
 MTT_CONSTANTS: Mapping[str, Normalization] = {
     "cifar10": _CIFAR10,
     "cifar100": _CIFAR10._replace(num_classes=100),
@@ -112,7 +112,7 @@ CLASS_NAMES: Mapping[str, tuple[str, ...]] = {
 
 
 def known_class_names(dataset: str | None) -> tuple[str, ...] | None:
-    """Return the names of a dataset's classes in the order of its labels, ``None`` where they are not known.
+    """Return the names of a dataset's classes in the order of its labels, ``None`` if unknown.
 
     Args:
         dataset: the name in any spelling.
@@ -125,7 +125,7 @@ def known_class_names(dataset: str | None) -> tuple[str, ...] | None:
 
 
 def known_classes(dataset: str | None) -> int | None:
-    """Return the number of classes of a dataset by its name, ``None`` where it is not known.
+    """Return the number of classes of a dataset by its name, ``None`` if unknown.
 
     Args:
         dataset: the name in any spelling.
@@ -139,15 +139,15 @@ def known_classes(dataset: str | None) -> int | None:
 
 
 def find_normalization(table: Mapping[str, Normalization], source: Source, what: str) -> Normalization:
-    """Return the constants that a user named.
+    """Return the constants of the user's choice.
 
     Args:
         table: constants of a code base by dataset.
         source: the dataset, or the constants themselves.
-        what: what they are needed for, for the error.
+        what: purpose of the constants, for the error message.
 
     Raises:
-        ValueError: neither is given, or only half of it, or a value is not finite or not in the units of [0, 1].
+        ValueError: if neither is given, or mean or std alone, or a value is not finite or not in the units of [0, 1].
     """
     if (source.mean is None) != (source.std is None):
         raise ValueError("mean and std belong together: pass both (--mean, --std)")

@@ -1,4 +1,4 @@
-"""The options of an import: what a file of another project does not tell."""
+"""Options of an import: facts that a file of another project does not contain."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Any, TypedDict
 
 from lightning_condkd.formats.soft_labels import SoftLabelKind
 
-# True of every set, whatever its format.
+# Options that apply to every format.
 FACTS = frozenset({"dataset", "class_names", "train_lr"})
 
 
 class ImportOptions(TypedDict, total=False):
-    """What a file in circulation does not tell; an option that means nothing to the file at hand is refused.
+    """Facts that public files do not contain; an option that does not apply to the file's format is refused.
 
     Args:
-        dataset: the dataset, where the name of the file does not tell.
-        mean: channel means that the source used, where the dataset does not tell.
+        dataset: the dataset, if the file's name does not contain it.
+        mean: channel means that the source used, if they are not those of the dataset.
         std: channel standard deviations that the source used.
-        run: which run to take (DC family); by default the last.
+        run: index of the run to read (DC family); by default the last.
         labels: labels file of a pair (MTT family).
         whitened: whether the images are whitened (MTT family).
         factor: a stored image packs factor x factor images (IDC, DREAM, NCFM); 1 for plain images.
         class_names: names of the dataset's classes in the order of its labels; a folder's classes are put into this
             order by name.
-        label_kind: what soft labels are, ``probabilities`` or ``logits``; by default told from their values, and asked
-            for where these do not tell.
+        label_kind: kind of the soft labels, ``probabilities`` or ``logits``; by default determined from their values,
+            and required if these are ambiguous.
         train_lr: learned step size with which the source trains on the set (MTT family), recorded in the settings.
     """
 
@@ -49,24 +49,26 @@ def given_options(options: Mapping[str, Any]) -> dict[str, Any]:
         options: :class:`ImportOptions`.
 
     Raises:
-        TypeError: an option that does not exist.
+        TypeError: if an option does not exist.
     """
     known = ImportOptions.__annotations__
     if unknown := sorted(set(options) - set(known)):
-        raise TypeError(f"unknown options {', '.join(unknown)}: there are {', '.join(known)}")
+        raise TypeError(f"unknown options {', '.join(unknown)}: choose from {', '.join(known)}")
     return {name: value for name, value in options.items() if value is not None}
 
 
 def refuse_others(given: Mapping[str, Any], allowed: frozenset[str], what: str) -> None:
-    """Check that every option means something to the file at hand.
+    """Check that every option applies to the file.
 
     Args:
         given: the options.
-        allowed: those that do.
-        what: the file and its format, for the error.
+        allowed: options that apply.
+        what: the file and its format, for the error message.
 
     Raises:
-        ValueError: one means nothing.
+        ValueError: if an option does not apply.
     """
     if others := ", ".join(f"{name}={value}" for name, value in given.items() if name not in allowed):
-        raise ValueError(f"{what}, to which {others} means nothing. Such options belong to other formats: drop them")
+        raise ValueError(
+            f"{what}, to which these options do not apply: {others}. They are for other formats: drop them"
+        )

@@ -1,4 +1,4 @@
-"""The reader for a file or folder in circulation, picked by its content."""
+"""Reader of public files and folders, which chooses the importer by their content."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from lightning_condkd.formats.options import FACTS, ImportOptions, given_options
 
 
 def import_condensed(path: str | Path, **options: Unpack[ImportOptions]) -> Contents:
-    """Read a file or folder in circulation with the importer that its content asks for.
+    """Read a public file or folder with the importer for its content.
 
     Args:
         path: the ``.pt`` file, the images file of a pair, or a folder of images.
-        **options: what the file does not tell.
+        **options: facts that the file does not contain.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: no importer knows the content, or an option does not belong to it.
+        FileNotFoundError: if there is no such file.
+        ValueError: if no importer knows the content, or an option does not apply to it.
     """
     path, given = Path(path), given_options(options)
     if not path.exists():
@@ -47,7 +47,7 @@ def _read_file(path: Path, given: dict[str, Any]) -> Contents:
         return read_idc(content[0], content[1], path, given.get("factor"), source.dataset, label_kind)
     if isinstance(content, Tensor) and content.dim() == 4:
         known = FACTS | {"mean", "std", "labels", "whitened", "label_kind"}
-        refuse_others(given, known, f"{path.name} holds one bare tensor")
+        refuse_others(given, known, f"{path.name} is a single tensor")
         return read_mtt(content, path, given.get("labels"), source, given.get("whitened"), label_kind)
     condensed = read_dc(content, path, source, given.get("run", -1), label_kind)
     refuse_others(given, FACTS | {"mean", "std", "run", "label_kind"}, f"{path.name} is a dict of the DC family")

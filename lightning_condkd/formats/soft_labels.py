@@ -1,4 +1,4 @@
-"""Soft labels: probabilities or logits."""
+"""Kinds of soft labels, probabilities and logits: detection, checks and conversion."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from torch import Tensor
 LabelKind = Literal["hard", "probabilities", "logits"]
 SoftLabelKind = Literal["probabilities", "logits"]
 
-# Learned or rounded probabilities may miss [0, 1] and a sum of 1 by a little; logits have no reason to come so near.
+# Learned or rounded probabilities may miss [0, 1] and a sum of 1 slightly; logits hardly come that near.
 _NEAR = 0.1
 
 
 def soft_label_kind(soft_labels: Tensor) -> SoftLabelKind:
-    """Tell probabilities from logits: rows of probabilities are not negative and sum to 1.
+    """Return the kind of soft labels: rows of probabilities are not negative and sum to 1, others are logits.
 
     Args:
         soft_labels: ``(N, K)``.
 
     Raises:
-        ValueError: they are nearly probabilities, so that either may be meant.
+        ValueError: if they are nearly probabilities, so that the kind is ambiguous.
 
     Example:
         >>> import torch
@@ -40,15 +40,15 @@ def soft_label_kind(soft_labels: Tensor) -> SoftLabelKind:
 
 
 def checked_kind(soft_labels: Tensor, kind: SoftLabelKind) -> SoftLabelKind:
-    """Return the kind that a user names, if soft labels can be of it.
+    """Return the kind given by the user, after a check that the soft labels can be of that kind.
 
     Args:
         soft_labels: ``(N, K)``.
         kind: ``probabilities`` or ``logits``.
 
     Raises:
-        ValueError: there is no such kind, or probabilities miss [0, 1] or a sum of 1 by more than rounding or learning
-            does.
+        ValueError: if there is no such kind, or probabilities miss [0, 1] or a sum of 1 by more than rounding or
+            learning can explain.
     """
     if kind not in ("probabilities", "logits"):
         raise ValueError(f"label_kind: expected 'probabilities' or 'logits', got {kind!r}")
@@ -68,7 +68,7 @@ def as_probabilities(soft_labels: Tensor, kind: LabelKind) -> Tensor:
 
     Args:
         soft_labels: ``(N, K)``.
-        kind: what they are.
+        kind: their kind.
 
     Example:
         >>> import torch

@@ -18,14 +18,14 @@ def check_kind(kind: str) -> None:
     """Raise ``ValueError`` unless the form of the loss is known.
 
     Args:
-        kind: to be ``bce`` or ``hinge``.
+        kind: ``bce`` or ``hinge``.
     """
     if kind not in ("bce", "hinge"):
         raise ValueError(f"loss: expected 'bce' or 'hinge', got {kind!r}.")
 
 
 def discriminator_loss(real: Tensor, synthetic: Tensor, kind: AdversarialLoss = "bce") -> Tensor:
-    """Return what a discriminator minimises: real above zero, synthetic below.
+    """Return the loss of a discriminator; low where real logits are positive and synthetic ones negative.
 
     ``bce`` is the cross entropy of real against 1 plus that of synthetic against 0; ``hinge`` asks each for a margin of
     1. Both are sums of two batch means.
@@ -60,7 +60,7 @@ def discriminator_loss(real: Tensor, synthetic: Tensor, kind: AdversarialLoss = 
 
 
 def generator_loss(synthetic: Tensor, kind: AdversarialLoss = "bce") -> Tensor:
-    """Return what a generator minimises: synthetic samples that pass as real.
+    """Return the loss of a generator; low where synthetic samples get the logits of real ones.
 
     ``bce`` is the non-saturating form, the cross entropy against 1; ``hinge`` is the negative mean of the logits.
 
@@ -88,7 +88,7 @@ def generator_loss(synthetic: Tensor, kind: AdversarialLoss = "bce") -> Tensor:
 
 
 def critic_loss(real: Tensor, synthetic: Tensor) -> Tensor:
-    """Return the negative distance that the critic sees: mean of synthetic minus mean of real.
+    """Return the Wasserstein loss of a critic: its mean on synthetic images minus its mean on real images.
 
     Args:
         real: realness of real images, ``(N,)``.
@@ -117,8 +117,8 @@ def gradient_penalty(
         real: ``(N, C, H, W)``; detached.
         synthetic: ``(N, C, H, W)``; detached.
         mix: share of the real image in each point, ``(N,)``, uniform in [0, 1].
-        scale: multiplies the gradient; 0.5 gives the penalty that the codes have on pixels in [-1, 1] to a critic that
-            takes the units of [0, 1].
+        scale: factor on the gradient. 0.5 makes a critic of pixels in [0, 1] agree with published code, whose pixels
+            are in [-1, 1].
 
     Returns:
         A scalar in float32 at least, with a graph to the critic's parameters.

@@ -31,9 +31,9 @@ def attention_map(maps: Tensor) -> Tensor:
 
 
 def attention_transfer(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
-    r"""Return how differently two networks look at the same images, :math:`\sum_b \mathrm{mean} (A(s_b) - A(t_b))^2`.
+    r"""Return the distance between attention maps of two networks, :math:`\sum_b \mathrm{mean} (A(s_b) - A(t_b))^2`.
 
-    The means are over images and places; nothing is detached.
+    The means are over images and positions; nothing is detached.
 
     Args:
         student_maps: one ``(N, C, H, W)`` for each block.
@@ -43,7 +43,7 @@ def attention_transfer(student_maps: Sequence[Tensor], teacher_maps: Sequence[Te
         A scalar in float32 at least.
 
     Raises:
-        ValueError: if there is no block, or batch, height and width differ.
+        ValueError: if there is no block, or batch size, height or width differ.
 
     Example:
         >>> maps = torch.rand(2, 4, 8, 8)

@@ -1,6 +1,6 @@
-"""Differentiable image operators, each image with its own parameters; one row of parameters serves a whole batch.
+"""Differentiable image operators with parameters for each image, or one row of parameters for the whole batch.
 
-Pixels are in the units of [0, 1] and may leave that interval: nothing here clips.
+Pixels are in the units of [0, 1] and may leave that interval: no operator clips.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def flip(images: Tensor, mirrored: Tensor) -> Tensor:
 
     Args:
         images: ``(N, C, H, W)``.
-        mirrored: which images, ``(N or 1,)`` boolean.
+        mirrored: which images to mirror, ``(N or 1,)`` boolean.
     """
     return torch.where(mirrored.to(images.device)[:, None, None, None], hflip(images), images)
 
@@ -36,7 +36,7 @@ def mirror(images: Tensor) -> Tensor:
 
 
 def shift(images: Tensor, offset: Tensor, fill: float = 0.0, mirrored: Tensor | None = None) -> Tensor:
-    """Move the window over images by whole pixels, then mirror what it shows left to right; pixels keep their values.
+    """Shift the crop window by whole pixels, then mirror the crop left to right; pixels keep their values.
 
     Args:
         images: ``(N, C, H, W)``.
@@ -62,7 +62,7 @@ def shift(images: Tensor, offset: Tensor, fill: float = 0.0, mirrored: Tensor | 
 
 
 def roll(images: Tensor, offset: Tensor, mirrored: Tensor | None = None) -> Tensor:
-    """Roll images by whole pixels, then mirror them left to right; what leaves on one side comes in on the other.
+    """Roll images by whole pixels with wrap-around, then mirror them left to right.
 
     Args:
         images: ``(N, C, H, W)``.
@@ -120,7 +120,7 @@ def cutout(images: Tensor, position: Tensor, share: float, fill: float) -> Tenso
 def color(images: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tensor) -> Tensor:
     """Change brightness, then saturation, then contrast.
 
-    Saturation and contrast are our arithmetic: Kornia's clip to [0, 1], which ends the gradient of pixels outside.
+    Saturation and contrast do not use Kornia, which clips to [0, 1] and so stops the gradient of pixels outside.
 
     Args:
         images: ``(N, C, H, W)``; one channel has no saturation to change.
@@ -143,7 +143,7 @@ def affine(images: Tensor, linear: Tensor, fill: float) -> Tensor:
     """
     pixels = at_least_float32(images)
     if fill:
-        # A plane of ones tells how much of each pixel comes from inside; subtracting the fill would round.
+        # A warped plane of ones is the share of each pixel that comes from inside; subtracting the fill would round.
         pixels = torch.cat([pixels, torch.ones_like(pixels[:, :1])], dim=1)
     moved = _sample(pixels, *_mapped_back(linear.to(pixels), images.shape[2], images.shape[3]), padding="zeros")
     if fill:
@@ -152,7 +152,7 @@ def affine(images: Tensor, linear: Tensor, fill: float) -> Tensor:
 
 
 def _mapped_back(linear: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Where each pixel of the output comes from: columns and rows as offsets from the centre in pixels."""
+    """Return the source of each output pixel: columns and rows as offsets from the centre in pixels."""
     # Term by term: a matrix product or inverse would be rounded by autocast, and on a GPU by TF32.
     (a, b), (c, d) = (row.unbind(1) for row in linear[..., None, None].unbind(1))
     x, y = _offsets(width, linear), _offsets(height, linear)[:, None]
@@ -165,7 +165,7 @@ def _offsets(side: int, like: Tensor) -> Tensor:
 
 
 def _sample(pixels: Tensor, x: Tensor, y: Tensor, padding: str) -> Tensor:
-    """Look bilinearly at places given as offsets from the centre in pixels, ``(N or 1, H or 1, W or 1)`` each."""
+    """Sample bilinearly at offsets from the centre in pixels, ``(N or 1, H or 1, W or 1)`` each."""
     height, width = pixels.shape[2:]
     columns, rows = x + (width - 1) / 2, y + (height - 1) / 2
     columns, rows = (places.expand(len(pixels), height, width) for places in (columns, rows))
@@ -184,7 +184,7 @@ def _stretch(images: Tensor, center: Tensor, factor: Tensor) -> Tensor:
 
 
 def _round(value: float) -> int:
-    # A half goes up, as in the published augmentations.
+    # Halves are rounded up, as in the published augmentations.
     return int(value + 0.5)
 
 

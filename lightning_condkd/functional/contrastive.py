@@ -1,4 +1,4 @@
-"""The contrastive loss: each local view finds the global view of its own image among those of all others."""
+"""Contrastive loss that matches each local view with the global view of the same image."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ def contrastive_loss(
     temperature: float,
     own: Tensor | None = None,
 ) -> Tensor:
-    r"""Return the instance discrimination of current images and of remembered ones.
+    r"""Return the instance discrimination loss of current images and of images from a memory bank.
 
-    With local views :math:`l_i` and constant global views :math:`g_j` of all images, current and remembered, it is the
-    mean of :math:`-\log \frac{\exp(l_i \cdot g_i / \tau)}{\sum_j \exp(l_i \cdot g_j / \tau)}` over the current images
-    plus its mean over the remembered ones. Without remembered images it is the first mean alone.
+    With local views :math:`l_i` and detached global views :math:`g_j` of all images, current and from the bank, it is
+    the mean of :math:`-\log \frac{\exp(l_i \cdot g_i / \tau)}{\sum_j \exp(l_i \cdot g_j / \tau)}` over the current
+    images plus its mean over the bank images. With an empty bank it is the first mean alone.
 
     Args:
         local_views: unit vectors of this rank's images, ``(N / world_size, P)``.
         global_views: unit vectors of the global batch, ``(N, P)``.
-        bank_local: unit vectors of remembered images, ``(B, P)``, ``B`` may be 0.
-        bank_global: unit vectors of the same images, ``(B, P)``.
+        bank_local: unit vectors of local views of the bank images, ``(B, P)``, ``B`` may be 0.
+        bank_global: unit vectors of global views of the same images, ``(B, P)``.
         temperature: :math:`\tau`, above 0.
-        own: for every local view the row of its image in the global batch; ``None`` for the same order.
+        own: row in the global batch of each local view's image; ``None`` for the same order.
 
     Returns:
         A scalar in float32 at least.

@@ -1,4 +1,4 @@
-"""CutMix: boxes of one image in another, and their labels."""
+"""CutMix: boxes of one image pasted into another, and the mixed labels."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from torch import Tensor
 
 
 def cutmix(images: Tensor, partners: Tensor, share: float, center: tuple[float, float]) -> tuple[Tensor, float]:
-    """Put a box of another image of the batch into each image, the same box everywhere.
+    """Paste a box of another image of the batch into each image, at the same place in all.
 
-    The box has the aspect ratio of the image; what would lie outside is left out, so its true share may be smaller.
+    The box has the aspect ratio of the image and is cut at the image's border, so its true share may be smaller.
 
     Args:
         images: ``(N, C, H, W)``.
-        partners: whose box an image gets, ``(N,)`` int64.
-        share: share of the area that the box is to have.
-        center: where the middle of the box lies, as shares of height and width, in [0, 1).
+        partners: index of the image that each box comes from, ``(N,)`` int64.
+        share: area of the box before it is cut, as a share of the image's area.
+        center: middle of the box, as shares of height and width, in [0, 1).
 
     Returns:
-        The images, and the share of their area that is another's.
+        The images, and the share of their area that comes from the other image.
 
     Example:
         >>> import torch
@@ -48,12 +48,12 @@ def _span(size: int, share: float, center: float) -> slice:
 
 
 def mix_labels(probabilities: Tensor, partners: Tensor, share: float) -> Tensor:
-    """Return the labels of images that have a share of another's pixels.
+    """Return the labels of mixed images, weighted by area.
 
     Args:
         probabilities: ``(N, K)``.
-        partners: whose pixels an image has, ``(N,)`` int64.
-        share: share of the area that is another's.
+        partners: index of the image that each box comes from, ``(N,)`` int64.
+        share: share of the area that comes from the other image.
 
     Example:
         >>> import torch

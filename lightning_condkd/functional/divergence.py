@@ -21,19 +21,19 @@ def jensen_shannon(
     clamp: float = 0.01,
     reduction: Literal["batchmean", "elementwise"] = "batchmean",
 ) -> Tensor:
-    r"""Return the Jensen-Shannon divergence as the codes of DeepInversion and PRE-DFKD have it.
+    r"""Return the Jensen-Shannon divergence as computed in the code of DeepInversion and PRE-DFKD.
 
     It is :math:`\frac12 \mathrm{KL}(M \| P) + \frac12 \mathrm{KL}(M \| Q)` with the softened predictions P and Q and
-    their mean M: the arguments of KL are the other way round than in the textbook. All three are clamped after M was
-    taken and no longer sum to one. A class that both predict below the clamp has no gradient, which with 100 classes or
-    more is most of them: lower the clamp there. The value can exceed 1 and, by the clamp, fall slightly below 0.
-    Nothing is detached.
+    their mean M: the arguments of KL are swapped with respect to the textbook. M is taken first, then all three are
+    clamped, so they no longer sum to one. A class that both predict below the clamp has no gradient; with 100 classes
+    or more these are most classes, so use a lower clamp. The value can exceed 1 and, because of the clamp, fall
+    slightly below 0. Nothing is detached.
 
     Args:
         teacher_logits: ``(N, K)``.
         student_logits: ``(N, K)``.
         temperature: divisor of both logits, positive.
-        clamp: probabilities are kept in [clamp, 1 - clamp]; 0 for no limit but that of the floating point format.
+        clamp: limits probabilities to [clamp, 1 - clamp]; with 0 the only limit is that of the floating point format.
         reduction: ``batchmean`` divides the sum by N (DeepInversion), ``elementwise`` by N times K (PRE-DFKD).
 
     Returns:
@@ -70,7 +70,7 @@ def jensen_shannon(
 def kd_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
     r"""Return the divergence of softened predictions, :math:`\tau^2 \, \mathrm{KL}(p_T^\tau \,\|\, p_S^\tau)`.
 
-    The factor keeps the size of the gradient independent of the temperature. Nothing is detached.
+    The factor :math:`\tau^2` keeps the size of the gradient independent of the temperature. Nothing is detached.
 
     Args:
         student_logits: ``(N, K)``.
@@ -104,7 +104,7 @@ def kd_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: f
 
 
 def logits_l1(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Return the mean absolute difference of the logits, over samples and classes alike.
+    """Return the mean absolute difference of the logits over samples and classes.
 
     Args:
         student_logits: ``(N, K)``.
@@ -122,7 +122,7 @@ def logits_l1(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
 
 
 def agreement(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Return the share of samples for which both predict the same class.
+    """Return the share of samples for which both networks predict the same class.
 
     Args:
         student_logits: ``(N, K)``.
@@ -140,10 +140,10 @@ def agreement(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
 
 
 def adversarial_divergence(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
-    r"""Return the negative divergence on the samples that teacher and student still classify alike.
+    r"""Return the negative divergence on the samples for which teacher and student predict the same class.
 
     It is :math:`-\frac{1}{N} \sum_i [\arg\max S_i = \arg\max T_i] \, \mathrm{KL}(p_T \,\|\, p_S)_i` at temperature 1:
-    all N samples count in the denominator, the mask is a constant, and the gradient flows through both networks.
+    the denominator counts all N samples, the mask is a constant, and the gradient flows through both networks.
 
     Args:
         teacher_logits: ``(N, K)``.

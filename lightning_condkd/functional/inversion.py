@@ -1,4 +1,4 @@
-"""The terms of teacher inversion: class, BatchNorm, activation and balance losses, and image priors."""
+"""Loss terms of teacher inversion: class, BatchNorm, activation and balance losses, and image priors."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ ImageNorm = Literal["batch", "image"]
 
 
 def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross entropy between the teacher's prediction and the wanted class, batch mean.
+    """Return the cross entropy between the teacher's prediction and the target class, batch mean.
 
     Args:
         logits: ``(N, K)``.
-        labels: wanted classes, ``(N,)`` int64.
+        labels: target classes, ``(N,)`` int64.
 
     Returns:
         A scalar in float32 at least.
@@ -40,11 +40,11 @@ def _distance(batch: Tensor, running: Tensor) -> Tensor:
 
 
 def bn_distance(statistics: Sequence[BatchNormStatistics]) -> Tensor:
-    r"""Return how far the batch is from the running statistics of all BatchNorm layers.
+    r"""Return the distance between batch and running statistics, summed over all BatchNorm layers.
 
     It is :math:`\sum_l \|\mu_l - \hat\mu_l\|_2 + \|\sigma^2_l - \hat\sigma^2_l\|_2` with plain norms: neither squared
-    nor divided by the number of channels. The gradient at zero distance is zero. On several processes the statistics
-    are those of each rank.
+    nor divided by the number of channels. The gradient at zero distance is zero. With several processes each rank uses
+    its own batch statistics.
 
     Args:
         statistics: one record per layer.
@@ -79,16 +79,16 @@ def blend_statistics(
     variance_ema: Sequence[Tensor],
     momentum: float,
 ) -> tuple[BatchNormStatistics, ...]:
-    """Return the records with batch statistics pulled towards their average over earlier rounds.
+    """Return the records with batch statistics mixed with their average over earlier rounds.
 
-    Each becomes ``(1 - momentum) * batch + momentum * average``; the average is a constant, so gradients shrink by ``1
-    - momentum``.
+    Each becomes ``(1 - momentum) * batch + momentum * average``. The average is a constant, so gradients are scaled by
+    ``1 - momentum``.
 
     Args:
         statistics: one record per layer, of C channels each.
         mean_ema: average of the batch means, ``(C,)`` for each layer.
         variance_ema: average of the batch variances, ``(C,)`` for each layer.
-        momentum: share of the average, in [0, 1].
+        momentum: weight of the average, in [0, 1].
 
     Raises:
         ValueError: if the number of layers differs.
@@ -117,14 +117,14 @@ def blend_statistics(
 
 
 def total_variation(images: Tensor, form: TotalVariation = "l2") -> Tensor:
-    r"""Return how much neighbouring pixels differ, over the four directions right, down and both diagonals.
+    r"""Return the differences of neighbouring pixels in four directions: right, down and both diagonals.
 
     With :math:`d_k` the differences of the whole batch in direction k, ``l2`` is :math:`\sum_k \|d_k\|_2`, which grows
-    with the square root of the batch and of the area, and ``l1`` is :math:`\sum_k \mathrm{mean} |d_k|`, which grows
-    with neither. The gradient of ``l2`` at constant images is zero.
+    with the square root of batch size and area. ``l1`` is :math:`\sum_k \mathrm{mean} |d_k|`, which depends on
+    neither. The gradient of ``l2`` at constant images is zero.
 
     Args:
-        images: ``(N, C, H, W)``, in any units; DeepInversion's are those of normalised pixels.
+        images: ``(N, C, H, W)``, in any units; normalised pixels in DeepInversion.
         form: ``l2`` or ``l1``.
 
     Returns:
@@ -155,7 +155,7 @@ def image_norm(images: Tensor, form: ImageNorm = "batch") -> Tensor:
     r"""Return the Euclidean norm of images.
 
     Args:
-        images: ``(N, C, H, W)``, in any units; DeepInversion's are those of normalised pixels.
+        images: ``(N, C, H, W)``, in any units; normalised pixels in DeepInversion.
         form: ``batch`` for the norm of the batch as one vector, ``image`` for the mean of the images' norms.
 
     Returns:
@@ -202,13 +202,13 @@ def activation_loss(embedding: Tensor) -> Tensor:
 def balance_loss(logits: Tensor, *, log10: bool = False) -> Tensor:
     r"""Return the negative entropy of the mean prediction, :math:`\sum_c \bar p_c \log \bar p_c`.
 
-    It is least, :math:`-\log K`, where a batch is predicted to hold all classes in equal parts. It joins the samples of
-    a batch: on several processes it is that of each rank.
+    Its minimum, :math:`-\log K`, is reached where the mean prediction is uniform over the classes. With several
+    processes the mean is over each rank's own batch.
 
     Args:
         logits: ``(N, K)``.
-        log10: whether the logarithm is to base 10, as in the codes of DAFL and PRE-DFKD; natural in that of DataFree,
-            2.303 times as much.
+        log10: whether the logarithm is to base 10, as in the code of DAFL and PRE-DFKD. The code of DataFree has the
+            natural logarithm, which is 2.303 times as large.
 
     Returns:
         A scalar in float32 at least, not positive.
@@ -223,7 +223,7 @@ def balance_loss(logits: Tensor, *, log10: bool = False) -> Tensor:
     References:
         Chen et al.: "Data-Free Learning of Student Networks", arXiv 1904.01186, equation 7.
     """
-    # The mean is taken of logarithms, so that a class that nobody predicts has a finite gradient.
+    # The mean is computed from logarithms, so that a class that no sample predicts has a finite gradient.
     logarithm = F.log_softmax(at_least_float32(logits), dim=1).logsumexp(0) - math.log(len(logits))
     loss = (logarithm.exp() * logarithm).sum()
     return loss / math.log(10) if log10 else loss

@@ -1,4 +1,4 @@
-"""The matching distances of condensation: class means of embeddings, and gradients."""
+"""Matching distances of condensation: between class means of embeddings, and between gradients."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def class_means(embeddings: Tensor, labels: Tensor, num_classes: int) -> Tensor:
         num_classes: number of classes K.
 
     Returns:
-        ``(K, D)`` in float32 at least; the row of a class without a sample is NaN, so that it cannot pass as a mean.
+        ``(K, D)`` in float32 at least; the row of a class without samples is NaN.
 
     Example:
         >>> import torch
@@ -40,8 +40,8 @@ def class_means(embeddings: Tensor, labels: Tensor, num_classes: int) -> Tensor:
 def mean_embedding_distance(real_means: Tensor, synthetic_means: Tensor) -> Tensor:
     """Return the squared L2 distance between class-mean embeddings, summed over the classes.
 
-    It is the loss of distribution matching. It takes means, so that those of the real side can be made in chunks and
-    without a graph; both sides must hold every class, see :func:`class_means`.
+    It is the loss of distribution matching. It takes means, so that the real means can be computed in chunks and
+    without a graph. Both sides must contain every class, see :func:`class_means`.
 
     Args:
         real_means: ``(K, D)``.
@@ -64,7 +64,7 @@ def mean_embedding_distance(real_means: Tensor, synthetic_means: Tensor) -> Tens
     if real_means.shape != synthetic_means.shape:
         raise ValueError(
             f"expected real_means and synthetic_means of one shape (classes, embedding size), got "
-            f"{tuple(real_means.shape)} and {tuple(synthetic_means.shape)}; make both with the same num_classes."
+            f"{tuple(real_means.shape)} and {tuple(synthetic_means.shape)}; compute both with the same num_classes."
         )
     return (at_least_float32(real_means) - at_least_float32(synthetic_means)).square().sum()
 
@@ -72,14 +72,14 @@ def mean_embedding_distance(real_means: Tensor, synthetic_means: Tensor) -> Tens
 def gradient_distance(
     real: Sequence[Tensor], synthetic: Sequence[Tensor], kind: GradientDistance = "layerwise"
 ) -> Tensor:
-    """Return how far the gradients of a network's parameters on synthetic images are from those on real images.
+    """Return the distance between the gradients of a network's parameters on real and on synthetic images.
 
     ``layerwise`` is the loss of gradient matching: 1 - cosine for each output unit, summed over the units of a layer
     and over the layers. The gradient of a convolution ``(out, in, k, k)`` is taken as ``(out, in * k * k)``, that of a
     linear layer as ``(out, in)``. One-dimensional parameters (biases, scale and shift of most norms) add nothing.
 
-    As in the official code, 1e-6 is added to the product of the two norms, below the fraction bar. So a unit whose
-    gradient is zero on one side counts as 1.
+    As in the official code, 1e-6 is added to the product of the two norms in the denominator. So a unit whose gradient
+    is zero on one side counts as 1.
 
     Args:
         real: one gradient for each parameter.

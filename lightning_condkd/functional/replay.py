@@ -1,4 +1,4 @@
-"""The formulas of generative replay: a variational autoencoder, and latents that are corrected in one step."""
+"""Losses of generative replay: those of a variational autoencoder, and the correction of latents in one step."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from lightning_condkd.precision import at_least_float32
 
 
 def image_l1(images: Tensor, targets: Tensor, std: Tensor) -> Tensor:
-    r"""Return the mean absolute difference of images in the units of the teacher's normalisation.
+    r"""Return the mean absolute difference of images in the teacher's normalised units.
 
     It is :math:`\frac{1}{NCHW} \sum |x - \hat x| / \sigma_c`; the teacher's mean cancels.
 
     Args:
         images: ``(N, C, H, W)``, pixels in the units of [0, 1].
         targets: likewise.
-        std: what the teacher divides each channel by, broadcastable to the images, e.g. ``(C, 1, 1)``.
+        std: the teacher's standard deviation of each channel, broadcastable to the images, e.g. ``(C, 1, 1)``.
 
     Returns:
         A scalar in float32 at least.
@@ -29,10 +29,10 @@ def image_l1(images: Tensor, targets: Tensor, std: Tensor) -> Tensor:
 
 
 def gaussian_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    r"""Return how far encoded latents are from standard normal ones, :math:`\mathrm{KL}(q \,\|\, N(0, I))`.
+    r"""Return the divergence of encoded latents from the standard normal, :math:`\mathrm{KL}(q \,\|\, N(0, I))`.
 
-    It is :math:`\frac{1}{N} \sum_{i,j} \frac12 (\mu_{ij}^2 + \sigma_{ij}^2 - 1 - \log \sigma_{ij}^2)`: summed over the
-    latent, averaged over the batch.
+    It is :math:`\frac{1}{N} \sum_{i,j} \frac12 (\mu_{ij}^2 + \sigma_{ij}^2 - 1 - \log \sigma_{ij}^2)`: a sum over
+    latent coordinates, a mean over the batch.
 
     Args:
         mean: of each latent, ``(N, L)``.
@@ -54,7 +54,7 @@ def gaussian_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def reparameterize(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
-    """Return latents of a normal distribution as a function of standard normal noise.
+    """Return samples of a normal distribution as a differentiable function of standard normal noise.
 
     Args:
         mean: ``(N, L)``.
@@ -107,9 +107,9 @@ def latent_mean_distance(latents: Tensor) -> Tensor:
 
 
 def first_adam_step(values: Tensor, gradient: Tensor, lr: float, eps: float = 1e-8) -> Tensor:
-    r"""Return where Adam moves values that it has not seen before.
+    r"""Return values after the first step of Adam.
 
-    Both averages are then exactly bias-corrected to the gradient and its square, whatever the betas, so the step is
+    In the first step the bias-corrected averages equal the gradient and its square for all betas, so the step is
     :math:`\eta \, g / (|g| + \epsilon)`: nearly the sign of the gradient.
 
     Args:

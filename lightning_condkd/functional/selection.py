@@ -15,10 +15,10 @@ from lightning_condkd.precision import at_least_float32
 
 
 def herding(embeddings: Tensor, count: int) -> Tensor:
-    """Choose rows one by one so that the mean of the chosen stays as near as possible to the mean of all.
+    """Choose rows one by one so that the mean of the chosen rows stays as near as possible to the mean of all rows.
 
-    It is greedy: each row is the best one given those before it, so that the first n rows are the herding of n. Of rows
-    that are equally good the first is taken.
+    The choice is greedy: each row is the best one given those before it, so the first n rows are the herding of n. Ties
+    go to the first row.
 
     Args:
         embeddings: of the images of one class, ``(N, D)``.
@@ -43,7 +43,7 @@ def herding(embeddings: Tensor, count: int) -> Tensor:
     total = torch.zeros_like(centered[0])
     rows: list[int] = []
     for _ in range(count):
-        # |total + x|^2 without the term that all candidates share.
+        # |total + x|^2 without the term common to all candidates.
         scores = norms + 2 * (centered @ total)
         scores[rows] = torch.inf
         rows.append(int(scores.argmin()))
@@ -54,8 +54,8 @@ def herding(embeddings: Tensor, count: int) -> Tensor:
 def k_center(embeddings: Tensor, count: int) -> Tensor:
     """Choose rows that cover the class: each is the one farthest from all rows before it.
 
-    The first is the row nearest to the mean of all (our default; the method leaves it open). The greatest distance from
-    any row to the nearest chosen one is at most twice the least that is possible with as many rows.
+    The first is the row nearest to the mean of all (our default; the method does not fix it). The largest distance from
+    a row to its nearest chosen row is at most twice the smallest possible for this count.
 
     Args:
         embeddings: of the images of one class, ``(N, D)``.
@@ -89,19 +89,19 @@ def k_center(embeddings: Tensor, count: int) -> Tensor:
 def k_means_nearest(embeddings: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Cluster the rows and choose the one nearest to each centre.
 
-    Lloyd's algorithm of scikit-learn runs once to its end from rows drawn by k-means++ with one candidate each, which
-    is several times faster than scikit-learn's own start. It runs on one thread: with more, the order in which they add
-    up would show in the last digits. The centres choose in the order of the sizes of their clusters, the largest first;
-    each takes the nearest row that is not taken. So there are always enough rows, also where there are fewer different
-    ones than centres.
+    scikit-learn's Lloyd algorithm runs once until convergence. It starts from rows drawn by k-means++ with one
+    candidate each, which is several times faster than scikit-learn's own start. It runs on one thread, because with
+    more the order of summation changes the last digits. The centres choose in the order of their cluster sizes, largest
+    first; each takes the nearest row that is not taken yet. So there are always enough rows, even if there are fewer
+    distinct rows than centres.
 
     Args:
         embeddings: of the images of one class, ``(N, D)``.
         count: clusters, and rows to choose.
-        generator: a CPU generator; the start is drawn from it.
+        generator: CPU generator for the starting centres.
 
     Returns:
-        Different rows, that of the largest cluster first, ``(count,)`` int64, on the CPU.
+        Different rows, the one of the largest cluster first, ``(count,)`` int64, on the CPU.
 
     Raises:
         ValueError: if there are fewer rows, or the embeddings are not finite.
@@ -117,7 +117,7 @@ def k_means_nearest(embeddings: Tensor, count: int, generator: torch.Generator) 
     centered = _centered(embeddings, count).cpu()
     start = centered[_spread_rows(centered, count, generator)]
     with warnings.catch_warnings(), cast(Any, threadpool_limits)(1, user_api="openmp"):
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different rows than centres: no harm, see above
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct rows than centres: handled below
         found = cast(Any, KMeans)(count, init=start.numpy(), n_init=1).fit(centered.numpy())
     distances = torch.cdist(torch.from_numpy(found.cluster_centers_), centered)
     sizes = torch.bincount(torch.from_numpy(found.labels_).long(), minlength=count)
@@ -140,7 +140,7 @@ def _centered(embeddings: Tensor, count: int) -> Tensor:
         )
     if not bool(embeddings.isfinite().all()):
         raise ValueError("expected finite embeddings, got NaN or infinity: check the network and its normalisation")
-    # Distances do not change, and lose less to rounding near the origin.
+    # Distances do not change by the shift, and are rounded less near the origin.
     embeddings = at_least_float32(embeddings.detach())
     return embeddings - embeddings.mean(0)
 
@@ -151,7 +151,7 @@ def _squared_distances(points: Tensor, norms: Tensor, row: int) -> Tensor:
 
 
 def _spread_rows(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Draw rows, each with a chance proportional to its squared distance from those before it."""
+    """Draw rows as k-means++ does: the probability is proportional to the squared distance from the rows before."""
     norms = points.square().sum(1)
     nearest, free = torch.full_like(norms, torch.inf), torch.ones_like(norms)
     rows: list[int] = []

@@ -1,4 +1,4 @@
-"""The self-distillation loss between a network's logits of real and of generated images."""
+"""Self-distillation loss between a network's logits on real and on generated images."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Distance = Literal["kl", "mse"]
 
 
 def standardize_logits(logits: Tensor, eps: float = 1e-7) -> Tensor:
-    r"""Return :math:`(v - \bar v) / (\sigma_v + \epsilon)` for every sample: neither scale nor shift of its logits.
+    r"""Return :math:`(v - \bar v) / (\sigma_v + \epsilon)` for every sample: logits without their scale and shift.
 
-    The deviation is the unbiased one, as in the official code.
+    The standard deviation is the unbiased one, as in the official code.
 
     Args:
         logits: ``(N, K)``.
@@ -56,11 +56,11 @@ def self_distillation_loss(
     pairing: Pairing = "sample",
     distance: Distance = "kl",
 ) -> Tensor:
-    r"""Return what a network, taught by its own opinion of real images, is to correct in generated ones.
+    r"""Return the divergence of a network's predictions on generated images from those on real images.
 
     It is :math:`\tau^2 \, \mathrm{KL}(p_R \,\|\, p_S)` with :math:`p = \mathrm{softmax}(z / \tau)` and the standardised
-    logits z, a mean over pairs. The real side is detached. The paper has no code and its formulas were not at hand:
-    this is our reconstruction, and none of its numbers.
+    logits z, a mean over pairs. The real side is detached. The paper has no code and its formulas were not available:
+    this is a reconstruction, without any numbers from the paper.
 
     Args:
         real_logits: ``(N, K)``.
@@ -68,10 +68,10 @@ def self_distillation_loss(
         labels: classes of the rows, the same for both, ``(N,)`` int64.
         temperature: divisor of the logits, positive (our default).
         standardize: whether logits go through :func:`standardize_logits` first.
-        pairing: ``sample`` compares row by row; ``class_mean`` compares the mean logits of each class that is there,
-            taken after they are standardised.
-        distance: ``kl``, or ``mse`` for :math:`\tau^2` times the mean squared difference of log-probabilities, over
-            pairs and classes alike: at temperature 1, by sample and not standardised it is that of DiM's code.
+        pairing: ``sample`` compares row by row; ``class_mean`` compares the mean (standardised) logits of each class
+            in the batch.
+        distance: ``kl``, or ``mse`` for :math:`\tau^2` times the mean squared difference of log-probabilities over
+            pairs and classes. At temperature 1, by ``sample`` and not standardised, ``mse`` is the loss of DiM's code.
 
     Returns:
         A scalar in float32 at least.
@@ -111,12 +111,12 @@ def check_choices(temperature: float, pairing: str, distance: str) -> None:
     """Check the arguments of :func:`self_distillation_loss` that do not depend on a batch.
 
     Args:
-        temperature: to be positive.
-        pairing: to be ``sample`` or ``class_mean``.
-        distance: to be ``kl`` or ``mse``.
+        temperature: a positive number.
+        pairing: ``sample`` or ``class_mean``.
+        distance: ``kl`` or ``mse``.
 
     Raises:
-        ValueError: if one is not.
+        ValueError: if an argument has another value.
 
     Example:
         >>> check_choices(4.0, "sample", "kl")

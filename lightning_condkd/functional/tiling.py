@@ -1,4 +1,4 @@
-"""Images tiled, shrunk and framed, as RDED builds its images."""
+"""Tiling, shrinking and framing of images, as RDED builds its images."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor
 def tile(images: Tensor, factor: int) -> Tensor:
     """Join small images into large ones of factor x factor tiles.
 
-    The first images give the upper left tiles, the next ones the tiles to their right, and so on, as in RDED's code:
-    of images in the order of their score each tile has its share of the best.
+    The first n images are the upper left tiles, the next n the tiles to their right, and so on, as in RDED's code. With
+    images sorted by score, every result gets some of the best ones.
 
     Args:
         images: ``(n * factor**2, C, h, w)``.
@@ -49,7 +49,7 @@ def shrink(images: Tensor, factor: int) -> Tensor:
 
 
 def frame(images: Tensor, size: tuple[int, int], color: Tensor) -> Tensor:
-    """Put small images in the middle of larger ones of one colour.
+    """Pad small images with one colour on all sides to a larger size.
 
     Args:
         images: ``(N, C, h, w)``.
@@ -57,7 +57,7 @@ def frame(images: Tensor, size: tuple[int, int], color: Tensor) -> Tensor:
         color: one value for each channel, ``(C,)``.
 
     Returns:
-        ``(N, C, *size)``; where a side does not split evenly, the pixel left over is below or to the right.
+        ``(N, C, *size)``; an odd pixel of padding is added below or to the right.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""The trajectory matching distance, and its gradient with regard to images and step size."""
+"""Trajectory matching distance, and its gradients with respect to images and step size."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lightning_condkd.precision import at_least_float32
 
 
 class Part(NamedTuple):
-    """Some images of a training step; only one part at a time needs a graph where gradients are recomputed.
+    """Some images of a training step; :func:`recomputed` and :func:`tesla` hold the graph of one part at a time.
 
     Args:
         rows: which images of the set, ``(n,)`` int64.
-        loss: takes parameters ``(P,)`` and these images ``(n, C, H, W)``, and returns their share of the step's loss.
-            Every call must return the same.
+        loss: function of parameters ``(P,)`` and these images ``(n, C, H, W)`` that returns their share of the step's
+            loss. It must be deterministic.
     """
 
     rows: Tensor
@@ -25,11 +25,11 @@ class Part(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """A short training run by plain SGD that is to lead from one point of an expert's trajectory to a later one.
+    """A short training run by plain SGD, from one point of an expert's trajectory towards a later one.
 
     Args:
-        start: parameters from which the run starts, ``(P,)``.
-        target: parameters to which it is to lead, ``(P,)``.
+        start: parameters at the start of the run, ``(P,)``.
+        target: the expert's parameters at the later point, ``(P,)``.
         steps: the parts of each step; their losses add up to the loss of the step.
     """
 
@@ -39,12 +39,12 @@ class Segment(NamedTuple):
 
 
 def trajectory_distance(end: Tensor, start: Tensor, target: Tensor) -> Tensor:
-    """Return the squared distance that is left to the target, as a share of that from the start.
+    """Return the squared distance from end to target, divided by that from start to target.
 
     Args:
-        end: parameters that were reached, ``(P,)``.
-        start: parameters from which the run started, ``(P,)``.
-        target: parameters that were to be reached, ``(P,)``; with those of the start the result is not finite.
+        end: parameters at the end of the run, ``(P,)``.
+        start: parameters at the start of the run, ``(P,)``.
+        target: the expert's parameters, ``(P,)``; the result is not finite if they equal ``start``.
 
     Returns:
         A scalar in float32 at least.
@@ -61,12 +61,12 @@ def trajectory_distance(end: Tensor, start: Tensor, target: Tensor) -> Tensor:
 
 
 def unrolled(segment: Segment, images: Tensor, step_size: Tensor) -> Tensor:
-    """Return the distance after a run, with the graph of all its steps.
+    """Return the trajectory distance after a run, with the graph of all its steps.
 
     Args:
         segment: the run.
         images: the training set, ``(N, C, H, W)``.
-        step_size: that of SGD, a scalar.
+        step_size: learning rate of SGD, a scalar.
 
     Example:
         >>> images = torch.ones(1, 1, 1, 1, requires_grad=True)
@@ -87,13 +87,13 @@ def unrolled(segment: Segment, images: Tensor, step_size: Tensor) -> Tensor:
 def recomputed(segment: Segment, images: Tensor, step_size: Tensor) -> Tensor:
     """Return the same value and the same gradients as :func:`unrolled`, with the graph of one part at a time.
 
-    It goes through the run once without a graph and keeps the parameters of each step. Then it goes back: what the
-    distance gains from a change of the parameters is carried from each step to the one before.
+    A first pass runs all steps without a graph and keeps the parameters of each. A second pass goes backwards and
+    propagates the gradient of the distance with respect to the parameters from each step to the one before.
 
     Args:
         segment: the run.
-        images: the training set, ``(N, C, H, W)``; only its gradient is known to the result, not a second one.
-        step_size: that of SGD, a scalar that requires gradients.
+        images: the training set, ``(N, C, H, W)``; the result is differentiable once, not twice.
+        step_size: learning rate of SGD, a scalar that requires gradients.
 
     Example:
         >>> images, step_size = torch.ones(1, 1, 1, 1, requires_grad=True), torch.tensor(0.25, requires_grad=True)
@@ -108,15 +108,15 @@ def recomputed(segment: Segment, images: Tensor, step_size: Tensor) -> Tensor:
 def tesla(segment: Segment, images: Tensor, step_size: Tensor) -> Tensor:
     """Return the value of :func:`unrolled` with TESLA's gradients, which are not those of the distance.
 
-    They hold the parameters of each step constant: that an image moves them, and with them the gradients of all later
-    steps, is left out. So they equal the others after one step only. The paper calls its gradient exact; its equation
-    6 and its code leave the term out (issue 4 of justincui03/tesla). The code also loses the factor 2 of the pixels'
-    gradient (its issue 5), which is here.
+    They treat the parameters of each step as constants, so the effect of an image on the gradients of later steps is
+    missing. They equal those of :func:`unrolled` for a single step only. The paper calls its gradient exact, but its
+    equation 6 and its code leave the term out (issue 4 of justincui03/tesla). The code also loses the factor 2 of the
+    pixels' gradient (its issue 5); here the factor is kept.
 
     Args:
         segment: the run.
         images: the training set, ``(N, C, H, W)``.
-        step_size: that of SGD, a scalar that requires gradients.
+        step_size: learning rate of SGD, a scalar that requires gradients.
 
     Example:
         >>> images, step_size = torch.ones(1, 1, 1, 1, requires_grad=True), torch.tensor(0.25, requires_grad=True)
@@ -172,12 +172,12 @@ def _product(part: Part, parameters: Tensor, batch: Tensor, adjoint: Tensor) -> 
 
 
 def positive_step_size(logarithm: Tensor) -> Tensor:
-    """Return the step size of a logarithm, with a gradient for which published rates of learning it hold.
+    """Return ``exp(logarithm)`` with a gradient scaled so that published learning rates of the step size apply.
 
-    Published code learns the step size a itself, ``a -= rate * dL/da``, and it may turn negative. A logarithm whose
-    gradient is ``(dL/da) / a`` moves a by the same amount as long as that is small beside a, and a stays positive. It
-    is a rate of ``rate / a**2`` for the plain logarithm, at the a of the moment: with that of the start, a step size
-    that grows from 0.001 to 0.03 would be learned 900 times too fast.
+    Published code learns the step size a itself, ``a -= rate * dL/da``, and a may become negative. A logarithm whose
+    gradient is ``(dL/da) / a`` changes a by the same amount as long as that is small compared to a, and a stays
+    positive. For the plain logarithm this is a rate of ``rate / a**2`` with the current a. With the initial a instead,
+    a step size that grows from 0.001 to 0.03 would be learned 900 times too fast.
 
     Args:
         logarithm: natural logarithm of the step size, any shape.
@@ -194,13 +194,13 @@ def positive_step_size(logarithm: Tensor) -> Tensor:
 
 
 def with_gradients(value: Tensor, tensors: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
-    """Return a scalar whose value and whose gradients are given.
+    """Return a scalar with given value and given gradients.
 
-    It lets a loss that was differentiated part by part, to bound its memory, go through the usual ``backward``.
+    With it, a loss that was differentiated part by part to save memory works with the usual ``backward``.
 
     Args:
         value: the scalar.
-        tensors: what it depends on; they require gradients.
+        tensors: the tensors that the scalar depends on; they require gradients.
         gradients: its gradient with respect to each.
 
     Example:

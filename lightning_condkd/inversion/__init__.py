@@ -1,4 +1,4 @@
-"""How a teacher is inverted: one file for each method."""
+"""Inversion methods, which synthesize images from a teacher: one file for each method."""
 
 from lightning_condkd.inversion.base import Inversion
 from lightning_condkd.inversion.cmi import CMI, Contrastive

@@ -1,4 +1,4 @@
-"""What every inversion method offers to a training loop."""
+"""Base class of inversion methods: their interface to a training loop."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ StudentLoss = Literal["kl", "logits_l1", "attention"]
 
 
 class Observe(Protocol):
-    """A network that can be looked into, such as :class:`lightning_condkd.models.Observer`."""
+    """A network that can return inner values, such as :class:`lightning_condkd.models.Observer`."""
 
     def __call__(
         self,
@@ -32,7 +32,7 @@ class Observe(Protocol):
         maps: Sequence[str] = (),
         channel_means: bool = False,
     ) -> NetworkOutput:
-        """Return logits and what else was asked for."""
+        """Return the logits and the requested inner values."""
         ...
 
 
@@ -47,20 +47,20 @@ class Inversion(nn.Module):
         x rounds
 
     Args:
-        cadence: how a round is divided between synthesis and distillation.
+        cadence: division of a round into synthesis and distillation.
         batch_size: images synthesised in a block, over all ranks.
-        augment: the main view in which the teacher sees synthetic images; ``None`` for the images as they are.
-        selection: which images of a block are kept: those of the step with the lowest total loss, with the lowest loss
-            without the alignment term, or the last ones. Losses are averaged over ranks before they are compared.
+        augment: main view, the augmentation of synthetic images for the teacher; ``None`` disables it.
+        selection: images of a block to keep: those of the step with the lowest total loss, with the lowest loss without
+            the alignment term, or the last ones. Losses are averaged over ranks before they are compared.
 
     Attributes:
-        source: where the student's synthetic images come from: a block's kept images are stored in the ``bank``, or
-            :meth:`sample` renders ``live`` ones for every student step and none is stored.
-        needs_embedding: whether :meth:`loss` asks the teacher for its embedding.
+        source: source of the student's synthetic images: ``bank`` stores the kept images of each block in the memory
+            bank; with ``live``, :meth:`sample` renders images for every student step and none is stored.
+        needs_embedding: whether :meth:`loss` uses the teacher's embedding.
         balanced_labels: whether a block has equally many labels of every class, up to one.
         gradient_clip: largest norm of the gradient in a synthesis step; ``None`` for no limit.
-        student_loss: what the published method teaches its student by: ``kl`` for the divergence of predictions,
-            ``logits_l1`` for the difference of logits, ``attention`` for the divergence and attention maps.
+        student_loss: student's loss in the published method: ``kl`` for the divergence of predictions, ``logits_l1``
+            for the difference of logits, ``attention`` for the divergence and attention maps.
     """
 
     source: Source = "bank"
@@ -103,7 +103,7 @@ class Inversion(nn.Module):
         return {}
 
     def per_round(self) -> list[nn.Parameter]:
-        """Return the parameters whose optimizer state is forgotten at :meth:`start`."""
+        """Return the parameters whose optimizer state is reset at :meth:`start`."""
         return []
 
     def lr_factor(self, unit: Unit) -> float:
@@ -138,7 +138,7 @@ class Inversion(nn.Module):
         """Return the named terms and the teacher's output on the main view.
 
         Args:
-            synthetic: what :meth:`render` returned.
+            synthetic: result of :meth:`render`.
             observe: the frozen teacher.
             student: the student, in eval mode.
             unit: the current unit.
@@ -178,10 +178,10 @@ class Inversion(nn.Module):
 
     @torch.no_grad()
     def keep(self, better: Tensor, synthetic: Synthetic) -> None:
-        """Remember what a step made if it is the best of its block so far.
+        """Keep the images of a step if they are the best of the block so far.
 
         Args:
-            better: whether it is, a boolean scalar, the same on every rank.
+            better: whether they are, a boolean scalar, the same on every rank.
             synthetic: this rank's images and labels.
         """
         labels = cast(Tensor, synthetic.labels)
@@ -195,12 +195,12 @@ class Inversion(nn.Module):
             unit: the last synthesis unit of the block.
 
         Returns:
-            Names of the optimizers whose gradient was written by hand and that are to be stepped now.
+            Names of the optimizers whose gradient was written by hand and that must be stepped now.
         """
         return ()
 
     def collect(self) -> Synthetic:
-        """Return the images that the block keeps, for the whole global batch.
+        """Return the kept images of the block, for the whole global batch.
 
         Raises:
             ValueError: if no kept step had a finite loss.
@@ -226,7 +226,7 @@ class Inversion(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} stores its images in the bank and samples none")
 
     def check_sample(self, count: int, world_size: int) -> None:
-        """Check, before a run, how many images :meth:`sample` will be asked for; by default any number will do.
+        """Check before a run that :meth:`sample` can render a number of images; by default it can render any.
 
         Args:
             count: synthetic images in the global batch.
@@ -237,10 +237,10 @@ class Inversion(nn.Module):
         """
 
     def replay_loss(self, synthetic: Synthetic, observe: Observe, unit: Unit, draw: Draw) -> LossTerms | None:
-        """Return the loss of the optimizer ``replay`` after a student step; ``None`` where there is nothing to learn.
+        """Return the loss of the optimizer ``replay`` after a student step; ``None`` without one.
 
         Args:
-            synthetic: what :meth:`sample` returned for the student step.
+            synthetic: result of :meth:`sample` for the student step.
             observe: the frozen teacher.
             unit: the current distillation unit.
             draw: randomness of the unit.

@@ -1,4 +1,4 @@
-"""Contrastive model inversion: a generator trained anew for every batch, kept from repeating itself by a memory."""
+"""CMI, contrastive model inversion: a new generator for every batch, and a memory of features against repetition."""
 
 from __future__ import annotations
 
@@ -30,24 +30,25 @@ Features = Literal["batch_norm", "embedding"]
 
 @dataclass(frozen=True)
 class Contrastive:
-    """How CMI tells images apart.
+    """Settings of CMI's contrastive term.
 
-    The ring takes ``ring_size * 2 * D`` values, ``D`` the length of a feature. A WRN-40-2 has ``D`` = 2704: 88.6 MB
-    with the defaults, on the device of the method (official code: 40 960 rows of float32, 886 MB, in the memory of the
-    host). The head has about ``D * D`` weights. For large networks, where both become unwieldy (a ResNet-34 has ``D`` =
-    8512), ``features="embedding"`` is the lean choice.
+    The ring stores ``ring_size * 2 * D`` values for features of length ``D``. A WRN-40-2 has ``D`` = 2704: 88.6 MB with
+    the defaults, on the device of the method (official code: 40 960 rows of float32, 886 MB, in the memory of the
+    host). The head has about ``D * D`` weights. For large networks, where both become large (a ResNet-34 has ``D`` =
+    8512), ``features="embedding"`` needs less memory.
 
     Args:
         temperature: divisor of the similarities (``scratch_cmi``, ``adv_cmi``: 0.1; ``cmi_cifar10``: 0.2).
-        features: what an image is remembered by: the spatial means of all BatchNorm inputs of the teacher
-            (``batch_norm``), or its ``embedding``, which is ours, for teachers without BatchNorm.
+        features: features stored for an image: the spatial means of all BatchNorm inputs of the teacher
+            (``batch_norm``), or its ``embedding`` (our extension, for teachers without BatchNorm).
         head_lr: learning rate of the head (default of the code).
-        head_size: length of what the head returns.
-        ring_size: remembered images (ours).
-        ring_draws: remembered images in a step; fewer while the ring holds fewer. None in the first block (official:
-            random vectors).
-        ring_dtype: type in which features are remembered (ours).
-        ring_on_cpu: whether the ring stays in the CPU's memory, as the official one; each step then copies its draws.
+        head_size: length of the head's output.
+        ring_size: number of stored images (our default).
+        ring_draws: number of stored images in a step; fewer while the ring has fewer. There are none in the first block
+            (official code: random vectors).
+        ring_dtype: type in which features are stored (our default).
+        ring_on_cpu: whether the ring stays in the CPU's memory, as in the official code; each step then copies its
+            draws.
         local_augment: the local view; ``None`` for :class:`~lightning_condkd.augment.ResizedCrop`.
 
     Raises:
@@ -75,12 +76,12 @@ class Contrastive:
 
 
 class CMI(Inversion):
-    """A generator and its latents, started anew for every block, and a contrastive memory of the blocks before.
+    """A generator and its latents, reset for every block, and a contrastive memory of earlier blocks.
 
-    Every image is seen twice, in the main view and in a local one. A head, which lives as long as the run, learns to
-    find the main view of an image by its local view among the others of the batch and among remembered images; the
-    images learn to be found, so they become unlike each other and unlike what was made before. At the end of a block
-    the features of its best step are remembered.
+    Every image has a main view and a local view. A head, trained over the whole run, learns to match the local view of
+    an image with its main view among the other images of the batch and stored images. The same loss trains the images,
+    so they become different from each other and from earlier ones. At the end of a block the features of its best step
+    are stored.
 
     Defaults are those of the official script ``scratch_cmi_cifar10_wrn402_wrn161.sh`` unless a line says otherwise. Its
     student steps have batches of 128 and a learning rate of 0.1.
@@ -98,8 +99,8 @@ class CMI(Inversion):
             ``adv_cmi``: 0.5).
         bn_weight: weight of the distance to the teacher's BatchNorm statistics (all scripts).
         adversarial_weight: weight of the student-teacher disagreement, used after the warm-up rounds (all scripts).
-        contrastive_weight: weight of the contrastive term (all scripts); 0 builds neither head nor ring.
-        contrastive: head, ring and local view.
+        contrastive_weight: weight of the contrastive term (all scripts); with 0 there is neither head nor ring.
+        contrastive: settings of head, ring and local view.
         augment: the main view; ``None`` for random crop (pad 4) and flip.
         selection: which images are kept, see :class:`~lightning_condkd.inversion.base.Inversion`.
 
@@ -150,15 +151,15 @@ class CMI(Inversion):
         class_weight: float = 0.5,
         **arguments: Any,  # noqa: ANN401
     ) -> CMI:
-        """Return the recipe of ``adv_cmi_cifar10_wrn402_wrn161.sh``: many images first, then few against the student.
+        """Return the settings of ``adv_cmi_cifar10_wrn402_wrn161.sh``: many images first, then few against the student.
 
-        The official run starts from a folder of 50 000 images that were made beforehand; here 195 warm-up rounds make
-        as many. Then come 40 rounds with 2000 student steps each: 235 epochs for the trainer.
+        The official run starts from a folder of 50 000 images made beforehand; here 195 warm-up rounds make as many.
+        Then there are 40 rounds with 2000 student steps each: 235 epochs for the trainer.
 
         Args:
-            cadence: of the recipe.
-            class_weight: of the recipe.
-            arguments: others of the class.
+            cadence: see :class:`CMI`.
+            class_weight: see :class:`CMI`.
+            arguments: other arguments of the class.
 
         Example:
             >>> CMI.adversarial(batch_size=128).cadence
@@ -211,7 +212,7 @@ class CMI(Inversion):
         return {"synthesis": Adam(groups)}
 
     def per_round(self) -> list[nn.Parameter]:
-        """Return the generator's parameters and the latents; the head's Adam remembers the blocks before."""
+        """Return the generator's parameters and the latents; the head's Adam keeps its state between blocks."""
         return [*self.generator.parameters(), self.latent]
 
     @torch.no_grad()
@@ -270,7 +271,7 @@ class CMI(Inversion):
 
     @torch.no_grad()
     def keep(self, better: Tensor, synthetic: Synthetic) -> None:
-        """Remember the features of the images that are kept."""
+        """Keep the images and their features."""
         super().keep(better, synthetic)
         if self._step_features is not None:
             self.kept_features.copy_(torch.where(better, self._step_features, self.kept_features))

@@ -1,4 +1,4 @@
-"""Controls in an inversion method's place: nothing, random images that the teacher labels, real images."""
+"""Controls in place of an inversion method: no images, random images, real images."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from lightning_condkd.types import LossTerms, NetworkOutput, Synthetic, TaskSpec
 
 
 class SmoothNoise(Inversion):
-    """Smooth random images with the teacher's labels: what an inversion method must beat.
+    """Smooth random images with the teacher's labels, as a lower bound for inversion methods.
 
-    Normal values on a coarse grid are enlarged bilinearly and squashed to [0, 1] by a sigmoid. Nothing is learned. Our
-    own control, of no paper.
+    Normal values on a coarse grid are enlarged bilinearly and mapped to [0, 1] by a sigmoid. Nothing is learned. This
+    control is not from a paper.
 
     Args:
         cadence: one rendering and 400 student steps in a round.
@@ -43,7 +43,7 @@ class SmoothNoise(Inversion):
         self.grid_size, self.contrast = grid_size, contrast
 
     def build(self, spec: TaskSpec, generator: torch.Generator) -> None:
-        """Make room for a batch of images."""
+        """Create the buffer of a batch of images."""
         super().build(spec, generator)
         self.register_buffer("noise", torch.zeros(self.batch_size, *spec.image_shape))
 
@@ -69,7 +69,7 @@ class SmoothNoise(Inversion):
 
 
 class NoInversion(Inversion):
-    """Distil on the condensed images alone: no image is synthesised.
+    """Distillation on condensed images alone, without synthesis.
 
     Args:
         cadence: no synthesis step and 400 student steps in a round.
@@ -84,12 +84,11 @@ class NoInversion(Inversion):
 
 
 class RealSubset(Inversion):
-    """Real images with the teacher's labels: how much the expansion could give if real data were allowed.
+    """Real images with the teacher's labels, as an upper bound for inversion methods.
 
-    A run with it uses what a run without data does not have; it measures how far a method of equal budget
-    (``batch_size`` images a block) is from real images, as :class:`~lightning_condkd.inversion.SmoothNoise` measures
-    how far it is from nothing. No image is drawn again before all were: the blocks go through the images in a random
-    order, which is another one at every pass. Nothing is learned. Our own control, of no paper.
+    It uses data that a data-free run does not have, with the same budget (``batch_size`` images a block);
+    :class:`~lightning_condkd.inversion.SmoothNoise` is the lower bound. The blocks go through all images in a random
+    order, a new one for every pass. Nothing is learned. This control is not from a paper.
 
     Args:
         images: ``(N, C, H, W)``, uint8 (0 to 255) or floating point pixels in [0, 1]; or the path of a ``.safetensors``
@@ -123,7 +122,7 @@ class RealSubset(Inversion):
         _check(self.images, spec.image_shape)
 
     def rows(self, unit: Unit, draw: Draw) -> Tensor:
-        """Return which images the global batch of a block shows, ``(batch_size,)``.
+        """Return the indices of the images in the global batch of a block, ``(batch_size,)``.
 
         Args:
             unit: any synthesis unit of the block.
@@ -140,7 +139,7 @@ class RealSubset(Inversion):
 
     def render(self, unit: Unit, draw: Draw) -> Synthetic:
         """Return the block's images without labels."""
-        # They follow from seed and block alone, so there is no state to keep.
+        # The images depend on seed and block alone, so there is no state.
         images = self.images[self.rows(unit, draw)[draw.rows]]
         return Synthetic(to_pixels(images, self.kept_images.device, self.kept_images.dtype), None)
 

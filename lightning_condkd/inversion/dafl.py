@@ -1,4 +1,4 @@
-"""Data-free learning: a generator of images that the teacher is sure of, is stirred by and finds evenly spread."""
+"""DAFL, data-free learning: a generator trained for confident, strongly activated and class-balanced predictions."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ Output = Literal["normalized", "sigmoid"]
 
 
 class DAFL(LiveInversion):
-    """A generator whose images the teacher classifies with confidence, responds to strongly and calls by all classes.
+    """A generator trained for images with confident predictions, large embeddings and balanced classes in the teacher.
 
-    The student takes no part in it and minimises :class:`~lightning_condkd.distillation.KLDistillation` at temperature
+    The student does not affect it and minimises :class:`~lightning_condkd.distillation.KLDistillation` at temperature
     1. Defaults are those of the official code for CIFAR-10, presets exist for :meth:`cifar100`, :meth:`mnist` and the
-    :meth:`datafree` port. The student's side of the official code: the same batch size, SGD with lr 0.1, momentum 0.9
-    and weight decay 5e-4, a tenth of it after 800 and 1600 of 2000 rounds.
+    :meth:`datafree` port. Settings of the student in the official code: the same batch size, SGD with lr 0.1, momentum
+    0.9 and weight decay 5e-4, a tenth of the lr after 800 and 1600 of 2000 rounds.
 
     Args:
-        cadence: 1 generator step and 1 student step, 120 times a round. The official code takes both steps at once on
-            the same images; here the student's images come from the generator after its step, with latents of their
-            own.
+        cadence: 1 generator step and 1 student step, 120 times a round. The official code makes both steps on the same
+            images; here the student's images are generated after the generator's step, from new latents.
         batch_size: images of a generator step.
         generator: see :class:`~lightning_condkd.inversion.live.LiveInversion`.
         generator_output: ``normalized`` builds :class:`~lightning_condkd.models.NormalizedGenerator`, whose images are
@@ -37,16 +36,15 @@ class DAFL(LiveInversion):
             :class:`~lightning_condkd.models.ConvGenerator` with the same widths.
         generator_width: channels of all stages of the built generator but the last, which has half as many.
         generator_bn_eps: eps of the BatchNorm layers between the stages of the normalised generator. The official code
-            has 0.8 there, probably meant as a momentum; its numbers were reached with it.
+            has 0.8, probably meant as a momentum, and its published numbers use it.
         latent_size: length of a latent.
         generator_lr: learning rate of Adam.
         betas: of Adam.
-        class_weight: weight of the cross-entropy to the classes that the teacher itself predicts, held constant.
+        class_weight: weight of the cross-entropy to the classes that the teacher predicts, taken as constants.
         activation_weight: weight of the negative mean magnitude of the teacher's embedding.
-        balance_weight: weight of the negative entropy of the mean prediction. Under several ranks it is that of each
-            rank's own batch.
-        balance_log10: whether that entropy is to base 10, as in the official code; else natural, 2.303 times as much.
-        source: ``live``, or ``bank`` to store images; what leaves [0, 1] is clamped then.
+        balance_weight: weight of the negative entropy of the mean prediction, over each rank's own batch.
+        balance_log10: whether that entropy is to base 10, as in the official code; else natural, 2.303 times as large.
+        source: ``live``, or ``bank`` to store images, clamped to [0, 1].
 
     Raises:
         ValueError: if an argument is unknown, or in :meth:`build`, if the generator does not fit the task.
@@ -100,7 +98,7 @@ class DAFL(LiveInversion):
         """Return the method with the values of the official code for CIFAR-100.
 
         Args:
-            arguments: what is to differ.
+            arguments: arguments with other values.
         """
         weights = {"class_weight": 0.5, "activation_weight": 0.1, "balance_weight": 20.0}
         return cls(**{**weights, **arguments})
@@ -109,10 +107,10 @@ class DAFL(LiveInversion):
     def mnist(cls, **arguments: Any) -> DAFL:  # noqa: ANN401 - those of the class
         """Return the method with the values of the official code for MNIST at 32 px.
 
-        Its student: Adam, lr 2e-3, 200 rounds. Mode collapse is a known issue there: all images become one.
+        Its student: Adam, lr 2e-3, 200 rounds. Mode collapse is a known issue: all images become the same.
 
         Args:
-            arguments: what is to differ.
+            arguments: arguments with other values.
         """
         weights = {"class_weight": 1.0, "activation_weight": 0.1, "balance_weight": 5.0}
         return cls(**{**weights, "batch_size": 512, "latent_size": 100, "generator_lr": 0.2, **arguments})
@@ -125,7 +123,7 @@ class DAFL(LiveInversion):
         has twice as many channels in its first stages.
 
         Args:
-            arguments: what is to differ.
+            arguments: arguments with other values.
         """
         weights = {"class_weight": 1.0, "activation_weight": 1e-3, "balance_weight": 20.0, "balance_log10": False}
         generator = {"generator_output": "sigmoid", "latent_size": 512, "generator_lr": 1e-3, "betas": (0.5, 0.999)}

@@ -1,4 +1,4 @@
-"""DeepInversion: the pixels themselves are optimised, one batch of images at a time."""
+"""DeepInversion: optimisation of pixels, one batch of images at a time."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ Labels = Literal["balanced", "uniform"]
 
 
 class DeepInversion(Inversion):
-    """Images whose pixels are optimised until the teacher's BatchNorm layers take them for training data.
+    """Images whose pixels are optimised to match the teacher's BatchNorm statistics.
 
     Every block starts from normal noise in the teacher's normalised units and optimises the pixels with a fresh Adam.
-    With a ``competition`` the student that is being trained joins in, which is Adaptive DeepInversion. Defaults
-    are those of the paper's CIFAR-10 run as its official code gives them; :meth:`imagenet` and :meth:`datafree` are two
-    other published settings. The student's side was never published: its 400 steps in a round are the DataFree code's.
+    With a ``competition`` the current student adds a term, which is Adaptive DeepInversion. Defaults are those of the
+    official code for the paper's CIFAR-10 run; :meth:`imagenet` and :meth:`datafree` are two other published settings.
+    The student's settings were never published: its 400 steps in a round are those of the DataFree code.
 
-    Total variation and image norm are those of the view that the teacher sees, in normalised units. The norms of a
-    whole batch count as many rows as the global batch has, whatever the number of ranks.
+    Total variation and image norm are computed on the teacher's view, in normalised units. Norms over a whole batch are
+    those of the global batch, whatever the number of ranks.
 
     Args:
         cadence: 2000 synthesis steps and 400 student steps.
         batch_size: images of a block.
-        optimizer: of the pixels.
-        low_resolution_steps: steps at the start of a block in which the teacher sees the view at half size, by 2x2 mean
-            pooling; it must accept that size. Learning rates start anew after them, and only the images of later steps
-            are kept. The augmentation comes before the pooling, so its pixels are those of the full image.
+        optimizer: settings of the pixels' Adam.
+        low_resolution_steps: steps at the start of a block with the view at half size, by 2x2 mean pooling; the teacher
+            must accept that size. The learning rate's schedule restarts after them, and only images of later steps are
+            kept. The augmentation is applied before the pooling, so its pixels are those of the full image.
         class_weight: weight of the cross-entropy to the labels.
         bn_weight: weight of the distance to the teacher's BatchNorm statistics, those of each rank's own batch.
         first_bn_factor: factor of the first layer in that distance.
         prior: weights and forms of total variation and image norm.
-        competition: the term against the student, used after the warm-up rounds; ``None`` for none.
-        clip: whether pixels are put back into [0, 1] after each step. Without, some leave it for good (of a CIFAR-10
-            batch one in twenty, of digits, which are black for the most part, one in four), and the bank cuts them off.
+        competition: the term against the student, used after the warm-up rounds; ``None`` disables it.
+        clip: whether pixels are clamped to [0, 1] after each step. Without it some end outside (one in twenty for
+            a CIFAR-10 batch, one in four for digits, which are mostly black), and the bank clamps them.
         labels: ``balanced`` for equally many of every class, up to one; ``uniform`` for random ones.
-        augment: the view that the teacher sees; ``None`` for a roll of up to 2 pixels that the whole batch shares.
-        selection: which images are kept, see :class:`~lightning_condkd.inversion.base.Inversion`.
+        augment: the teacher's view; ``None`` for a roll of up to 2 pixels that the whole batch shares.
+        selection: images to keep, see :class:`~lightning_condkd.inversion.base.Inversion`.
 
     Raises:
         ValueError: if an argument is out of its range; in :meth:`build`, if ``bn_weight`` is not 0 and the teacher has
@@ -110,9 +110,9 @@ class DeepInversion(Inversion):
         augment: Augment | None = None,
         **arguments: Any,  # noqa: ANN401 - those of the class
     ) -> DeepInversion:
-        """Return the official code's multi-resolution setting for ImageNet: its readme's ResNet-50 run.
+        """Return the official code's multi-resolution setting for ImageNet: the ResNet-50 run of its readme.
 
-        The paper's ImageNet run has 20000 steps with neither low resolution nor clipping. Adaptive DeepInversion adds
+        The paper's ImageNet run has 20000 steps without low resolution or clipping. Adaptive DeepInversion adds
         ``competition=Competition(weight=0.2)``.
 
         Args:
@@ -145,9 +145,9 @@ class DeepInversion(Inversion):
         augment: Augment | None = None,
         **arguments: Any,  # noqa: ANN401 - those of the class
     ) -> DeepInversion:
-        """Return the setting of the DataFree code's port to CIFAR, which competes with the student.
+        """Return the setting of the DataFree code's port to CIFAR, with a term against the student.
 
-        The port takes the total variation of the images before the roll, and the divergence without limit.
+        The port computes the total variation on the images before the roll, and does not limit the divergence.
 
         Args:
             cadence: 1000 synthesis steps and 400 student steps.
@@ -188,7 +188,7 @@ class DeepInversion(Inversion):
         return [self.pixels]
 
     def lr_factor(self, unit: Unit) -> float:
-        """Return the factor of warm-up and cosine, which begin anew at full size."""
+        """Return the factor of warm-up and cosine, which restart at full size."""
         low = self.low_resolution_steps
         if unit.step < low:
             return self.optimizer.factor(unit.step, low)
@@ -204,12 +204,12 @@ class DeepInversion(Inversion):
     def _draw_labels(self, generator: torch.Generator) -> Tensor:
         if not self.balanced_labels:
             return torch.randint(self.num_classes, (self.batch_size,), generator=generator)
-        # Class after class: every rank, which has every so manieth row, gets its share of each.
+        # In the order of the classes: every rank, with rows [rank::world_size], gets its share of each class.
         order = torch.randperm(self.num_classes, generator=generator)
         return order[torch.arange(self.batch_size) * self.num_classes // self.batch_size]
 
     def render(self, unit: Unit, draw: Draw) -> Synthetic:
-        """Return the pixels in the units of [0, 1], which they may leave."""
+        """Return the pixels in the units of [0, 1], unbounded."""
         return Synthetic(self.pixels[draw.rows] * self.std + self.mean, self.labels[draw.rows])
 
     def view(self, images: Tensor, unit: Unit, draw: Draw, purpose: str = "view") -> Tensor:
@@ -264,7 +264,7 @@ class DeepInversion(Inversion):
     ) -> None:
         """Keep the best images of the full size, and put the pixels back into the valid range."""
         if unit.step == self.low_resolution_steps:
-            self.kept_loss.fill_(torch.inf)  # losses at half size are of another kind
+            self.kept_loss.fill_(torch.inf)  # losses at half size are not comparable
         if self.clip:
             synthetic = synthetic._replace(images=synthetic.images.clamp(0, 1))
             self.pixels.clamp_(-self.mean / self.std, (1 - self.mean) / self.std)

@@ -1,4 +1,4 @@
-"""Data-free adversarial distillation: a generator that seeks disagreement between teacher and student."""
+"""DFAD, data-free adversarial distillation: a generator trained for disagreement between teacher and student."""
 
 from __future__ import annotations
 

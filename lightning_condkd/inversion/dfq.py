@@ -1,4 +1,4 @@
-"""Data-free quantisation's adversary: disagreement, held near the teacher's statistics and spread over its classes."""
+"""DFQ, the adversary of data-free quantisation: disagreement, with BatchNorm, class and balance terms."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from lightning_condkd.types import LossTerms, NetworkOutput, Synthetic, TaskSpec
 
 
 class DFQ(LiveInversion):
-    """A generator that maximises the divergence of student from teacher on confident, balanced, familiar images.
+    """A generator that maximises the divergence of student from teacher, with terms for the teacher's statistics.
 
-    It is the version of the DataFree code, whose defaults these are. The paper matches BatchNorm statistics by a
-    divergence of Gaussians and uses several generators and students. The student minimises
-    :class:`~lightning_condkd.distillation.KLDistillation` at temperature 1; its side of that code: SGD, lr 0.1 (0.05
-    for ResNet-34 to ResNet-18), momentum 0.9, weight decay 1e-4, cosine over 200 rounds.
+    This is the version of the DataFree code, with its defaults. The paper matches BatchNorm statistics by a divergence
+    of Gaussians and uses several generators and students. The student minimises
+    :class:`~lightning_condkd.distillation.KLDistillation` at temperature 1; its settings in that code: SGD, lr 0.1
+    (0.05 for ResNet-34 to ResNet-18), momentum 0.9, weight decay 1e-4, cosine over 200 rounds.
 
     Args:
         cadence: 1 generator step and 10 student steps, 40 times a round (400 student steps a round).
@@ -36,11 +36,10 @@ class DFQ(LiveInversion):
         generator_lr: learning rate of Adam.
         betas: of Adam.
         adversarial_weight: weight of the negative divergence, mean over samples.
-        bn_weight: weight of the distance to the teacher's BatchNorm statistics. Under several ranks it is that of each
-            rank's own batch.
-        class_weight: weight of the cross-entropy to the classes that the teacher itself predicts, held constant.
-        balance_weight: weight of the negative entropy of the mean prediction (natural logarithm), of each rank's own
-            batch too.
+        bn_weight: weight of the distance to the teacher's BatchNorm statistics, over each rank's own batch.
+        class_weight: weight of the cross-entropy to the classes that the teacher predicts, taken as constants.
+        balance_weight: weight of the negative entropy of the mean prediction (natural logarithm), over each rank's own
+            batch.
         source: ``live``, or ``bank`` to store images.
 
     Raises:

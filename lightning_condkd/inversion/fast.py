@@ -1,4 +1,4 @@
-"""Fast data-free inversion: a meta-learned generator that needs a few steps per batch of images."""
+"""Fast, fast data-free inversion: a meta-learned generator with few steps per batch of images."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Fast(Inversion):
     """Fast inversion with a meta-generator, learned latents and BN-statistics momentum.
 
     Every block copies the meta-generator, optimises the copy together with a batch of latents, keeps the images of the
-    step with the lowest loss and moves the meta-generator once. Defaults are those of the official code for CIFAR with
-    five steps and the pair ResNet-34 to ResNet-18 unless a line says otherwise.
+    step with the lowest loss and updates the meta-generator once. Defaults are those of the official code for CIFAR
+    with five steps and the pair ResNet-34 to ResNet-18 unless noted.
 
     Args:
         cadence: 5 synthesis steps, 400 student steps, 20 warm-up rounds without student.
@@ -44,12 +44,12 @@ class Fast(Inversion):
         class_weight: weight of the cross-entropy to the sampled labels.
         bn_weight: weight of the distance to the teacher's BatchNorm statistics.
         adversarial_weight: weight of the student-teacher disagreement, used after the warm-up rounds.
-        bn_momentum: share of the moving average in the statistics that are compared, 0 for the plain distance. Under
-            several ranks the distance is of each rank's own batch; the moving average is of the mean over ranks.
+        bn_momentum: share of the moving average in the compared statistics, 0 for the plain distance. With several
+            ranks, the distance uses each rank's own batch, the moving average the mean over ranks.
         meta_update: ``fomaml`` sums the gradients of the inner steps, ``reptile`` uses the displacement of the copy.
-        reset_round: round after warm-up at which the meta-generator's first layers are refilled; ``None`` for never.
-        augment: the view that the teacher sees; ``None`` for random crop (pad 4) and flip.
-        selection: which images are kept, see :class:`~lightning_condkd.inversion.base.Inversion`.
+        reset_round: round after warm-up at which the meta-generator's first layers are reset; ``None`` disables it.
+        augment: the teacher's view; ``None`` for random crop (pad 4) and flip.
+        selection: images to keep, see :class:`~lightning_condkd.inversion.base.Inversion`.
 
     Raises:
         ValueError: if an argument is out of its range; in :meth:`build`, if ``bn_weight`` is not 0 and the teacher has
@@ -107,8 +107,8 @@ class Fast(Inversion):
         ``adversarial_weight=1.0``, for WRN-40-2 to smaller ones ``adversarial_weight=1.1`` and ``class_weight=0.4``.
 
         Args:
-            steps: synthesis steps in a round, which decide the learning rates.
-            arguments: others of the class, in place of the setting's.
+            steps: synthesis steps in a round, which determine the learning rates.
+            arguments: arguments of the class that replace those of the setting.
 
         Raises:
             ValueError: if there is no such setting.
@@ -124,7 +124,7 @@ class Fast(Inversion):
         return cls(**{**setting, "latent_lr": rates[steps][1], **arguments})
 
     def build(self, spec: TaskSpec, generator: torch.Generator) -> None:
-        """Make the two generators, the latents and the moving statistics."""
+        """Create the two generators, the latents and the moving statistics."""
         super().build(spec, generator)
         self._check(spec)
         given, latent_size = self.given_generator[0], self.latent_size

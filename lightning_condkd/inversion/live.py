@@ -1,4 +1,4 @@
-"""Methods that keep one generator over the whole run and draw fresh latents at every step."""
+"""Base class of methods with one generator for the whole run and new latents at every step."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from lightning_condkd.types import Synthetic, TaskSpec
 
 
 class LiveInversion(Inversion):
-    """Base of the methods whose generator lives as long as the run.
+    """Base of the methods with one generator for the whole run.
 
-    Every synthesis step draws latents and moves the generator once; every student step renders images of its own. The
-    generator stays in train mode throughout, as in the official codes of DAFL and ZSKT, so its BatchNorm layers use the
+    Every synthesis step draws latents and updates the generator once; every student step renders new images. The
+    generator is always in train mode, as in the official code of DAFL and ZSKT, so its BatchNorm layers use the
     statistics of each rank's own batch.
 
     A subclass says which generator is built unless one is given (:meth:`default_generator`) and what it minimises
@@ -34,7 +34,7 @@ class LiveInversion(Inversion):
         betas: of the generator's Adam.
         augment: the main view; ``None`` for the images as they are.
         source: ``live`` renders images for every student step; ``bank`` stores the images of each block's last
-            synthesis step instead, which the student then draws from like those of any other method.
+            synthesis step instead, from which the student's batches are drawn as for other methods.
 
     Raises:
         ValueError: if the source is unknown, or in :meth:`build`, if the generator does not fit the task.

@@ -1,4 +1,4 @@
-"""PRE-DFKD: a generator of novel images, and a variational autoencoder that replays what it made before."""
+"""PRE-DFKD: a generator of novel images, and a variational autoencoder that replays earlier ones."""
 
 from __future__ import annotations
 
@@ -27,23 +27,22 @@ from lightning_condkd.types import LossTerms, NetworkOutput, Synthetic, TaskSpec
 
 
 class PREDFKD(LiveInversion):
-    """Generative pseudo replay: the student rehearses earlier images that no bank stores.
+    """Generative pseudo replay: the student is also trained on replayed earlier images, without a bank.
 
-    A novel generator is trained by the teacher's certainty, activation and class balance and by the student's
+    A novel generator is trained by the teacher's class, activation and balance losses and by the student's
     disagreement. After each of the first student steps of a block the novel images train a variational autoencoder: an
-    encoder and the memory generator, which learns from its own images as well so as not to forget. A student step sees
-    novel images, then memory images, whose latents one step of Adam has moved towards certain and balanced predictions.
+    encoder and the memory generator, which is also trained on its own images to reduce forgetting. A student batch has
+    novel images, then memory images, whose latents were updated by one step of Adam towards confident and balanced
+    predictions.
 
-    Defaults are those of the official code for CIFAR, but :meth:`released_code` alone has three of its quirks, and in
-    the first block, when the memory has seen nothing, the student gets novel images only. As in the code, images are
-    compared with their reconstructions in the units of the teacher's normalisation, and the memory generator is in eval
-    mode for the student's images and in train mode for replay. The student's side of the code: 1152 synthetic images in
-    a batch, the mean absolute difference of the logits
-    (:class:`~lightning_condkd.distillation.LogitsL1Distillation`), SGD with lr 0.1, momentum 0.9 and weight decay 5e-4,
-    a cosine over 400 rounds.
+    Defaults are those of the official code for CIFAR, except three quirks of it that only :meth:`released_code` has,
+    and in the first block, when the memory is untrained, the student gets novel images only. As in the code, images are
+    compared with their reconstructions in the teacher's normalised units, and the memory generator is in eval mode for
+    the student's images and in train mode for replay. Settings of the student in the code: 1152 synthetic images in a
+    batch, the mean absolute difference of the logits (:class:`~lightning_condkd.distillation.LogitsL1Distillation`),
+    SGD with lr 0.1, momentum 0.9 and weight decay 5e-4, a cosine over 400 rounds.
 
-    Under several ranks BatchNorm in train mode, class balance and the moments of the latents are those of each rank's
-    own batch.
+    With several ranks, BatchNorm in train mode, class balance and the moments of the latents use each rank's own batch.
 
     Args:
         cadence: 1 step of the novel generator and 10 student steps, 36 times a round.
@@ -58,9 +57,9 @@ class PREDFKD(LiveInversion):
         balance_weight: weight of the negative entropy of the mean prediction.
         balance_log10: whether that entropy, also that of memory images, is to base 10, 2.303 times weaker.
         activation_weight: weight of the negative mean magnitude of the teacher's embedding.
-        competition: the term against the student, through whom alone its gradient flows; ``None`` for none. The code's
-            ``elementwise`` makes the divergence as many times smaller as there are classes.
-        memory: what is replayed, and how; ``Memory(share=0.0)`` for no memory at all.
+        competition: the term against the student; its gradient flows through the student only; ``None`` disables it.
+            The code's ``elementwise`` divides the divergence by the number of classes.
+        memory: settings of the memory; ``Memory(share=0.0)`` disables it.
         bn_eps: eps of the inner BatchNorm layers of the networks built; 0.8 in the official code, where it was probably
             meant as a momentum.
 
@@ -134,10 +133,10 @@ class PREDFKD(LiveInversion):
         into the memory generator.
 
         Args:
-            balance_log10: of the code.
-            memory: what is to differ there; its ``latents.gradient_leak`` is set in any case.
-            bn_eps: of the code.
-            arguments: others of the class.
+            balance_log10: value of the code.
+            memory: settings of the memory; its ``latents.gradient_leak`` is always set.
+            bn_eps: value of the code.
+            arguments: other arguments of the class.
         """
         leaking = replace(memory, latents=replace(memory.latents, gradient_leak=True))
         return cls(balance_log10=balance_log10, memory=leaking, bn_eps=bn_eps, **arguments)
@@ -224,7 +223,7 @@ class PREDFKD(LiveInversion):
         return terms.merge(recalled.terms) if self.memory.latents.gradient_leak else terms
 
     def check_sample(self, count: int, world_size: int) -> None:
-        """Check that novel and memory images are both there, and equally many on every rank."""
+        """Check that a batch has novel and memory images, and equally many of each on every rank."""
         memory = self._memory_of(count)
         if self.memory.share and not 0 < memory < count:
             raise ValueError(
@@ -249,7 +248,7 @@ class PREDFKD(LiveInversion):
 
 @torch.no_grad()
 def _drawn_uniformly(network: nn.Module) -> nn.Module:
-    """Refill all layers as the official code does: weights U(-0.08, 0.08), biases 0."""
+    """Reset all layers as in the official code: weights U(-0.08, 0.08), biases 0."""
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             weight = layer.get_parameter("parametrizations.weight.original") if is_parametrized(layer) else layer.weight

@@ -1,4 +1,4 @@
-"""Zero-shot knowledge transfer: a generator that seeks images on which teacher and student diverge."""
+"""ZSKT, zero-shot knowledge transfer: a generator trained for divergence between teacher and student."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from lightning_condkd.types import LossTerms, NetworkOutput, Synthetic, TaskSpec
 class ZSKT(LiveInversion):
     """A generator that maximises the divergence of the student's prediction from the teacher's.
 
-    All steps of a block share one batch of latents: the student learns from the very images that the generator has just
-    made hard for it. Where its batch holds fewer synthetic images they are the first of them; where it holds more,
-    further latents are drawn, which the block's student steps share likewise. Defaults are those of the official code
-    for CIFAR-10. The student's side of it: :class:`~lightning_condkd.distillation.AttentionDistillation`, Adam with lr
-    2e-3, the same batch size, its gradient clipped at 5, cosine over 200 rounds.
+    All steps of a block share one batch of latents: the student learns from the images that the generator was just
+    trained on. A student batch with fewer synthetic images uses the first of them; one with more uses further latents,
+    which the block's student steps share too. Defaults are those of the official code for CIFAR-10. Settings of its
+    student: :class:`~lightning_condkd.distillation.AttentionDistillation`, Adam with lr 2e-3, the same batch size,
+    gradient clipping at 5, cosine over 200 rounds.
 
     Args:
         cadence: 1 generator step and 10 student steps, 400 times a round: 80 000 blocks in 200 rounds.
@@ -35,9 +35,9 @@ class ZSKT(LiveInversion):
         latent_size: length of a latent.
         generator_lr: learning rate of Adam in the first block.
         betas: of Adam.
-        gradient_clip: largest norm of the generator's gradient; ``None`` for no limit.
-        anneal_blocks: blocks in which the generator's learning rate falls to 0 along half a cosine, those of warm-up
-            rounds included; set it to the blocks of the run. ``None`` keeps the rate.
+        gradient_clip: largest norm of the generator's gradient; ``None`` disables clipping.
+        anneal_blocks: number of blocks over which the generator's learning rate falls to 0 along half a cosine, warm-up
+            rounds included; set it to the blocks of the run. ``None`` keeps the rate constant.
         adversarial_weight: weight of the negative divergence, at temperature 1.
         reduction: of the divergence; ``elementwise`` divides by the number of classes as well (official code),
             ``batchmean`` does not (DataFree). With Adam it matters where the gradient is clipped or alignment added.
@@ -110,7 +110,7 @@ class ZSKT(LiveInversion):
         """Return this rank's rows of the first latents of the block, the same in all its units."""
         position = unit.step + (0 if unit.phase == "synthesize" else self.cadence.synthesis_steps)
         stream = draw._replace(step=draw.step - position).generator("latent")
-        # In whole batches, because how many numbers are drawn at once changes them.
+        # In whole batches, because the drawn numbers depend on how many are drawn at once.
         batches = [
             torch.randn((self.batch_size, self.latent_size), generator=stream)
             for _ in range(math.ceil(count / self.batch_size))

@@ -1,4 +1,4 @@
-"""Classifiers, generators and the observer that looks into a network."""
+"""Classifiers, generators, and the observer, which returns a network's inner values."""
 
 from lightning_condkd.models.convnet import ConvNet
 from lightning_condkd.models.digits_net import DigitsNet

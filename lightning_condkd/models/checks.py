@@ -1,4 +1,4 @@
-"""Whether classifiers, generators and encoders fit the images and classes of a task."""
+"""Checks that classifiers, generators and encoders fit the images and classes of a task."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def check_classifier(
         What it makes of two black images.
 
     Raises:
-        ValueError: if it has another number of classes, or cannot read such images.
+        ValueError: if it has another number of classes, or fails on such images.
 
     Example:
         >>> from lightning_condkd.models import ConvNet
@@ -61,7 +61,7 @@ def check_classifier(
 
 @torch.no_grad()
 def check_generator(generator: nn.Module, latent_size: int, image_shape: tuple[int, int, int]) -> None:
-    """Check that a generator reads the latents and makes images of the task.
+    """Check that a generator maps latents of the given size to images of the task.
 
     Args:
         generator: the network; a copy of it is run.
@@ -76,13 +76,13 @@ def check_generator(generator: nn.Module, latent_size: int, image_shape: tuple[i
         shape = tuple(images.shape[1:])
     if shape != image_shape:
         raise ValueError(
-            f"expected a generator of images of shape {image_shape}, got {shape}: build it for the condensed images"
+            f"expected a generator of images of shape {image_shape}, got {shape}: build it for condensed images"
         )
 
 
 @torch.no_grad()
 def check_encoder(encoder: nn.Module, latent_size: int, image_shape: tuple[int, int, int]) -> None:
-    """Check that an encoder reads images of the task and writes latents.
+    """Check that an encoder maps images of the task to mean and log variance of latents.
 
     Args:
         encoder: the network; a copy of it is run.
@@ -98,7 +98,7 @@ def check_encoder(encoder: nn.Module, latent_size: int, image_shape: tuple[int, 
     if not mean.shape == log_variance.shape == (2, latent_size):
         raise ValueError(
             f"expected an encoder to mean and log variance of length latent_size={latent_size}, got "
-            f"{tuple(mean.shape)} and {tuple(log_variance.shape)}: set latent_size to its own"
+            f"{tuple(mean.shape)} and {tuple(log_variance.shape)}: set latent_size to the encoder's"
         )
 
 

@@ -1,4 +1,4 @@
-"""Generator and critic of a conditional GAN, after those of DiM, for any size of image and number of classes."""
+"""Generator and critic of a conditional GAN, similar to those of DiM, for any image size and number of classes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from lightning_condkd.models.norms import make_norm
 class ConditionalGenerator(nn.Module):
     """Linear layer to a small map, stages of transposed convolution (x2) and 3x3 convolution with BatchNorm, then tanh.
 
-    The class enters as a one-hot vector beside the latent, so that there may be more classes than latent entries; DiM's
+    The class is a one-hot vector appended to the latent, so that there may be more classes than latent entries; DiM's
     code overwrites the first entries. The map has 4x4 pixels at 8 and 32 px and 7x7 at 28 px: sides are halved as long
-    as they are even and at least 8. DiM has its plain convolutions mostly at 8x8, we have one in each stage.
+    as they are even and at least 8. DiM has its plain convolutions mostly at 8x8; here each stage has one.
 
     Args:
         image_shape: ``(C, H, W)`` in pixels.
@@ -60,7 +60,7 @@ class ConditionalGenerator(nn.Module):
 
 
 class CriticOutput(NamedTuple):
-    """What a critic says of a batch.
+    """Output of a critic for a batch.
 
     Args:
         realness: unbounded, higher for real, ``(N,)``.
@@ -74,12 +74,13 @@ class CriticOutput(NamedTuple):
 class ConditionalCritic(nn.Module):
     """3x3 convolutions, every other with stride 2, each with layer norm and LeakyReLU, then max-pool and two heads.
 
-    It judges each image by itself, as a gradient penalty needs. The norm is over channels and pixels, with a scale for
-    each channel; DiM has one for each pixel too. It has 7 convolutions at 32 px (DiM 8) and 3 at 8 px.
+    Each image is scored independently of the batch, as a gradient penalty requires. The norm is over channels and
+    pixels, with a scale for each channel; DiM also has one for each pixel. There are 7 convolutions at 32 px (DiM 8)
+    and 3 at 8 px.
 
     Args:
         image_shape: ``(C, H, W)`` in pixels.
-        num_classes: number of classes K; DiM's code has 10 whatever the data.
+        num_classes: number of classes K; DiM's code always has 10.
         width: channels of all maps (DiM 196).
 
     Example:
@@ -103,7 +104,7 @@ class ConditionalCritic(nn.Module):
         self.class_head = nn.Linear(width, num_classes)
 
     def forward(self, images: Tensor) -> CriticOutput:
-        """Judge a batch.
+        """Score a batch.
 
         Args:
             images: ``(N, C, H, W)``, pixels in the units of [0, 1].

@@ -1,4 +1,4 @@
-"""ConvNet-D, the network on which condensed sets are made and judged."""
+"""ConvNet-D, the usual network for making and evaluating condensed sets."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ Norm = Literal["instance", "batch", "group", "layer", "none"]
 class ConvNet(nn.Module):
     """D blocks of 3x3 convolution, normalisation, ReLU and 2x2 average pooling, then one linear layer.
 
-    The literature takes depth 3 for 28 and 32 px, 4 for 64 px and 5 for 128 px. As in its code, the first convolution
-    pads one-channel images of 28 px to 32 px.
+    The literature uses depth 3 for 28 and 32 px, 4 for 64 px and 5 for 128 px. As in published code, the first
+    convolution pads one-channel images of 28 px to 32 px.
 
     Args:
         num_classes: number of classes K.

@@ -1,4 +1,4 @@
-"""The encoder of the variational autoencoder that PRE-DFKD replays images with."""
+"""Encoder of PRE-DFKD's variational autoencoder for image replay."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class Encoder(nn.Module):
     The image is normalised as for the teacher and divided by its L2 norm along the height; the first two convolutions
     of ``width / 2`` and ``width`` channels are followed by BatchNorm and LeakyReLU 0.2, the third of stride 2 by
     BatchNorm alone. Maps are halved (nearest) before and after the third. At 32 px and above it is the encoder of
-    PRE-DFKD, which ends in a map of H/8 x W/8. Below (ours) the halvings are left out, the second below 32 px and the
-    first below 16, so that a map of 4x4 remains at 8 px as well.
+    PRE-DFKD, which ends in a map of H/8 x W/8. For smaller images (our extension) halvings are left out, the second
+    below 32 px and the first below 16, so that a map of 4x4 remains at 8 px too.
 
     Args:
         image_shape: ``(C, H, W)`` in pixels.
-        mean: what the teacher subtracts from each channel; empty for nothing.
-        std: what the teacher divides each channel by; empty for nothing.
+        mean: the teacher's mean of each channel; empty for none.
+        std: the teacher's standard deviation of each channel; empty for none.
         latent_size: width of a latent.
         width: channels of the last two convolutions.
         bn_eps: eps of the first two BatchNorm layers; 0.8 in the official code, where it was probably meant as a

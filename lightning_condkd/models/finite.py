@@ -1,4 +1,4 @@
-"""Whether the weights and statistics of a network are numbers."""
+"""Checks for NaN and infinity in the weights and statistics of a network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BOUNDED = ("weight", "bias", "running_mean", "running_var")
 def broken_tensors(state: Mapping[str, Tensor]) -> list[str]:
     """Return the names of tensors that hold NaN, or infinity where weights or BatchNorm statistics should be.
 
-    Infinity elsewhere may be meant, as in the mask of an attention layer.
+    Infinity elsewhere may be intended, as in the mask of an attention layer.
 
     Args:
         state: tensors by name, as of ``state_dict``.
@@ -33,7 +33,7 @@ def broken_parts(module: nn.Module) -> list[str]:
     """Return the names of a module's parameters and buffers that are not finite, see :func:`broken_tensors`.
 
     Args:
-        module: the module; parameters must be finite whatever they are called.
+        module: the module; all of its parameters must be finite, whatever their names.
 
     Example:
         >>> linear = nn.Linear(2, 1)
@@ -46,13 +46,13 @@ def broken_parts(module: nn.Module) -> list[str]:
 
 
 def all_finite(modules: Iterable[nn.Module], but: tuple[str, ...] = ()) -> Tensor:
-    """Return whether modules are free of what :func:`broken_parts` names, a boolean scalar on their device.
+    """Return whether :func:`broken_parts` finds nothing in the modules, as a boolean scalar on their device.
 
-    Nothing waits for the device, and large weights do not count as infinite.
+    The call does not wait for the device, and large weights do not count as infinite.
 
     Args:
         modules: the modules.
-        but: beginnings of the names of buffers that are not looked at.
+        but: prefixes of the names of buffers to ignore.
     """
     bounded: list[Tensor] = []
     others: list[Tensor] = []
@@ -67,15 +67,15 @@ def all_finite(modules: Iterable[nn.Module], but: tuple[str, ...] = ()) -> Tenso
 
 
 def check_finite(name: str, module: nn.Module, cure: str) -> None:
-    """Check that a module is free of what :func:`broken_parts` names.
+    """Check that :func:`broken_parts` finds nothing in a module.
 
     Args:
-        name: what it is, for the message.
+        name: description of the module, for the message.
         module: the module.
-        cure: what to do if it is not.
+        cure: what the user can do, for the message.
 
     Raises:
-        ValueError: if it is not.
+        ValueError: if a value is NaN or infinite.
     """
     if broken := broken_parts(module):
         raise ValueError(f"{name} holds NaN or infinity in {listed(broken)}: {cure}")
@@ -94,6 +94,6 @@ def _is_broken(tensor: Tensor, bounded: bool) -> bool:
 
 
 def _largest(tensors: list[Tensor]) -> Tensor:
-    """Return the largest magnitude, NaN where there is one: a norm that cannot overflow."""
+    """Return the largest magnitude, or NaN if there is one; unlike other norms it cannot overflow."""
     there = [tensor.detach() for tensor in tensors if _has_numbers(tensor)]
     return get_total_norm(there, norm_type=torch.inf) if there else torch.zeros(())

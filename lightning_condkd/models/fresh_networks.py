@@ -1,4 +1,4 @@
-"""Networks with random weights, new ones at every call and the same ones for the same seed."""
+"""Networks with random weights: a new one at every call, reproducible from a seed."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def normalize_by_batch(network: Network) -> Network:
-    """Put BatchNorm in training mode and all else in evaluation mode; dropout would draw from the global stream.
+    """Put BatchNorm in training mode and all other layers in evaluation mode, as dropout would use the global stream.
 
     Args:
-        network: it is changed in place, and returned.
+        network: changed in place and returned.
 
     Example:
         >>> network = normalize_by_batch(nn.Sequential(nn.BatchNorm2d(1), nn.Dropout(0.5)))
@@ -39,11 +39,11 @@ class FreshNetworks:
 
     Args:
         network: makes a new network at every call, such as a class or a ``functools.partial``.
-        mean: what it is to subtract from each channel, in the units of [0, 1]; ``None`` for nothing.
-        std: likewise what it is to divide by.
+        mean: mean of each channel, in the units of [0, 1], that it is to subtract; ``None`` for none.
+        std: standard deviation of each channel that it is to divide by; ``None`` for none.
 
     Raises:
-        ValueError: if the network is the same object at every call.
+        ValueError: if ``network`` returns the same object at every call.
 
     Example:
         >>> from lightning_condkd.models import ConvNet
@@ -71,7 +71,7 @@ class FreshNetworks:
         """Return a new network in training mode, on the CPU.
 
         Args:
-            generator: its weights are drawn from it.
+            generator: source of the weights.
         """
         with seeded_initialization(generator):
             return Observer(self.network(), self.mean, self.std).train()
@@ -84,12 +84,12 @@ class FreshNetworks:
             num_classes: number of classes K of the data.
 
         Raises:
-            ValueError: if they have another number of classes, or cannot read such images.
+            ValueError: if they have another number of classes, or fail on such images.
         """
         check_classifier("network", self.make(seeded_generator(0, "network")), image_shape, num_classes)
 
     def settings(self) -> dict[str, Any]:
-        """Return what a file records of the networks, JSON values only."""
+        """Return the settings that a file records about the networks, JSON values only."""
         statistics = {"mean": self.mean, "std": self.std}
         return {"network": self.name, **{k: None if v is None else list(v) for k, v in statistics.items()}}
 

@@ -1,4 +1,4 @@
-"""The convolutional generators that map latents to images: bounded pixels, and pixels in the teacher's units."""
+"""Convolutional generators that map latents to images, with bounded pixels or pixels in the teacher's units."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from lightning_condkd.models.norms import Norm, make_norm
 class ConvGenerator(nn.Module):
     """Linear layer to a small map, stages of nearest upsampling and 3x3 convolution, then a sigmoid.
 
-    At 32 px it is the generator of CMI and Fast: an 8x8 map, two stages. Other sizes (ours) take as many stages, two at
-    least, as bring a map of at most 8x8 to the image; the last stage has ``width`` channels, all before it twice as
-    many. A size that the stages do not hit is reached by one more upsampling before the last convolution. Use it in
-    train mode, as these methods do.
+    At 32 px it is the generator of CMI and Fast: an 8x8 map, two stages. Other sizes (our extension) have the number of
+    stages (two or more) that takes a map of at most 8x8 to the image. The last stage has ``width`` channels, all before
+    it twice as many. Sizes that the stages do not reach exactly get one more upsampling before the last convolution.
+    Use it in train mode, as these methods do.
 
     Args:
         image_shape: ``(C, H, W)`` in pixels, 4 px at least.
@@ -72,20 +72,20 @@ class ConvGenerator(nn.Module):
         return torch.sigmoid(self.to_image(self.stages(maps)))
 
     def initialize(self, generator: torch.Generator) -> None:
-        """Refill every layer: weights N(0, 0.02), scales of norms N(1, 0.02), biases 0, running statistics at rest.
+        """Reset every layer: weights N(0, 0.02), scales of norms N(1, 0.02), biases 0, default running statistics.
 
-        The numbers are those with which CMI starts its generator anew at every synthesis.
+        CMI resets its generator with these values at every synthesis.
 
         Args:
-            generator: source of the numbers; on the CPU, they do not depend on the device of the parameters.
+            generator: source of the numbers, on the CPU; they do not depend on the device of the parameters.
         """
         for module in self.modules():
             _refill(module, generator)
 
     def reset_first_layers(self, generator: torch.Generator) -> None:
-        """Refill the linear layer and the first norm as :meth:`initialise` does: the scheduled reset of Fast.
+        """Reset the linear layer and the first norm as :meth:`initialize` does: the scheduled reset of Fast.
 
-        The official reset draws the norm's scale around 0, which nearly silences the generator; here it is around 1.
+        The official reset draws the norm's scale around 0, which makes its output almost 0; here it is around 1.
 
         Args:
             generator: source of the numbers.
@@ -115,15 +115,15 @@ def _refill(module: nn.Module, generator: torch.Generator) -> None:
 class NormalizedGenerator(nn.Module):
     """Linear layer to a small map, stages of nearest upsampling and 3x3 convolution, then BatchNorm over each channel.
 
-    Its last layer yields what the teacher calls normalised; the images returned are taken back to the units of [0, 1]
-    with the teacher's mean and deviation and may leave that interval. At 32 px it is the generator of DAFL: an 8x8
-    map, two stages of ``width`` and ``width / 2`` channels. Other sizes (ours) take as many stages, two at least, as
-    bring a map of at most 8x8 to the image. Use it in train mode, as these methods do.
+    Its last layer yields normalised pixels of the teacher. They are converted to the units of [0, 1] with the teacher's
+    mean and standard deviation and may leave that interval. At 32 px it is the generator of DAFL: an 8x8 map, two
+    stages of ``width`` and ``width / 2`` channels. Other sizes (our extension) have the number of stages, at least two,
+    that takes a map of at most 8x8 to the image. Use it in train mode, as these methods do.
 
     Args:
-        image_shape: ``(C, H, W)`` in pixels; sides that two halvings divide.
-        mean: what the teacher subtracts from each channel; empty for nothing.
-        std: what the teacher divides each channel by; empty for nothing.
+        image_shape: ``(C, H, W)`` in pixels; sides must be divisible by 2 to the number of stages.
+        mean: the teacher's mean of each channel; empty for none.
+        std: the teacher's standard deviation of each channel; empty for none.
         latent_size: width of a latent.
         width: channels of all stages but the last, which has half as many.
         tanh: whether the last convolution is squashed to (-1, 1) before its BatchNorm (DAFL, PRE-DFKD; not ZSKT).
@@ -133,7 +133,7 @@ class NormalizedGenerator(nn.Module):
             was probably meant as a momentum.
 
     Raises:
-        ValueError: if an image does not divide by the stages.
+        ValueError: if the sides are not divisible.
 
     Example:
         >>> generator = NormalizedGenerator((1, 8, 8), mean=(0.5,), std=(0.25,), latent_size=16, width=8)
@@ -165,7 +165,7 @@ class NormalizedGenerator(nn.Module):
         channels, height, breadth = image_shape
         stages = max(2, (max(height, breadth) - 1).bit_length() - 3)
         if height % (1 << stages) or breadth % (1 << stages):
-            raise ValueError(f"expected image_shape with sides that {1 << stages} px divide, got {image_shape}")
+            raise ValueError(f"expected image_shape with sides divisible by {1 << stages} px, got {image_shape}")
         self.latent_size = latent_size
         start = (height >> stages, breadth >> stages)
         self.project = nn.Linear(latent_size, width * start[0] * start[1])

@@ -1,4 +1,4 @@
-"""The final layer of a classifier: a linear one, or a convolution of one pixel that is linear at every place."""
+"""Functions that find and use the final layer of a classifier: a linear layer or a 1x1 convolution."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def submodule(network: nn.Module, name: str, argument: str) -> nn.Module:
     Args:
         network: any module.
         name: the name.
-        argument: which argument named it, for the error.
+        argument: name of the argument that ``name`` was given as, for the error message.
 
     Raises:
-        ValueError: there is none.
+        ValueError: if there is no such module.
     """
     modules: dict[str, nn.Module] = dict(network.named_modules())
     if name not in modules:
@@ -34,11 +34,11 @@ def find_head(network: nn.Module, name: str | None) -> nn.Module | None:
 
     Args:
         network: a classifier.
-        name: its name; ``None`` takes the last ``nn.Linear``, and without any the last layer with parameters if that is
-            an ``nn.Conv2d`` of one pixel.
+        name: its name; ``None`` takes the last ``nn.Linear``, or, without any, the last layer with parameters if it is
+            a 1x1 ``nn.Conv2d``.
 
     Raises:
-        ValueError: the named layer is missing or of another kind.
+        ValueError: if the named layer is missing or of another kind.
 
     Example:
         >>> find_head(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 1), nn.ReLU()), None)
@@ -68,7 +68,7 @@ def last_layer(network: nn.Module) -> nn.Module | None:
 
 
 def is_linear(layer: nn.Module) -> bool:
-    """Return whether a layer maps features linearly to classes, as a whole or at every place.
+    """Return whether a layer maps features linearly to classes: for the whole image or at every position.
 
     Args:
         layer: any module.
@@ -83,7 +83,7 @@ def head_widths(head: nn.Module) -> tuple[int, int]:
     """Return the widths of a head's input and output.
 
     Args:
-        head: what :func:`find_head` returned.
+        head: result of :func:`find_head`.
     """
     if isinstance(head, nn.Conv2d):
         return head.in_channels, head.out_channels
@@ -91,11 +91,11 @@ def head_widths(head: nn.Module) -> tuple[int, int]:
 
 
 def embedding_of(head: nn.Module, inputs: Tensor) -> Tensor:
-    """Return the embedding from the input of a head: that of a convolution is averaged over space.
+    """Return the embedding, given the input of a head; the input of a convolution is averaged over space.
 
     Args:
-        head: what :func:`find_head` returned.
-        inputs: what entered it.
+        head: result of :func:`find_head`.
+        inputs: its input.
     """
     return channel_means(inputs).to(inputs.dtype) if isinstance(head, nn.Conv2d) else inputs
 
@@ -108,7 +108,7 @@ def class_count(network: nn.Module, name: str | None) -> int:
         name: see :func:`find_head`.
 
     Raises:
-        ValueError: nothing tells it.
+        ValueError: if it cannot be determined.
 
     Example:
         >>> class_count(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1)), None)
@@ -126,27 +126,27 @@ def class_count(network: nn.Module, name: str | None) -> int:
 
 
 def needed_head(network: nn.Module, name: str | None) -> nn.Module:
-    """Return the head of a network whose embedding is asked for.
+    """Return the head of a network whose embedding is needed.
 
     Args:
         network: a classifier.
         name: see :func:`find_head`.
 
     Raises:
-        ValueError: it has none.
+        ValueError: if the network has no head.
     """
     head = find_head(network, name)
     if head is None:
         raise ValueError(
-            f"expected {type(network).__name__} to end in an nn.Linear or in an nn.Conv2d of one pixel, whose input is "
-            f"the embedding, got {last_layer(network)} as its last layer. Do without what asks for embeddings (such "
+            f"expected {type(network).__name__} to end in an nn.Linear or in a 1x1 nn.Conv2d, whose input is the "
+            f"embedding, got {last_layer(network)} as its last layer. Remove the parts that need embeddings (such "
             f"as an alignment); or {candidates(network)}"
         )
     return head
 
 
 def candidates(network: nn.Module) -> str:
-    """Return what to do where the layer that gives the logits cannot be told, with the names to choose from.
+    """Return the advice for a network whose final layer cannot be determined, with the names to choose from.
 
     Args:
         network: a classifier.

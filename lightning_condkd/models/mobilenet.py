@@ -13,8 +13,8 @@ class MobileNetV2(mobilenetv2.MobileNetV2):
 
     Args:
         num_classes: number of classes K.
-        stem_stride: stride of the first convolution. 1 keeps a 2x2 map of 32 px images and is our default; 2 is the one
-            of ImageNet.
+        stem_stride: stride of the first convolution. 1 (our default) ends in a 2x2 map for 32 px images; 2 is the value
+            for ImageNet.
         width_multiplier: factor on the channels of every layer.
         in_channels: channels of the images.
 

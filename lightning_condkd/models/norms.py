@@ -1,4 +1,4 @@
-"""The choice between normalisation layers that small networks and generators share."""
+"""Normalisation layers by name, for small networks and generators."""
 
 from __future__ import annotations
 

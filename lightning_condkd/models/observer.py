@@ -1,4 +1,4 @@
-"""A classifier with its own normalisation, from which one forward pass yields all that the methods look at."""
+"""Wrapper of a classifier: normalises images, and returns logits and inner values from one forward pass."""
 
 from __future__ import annotations
 
@@ -28,25 +28,24 @@ from lightning_condkd.types import NetworkOutput
 
 
 class Observer(nn.Module):
-    """Wrap a classifier so that it takes images in the units of [0, 1] and can be asked for its inner values.
+    """Wrap a classifier so that it takes images in the units of [0, 1] and can return its inner values.
 
-    The network is used as it is: hooks exist only during a call that asks for something. Layers are looked up at that
-    call, so that replacing them (``convert_sync_batchnorm``) is safe.
+    The network is not changed: hooks exist only during a call that needs them. Layers are looked up at that call, so
+    they may be replaced (``convert_sync_batchnorm``).
 
     Args:
         network: any classifier that maps normalised images ``(N, C, H, W)`` to logits ``(N, K)``.
-        mean: what the network's training data had as mean of each channel, in the units of [0, 1]; ``None`` subtracts
-            nothing.
-        std: likewise the standard deviation of each channel; ``None`` divides by nothing.
+        mean: mean of each channel of the network's training data, in the units of [0, 1]; ``None`` subtracts nothing.
+        std: standard deviation of each channel, likewise; ``None`` divides by nothing.
         weights: file to load into the network, see :func:`~lightning_condkd.models.weights.read_state_dict`.
         embedding: name of the final linear layer, whose input is the embedding; ``None`` takes the last ``nn.Linear``.
             A layer of another class must have ``in_features`` and ``out_features``. It may be a 1x1 convolution, which
-            is also taken where it is the last layer and there is no ``nn.Linear``; the embedding is then the mean of
-            its input over space. A network that ends otherwise works as long as nothing asks for its embedding.
+            is also the default if it is the last layer and there is no ``nn.Linear``; the embedding is then the mean of
+            its input over space. A network with another last layer works as long as its embedding is not requested.
 
     Raises:
-        ValueError: if the named layer is none of these, nothing tells the number of classes, mean and std differ in
-            length, or are not in the units of [0, 1].
+        ValueError: if the named layer is none of these, the number of classes cannot be determined, or mean and std
+            differ in length or are not in the units of [0, 1].
 
     Example:
         >>> body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -79,7 +78,7 @@ class Observer(nn.Module):
         self._compiled: Callable[[Tensor], object] | None = None
         self.register_state_dict_post_hook(_with_plain_names)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_with_own_names)  # type: ignore[no-untyped-call]
-        # The width of a layer that need not be the last to run is only a guess until logits are seen.
+        # The last registered layer may not be the last to run, so its width is a guess until the first logits.
         self._guessed = embedding is None and not isinstance(last_layer(network), nn.Linear)
         class_count(network, embedding)
         if weights is not None:
@@ -94,22 +93,22 @@ class Observer(nn.Module):
         maps: Sequence[str] = (),
         channel_means: bool = False,
     ) -> NetworkOutput:
-        """Return the logits and what else is asked for.
+        """Return the logits and the requested inner values.
 
         Args:
             images: ``(N, C, H, W)``, floating point pixels in the units of [0, 1].
             embedding: whether to return the input of the final linear layer.
-            bn: whether to return the statistics of every BatchNorm layer with running ones, in the order of execution.
-                They are those of this batch on this rank.
+            bn: whether to return the batch statistics of every BatchNorm layer with running statistics, in the order of
+                execution. They are those of this batch on this rank.
             maps: names of inner modules whose outputs are returned.
             channel_means: whether to return, for each image, the spatial means of the inputs of the same BatchNorm
-                layers, all in a row. Asked for together with ``bn``, the batch means are taken from them, which may
-                change the last digit.
+                layers, concatenated. Together with ``bn``, the batch means are computed from them, which may change the
+                last digit.
 
         Raises:
             TypeError: if the images are integers, or the network or a named module returns no tensor.
-            ValueError: if the images or the embedding have another shape than expected, or a named module is missing.
-            RuntimeError: if a layer that is asked for was not executed, or a frozen network was put in train mode.
+            ValueError: if the images or the embedding have an unexpected shape, or a named module is missing.
+            RuntimeError: if a requested layer was not executed, or a frozen network was put in train mode.
         """
         if self._frozen and self.network.training:
             self.check_frozen()
@@ -128,7 +127,7 @@ class Observer(nn.Module):
             )
         if self._guessed and logits.shape[1:] != (self.num_classes,):
             raise ValueError(
-                f"expected logits (N, {self.num_classes}), by the width of what looks like the last layer of "
+                f"expected logits (N, {self.num_classes}), by the width of the supposed last layer of "
                 f"{type(self.network).__name__}, got {tuple(logits.shape)}; pass embedding=<name of module>, the layer "
                 "that gives the logits, or wrap the network in a module that returns logits (N, K)"
             )
@@ -146,11 +145,11 @@ class Observer(nn.Module):
         )
 
     def compile(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - those of torch.compile
-        """Compile the network for those passes of a training step that ask for logits alone.
+        """Compile the network for passes of a training step that need logits only.
 
-        These are passes in train mode, and those of a frozen network without gradients, as a teacher's for its student.
-        All others run the network as it is: a compiled one drops the hooks with which inner values are seen. Names of
-        weights stay. A copy of the observer is not compiled.
+        These are passes in train mode, and passes of a frozen network without gradients, such as a teacher's for its
+        student. All others run the uncompiled network, since a compiled one drops the hooks that record inner values.
+        Names of weights stay the same. A copy of the observer is not compiled.
 
         Args:
             args: of ``torch.compile``.
@@ -162,7 +161,7 @@ class Observer(nn.Module):
             >>> observer.train()(torch.rand(3, 3, 2, 2)).logits.shape, list(observer.state_dict())
             (torch.Size([3, 2]), ['network.1.weight', 'network.1.bias'])
         """
-        # Past nn.Module's attributes: as a submodule it would bring every weight a second time.
+        # Not registered with nn.Module: as a submodule it would list every weight a second time.
         object.__setattr__(self, "_compiled", torch.compile(self.network, *args, **kwargs))
 
     def _network_for(self, asked: bool) -> Callable[[Tensor], object]:
@@ -175,7 +174,7 @@ class Observer(nn.Module):
         return {**self.__dict__, "_compiled": None}
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Return images as the network wants them.
+        """Return images with the network's normalisation applied.
 
         Args:
             images: ``(N, C, H, W)``, floating point pixels in the units of [0, 1].
@@ -203,12 +202,12 @@ class Observer(nn.Module):
         return tuple(layer.num_features for layer in batch_norm_layers(self.network))
 
     def freeze(self) -> Observer:
-        """Stop parameter gradients and pin the network to eval for good; gradients still reach the images.
+        """Disable parameter gradients and keep the network in eval mode from now on; gradients still reach the images.
 
         Raises:
             ValueError: if weights or statistics hold NaN or infinity.
         """
-        check_finite("a network that is to be frozen", self, "load the weights of a run that did not diverge")
+        check_finite("the network to freeze", self, "load the weights of a run that did not diverge")
         self._frozen = True
         return self.requires_grad_(False).eval()
 
@@ -221,18 +220,18 @@ class Observer(nn.Module):
         return super().train(mode and not self._frozen)
 
     def check_frozen(self) -> None:
-        """Check that no layer of a frozen network was put in train mode behind the observer's back.
+        """Check that no layer of a frozen network was put in train mode by a call on the layer itself.
 
-        A forward pass looks at the network as a whole only, since a walk through all layers takes time.
+        A forward pass checks the mode of the network only, since checking all layers takes time.
 
         Raises:
-            RuntimeError: if one was.
+            RuntimeError: if a layer was.
         """
         training = [name for name, module in self.network.named_modules() if module.training]
         if self._frozen and training:
             raise RuntimeError(
                 f"{type(self.network).__name__} is frozen, but {training[0] or 'the network'!r} was put in train mode, "
-                "in which its BatchNorm statistics move with every batch and dropout is on: take away the call of "
+                "in which its BatchNorm statistics change with every batch and dropout is on: remove the call of "
                 "train() on the network or its layers, and load the weights again"
             )
 
@@ -245,7 +244,7 @@ class Observer(nn.Module):
 
 
 def _with_plain_names(observer: Observer, state: dict[str, Any], prefix: str, *_: object) -> None:
-    """Write the weights of a compiled network under its plain names; keys after those of others keep their order."""
+    """Write the weights of a compiled network under its plain names, keeping the order of keys."""
     names = [name for name in state if name.startswith(prefix)]
     if any(plain_name(name) != name for name in names):
         for name in names:
@@ -253,7 +252,7 @@ def _with_plain_names(observer: Observer, state: dict[str, Any], prefix: str, *_
 
 
 def _with_own_names(observer: Observer, state: dict[str, Any], prefix: str, *_: object) -> None:
-    """Read weights into a compiled network, whether they were written under its names or plain ones."""
+    """Rename the weights for a compiled network; they may have its names or plain ones."""
     own = {plain_name(name): name for name in observer.network.state_dict(prefix=f"{prefix}network.")}
     for name in [name for name in state if name.startswith(prefix)]:
         plain = plain_name(name)

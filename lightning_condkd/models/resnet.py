@@ -66,7 +66,7 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """Residual network for 32x32 images, of any other size too (global average pool).
+    """Residual network for 32x32 images; other sizes work too (global average pool).
 
     Args:
         depth: number of weighted layers, 6n + 2: 8, 14, 20, 32, 56, 110 ...
@@ -138,11 +138,11 @@ def _stage(blocks: int, in_channels: int, channels: int, stride: int, shortcut: 
 
 
 class SmallImageResNet(resnet.ResNet):
-    """ResNet-18 and ResNet-34 for 32x32 images, of any other size too: four stages of 64, 128, 256 and 512 channels.
+    """ResNet-18 and ResNet-34 for 32x32 images or any other size: four stages of 64, 128, 256 and 512 channels.
 
     The stem is a 3x3 convolution of stride 1 without max pooling, so 32 px images end in a 4x4 map. All else is
-    torchvision's: also the initial values (the rule of He with the number of outputs) and the names of the weights.
-    Those of pytorch-cifar and DataFree fit once ``shortcut`` is renamed ``downsample``, and ``linear`` ``fc``.
+    torchvision's, including the initial values (Kaiming, fan-out) and the names of the weights. Weights of
+    pytorch-cifar and DataFree fit after renaming ``shortcut`` to ``downsample`` and ``linear`` to ``fc``.
 
     Args:
         depth: 18 or 34 weighted layers. For 6n + 2 layers in three stages, see

@@ -14,18 +14,18 @@ _CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 
 class SmallImageVGG(nn.Module):
     """VGG for 32x32 images: five blocks of 3x3 convolutions, global average pool, one linear layer.
 
-    The form, the initial values and the names of the weights are those of RepDistiller and DataFree. The depth in a
-    name counts the three linear layers of the original.
+    The architecture, the initial values and the names of the weights are those of RepDistiller and DataFree. As in the
+    usual names (VGG-11), the depth counts the three linear layers of the original.
 
     Args:
         depth: 11, 13, 16 or 19.
         num_classes: number of classes K.
-        max_pools: after how many of the five blocks a 2x2 max pooling follows: 3 for 32 px and 4 for 64 px as in that
-            code. 5 is the form of pytorch-cifar.
-        in_channels: channels of the images, which have ``2**max_pools`` pixels at least.
+        max_pools: number of the five blocks that a 2x2 max pooling follows: 3 for 32 px and 4 for 64 px as in that
+            code, 5 as in pytorch-cifar.
+        in_channels: channels of the images, whose sides are at least ``2**max_pools`` pixels.
 
     Raises:
-        ValueError: if the depth or the number of poolings is another.
+        ValueError: if the depth or the number of poolings is out of range.
 
     Example:
         >>> import torch
@@ -67,7 +67,7 @@ class SmallImageVGG(nn.Module):
 
 
 def _block(in_channels: int, channels: int, count: int) -> nn.Sequential:
-    """Return convolutions with their norms; the last ReLU is left to the network, as in public weights."""
+    """Return convolutions with their norms; the last ReLU is in the network, to fit the names of public weights."""
     layers: list[nn.Module] = []
     for before in (in_channels, *[channels] * (count - 1)):
         layers += [nn.Conv2d(before, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU()]

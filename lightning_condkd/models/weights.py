@@ -1,4 +1,4 @@
-"""Reading weights from disk and putting them into a network, whole or not at all."""
+"""Reading of weight files, and loading of weights into a network: all of them or none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lightning_condkd.messages import listed
 from lightning_condkd.models.finite import broken_tensors
 from lightning_condkd.unpickling import damage, load_without_code, refused_names
 
-# In the order in which they are taken, where a file has several.
+# In order of preference, if a file has several.
 _NESTS = (
     "state_dict",
     "model_state_dict",
@@ -44,7 +44,7 @@ _listed = partial(listed, most=10)
 
 
 def plain_name(name: str) -> str:
-    """Return the name that a weight has in the network as it is before ``torch.compile`` wraps it or parts of it.
+    """Return the name of a weight without the prefixes that ``torch.compile`` adds.
 
     Args:
         name: a key of a state dict.
@@ -67,20 +67,21 @@ def plain_state(network: nn.Module) -> dict[str, Tensor]:
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read a state dict on the CPU, without running any code of the file.
+    """Read a state dict on the CPU, without running code from the file.
 
     Args:
         path: a file that ends in ``.safetensors``, ``.pt``, ``.pth``, ``.ckpt``, ``.th``, ``.tar`` (``.pth.tar``),
-            ``.bin`` or ``.pyth``, or ``package:<name>``. In pickled files the state dict may lie under a name such as
-            ``state_dict``, ``model_state_dict`` or ``net``, or be all that holds tensors; epochs, settings, optimizers
-            and the like beside it are left out.
+            ``.bin`` or ``.pyth``, or ``package:<name>``. In pickled files the state dict may have a key such as
+            ``state_dict``, ``model_state_dict`` or ``net``, or be the only entry with tensors; other entries such as
+            epochs, settings and optimizers are ignored.
 
     Returns:
         Tensors by name.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is of another kind, holds no weights or several, asks for code, or is damaged.
+        ValueError: if the file is of another kind, contains no weights or those of several networks, needs code to be
+            run, or is damaged.
 
     Example:
         >>> read_state_dict("weights.onnx")
@@ -109,10 +110,9 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 def load_weights(network: nn.Module, path: str | Path) -> None:
     """Load a file into a network; nothing is changed unless every key and shape fits.
 
-    A prefix that a wrapper leaves (``module.``, ``model.``, ``net.``, whatever its attribute is called) is taken off
-    where the weights then fit, and what lies outside it, such as that of a loss, is left out with a warning. The
-    ``_orig_mod.`` of ``torch.compile`` counts for nothing on either side. Counters of seen batches
-    (``num_batches_tracked``), which old files lack, may be absent.
+    The prefix of a wrapper (``module.``, ``model.``, ``net.`` or any other) is removed if the weights then fit. Weights
+    without that prefix, such as those of a loss, are ignored with a warning. The ``_orig_mod.`` of ``torch.compile`` is
+    ignored in the file and in the network. Batch counters (``num_batches_tracked``) may be missing, as in old files.
 
     Args:
         network: receives the weights, in its own dtype and on its own device.
@@ -130,7 +130,7 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     if others := [name for name in given if not name.startswith(prefix)]:
         _warn(f"{path}: the weights under {prefix!r} fit, left out {_listed(others)}")
     if broken := broken_tensors(state):
-        raise ValueError(f"{path} holds NaN or infinity in {listed(broken)}: take the weights of a run that went well")
+        raise ValueError(f"{path} holds NaN or infinity in {listed(broken)}: use the weights of a run without them")
     network.load_state_dict({n: state[plain_name(n)] for n, v in network.state_dict().items() if isinstance(v, Tensor)})
 
 
@@ -147,8 +147,8 @@ def _refusal(file: Path, error: Exception) -> str:
     if names := refused_names(file, error):
         return (
             f"expected only tensors in {file}, but it asks for {', '.join(names)}, which could run code. If you trust "
-            f"its source, load it yourself by torch.load({str(file)!r}, weights_only=False) and take these out: save "
-            "network.state_dict() where it is a whole network, else the entry with the weights alone"
+            f"its source, load it yourself by torch.load({str(file)!r}, weights_only=False) and save only the weights: "
+            "save network.state_dict() if it is a whole network, else the entry with the weights"
         )
     if "TorchScript" in str(error):
         return f"expected weights in {file}, got a TorchScript archive: save torch.jit.load(...).state_dict()"
@@ -156,7 +156,7 @@ def _refusal(file: Path, error: Exception) -> str:
 
 
 def _reason(error: Exception) -> str:
-    # What torch says of its own argument is no advice for a file that is damaged.
+    # Torch's advice about its own argument does not help with a damaged file.
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and "weights_only" not in line]
     return ": ".join([type(error).__name__, *lines[:1]])
 
@@ -168,7 +168,7 @@ def _tensors(content: object) -> dict[str, Tensor]:
 
 
 def _nest(content: Mapping[str, Any], path: str | Path) -> str | None:
-    """Name of the entry that holds the weights; ``None`` where they lie here."""
+    """Return the name of the entry with the weights; ``None`` if they are at the top level."""
     nests = [name for name, value in content.items() if _is_weights(name, value)]
     known = [name for name in _NESTS if name in nests]
     if known:
@@ -207,7 +207,7 @@ def _plain(state: Mapping[str, Tensor], path: str | Path) -> dict[str, Tensor]:
 
 
 def _prefix(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], path: str | Path) -> str:
-    """The prefix under which the weights fit, or nearly."""
+    """Return the prefix with which the weights fit, or nearly fit."""
     found = Counter(
         name[: len(name) - len(rest)] for name in given for rest in _endings(name) if rest in expected
     ).most_common()

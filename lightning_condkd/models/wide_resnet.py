@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 
 class PreActivationBlock(nn.Module):
-    """Twice BatchNorm, ReLU and 3x3 convolution beside a shortcut.
+    """Two sequences of BatchNorm, ReLU and 3x3 convolution, and a shortcut.
 
-    Where the width changes, the shortcut is a 1x1 convolution of the first ReLU's output; else it is the input.
+    If the width changes, the shortcut is a 1x1 convolution of the first ReLU's output, otherwise it is the input.
 
     Args:
         in_channels: channels that enter.
@@ -41,10 +41,10 @@ class PreActivationBlock(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """WRN-d-k for 32x32 images, of any other size too (global average pool).
+    """WRN-d-k for 32x32 images; other sizes work too (global average pool).
 
-    Weights start as in the official code: convolutions by the rule of He with the number of outputs, no bias in the
-    linear layer. Their names are those of the weights that circulate (RepDistiller, DataFree). There is no dropout.
+    Initial weights are those of the official code: Kaiming (fan-out) for convolutions, no bias in the linear layer.
+    Names of the weights are those of public weights (RepDistiller, DataFree). There is no dropout.
 
     Args:
         depth: number of weighted layers d, 6n + 4: 10, 16, 22, 28, 40 ...

@@ -1,1 +1,1 @@
-"""What every module needs of Lightning: resuming, checkpoints, lengths of runs, optimizers, scores."""
+"""Parts of training that all modules share: resuming, checkpoints, lengths of runs, optimizers, scores."""

@@ -1,4 +1,4 @@
-"""Batches of real images on their way into a module: pixels, labels and shapes are checked."""
+"""Conversion and checks of batches of real images: pixels, labels and shapes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def real_batch(batch: Any, num_classes: int | None = None) -> tuple[Tensor, Tens
 
     Args:
         batch: images ``(N, C, H, W)``, uint8 or floating point in [0, 1], and labels ``(N,)`` of any integer type.
-        num_classes: number of classes that the labels are checked against; ``None`` for no check of their values.
+        num_classes: number of classes that the labels are checked against; ``None`` disables the check of their values.
 
     Raises:
         ValueError: if the batch is no such pair, its images are normalised or not finite, or its labels are no classes.
@@ -65,14 +65,14 @@ def _check_pixels(low: float, high: float) -> None:
 
 
 def check_image_shape(images: Tensor, expected: tuple[int, int, int]) -> None:
-    """Check that real images are of the size of those that a network learns from.
+    """Check that real images have the shape of the condensed images.
 
     Args:
         images: ``(N, C, H, W)``.
         expected: ``(C, H, W)`` of the condensed set.
 
     Raises:
-        ValueError: if they are not.
+        ValueError: if they have not.
     """
     if tuple(images.shape[1:]) != tuple(expected):
         raise ValueError(
@@ -98,7 +98,7 @@ def real_images(module: L.LightningModule) -> ImageDataModule:
 
 
 def source_facts(source: ImageSource) -> dict[str, Any]:
-    """Return what tells real images from others, JSON values only.
+    """Return facts that identify real images, JSON values only.
 
     Args:
         source: the images.
@@ -113,10 +113,10 @@ def source_facts(source: ImageSource) -> dict[str, Any]:
 
 
 def data_settings(trainer: L.Trainer) -> dict[str, Any]:
-    """Return what a resumed run's real images are compared by; nothing where they are in a loader of the user's.
+    """Return the facts by which a resumed run's real images are compared; empty for loaders of the user.
 
     Args:
-        trainer: the trainer, its data attached.
+        trainer: the trainer, with its data attached.
     """
     data = getattr(trainer, "datamodule", None)
     if not isinstance(data, ImageDataModule):
@@ -132,11 +132,11 @@ def check_class_sizes(source: ImageSource, needed: int, cure: str) -> None:
 
     Args:
         source: the images.
-        needed: images of a class.
-        cure: what to do if one has fewer, beside leaving it out.
+        needed: number of images of a class.
+        cure: advice if a class has fewer, besides leaving it out.
 
     Raises:
-        ValueError: if one has.
+        ValueError: if a class has fewer.
 
     Example:
         >>> source = ImageSource(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.tensor([0, 0]), ("cat", "dog"))
@@ -147,7 +147,11 @@ def check_class_sizes(source: ImageSource, needed: int, cure: str) -> None:
     short = [label for label, rows in enumerate(source.class_rows) if len(rows) < needed]
     if short:
         name, found = source.class_names[short[0]], len(source.class_rows[short[0]])
-        others = f", and so few have {listed([source.class_names[label] for label in short[1:]])}" if short[1:] else ""
+        others = (
+            f", and the same holds for {listed([source.class_names[label] for label in short[1:]])}"
+            if short[1:]
+            else ""
+        )
         raise ValueError(
             f"class {name!r} has {found} training images, expected at least {needed}{others}: {cure}, or leave it out "
             "of the data"
@@ -155,12 +159,12 @@ def check_class_sizes(source: ImageSource, needed: int, cure: str) -> None:
 
 
 def say_written(what: str, output: str | Path, use: str, trainer: L.Trainer) -> None:
-    """Say where the result of a run is, and what to do with it; a ``fast_dev_run`` writes none.
+    """Log the path of a run's result and its use; a ``fast_dev_run`` writes no result.
 
     Args:
-        what: what it is.
+        what: description of the result.
         output: its file or folder.
-        use: what to do with it.
+        use: advice on its use.
         trainer: the trainer of the run.
     """
     if dev_steps(trainer):
@@ -175,8 +179,8 @@ def class_labels(labels: Any, count: int, num_classes: int | None = None) -> Ten
     Args:
         labels: classes ``(N,)`` of any integer type.
         count: number of images N.
-        num_classes: number of classes K that they are checked against; ``None`` for no check of their values, which
-            would wait for a GPU.
+        num_classes: number of classes K that they are checked against; ``None`` disables the check of their values,
+            which would wait for a GPU.
 
     Raises:
         ValueError: if they are no such classes.
@@ -211,7 +215,7 @@ def _cure(labels: Tensor, count: int) -> str:
 def _check_range(low: int, high: int, num_classes: int) -> None:
     if low >= 0 and high < num_classes:
         return
-    cure = f"the networks know {num_classes} classes, so give the data of these"
+    cure = f"the networks have {num_classes} classes, so give the data of these"
     if low >= 1 and high == num_classes:
         cure = "they seem to count from 1, so subtract 1 in the dataset"
     raise ValueError(f"expected labels from 0 to {num_classes - 1}, got {low} to {high}: {cure}")

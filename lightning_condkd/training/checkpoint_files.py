@@ -1,4 +1,4 @@
-"""Which checkpoints of a run can be resumed, and which holds its best weights."""
+"""Names and search of a run's checkpoint files."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def best_name(metric: str) -> str:
 
 
 def free_file(folder: str, name: str, own: str | None = None) -> str:
-    """Return a file for a checkpoint that no other run has written, where several share a folder.
+    """Return a path for a checkpoint that no other run in the same folder has used.
 
     Args:
-        folder: the folder, or a remote address, where names are not looked up.
-        name: of the file; ``-v1`` and so on are put before its ending where it is taken.
-        own: a file of this run, which may be written again.
+        folder: the folder, or a remote address, where existing names are not checked.
+        name: name of the file; ``-v1`` and so on are added before its ending if it exists.
+        own: a file of this run, which may be overwritten.
     """
     stem, ending = os.path.splitext(name)
     paths = (os.path.join(folder, f"{stem}-v{n}{ending}" if n else name) for n in count())
@@ -38,30 +38,30 @@ def free_file(folder: str, name: str, own: str | None = None) -> str:
 
 
 def is_resumable(path: str | Path) -> bool:
-    """Return whether a checkpoint holds more than weights; one that cannot be read counts, so that it is not passed by.
+    """Return whether a checkpoint contains more than weights; True also for an unreadable one, so that it is noticed.
 
     Args:
         path: the file.
     """
     try:
         return "optimizer_states" in torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except Exception:  # whatever the file holds, who loads it says what is wrong with it
+    except Exception:  # loading the file later raises an error that explains it
         return True
 
 
 def newest_first(folder: Path, *patterns: str) -> list[Path]:
-    """Return the files of a folder, the one that was written last first.
+    """Return the files of a folder, the newest first.
 
     Args:
         folder: the folder; it need not exist.
-        patterns: of the names of the files below it.
+        patterns: patterns of the file names, relative to the folder.
     """
     found = [path for pattern in patterns for path in folder.glob(pattern)]
     return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
 def checkpoint_of_run(folder: Path) -> Path:
-    """Return the checkpoint with the best weights of a run, or its newest where none were measured.
+    """Return the checkpoint with the best weights of a run, or its newest if there was no validation.
 
     Args:
         folder: the folder of the run.

@@ -1,4 +1,4 @@
-"""Checkpoint files: written whole or not at all, and checked when they are read."""
+"""Checkpoint files: atomic writing, and checks when they are read."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ NEEDED = ("state_dict", "pytorch-lightning_version")
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Lightning's files, written beside their place first, and refused in one line where they are damaged.
+    """Lightning's checkpoint plugin with atomic writes, and an error of one line for damaged files.
 
-    Lightning writes to the folder for temporary files first. Where that is on another disk, the file is then copied,
-    and a full disk leaves a part of it under its name. Remote addresses are written as Lightning does.
+    Files are written next to their target and then renamed. Lightning writes to the folder for temporary files; if that
+    is on another disk, the file is then copied, and a full disk leaves an incomplete file under the final name. Remote
+    addresses are written as in Lightning.
 
     Example:
         >>> import tempfile
@@ -44,10 +45,10 @@ class WholeCheckpointIO(TorchCheckpointIO):
         Args:
             checkpoint: its content.
             path: the file.
-            storage_options: none are known, as in Lightning.
+            storage_options: not supported, as in Lightning.
 
         Raises:
-            OSError: it could not be written; what was there is as it was.
+            OSError: if it could not be written; an earlier file is then unchanged.
         """
         if storage_options is not None or _is_remote(path):
             super().save_checkpoint(checkpoint, path, storage_options)
@@ -68,8 +69,8 @@ class WholeCheckpointIO(TorchCheckpointIO):
             weights_only: ``None`` for True, also for remote addresses.
 
         Raises:
-            FileNotFoundError: no such file.
-            ValueError: it is damaged, asks for code to run, or is no checkpoint of Lightning.
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is damaged, needs code to be run, or is no checkpoint of Lightning.
         """
         if not _is_remote(path) and not Path(path).exists():
             raise FileNotFoundError(f"no checkpoint at {path}: check the path")
@@ -77,7 +78,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
             if not _is_remote(path):
                 check_sums(Path(path))
             content = super().load_checkpoint(path, map_location, weights_only is not False)
-        except Exception as error:  # on damaged bytes the unpickler fails in whatever way it happens to
+        except Exception as error:  # on damaged bytes the unpickler may raise any exception
             raise ValueError(refusal(path, error)) from error
         _check_content(content, path)
         return content
@@ -88,14 +89,14 @@ def _is_remote(path: str | Path) -> bool:
 
 
 def refusal(path: str | Path, error: Exception) -> str:
-    """Return in one line what is wrong with a checkpoint that could not be read, and what to do.
+    """Return a message of one line about a checkpoint that could not be read, with advice.
 
     Args:
         path: the file.
-        error: what reading it raised.
+        error: the exception raised by reading it.
     """
     if wanted := refused_names(path, error):
-        found, cure = f"it asks for {', '.join(wanted)}, which could run code", "Give a checkpoint of a run of ours"
+        found, cure = f"it asks for {', '.join(wanted)}, which could run code", "Give a checkpoint of this package"
     else:
         found, cure = damage(path, error), "Take an earlier checkpoint of the run, or copy this one again"
     return f"refused to read {path}: {found}. {cure}"
@@ -112,11 +113,11 @@ def _check_content(content: object, path: str | Path) -> None:
 
 
 def own_state(checkpoint: Mapping[str, Any], key: str, module: L.LightningModule) -> dict[str, Any]:
-    """Return what a module has added to a checkpoint.
+    """Return the entry that a module has added to a checkpoint.
 
     Args:
-        checkpoint: what Lightning has read.
-        key: the name under which it lies.
+        checkpoint: the content read by Lightning.
+        key: key of the entry.
         module: the module.
 
     Raises:
@@ -132,14 +133,14 @@ def own_state(checkpoint: Mapping[str, Any], key: str, module: L.LightningModule
 
 
 def take_average(trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-    """Have a checkpoint of weights alone hold the average of a callback that keeps one: it is what was measured.
+    """Put the averaged weights of a callback, which validation evaluates, into a checkpoint of weights alone.
 
-    Lightning asks callbacks for their part in a whole checkpoint only.
+    Lightning calls the callbacks for full checkpoints only.
 
     Args:
         trainer: the trainer.
         module: the module.
-        checkpoint: what Lightning is about to write.
+        checkpoint: the content to be written.
     """
     if "optimizer_states" in checkpoint or trainer.state.fn != "fit":
         return
@@ -151,7 +152,7 @@ def take_average(trainer: L.Trainer, module: L.LightningModule, checkpoint: dict
 
 
 def write_whole(trainer: L.Trainer) -> None:
-    """Put :class:`WholeCheckpointIO` in the place of Lightning's own plugin; one that the user chose stays.
+    """Replace Lightning's own checkpoint plugin by :class:`WholeCheckpointIO`; a plugin of the user stays.
 
     Args:
         trainer: the trainer.

@@ -1,4 +1,4 @@
-"""Whether the classes of a condensed set and of real images are the same, in the same order."""
+"""Checks that a condensed set and real images have the same classes in the same order."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def check_fit(condensed: CondensedSet, test: ImageSource) -> None:
 
 
 def check_class_order(condensed: CondensedSet, class_names: Sequence[str]) -> None:
-    """Check that labels of a set and of data mean the same, as far as the names of the classes tell.
+    """Check that labels of a set and of data mean the same classes, as far as the class names show it.
 
     Args:
         condensed: the set.
-        class_names: of the data, in the order of its labels.
+        class_names: class names of the data, in the order of its labels.
 
     Raises:
         ValueError: if the classes are known to be in another order.
@@ -55,11 +55,11 @@ def check_class_order(condensed: CondensedSet, class_names: Sequence[str]) -> No
 
 
 def class_order(names: Sequence[str], others: Sequence[str]) -> Literal["same", "another", "unknown"]:
-    """Compare the order of classes by their names; where these differ, as folders may have them.
+    """Compare the order of classes by their names; names that differ are compared in the form of folder names.
 
     Args:
-        names: of the classes, in their order.
-        others: likewise.
+        names: names of the classes, in their order.
+        others: names to compare with.
 
     Example:
         >>> class_order(("cat", "dog"), ("Dog", "Cat")), class_order(("cat", "dog"), ("cats", "dogs"))
@@ -73,11 +73,11 @@ def class_order(names: Sequence[str], others: Sequence[str]) -> Literal["same", 
 
 
 def remarks_on_names(condensed: CondensedSet, class_names: Sequence[str]) -> list[str]:
-    """Return what there is to say beside figures: whether the classes of set and data go by other names.
+    """Return a remark for the report if set and data have different class names.
 
     Args:
         condensed: the set.
-        class_names: of the data, in the order of its labels.
+        class_names: class names of the data, in the order of its labels.
     """
     names = condensed.info.class_names
     if names is None or class_order(names, class_names) == "same":

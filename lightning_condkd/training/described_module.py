@@ -1,4 +1,4 @@
-"""What callbacks and checks ask of a module: its metrics, its outputs, and how many networks it trains."""
+"""Base class with the attributes that callbacks and checks read from a module: metrics, outputs, networks."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from lightning_condkd.writing import Target
 
 
 class DescribedModule(L.LightningModule):
-    """A module that says what it logs, writes and trains."""
+    """A module with attributes that describe what it logs, writes and trains."""
 
     best_metric: ClassVar[str | None] = None
-    """The validation metric, the higher the better, by which a run keeps its best weights; ``None`` for none."""
+    """The validation metric (higher is better) that chooses the best weights of a run; ``None`` keeps none."""
     trains_one_network: ClassVar[bool] = False
-    """Whether one network is all that is trained and kept, so that callbacks may average it."""
+    """Whether the module trains and saves a single network, so that callbacks may average the whole module."""
     metrics: ClassVar[tuple[str, ...]] = ()
     """How the names begin that it logs."""
     plain_steps: ClassVar[bool] = False
     """Whether it takes one step of plain SGD for each batch, as published, so that none may be joined or clipped."""
     clipping: ClassVar[str] = ""
-    """What to say of clipping the gradients where optimizers take turns."""
+    """Advice on gradient clipping, for modules whose optimizers take turns."""
 
     def outputs(self) -> Sequence[Target]:
-        """Return the files and folders that a fit writes beside checkpoints and logs; they are known once it begins."""
+        """Return the files and folders that a fit writes besides checkpoints and logs; call it after the fit began."""
         return []

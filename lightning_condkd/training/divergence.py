@@ -1,4 +1,4 @@
-"""Detection of divergence, before anything of it is measured or saved."""
+"""Detection of divergence, before the results are evaluated or saved."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning_condkd.distributed import first_over_ranks, mean_over_ranks
 from lightning_condkd.messages import listed
 from lightning_condkd.models.finite import all_finite, broken_parts, broken_tensors
 
-STREAK = 8  # losses in a row that are not finite though a gradient scaler skips their steps: more than it ever needs
+STREAK = 8  # non-finite losses in a row that count as divergence with a gradient scaler, which skips such steps
 
 
 class Seen(NamedTuple):
@@ -22,8 +22,8 @@ class Seen(NamedTuple):
 
     Args:
         optimizer: name of the optimizer that takes the step.
-        step: number of the step.
-        names: what the values are.
+        step: index of the step.
+        names: names of the losses.
         values: their values, ``(len(names),)``.
     """
 
@@ -34,14 +34,14 @@ class Seen(NamedTuple):
 
     @property
     def broken(self) -> dict[str, float]:
-        """Those values that are not finite."""
+        """Values that are not finite, by name."""
         pairs = zip(self.names, self.values.tolist(), strict=True)
         finite = self.values.isfinite().tolist()
         return {name: value for (name, value), good in zip(pairs, finite, strict=True) if not good}
 
 
 class LossWatch:
-    """The losses of the steps since the last check, which stay on their device until somebody asks.
+    """The losses of the steps since the last check, kept on their device until they are read.
 
     Example:
         >>> watch = LossWatch()
@@ -55,12 +55,12 @@ class LossWatch:
         self._seen: list[Seen] = []
 
     def add(self, optimizer: str, step: int, values: Mapping[str, Tensor]) -> None:
-        """Take note of a step.
+        """Record a step.
 
         Args:
             optimizer: name of the optimizer that takes it.
-            step: its number.
-            values: scalars of one device.
+            step: its index.
+            values: scalars on one device.
         """
         stacked = torch.stack([value.detach() for value in values.values()])
         self._seen.append(Seen(optimizer, step, tuple(values), stacked))
@@ -69,7 +69,7 @@ class LossWatch:
         """Return whether the losses were finite, a boolean scalar on their device.
 
         Args:
-            scaled: whether a gradient scaler skips steps; then only a streak of losses that are not finite counts.
+            scaled: whether a gradient scaler skips steps; then only several non-finite losses in a row count.
         """
         if not scaled:
             finite = [torch.cat([seen.values for seen in self._seen]).isfinite()] if self._seen else []
@@ -94,10 +94,10 @@ class LossWatch:
         return next((seen for seen in self._seen if not bool(seen.values.isfinite().all())), None)
 
     def clear(self, scaled: bool) -> None:
-        """Forget what was judged.
+        """Forget the steps that were checked.
 
         Args:
-            scaled: whether a gradient scaler skips steps; then what a streak may begin with is kept.
+            scaled: whether a gradient scaler skips steps; then the last steps, where a streak may begin, are kept.
         """
         counts: dict[str, int] = {}
         kept: list[Seen] = []
@@ -113,7 +113,7 @@ def _any_finite(steps: Sequence[Seen]) -> Tensor:
 
 
 class LogitsWatch:
-    """Whether the logits that an accuracy is taken from are numbers.
+    """Record of NaN in the logits of an accuracy.
 
     Example:
         >>> watch = LogitsWatch()
@@ -126,28 +126,28 @@ class LogitsWatch:
         self._broken: dict[str, Tensor] = {}
 
     def add(self, name: str, logits: Tensor) -> None:
-        """Take note of a batch.
+        """Record a batch.
 
         Args:
-            name: whose logits they are.
+            name: name of the network.
             logits: ``(N, K)``.
         """
         broken = logits.detach().isnan().any()
         self._broken[name] = self._broken[name] | broken if name in self._broken else broken
 
     def pop(self, name: str, device: torch.device) -> bool:
-        """Return whether any was NaN on any rank, and forget it.
+        """Return whether any logit was NaN on any rank, and reset the record.
 
         Args:
-            name: whose logits.
-            device: where ranks talk to each other.
+            name: name of the network.
+            device: device for the communication between ranks.
         """
         broken = self._broken.pop(name, torch.zeros((), dtype=torch.bool))
         return bool(mean_over_ranks(broken.to(device).float()) > 0)
 
 
 def scaler_at_work(trainer: L.Trainer) -> bool:
-    """Return whether steps are skipped where a gradient is not finite, as in fp16-mixed.
+    """Return whether steps with a non-finite gradient are skipped, as in fp16-mixed.
 
     Args:
         trainer: the trainer.
@@ -161,8 +161,8 @@ def has_diverged(module: L.LightningModule, watch: LossWatch, weights: Tensor) -
 
     Args:
         module: the module in training.
-        watch: its losses since the last check; it is emptied if all is well.
-        weights: whether weights and statistics are, see :func:`~lightning_condkd.models.finite.all_finite`.
+        watch: its losses since the last check; cleared if all is finite.
+        weights: whether weights and statistics are finite, see :func:`~lightning_condkd.models.finite.all_finite`.
     """
     scaled = scaler_at_work(module.trainer)
     finite = watch.finite(scaled).to(module.device) & weights.to(module.device)
@@ -178,12 +178,12 @@ def stop_if_diverged(module: L.LightningModule, watch: LossWatch, network: nn.Mo
     Args:
         module: the module in training.
         watch: its losses since the last check.
-        network: what is trained.
-        what: what it is, for the message.
-        cure: what to change.
+        network: the trained network.
+        what: its name, for the message.
+        cure: advice, for the message.
 
     Raises:
-        FloatingPointError: if it has.
+        FloatingPointError: if the run has diverged.
     """
     if has_diverged(module, watch, all_finite([network])):
         found = first_over_ranks(symptoms(module.trainer, watch, broken_parts(network)) or None)
@@ -192,7 +192,7 @@ def stop_if_diverged(module: L.LightningModule, watch: LossWatch, network: nn.Mo
 
 
 def symptoms(trainer: L.Trainer, watch: LossWatch, broken: list[str]) -> str:
-    """Return what is not finite on this rank, in words; nothing if all is.
+    """Return a description of the losses and tensors that are not finite on this rank; empty if all are finite.
 
     Args:
         trainer: the trainer.
@@ -211,7 +211,7 @@ def symptoms(trainer: L.Trainer, watch: LossWatch, broken: list[str]) -> str:
 
 
 def precision_cure(trainer: L.Trainer) -> str:
-    """Return advice on the precision, nothing where it is full already.
+    """Return advice on the precision; empty if it is full already.
 
     Args:
         trainer: the trainer.
@@ -223,7 +223,7 @@ def precision_cure(trainer: L.Trainer) -> str:
 
 
 def where_to_resume(trainer: L.Trainer) -> str:
-    """Return where the last good state is, in words.
+    """Return advice on the last good checkpoint.
 
     Args:
         trainer: the trainer.
@@ -235,22 +235,22 @@ def where_to_resume(trainer: L.Trainer) -> str:
         paths += Path(getattr(callback, "dirpath", None) or "nowhere").glob("by_time*.ckpt")
     there = [Path(path) for path in paths if path and Path(path).exists()]
     if not there:
-        return "No checkpoint of this run was written before: start anew"
+        return "No checkpoint of this run was written before: start a new run"
     newest = max(there, key=lambda path: path.stat().st_mtime)
     return (
         f"The last good state on disk is {newest}; a run that resumes from it keeps the learning rates it was saved "
-        "with, so start anew to change them"
+        "with, so start a new run to change them"
     )
 
 
 def check_logits(watch: LogitsWatch, name: str, what: str, module: L.LightningModule) -> None:
-    """Check that an accuracy comes from numbers.
+    """Check that the logits of an accuracy are not NaN.
 
     Args:
-        watch: what was seen of the logits.
-        name: whose they are.
-        what: the same, for the message.
-        module: the module that measures.
+        watch: record of the logits.
+        name: name of the network.
+        what: description of the network, for the message.
+        module: the module that evaluates it.
 
     Raises:
         FloatingPointError: if a logit is NaN.
@@ -258,28 +258,28 @@ def check_logits(watch: LogitsWatch, name: str, what: str, module: L.LightningMo
     if watch.pop(name, module.device):
         raise FloatingPointError(
             f"logits of {what} on the real images are NaN, so it has no accuracy: its weights are too large: lower the "
-            f"learning rate that it is trained with{precision_cure(module.trainer)}"
+            f"learning rate of its training{precision_cure(module.trainer)}"
         )
 
 
 def check_measured(network: nn.Module, what: str) -> None:
-    """Check that a network that is to be measured outside a fit has numbers for weights.
+    """Check before an evaluation outside a fit that the weights of a network are finite.
 
     Args:
         network: the network.
-        what: what it is, for the message.
+        what: its description, for the message.
 
     Raises:
-        ValueError: if it has not.
+        ValueError: if they are not.
     """
     if broken := broken_parts(network):
         raise ValueError(
-            f"{what} holds NaN or infinity in {listed(broken)}: it is of a diverged run, take an earlier checkpoint"
+            f"{what} holds NaN or infinity in {listed(broken)}: it is of a diverged run, use an earlier checkpoint"
         )
 
 
 def check_checkpoint(state: Mapping[str, object]) -> None:
-    """Check that a run does not go on from a diverged one.
+    """Check that a run is not resumed from a diverged one.
 
     Args:
         state: the state dict of a checkpoint.
@@ -288,4 +288,4 @@ def check_checkpoint(state: Mapping[str, object]) -> None:
         ValueError: if it holds NaN.
     """
     if broken := broken_tensors({name: value for name, value in state.items() if isinstance(value, Tensor)}):
-        raise ValueError(f"the checkpoint holds NaN or infinity in {listed(broken)}: take one from before it diverged")
+        raise ValueError(f"the checkpoint holds NaN or infinity in {listed(broken)}: use one from before it diverged")

@@ -1,4 +1,4 @@
-"""Whether the real images that a student is measured on go with the condensed set that it learns from."""
+"""Checks that validation and test images fit the condensed set that a student learns from."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from lightning_condkd.training.class_order import check_class_order, check_fit, 
 
 
 def check_held_out(trainer: L.Trainer, stage: str, condensed: CondensedSet | None) -> None:
-    """Check at setup the images of a datamodule that tells what they are.
+    """Check the real images of a datamodule at setup, if it describes them.
 
     Args:
         trainer: the trainer.
         stage: ``fit``, ``validate`` or ``test``.
-        condensed: the condensed set, where it is known.
+        condensed: the condensed set, if known.
 
     Raises:
         ValueError: if classes or image shape differ, or the classes are known to be in another order.
@@ -42,21 +42,21 @@ def check_in_turn(trainer: L.Trainer) -> None:
     """Check that several validation or test loaders are read one after another.
 
     Args:
-        trainer: the trainer, its loaders in place.
+        trainer: the trainer, with its loaders set up.
 
     Raises:
-        ValueError: if a batch would be one of each.
+        ValueError: if a batch would contain one batch of each.
     """
     combined = trainer._evaluation_loop._combined_loader
     if combined is not None and combined._mode != "sequential":
         raise ValueError(
             f"validation and test loaders are read one after another, got a CombinedLoader of mode {combined._mode!r}, "
-            "whose batches are one of each: return the loaders as a list, or set mode='sequential'"
+            "whose batches have a part of each: return the loaders as a list, or set mode='sequential'"
         )
 
 
 def loaders_in_turn(trainer: L.Trainer) -> Sequence[Any]:
-    """Return all validation or test loaders in the order in which they are read; in a fit they are made if need be.
+    """Return all validation or test loaders in the order in which they are read; in a fit, create them if needed.
 
     Args:
         trainer: the trainer.
@@ -72,12 +72,12 @@ def loaders_in_turn(trainer: L.Trainer) -> Sequence[Any]:
 
 
 def check_loaders(trainer: L.Trainer, loaders: Iterable[Any], condensed: CondensedSet | None) -> None:
-    """Check the classes of loaders of the user's own, where their datasets name them.
+    """Check the classes of the user's loaders, if their datasets have class names.
 
     Args:
         trainer: the trainer.
         loaders: the loaders.
-        condensed: the condensed set, where it is known.
+        condensed: the condensed set, if known.
 
     Raises:
         ValueError: if the classes are known to be in another order.
@@ -90,7 +90,7 @@ def check_loaders(trainer: L.Trainer, loaders: Iterable[Any], condensed: Condens
 
 
 def check_before_training(trainer: L.Trainer, condensed: CondensedSet, check: Callable[[Any], object]) -> None:
-    """Check validation loaders of the user's own, and their first batch, where Lightning's own pass over them is off.
+    """Check the user's validation loaders, and their first batch if Lightning's sanity check is off.
 
     Args:
         trainer: the trainer.
@@ -98,21 +98,21 @@ def check_before_training(trainer: L.Trainer, condensed: CondensedSet, check: Ca
         check: raises an error if a batch does not fit.
 
     Raises:
-        ValueError: see :func:`check_loaders`, and what ``check`` raises.
+        ValueError: see :func:`check_loaders`; also errors of ``check``.
     """
     if trainer.num_sanity_val_steps:
         return
     loaders = _own_loaders(trainer)
     check_loaders(trainer, loaders, condensed)
-    with torch.random.fork_rng(devices=[]):  # to begin with a loader takes a number from the global stream
+    with torch.random.fork_rng(devices=[]):  # starting a loader takes a number from the global stream
         for loader in loaders:
-            if loader is not iter(loader):  # else the batch would be lost
+            if loader is not iter(loader):  # an iterator would lose the batch
                 for batch in itertools.islice(loader, 1):
                     check(batch)
 
 
 def check_parts(trainer: L.Trainer) -> None:
-    """Check that training and validation loaders of the user's own name the same classes, where their datasets do.
+    """Check that the user's training and validation loaders have the same classes, if their datasets have class names.
 
     Args:
         trainer: the trainer, at the start of training.
@@ -129,7 +129,7 @@ def check_parts(trainer: L.Trainer) -> None:
             f"the held-out ones {counts[1]} {listed(held_out)}"
         )
         if order == "another" or counts[0] != counts[1]:
-            raise ValueError(f"{found}, so that the same label means another class: make classes and order the same")
+            raise ValueError(f"{found}, so the same label means another class: make classes and order the same")
         if order == "unknown":
             rank_zero_warn(f"{found}: are they in the same order?")
 
@@ -141,7 +141,7 @@ def _image_data(trainer: L.Trainer) -> ImageDataModule | None:
 
 
 def _own_loaders(trainer: L.Trainer) -> Sequence[Any]:
-    """Validation loaders of the user's own at the start of a fit; none where a datamodule of ours tells what it has."""
+    """Return the user's validation loaders at the start of a fit; none for a datamodule of this package."""
     loaders = loaders_in_turn(trainer)
     return [] if _image_data(trainer) is not None else loaders
 

@@ -1,4 +1,4 @@
-"""Lightning's loop counters: steps under manual optimisation, epochs, and a validation that is due."""
+"""Corrections of Lightning's loop counters: steps under manual optimisation, epochs, and a pending validation."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from lightning.pytorch.loops.progress import _ProcessedTracker
 
 
 def _nothing() -> None:
-    """Stand in for the counting hooks of an optimizer."""
+    """Do nothing, in place of the counting hooks of an optimizer."""
 
 
 def tick_once(module: L.LightningModule) -> None:
     """Count this ``training_step`` as one step; call it first in the step.
 
-    Under manual optimisation Lightning counts every optimizer step, which makes ``max_steps`` and
-    ``every_n_train_steps`` depend on the method. Private names of Lightning are used here and nowhere else.
+    Under manual optimisation Lightning counts every optimizer step, so ``max_steps`` and ``every_n_train_steps`` would
+    depend on the method. Private names of Lightning are used in this file only.
 
     Args:
         module: a module under manual optimisation, attached to a trainer.
@@ -33,11 +33,11 @@ def tick_once(module: L.LightningModule) -> None:
 
 
 def count_epoch(trainer: L.Trainer) -> None:
-    """Count the running epoch as begun where Lightning has not; call it before every training step.
+    """Count the current epoch as started if Lightning has not; call it before every training step.
 
-    After a resume from a checkpoint of the last batch of an epoch Lightning (2.6.6) goes on with the next epoch without
-    counting it as begun. Checkpoints of that run look as if their epoch were over: a second resume would take an
-    epoch's first steps again.
+    After a resume from a checkpoint of the last batch of an epoch, Lightning (2.6.6) starts the next epoch without
+    counting it as started. In checkpoints of that run the epoch then seems to be over, and a second resume would repeat
+    the first steps of an epoch.
 
     Args:
         trainer: at the start of a batch.
@@ -50,14 +50,14 @@ def count_epoch(trainer: L.Trainer) -> None:
 
 
 def validate_on_resume(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:
-    """Have a run validate first that was saved after the last step of an epoch, before its validation.
+    """Make a run validate first if it was saved after the last step of an epoch, before its validation.
 
-    Lightning (2.6.6) goes on with the next epoch: the validation, and all that ends an epoch, would be left out. Its
-    counters are set to those of a run that stopped in the first batch of that validation.
+    Lightning (2.6.6) would continue with the next epoch and skip the validation and all hooks at the end of the epoch.
+    Its counters are set to those of a run that stopped in the first batch of that validation.
 
     Args:
         trainer: the trainer.
-        checkpoint: what Lightning has read, before it takes the counters from it.
+        checkpoint: the content read by Lightning, before its counters are restored.
     """
     loops = checkpoint.get("loops", {}).get("fit_loop")
     if loops is None or not _is_before_validation(trainer, loops):

@@ -1,4 +1,4 @@
-"""Running means on the device, seconds by phase, and figures of the bank, for the logs."""
+"""Figures for the logs: running means on the device, seconds by phase, and figures of the bank."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lightning_condkd.distributed import mean_over_ranks
 
 
 class Meters:
-    """Means of detached scalars by name; reading them empties them.
+    """Means of detached scalars by name; reading them resets them.
 
     Example:
         >>> import torch
@@ -35,7 +35,7 @@ class Meters:
 
         Args:
             values: scalars.
-            prefix: put in front of every name.
+            prefix: prefix of every name.
         """
         for name, value in values.items():
             key = prefix + name
@@ -51,15 +51,15 @@ class Meters:
         return means
 
     def state(self) -> dict[str, Any]:
-        """Return what has been added since the last :meth:`pop`, on several ranks the mean of theirs."""
+        """Return the values added since the last :meth:`pop`; with several ranks, their mean."""
         sums = {name: mean_over_ranks(total).cpu() for name, total in sorted(self._sums.items())}
         return {"sums": sums, "counts": dict(self._counts)}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from what was added before.
+        """Restore the values added before.
 
         Args:
-            state: what :meth:`state` returned.
+            state: result of :meth:`state`.
         """
         self._sums = dict(state["sums"])
         self._counts = defaultdict(int, state["counts"])

@@ -1,4 +1,4 @@
-"""Optimizers and schedules that a user gives, checked before training."""
+"""Creation and checks of the user's optimizers and schedules, before training."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ LENGTHS = ("total_steps", "T_max", "total_iters")
 
 
 def check_makers(**makers: object) -> None:
-    """Check that optimizers and schedulers are given as what makes them.
+    """Check that optimizers and schedulers are given as functions that create them.
 
     Args:
-        makers: name of the argument to its value; ``None`` is none given.
+        makers: name of the argument to its value; ``None`` if not given.
 
     Raises:
-        TypeError: if one is made already, or is something else.
+        TypeError: if one is an object instead of a function.
     """
     for name, maker in makers.items():
         if maker is not None and not callable(maker):
             takes, makes = ("optimizer", "scheduler") if "scheduler" in name else ("parameters", "optimizer")
             raise TypeError(
-                f"{name}: expected what makes the {makes} from the {takes} when Trainer.fit begins, got "
+                f"{name}: expected a function that makes the {makes} from the {takes} when Trainer.fit begins, got "
                 f"{_described(maker)}: pass a function of the {takes}, such as lambda {takes}: Kind({takes}, ...)"
             )
 
@@ -35,12 +35,12 @@ def make_optimizer(name: str, maker: OptimizerCallable, network: nn.Module) -> O
     """Return the optimizer of a network.
 
     Args:
-        name: the argument that makes it.
-        maker: the argument.
+        name: name of the argument.
+        maker: value of the argument.
         network: the network to train.
 
     Raises:
-        TypeError: if something else is made.
+        TypeError: if it returns something else.
     """
     optimizer: object = maker(network.parameters())
     if not isinstance(optimizer, Optimizer):
@@ -52,12 +52,12 @@ def make_scheduler(name: str, maker: LRSchedulerCallable, optimizer: Optimizer) 
     """Return the schedule of an optimizer.
 
     Args:
-        name: the argument that makes it.
-        maker: the argument.
+        name: name of the argument.
+        maker: value of the argument.
         optimizer: the optimizer.
 
     Raises:
-        TypeError: if something else is made.
+        TypeError: if it returns something else.
     """
     scheduler: object = maker(optimizer)
     if not isinstance(scheduler, LRScheduler):
@@ -66,10 +66,10 @@ def make_scheduler(name: str, maker: LRSchedulerCallable, optimizer: Optimizer) 
 
 
 def check_trainable(name: str, network: nn.Module) -> None:
-    """Check that there is something to train.
+    """Check that a network has parameters to train.
 
     Args:
-        name: what the network is called.
+        name: name of the network.
         network: the network.
 
     Raises:
@@ -83,10 +83,10 @@ def check_trainable(name: str, network: nn.Module) -> None:
 
 
 def check_covers(name: str, optimizer: Optimizer, network: nn.Module) -> None:
-    """Check that an optimizer trains a network, and say which parameters it leaves out.
+    """Check that an optimizer trains a network, and warn of parameters that it leaves out.
 
     Args:
-        name: the argument that made the optimizer.
+        name: name of the argument that made the optimizer.
         optimizer: the optimizer.
         network: the network.
 
@@ -104,16 +104,16 @@ def check_covers(name: str, optimizer: Optimizer, network: nn.Module) -> None:
     if left:
         rank_zero_warn(
             f"{name}: the optimizer leaves out {listed(left)}, {len(left)} of {len(trainable)} parameters "
-            "that require a gradient, so they stay as they are: add them, or set their requires_grad to False if that "
-            "is meant"
+            "that require a gradient, so they do not change: add them, or set their requires_grad to False if that is "
+            "intended"
         )
 
 
 def check_no_metric(name: str, scheduler: LRScheduler) -> None:
-    """Check that a schedule counts rounds and waits for no metric.
+    """Check that a schedule does not need a metric.
 
     Args:
-        name: the argument that made it.
+        name: name of the argument that made it.
         scheduler: the schedule.
 
     Raises:
@@ -127,16 +127,16 @@ def check_no_metric(name: str, scheduler: LRScheduler) -> None:
 
 
 def check_count(name: str, scheduler: LRScheduler, times: int | None, when: str) -> None:
-    """Check that a schedule lasts as long as a run, and say if it seems to count something else.
+    """Check that a schedule lasts as long as a run, and warn if its length does not fit the run.
 
     Args:
-        name: the argument that made it.
+        name: name of the argument that made it.
         scheduler: the schedule.
-        times: how often it is stepped in the run; ``None`` without end.
-        when: when it is stepped.
+        times: number of its steps in the run; ``None`` without end.
+        when: description of the time of its steps, for the message.
 
     Raises:
-        ValueError: if it would break off before the run ends.
+        ValueError: if it fails before the run ends.
     """
     for setting in LENGTHS:
         length = getattr(scheduler, setting, None)

@@ -1,4 +1,4 @@
-"""Where the files of a run go, checked before it begins; its checkpoints are written whole."""
+"""Paths of a run's files, checked before the run starts."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from lightning_condkd.writing import Target, check_target
 
 
 class CheckedOutputs(L.Callback):
-    """Has checkpoints written whole, and checks before a fit that what it is going to write can be written."""
+    """Make checkpoint writes atomic, and check before a fit that its files can be written."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Choose how checkpoints are written and read.
+        """Set the plugin that writes and reads checkpoints.
 
         Args:
             trainer: the trainer.
@@ -34,8 +34,8 @@ class CheckedOutputs(L.Callback):
         """Check the folders of checkpoints and loggers, and the module's own files.
 
         Args:
-            trainer: the trainer, its callbacks set up.
-            pl_module: the module, built.
+            trainer: the trainer, with its callbacks set up.
+            pl_module: the built module.
         """
         own = cast(DescribedModule, pl_module).outputs()
         check_targets([*_folders(trainer, state_size(pl_module)), *own], trainer)
@@ -51,7 +51,7 @@ def check_targets(targets: Iterable[Target], trainer: L.Trainer) -> None:
         trainer: the trainer.
 
     Raises:
-        OSError: if one cannot.
+        OSError: if one cannot be written.
     """
     found = ""
     try:
@@ -86,7 +86,7 @@ def _folders(trainer: L.Trainer, checkpoint: int) -> Iterator[Target]:
 
 
 def run_folder(trainer: L.Trainer) -> Path:
-    """Return the folder of a run; call it on all ranks, which agree on it.
+    """Return the folder of a run, the same on all ranks; call it on all of them.
 
     Args:
         trainer: the trainer.
@@ -94,6 +94,6 @@ def run_folder(trainer: L.Trainer) -> Path:
     logger = trainer.logger
     if logger is None or isinstance(logger, (TensorBoardLogger, CSVLogger)):
         return Path(trainer.log_dir or trainer.default_root_dir)
-    # All runs share the save_dir of other loggers (W&B, MLflow); this is where Lightning puts their checkpoints.
+    # All runs share the save_dir of other loggers (W&B, MLflow); Lightning writes their checkpoints to this folder.
     version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
     return Path(logger.save_dir or trainer.default_root_dir, str(logger.name), version)

@@ -1,4 +1,4 @@
-"""SLURM's requeue signal, taken between two steps."""
+"""Handling of SLURM's requeue signal between two steps."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 
 class RequeueBetweenSteps(L.Callback):
-    """Lets Lightning save for SLURM's requeue at the end of the step in which the signal comes.
+    """Make Lightning save for SLURM's requeue at the end of the step in which the signal arrives.
 
-    Lightning saves within the signal's handler, so in the middle of a step, where networks, optimizers and counters do
-    not belong together, or of a sanity check, where ranks that are signalled apart would wait for each other for ever.
-    On several ranks it saves at the end of the first step by which any of them has had the signal. A signal before the
-    first step, or during a validation, waits for the end of the next step: let SLURM send it early enough
-    (``--signal=SIGUSR1@SECONDS``). Without SLURM, or with a handler of the user's, nothing is changed.
+    Lightning saves inside the signal handler. That may be in the middle of a step, when networks, optimizers and
+    counters are inconsistent, or of a sanity check, where ranks that get the signal at different times would wait for
+    each other forever. With several ranks, the save is at the end of the first step by which any rank has the signal. A
+    signal before the first step, or during a validation, is handled at the end of the next step: let SLURM send it
+    early enough (``--signal=SIGUSR1@SECONDS``). Without SLURM, or with a handler of the user, nothing changes.
     """
 
     def __init__(self) -> None:
@@ -29,12 +29,12 @@ class RequeueBetweenSteps(L.Callback):
         self._received = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Take a note of the signal from now on; Lightning registers no handler where there is one.
+        """Register a handler that records the signal; Lightning then does not register its own.
 
         Args:
             trainer: the trainer.
             pl_module: the module.
-            stage: nothing is done but for ``fit``.
+            stage: only ``fit`` has an effect.
         """
         self._number, self._received = None, False
         environment = trainer._accelerator_connector.cluster_environment
@@ -57,13 +57,13 @@ class RequeueBetweenSteps(L.Callback):
         batch: Any,  # noqa: ANN401
         batch_idx: int,
     ) -> None:
-        """Save and requeue if the signal has come.
+        """Save and requeue if the signal has arrived.
 
         Args:
             trainer: the trainer.
             pl_module: the trained module.
-            outputs: of the step.
-            batch: of the step.
+            outputs: outputs of the step.
+            batch: batch of the step.
             batch_idx: its position in the epoch.
         """
         if self._number is not None and trainer.strategy.reduce_boolean_decision(self._received, all=False):
@@ -71,7 +71,7 @@ class RequeueBetweenSteps(L.Callback):
             trainer._signal_connector._slurm_sigusr_handler_fn(self._number, None)  # type: ignore[arg-type]
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Let the signal be what it was, and say if it came too late.
+        """Restore the earlier handler, and log if the signal came too late.
 
         Args:
             trainer: the trainer.
@@ -83,7 +83,7 @@ class RequeueBetweenSteps(L.Callback):
         self._give_back(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Let the signal be what it was.
+        """Restore the earlier handler.
 
         Args:
             trainer: the trainer.
@@ -95,21 +95,21 @@ class RequeueBetweenSteps(L.Callback):
     def _give_back(self, trainer: L.Trainer) -> None:
         if self._number is not None:
             signal.signal(self._number, signal.SIG_DFL)
-            # After an exception Lightning has yet to put back the handlers that it found, this one's among them.
+            # After an exception Lightning will still restore the handlers that it found, including this one.
             trainer._signal_connector._original_handlers.pop(self._number, None)
         self._number = None
 
 
 def say_found(trainer: L.Trainer) -> None:
-    """Say so where Lightning takes a requeue's checkpoint that it has found, and this is no requeued fit.
+    """Warn if Lightning uses a requeue's checkpoint that it found, but this is no requeued fit.
 
     Args:
-        trainer: the trainer, a checkpoint about to be restored.
+        trainer: the trainer, before a checkpoint is restored.
     """
     path, stage = str(trainer.ckpt_path or ""), trainer.state.fn
     requeued = stage == "fit" and os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
     if Path(path).name.startswith("hpc_ckpt_") and not requeued:
         rank_zero_warn(
-            f"{stage} takes {path}, which a requeued run has left there: under SLURM Lightning does so without a "
+            f"{stage} uses {path}, which a requeued run has left there: under SLURM Lightning does so without a "
             "ckpt_path. Move the file away, choose another default_root_dir or give the ckpt_path"
         )

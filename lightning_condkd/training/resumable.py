@@ -1,4 +1,4 @@
-"""The base of all modules: what a run needs to be stopped and resumed."""
+"""Base class of all modules: stopping and resuming of runs."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ RUN_KEY = "lightning_condkd"
 
 
 class ResumableModule(DescribedModule):
-    """A module that is stopped between two steps and resumed from checkpoints that are read as data.
+    """A module that can be stopped between two steps and resumed from checkpoints that are read without running code.
 
-    They hold tensors and plain records only, wherever they lie, among these what the run is made of, which a run that
-    resumes is compared with. A subclass that overrides a hook calls this one's too.
+    Checkpoints contain tensors and plain records only, including the settings of the run, with which a resumed run is
+    compared. A subclass that overrides a hook must call ``super()``.
     """
 
     fixed_settings: ClassVar[Mapping[str, str]] = {}
-    """Names in :meth:`run_settings` that cannot change within a run, with what to do instead."""
+    """Names in :meth:`run_settings` that cannot change within a run, with advice."""
     takes_new_rates: ClassVar[bool] = False
-    """Whether a resumed run takes learning rates as they are given to it, not those in the checkpoint."""
+    """Whether a resumed run uses the learning rates of its own settings instead of those in the checkpoint."""
     seed: int
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class ResumableModule(DescribedModule):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401
-        """Load a checkpoint as Lightning does, with ``weights_only=True`` where it is not given: also one of a URL.
+        """Load a checkpoint as in Lightning, with ``weights_only=True`` by default, also from a URL.
 
         Args:
             checkpoint_path: as in Lightning.
@@ -64,8 +64,8 @@ class ResumableModule(DescribedModule):
             kwargs: as in Lightning.
 
         Raises:
-            FileNotFoundError: no such file.
-            ValueError: it is damaged, asks for code to run, or is no checkpoint of Lightning.
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is damaged, needs code to be run, or is no checkpoint of Lightning.
         """
         kwargs["weights_only"] = kwargs.get("weights_only") is not False
         if isinstance(checkpoint_path, (str, Path)) and "://" not in str(checkpoint_path):
@@ -76,18 +76,18 @@ class ResumableModule(DescribedModule):
             raise ValueError(refusal(checkpoint_path, error)) from error
 
     def run_settings(self) -> dict[str, Any]:
-        """Return what a resumed run is compared by, JSON values only: what the constructor took, and the data."""
+        """Return the settings that a resumed run is compared by, JSON values only: constructor arguments and data."""
         taken = constructor_arguments(type(self)) - {"seed", "output"}
         return {n: value for n, value in settings(self).items() if n in taken} | data_settings(self.trainer)
 
     def optimizer_names(self) -> Sequence[str]:
-        """Return what the optimizers are called, in the order of ``configure_optimizers``."""
+        """Return the names of the optimizers, in the order of ``configure_optimizers``."""
         return ["optimizer"]
 
     def configure_callbacks(self) -> list[L.Callback]:
-        """Check the trainer's options, before any of its callbacks sets itself up; return those that every run needs.
+        """Check the trainer's options before its callbacks are set up; return the callbacks that every run needs.
 
-        They take SLURM's requeue signal between two steps and look after the files of a run.
+        They handle SLURM's requeue signal and check the files of a run.
 
         Raises:
             ValueError: see :func:`~lightning_condkd.training.trainer_options.check_trainer`.
@@ -106,7 +106,7 @@ class ResumableModule(DescribedModule):
             self._forget()
 
     def on_fit_start(self) -> None:
-        """Compare the optimizers with those of the checkpoint; say so if the trainer goes on without one."""
+        """Compare the optimizers with those of the checkpoint; warn if the trainer continues without one."""
         remark_on_going_on(self.trainer)
         schedules = [config.scheduler for config in self.trainer.lr_scheduler_configs]
         optimizers = dict(zip(self.optimizer_names(), self.trainer.optimizers, strict=True))
@@ -118,7 +118,7 @@ class ResumableModule(DescribedModule):
                 say_differences(differences(there, self._optimizers), OLD_RATES)
 
     def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
-        """Count the epoch as begun.
+        """Count the epoch as started.
 
         Args:
             batch: not used.
@@ -127,10 +127,10 @@ class ResumableModule(DescribedModule):
         count_epoch(self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what the run is made of.
+        """Add the settings of the run.
 
         Args:
-            checkpoint: what Lightning is about to write.
+            checkpoint: the content to be written.
         """
         made_of = {"settings": self._settings_here, "optimizers": self._optimizers} if self.is_fitting else {}
         checkpoint[RUN_KEY] = {"class": type(self).__name__, **made_of}
@@ -138,13 +138,13 @@ class ResumableModule(DescribedModule):
             take_average(self._trainer, self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Check that the checkpoint is of such a run, and in a fit that it is made of the same.
+        """Check that the checkpoint is of this kind of module, and in a fit that its settings agree.
 
         Args:
-            checkpoint: what Lightning has read.
+            checkpoint: the content read by Lightning.
 
         Raises:
-            ValueError: if it is of another kind, or what cannot change within a run differs.
+            ValueError: if it is of another kind, or a setting differs that cannot change within a run.
         """
         if self._trainer is not None:
             say_found(self._trainer)
@@ -160,7 +160,7 @@ class ResumableModule(DescribedModule):
         self.take_precision()
 
     def take_precision(self) -> None:
-        """Convert what is there as the trainer will: it does so after it has loaded, which rounds a run in float64."""
+        """Convert the module to the trainer's precision; Lightning does so after loading, which would round float64."""
         if self._trainer is not None:
             self._trainer.precision_plugin.convert_module(self)
 
@@ -171,10 +171,10 @@ class ResumableModule(DescribedModule):
         return self._settings
 
     def take_seed(self, seed: int) -> None:
-        """Keep the seed of the run that is resumed, and say so if another was asked for.
+        """Use the seed of the resumed run, and warn if another was given.
 
         Args:
-            seed: that of the checkpoint.
+            seed: seed of the checkpoint.
         """
         if self.is_fitting:
             say_differences(differences({"seed": seed}, {"seed": self.seed}), "the checkpoint's seed is used")
@@ -182,7 +182,7 @@ class ResumableModule(DescribedModule):
 
     @property
     def is_fitting(self) -> bool:
-        """Whether a trainer fits, and does not only measure or load."""
+        """Whether a trainer is fitting, not only evaluating or loading."""
         return self._trainer is not None and self._trainer.state.fn == "fit"
 
     def check_state(self, state: Mapping[str, Tensor]) -> None:
@@ -203,7 +203,7 @@ class ResumableModule(DescribedModule):
             raise ValueError(f"the checkpoint does not fit the module: {wrong}. Use the networks and parts of its run")
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:  # noqa: ANN401
-        """Load a state dict as torch does, and say what to do where a fit has not yet built what it is of.
+        """Load a state dict as in torch, with advice in the error if the module has not been built by a fit.
 
         Args:
             state_dict: the state dict.

@@ -1,4 +1,4 @@
-"""How long a run is as it is configured now, and whether all that it asks for can happen in it."""
+"""Length of a run in its current configuration, and checks that all phases fit into it."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def dev_steps(trainer: L.Trainer) -> int:
 
 
 def round_length(trainer: L.Trainer, cadence: Cadence) -> int:
-    """Return how many training steps a round has.
+    """Return the number of training steps of a round.
 
     Args:
         trainer: with ``fast_dev_run=n`` there are n.
-        cadence: how a round is divided.
+        cadence: phases of a round.
     """
     return min(dev_steps(trainer), cadence.length) or cadence.length
 
@@ -38,7 +38,7 @@ def units_of_step(trainer: L.Trainer, cadence: Cadence, epoch: int, batch_idx: i
 
     Args:
         trainer: the trainer.
-        cadence: how a round is divided.
+        cadence: phases of a round.
         epoch: the trainer's current epoch.
         batch_idx: position of the batch in the epoch.
     """
@@ -51,10 +51,10 @@ def units_of_step(trainer: L.Trainer, cadence: Cadence, epoch: int, batch_idx: i
 
 
 def run_steps(trainer: L.Trainer, length: int) -> int | None:
-    """Return the training steps of a whole run; ``None`` if it has no end.
+    """Return the number of training steps of a whole run; ``None`` if it has no end.
 
     Args:
-        trainer: says when the run ends.
+        trainer: trainer with the limits of the run.
         length: steps of an epoch.
     """
     rounds, steps = trainer.max_epochs, trainer.max_steps
@@ -63,11 +63,11 @@ def run_steps(trainer: L.Trainer, length: int) -> int | None:
 
 
 def units_of_run(trainer: L.Trainer, cadence: Cadence) -> Iterator[tuple[Unit, bool]]:
-    """Yield the units of a run that has an end, each with whether it belongs to the last step of its round.
+    """Yield the units of a run with an end, and for each whether it belongs to the last step of its round.
 
     Args:
-        trainer: says when the run ends.
-        cadence: how a round is divided.
+        trainer: trainer with the limits of the run.
+        cadence: phases of a round.
     """
     length = round_length(trainer, cadence)
     for step in range(run_steps(trainer, length) or 0):
@@ -76,11 +76,11 @@ def units_of_run(trainer: L.Trainer, cadence: Cadence) -> Iterator[tuple[Unit, b
 
 
 def student_rounds(trainer: L.Trainer, cadence: Cadence) -> int | None:
-    """Return in how many rounds of a whole run the student takes a step; ``None`` if the run has no end.
+    """Return the number of rounds of a whole run with steps of the student; ``None`` if the run has no end.
 
     Args:
-        trainer: says when the run ends.
-        cadence: how a round is divided.
+        trainer: trainer with the limits of the run.
+        cadence: phases of a round.
     """
     if dev_steps(trainer):
         return 1
@@ -91,34 +91,34 @@ def student_rounds(trainer: L.Trainer, cadence: Cadence) -> int | None:
 
 
 def check_student_steps(trainer: L.Trainer, cadence: Cadence) -> None:
-    """Check that the student is trained before the run ends; without student steps, say that it is not.
+    """Check that the student is trained before the run ends; warn if there are no student steps.
 
     Args:
-        trainer: says when the run ends.
-        cadence: how a round is divided.
+        trainer: trainer with the limits of the run.
+        cadence: phases of a round.
 
     Raises:
         ValueError: if the run ends before the student's first step.
     """
     if not cadence.distill_steps:
-        rank_zero_warn(f"{CADENCE}.distill_steps is 0: this run only synthesises, the student stays as it is")
+        rank_zero_warn(f"{CADENCE}.distill_steps is 0: this run only synthesises, the student is not trained")
     elif student_rounds(trainer, cadence) == 0:
         warmup, before = cadence.warmup_rounds, cadence.synthesis_steps
         raise ValueError(
             f"the student would never be trained: the run ends after {run_steps(trainer, cadence.length)} steps "
             f"(max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}), and {warmup} warm-up rounds of "
             f"{cadence.length} steps and {before} steps of synthesis come before its first one; lower "
-            f"{CADENCE}.warmup_rounds (now {warmup}), or raise max_epochs to {warmup + 1} or more and max_steps, where "
-            f"it is set, above {warmup * cadence.length + before}"
+            f"{CADENCE}.warmup_rounds (now {warmup}), or raise max_epochs to {warmup + 1} or more and max_steps, if "
+            f"set, above {warmup * cadence.length + before}"
         )
 
 
 def check_synthesis_steps(inversion: Inversion, transfer_set: TransferSet, resumed: bool) -> None:
-    """Check that there are images for the student if the method is given no step to make them in.
+    """Check that there are images for the student if the method has no synthesis steps.
 
     Args:
         inversion: the method.
-        transfer_set: says how batches are mixed, and holds the bank.
+        transfer_set: the mixture of batches, with the bank.
         resumed: whether generator or bank come from a checkpoint.
 
     Raises:
@@ -128,9 +128,11 @@ def check_synthesis_steps(inversion: Inversion, transfer_set: TransferSet, resum
         return
     name = type(inversion).__name__
     if inversion.source == "live":
-        rank_zero_warn(f"{CADENCE}.synthesis_steps is 0: the generator of {name} stays as it was given or first made")
+        rank_zero_warn(f"{CADENCE}.synthesis_steps is 0: the generator of {name} is not trained")
     elif transfer_set.mix == 0:
         cure = "" if isinstance(inversion, NoInversion) else f"set {CADENCE}.synthesis_steps above 0, or "
         raise ValueError(f"mix=0 draws from the bank alone, which {name} leaves empty here: {cure}raise data.mix")
     elif not isinstance(inversion, NoInversion):
-        rank_zero_warn(f"{CADENCE}.synthesis_steps is 0: {name} makes no image, the student sees condensed ones alone")
+        rank_zero_warn(
+            f"{CADENCE}.synthesis_steps is 0: {name} makes no images, the student learns from condensed ones"
+        )

@@ -1,4 +1,4 @@
-"""What a run is made of, for its checkpoints, and what is said where a resumed run differs."""
+"""Records of a run's settings for its checkpoints, and their comparison with those of a resumed run."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from lightning_condkd.training.schedules import RunCosine
 
 Differences = dict[str, tuple[Any, Any]]
 DEPTH = 4
-NEW_RATES = "from here on the run goes on with the new values; what came before was made with the old"
+NEW_RATES = "from here on the run uses the new values; earlier steps used the old ones"
 OLD_RATES = (
-    "the state of optimizers and schedules is the checkpoint's, rates included: the new values are not used. The "
-    "default schedule always ends with the run"
+    "the state of optimizers and schedules, rates included, is taken from the checkpoint: the new values are not used. "
+    "The default schedule always ends with the run"
 )
 
 
 def fingerprint(condensed: CondensedSet) -> str:
-    """Return what tells a condensed set from others: its size and a hash of images, labels and soft labels.
+    """Return an identifier of a condensed set: its size and a hash of images, labels and soft labels.
 
     Args:
         condensed: the set.
@@ -51,11 +51,11 @@ def _hash(tensor: Tensor) -> str:
 
 
 def settings(part: object, depth: int = DEPTH) -> dict[str, Any]:
-    """Return the class of a part, its plain public attributes and those of the parts that its constructor took.
+    """Return the class of a part, its plain public attributes and those of the parts that its constructor was given.
 
     Args:
-        part: an object; of what it keeps, parameters, buffers and functions are left out, and a tensor is its hash.
-        depth: how many parts within parts are looked into.
+        part: an object; its parameters, buffers and functions are left out, and tensors are represented by hashes.
+        depth: depth to which nested parts are included.
 
     Example:
         >>> from lightning_condkd.distillation import KLDistillation
@@ -66,7 +66,7 @@ def settings(part: object, depth: int = DEPTH) -> dict[str, Any]:
     arguments, own = constructor_arguments(type(part)), getattr(part, "__dict__", {})
     for name in sorted(arguments | {name for name, value in own.items() if _simple(name, value)}):
         value = getattr(part, name, None)
-        registered = isinstance(value, Tensor) and name not in own  # parameters and buffers are the state of the run
+        registered = isinstance(value, Tensor) and name not in own  # parameters and buffers are state, not settings
         known = None if registered else _plain(value, depth - 1)
         if known is not None:
             record[name] = known
@@ -80,7 +80,7 @@ def _simple(name: str, value: object) -> bool:
 
 
 def constructor_arguments(kind: type) -> set[str]:
-    """Return the names that the constructors of a class and of its bases take.
+    """Return the names of the constructor arguments of a class and of its bases.
 
     Args:
         kind: the class.
@@ -117,11 +117,11 @@ def _mapping(values: Mapping[Any, Any], depth: int) -> dict[str, Any]:
 
 
 def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a record within records as one, its names joined by dots.
+    """Return a nested record as a flat one, with names joined by dots.
 
     Args:
         record: the record.
-        prefix: what the names begin with.
+        prefix: prefix of the names.
 
     Example:
         >>> flat({"mix": 0.5, "inversion": {"class": "Fast", "batch_size": 8}})
@@ -134,11 +134,11 @@ def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> Differences:
-    """Return the names whose values differ, with the value of the checkpoint and the one of this run.
+    """Return the names whose values differ, with the values of the checkpoint and of this run.
 
     Args:
-        there: the record of the checkpoint.
-        here: the one of this run.
+        there: record of the checkpoint.
+        here: record of this run.
     """
     first, second = flat(there), flat(here)
     names = [*first, *(name for name in second if name not in first)]
@@ -146,15 +146,15 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> Difference
 
 
 def check_resumed(there: Mapping[str, Any], here: Mapping[str, Any], fixed: Mapping[str, str]) -> None:
-    """Check that a resumed run is made of what the checkpoint's was made of, and say what differs.
+    """Check the settings of a resumed run against those of the checkpoint, and warn of differences.
 
     Args:
-        there: the settings of the checkpoint's run.
-        here: those of this run.
-        fixed: what cannot be exchanged within a run, with the cure.
+        there: settings of the checkpoint's run.
+        here: settings of this run.
+        fixed: settings that cannot change within a run, with advice.
 
     Raises:
-        ValueError: if what cannot be exchanged within a run differs.
+        ValueError: if a setting differs that cannot change within a run.
     """
     found = differences(there, here)
     for name in (name for name in fixed if name in found):
@@ -163,11 +163,11 @@ def check_resumed(there: Mapping[str, Any], here: Mapping[str, Any], fixed: Mapp
 
 
 def say_differences(found: Differences, meaning: str) -> None:
-    """Warn of what differs, all at once.
+    """Warn of all differences in one message.
 
     Args:
         found: the differences.
-        meaning: what follows from them.
+        meaning: their consequence.
     """
     if found:
         rank_zero_warn(
@@ -186,7 +186,7 @@ def _others(found: Differences, besides: str) -> str:
 
 
 def optimizer_settings(optimizers: Mapping[str, Optimizer], scheduler: LRScheduler | None) -> dict[str, Any]:
-    """Return the classes and arguments of optimizers and of a schedule, as they were made.
+    """Return the classes and initial arguments of optimizers and of a schedule.
 
     Args:
         optimizers: name to optimizer.
@@ -195,7 +195,7 @@ def optimizer_settings(optimizers: Mapping[str, Optimizer], scheduler: LRSchedul
     record = {name: {"class": type(one).__name__} | _mapping(one.defaults, DEPTH) for name, one in optimizers.items()}
     if scheduler is None:
         return record
-    if isinstance(scheduler, RunCosine):  # ends with the run, however long it is now
+    if isinstance(scheduler, RunCosine):  # follows the current length of the run
         return {**record, "scheduler": {"class": RunCosine.__name__}}
     changing = ("last_epoch", "optimizer")
     known = {
@@ -208,18 +208,18 @@ def optimizer_settings(optimizers: Mapping[str, Optimizer], scheduler: LRSchedul
 
 
 def check_optimizers(there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """Check that a resumed run has the kinds of optimizers and schedules that the checkpoint's had.
+    """Check that a resumed run has optimizers and schedules of the same classes as the checkpoint's run.
 
     Args:
         there: :func:`optimizer_settings` of the checkpoint's run.
         here: those of this run.
 
     Raises:
-        ValueError: if one is of another class, whose state means something else.
+        ValueError: if one has another class, for which the saved state is meaningless.
     """
     found = differences(there, here)
     for name in (name for name in found if name.endswith(".class")):
         raise ValueError(
-            f"the checkpoint's run has {_said(name, found)}: the state in the checkpoint is that of its class, so "
-            "resume with the run's own, or start a new run without ckpt_path"
+            f"the checkpoint's run has {_said(name, found)}: the saved state belongs to that class, so "
+            "resume with it, or start a new run without ckpt_path"
         )

@@ -1,4 +1,4 @@
-"""The default schedules, and the student's default optimizer."""
+"""Default schedules, and the student's default optimizer."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from lightning_condkd.training.run_length import student_rounds
 
 
 class RunCosine(LRScheduler):
-    r"""Half a cosine from an optimizer's learning rates to a share of them, over a run as it is configured now.
+    r"""Half a cosine from an optimizer's learning rates to a share of them, over the current length of the run.
 
-    The length of the run is no part of its state, so a run that is resumed to another length goes on along the cosine
-    of that length.
+    The length is not part of its state, so a run resumed with another length continues on the cosine of that length.
 
     Args:
         optimizer: the optimizer.
         length: steps of the schedule in the whole run.
-        floor: share of the rate that is left at the end, and after it.
+        floor: final learning rate as a share of the initial one; it also applies after the end.
 
     Example:
         >>> import torch
@@ -39,19 +38,19 @@ class RunCosine(LRScheduler):
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float | Tensor]:
-        """Return the learning rates of the step that the schedule stands at."""
+        """Return the learning rates of the current step."""
         share = (1 + math.cos(math.pi * min(1.0, self.last_epoch / self.length))) / 2
         return [base * (self.floor + (1 - self.floor) * share) for base in self.base_lrs]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state, without what is configured anew in every run."""
+        """Return the state, without values that each run configures."""
         return {name: value for name, value in super().state_dict().items() if name not in ("length", "floor")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over how far the schedule is, from that of any scheduler, and set the rates that belong there.
+        """Restore the step from the state of any scheduler, and set the learning rates of that step.
 
         Args:
-            state_dict: what ``state_dict`` returned.
+            state_dict: result of ``state_dict``.
         """
         names = ("base_lrs", "last_epoch", "_step_count")
         super().load_state_dict({name: state_dict[name] for name in names if name in state_dict})
@@ -76,9 +75,9 @@ def default_student_schedule(optimizer: Optimizer, trainer: L.Trainer, cadence: 
     """Return a cosine to a thousandth of the learning rate over the student's rounds, as in the official code of Fast.
 
     Args:
-        optimizer: the student's.
-        trainer: says how long the run is.
-        cadence: says how many rounds are warm-up.
+        optimizer: optimizer of the student.
+        trainer: trainer with the limits of the run.
+        cadence: phases of a round and number of warm-up rounds.
 
     Raises:
         ValueError: if the run has no end.

@@ -1,4 +1,4 @@
-"""Accuracies and mean losses of the loaders that a validation or test reads one after another."""
+"""Accuracies and mean losses of one or several validation or test loaders."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from lightning_condkd.training.held_out import check_in_turn
 
 
 class Scores:
-    """Means over real images by name, for each loader; reading them empties them.
+    """Means over real images by name, for each loader; reading them resets them.
 
-    Those of the first loader have the plain name, as if it were the only one, so that monitors, the best accuracy and
-    the baseline go by it. Those of the next one are called ``val/accuracy/loader_1``.
+    Those of the first loader have the plain name, which monitors, the best accuracy and the baseline use. Those of the
+    next loader are called ``val/accuracy/loader_1``.
 
     Args:
         num_classes: number of classes K.
@@ -40,8 +40,8 @@ class Scores:
         """Add a batch to a top-1 accuracy (micro average).
 
         Args:
-            name: what it is called.
-            loader: number of the loader.
+            name: name of the accuracy.
+            loader: index of the loader.
             logits: ``(N, K)``; N may be 0 on a rank.
             labels: classes ``(N,)``.
         """
@@ -51,27 +51,27 @@ class Scores:
         """Add a batch to a mean over images.
 
         Args:
-            name: what it is called.
-            loader: number of the loader.
+            name: name of the mean.
+            loader: index of the loader.
             values: one for each image, ``(N,)``; N may be 0 on a rank.
         """
         self._add(name, loader, lambda: MeanMetric().set_dtype(torch.float32), values)
 
     def _add(self, name: str, loader: int, make: Callable[[], Metric], *batch: Tensor) -> None:
         key = f"{name}/loader_{loader}" if loader else name
-        if key not in self._metrics:  # also of an empty batch: to read a metric takes all ranks
+        if key not in self._metrics:  # also for an empty batch: all ranks take part in reading a metric
             self._metrics[key] = make().to(batch[0].device)
         if len(batch[0]):
             self._metrics[key].update(*batch)
 
     def begin(self, trainer: L.Trainer) -> None:
-        """Begin to measure: forget what an evaluation that broke off has left.
+        """Start an evaluation: delete the values of an earlier one that was interrupted.
 
         Args:
-            trainer: the trainer, its loaders in place.
+            trainer: the trainer, with its loaders set up.
 
         Raises:
-            ValueError: if batches are one of each loader.
+            ValueError: if batches contain a part of each loader.
         """
         check_in_turn(trainer)
         self._metrics.clear()
@@ -81,5 +81,5 @@ class Scores:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*was called before the ``update``")
             values = {name: metric.compute() for name, metric in self._metrics.items()}
-        self._metrics.clear()  # made anew each time: a state of inference mode could not be used outside it
+        self._metrics.clear()  # created each time: tensors of inference mode cannot be used outside it
         return values

@@ -1,4 +1,4 @@
-"""The moving average of a student's weights."""
+"""Callback with the moving average of a student's weights."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ CURRENT, AVERAGING, STUDENT = "current_model_state", "averaging_state", "student
 
 
 class StudentAveraging(WeightAveraging):
-    """Keep an exponential moving average of the student's weights and statistics, measure it, and end the fit with it.
+    """Keep an exponential moving average of the student's weights and statistics; it is the student after the fit.
 
-    Lightning's own callbacks average a whole module: beside a student that is its teacher, generator and discriminator
-    too. This average follows after each step of the student, in single precision at least. Validation measures it, and
-    checkpoints hold it as the student, so that ``test`` and ``export`` take it; what the run goes on with lies beside
-    it, and a resumed run ends with the same average to the bit.
+    Lightning's callbacks average a whole module, here also teacher, generator and discriminator. This average is
+    updated after each step of the student, in single precision at least. Validation evaluates it, and checkpoints
+    contain it as the student, so that ``test`` and ``export`` use it. Checkpoints also contain the trained student, so
+    a resumed run ends with the same average to the bit.
 
     Args:
-        decay: share of the average that a step keeps; 0.999 is Lightning's default too.
-        first_round: number of the round (epoch), from 0, whose steps are the first to count.
+        decay: weight of the old average in each update; 0.999 is Lightning's default too.
+        first_round: index of the first round (epoch), from 0, whose steps are averaged.
 
     Raises:
         ValueError: if ``decay`` is not in [0, 1), or at setup, if the module trains no student.
@@ -43,7 +43,7 @@ class StudentAveraging(WeightAveraging):
         super().__init__()
         self.decay, self.first_round = decay, first_round
         self._loaded: dict[str, dict[str, Tensor]] | None = None
-        self._kept: dict[str, Tensor] | None = None  # the student, while the average stands in its place
+        self._kept: dict[str, Tensor] | None = None  # the trained student, while the module contains the average
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Check that there is a student; forget an earlier fit.
@@ -51,19 +51,19 @@ class StudentAveraging(WeightAveraging):
         Args:
             trainer: the trainer.
             pl_module: a module with a student.
-            stage: nothing is done but for ``fit``.
+            stage: only ``fit`` has an effect.
         """
         if stage != "fit":
             return
         if not isinstance(getattr(pl_module, "student", None), nn.Module):
             raise ValueError(
-                f"StudentAveraging: expected a module that trains a student, got {type(pl_module).__name__}: take "
+                f"StudentAveraging: expected a module that trains a student, got {type(pl_module).__name__}: use "
                 "EMAWeightAveraging, which averages a whole module"
             )
         self._average_model, self._loaded, self._kept = None, None, None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:  # noqa: ANN401 - whatever has a student
-        """Begin with the student as it is, or go on with what a checkpoint held.
+        """Start with the current student, or with the content of a checkpoint.
 
         Args:
             trainer: the trainer.
@@ -72,7 +72,7 @@ class StudentAveraging(WeightAveraging):
         student: nn.Module = pl_module.student
         average = AveragedModel(student, pl_module.device, self._follow, use_buffers=True)
         for tensor in (*average.module.parameters(), *average.module.buffers()):
-            if tensor.is_floating_point():  # a half would not move by a thousandth of a step
+            if tensor.is_floating_point():  # half precision would lose updates of a thousandth
                 tensor.data = tensor.data.to(torch.promote_types(tensor.dtype, torch.float32))
         self._average_model = average
         if self._loaded is not None:
@@ -81,7 +81,7 @@ class StudentAveraging(WeightAveraging):
             self._loaded = None
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:  # noqa: ANN401
-        """Let the average follow, if this was a step of the student.
+        """Update the average, if this was a step of the student.
 
         Args:
             trainer: the trainer.
@@ -93,7 +93,7 @@ class StudentAveraging(WeightAveraging):
         self._average.update_parameters(pl_module.student)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Do nothing: the average follows after steps.
+        """Do nothing: the average is updated after steps.
 
         Args:
             trainer: not used.
@@ -101,7 +101,7 @@ class StudentAveraging(WeightAveraging):
         """
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:  # noqa: ANN401
-        """Put the average in the student's place.
+        """Replace the student by the average.
 
         Args:
             trainer: the trainer.
@@ -112,7 +112,7 @@ class StudentAveraging(WeightAveraging):
             pl_module.student.load_state_dict(self._average.module.state_dict())
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:  # noqa: ANN401
-        """Put the student back in its place.
+        """Restore the trained student.
 
         Args:
             trainer: the trainer.
@@ -121,7 +121,7 @@ class StudentAveraging(WeightAveraging):
         self._put_back(pl_module)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Put the student back in its place if a validation was interrupted.
+        """Restore the trained student if a validation was interrupted.
 
         Args:
             trainer: the trainer.
@@ -131,7 +131,7 @@ class StudentAveraging(WeightAveraging):
         self._put_back(pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Do nothing yet: the last checkpoint is to be written with both.
+        """Do nothing yet: the last checkpoint must contain both.
 
         Args:
             trainer: not used.
@@ -139,7 +139,7 @@ class StudentAveraging(WeightAveraging):
         """
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: Any) -> None:  # noqa: ANN401
-        """Leave the average in the student's place.
+        """Replace the student by the average for good.
 
         Args:
             trainer: the trainer.
@@ -150,24 +150,24 @@ class StudentAveraging(WeightAveraging):
         self._average_model = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how it averages; the average itself is in :meth:`on_save_checkpoint`."""
+        """Return the settings; the average itself is written by :meth:`on_save_checkpoint`."""
         return {"decay": self.decay, "first_round": self.first_round}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Say so if the run that is resumed averaged otherwise.
+        """Warn if the resumed run had other settings.
 
         Args:
-            state_dict: what :meth:`state_dict` returned.
+            state_dict: result of :meth:`state_dict`.
         """
-        say_differences(differences(state_dict, self.state_dict()), "the average goes on as is asked for here")
+        say_differences(differences(state_dict, self.state_dict()), "the average continues with this run's settings")
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:  # noqa: ANN401
-        """Have the checkpoint hold the average as the student, and the student beside it.
+        """Store the average as the student in the checkpoint, and the trained student in addition.
 
         Args:
             trainer: the trainer.
             pl_module: the module.
-            checkpoint: what is about to be written.
+            checkpoint: the content to be written.
         """
         if not self._follows:
             return
@@ -179,19 +179,21 @@ class StudentAveraging(WeightAveraging):
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: Mapping[str, Any]
     ) -> None:
-        """Keep both until the fit begins.
+        """Keep both until the fit starts.
 
         Args:
             trainer: the trainer.
             pl_module: the module.
-            checkpoint: what was read.
+            checkpoint: the content that was read.
         """
         if trainer.state.fn != "fit":
             return
         if AVERAGING in checkpoint:
             self._loaded = {name: checkpoint[name] for name in (AVERAGING, CURRENT)}
         else:
-            rank_zero_warn("the checkpoint holds no average of the student: it begins anew, with the student there")
+            rank_zero_warn(
+                "the checkpoint holds no average of the student: it starts from the student in the checkpoint"
+            )
 
     @property
     def _average(self) -> AveragedModel:
@@ -200,13 +202,13 @@ class StudentAveraging(WeightAveraging):
 
     @property
     def _follows(self) -> bool:
-        """Whether there is an average: there is none before the first step that counts."""
+        """Whether there is an average: there is none before the first averaged step."""
         return self._average_model is not None and bool(self._average_model.n_averaged > 0)
 
     def _follow(self, average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
-        if not average.is_floating_point():  # counts have no mean
+        if not average.is_floating_point():  # counters are not averaged
             return current
-        return average.lerp(current.to(average.dtype), 1 - self.decay)  # what is equal stays equal to the bit
+        return average.lerp(current.to(average.dtype), 1 - self.decay)  # equal values stay equal to the bit
 
     def _put_back(self, module: Any) -> None:  # noqa: ANN401
         if self._kept is not None:

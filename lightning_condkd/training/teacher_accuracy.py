@@ -1,4 +1,4 @@
-"""Whether a teacher knows what it is shown: its accuracy, and a word where that is close to chance."""
+"""Accuracy of a teacher on given images, and a warning if it is close to chance."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.models import Observer
 
 CAUSES = (
-    "Look for another order of the classes, a wrong mean or std of the teacher, weights that were not loaded or are of "
-    "another dataset, and pixels that are not in the units of [0, 1]"
+    "Possible causes: another order of the classes, a wrong mean or std of the teacher, weights that were not loaded "
+    "or are of another dataset, and pixels that are not in the units of [0, 1]"
 )
 
 
 def teacher_accuracy(condensed: CondensedSet, teacher: Observer, most: int | None = None) -> float:
-    """Return the share of condensed images that a teacher, set to eval, gives their hard label.
+    """Return the share of condensed images for which a teacher, set to eval, predicts the hard label.
 
     Args:
         condensed: the set.
         teacher: the classifier with its own normalisation, on its device.
-        most: images looked at, evenly spaced; ``None`` for all.
+        most: largest number of images, evenly spaced; ``None`` for all.
 
     Raises:
-        ValueError: teacher and set have different numbers of classes.
+        ValueError: if teacher and set have different numbers of classes.
     """
     if teacher.num_classes != condensed.num_classes:
         raise ValueError(
-            f"the teacher knows {teacher.num_classes} classes, the condensed set has {condensed.num_classes}: "
+            f"the teacher has {teacher.num_classes} classes, the condensed set has {condensed.num_classes}: "
             "give the teacher of this dataset"
         )
     count = len(condensed) if most is None else min(len(condensed), most)
     weights, right = next(teacher.eval().parameters(), torch.empty(0)), 0
-    # Past a compiled network, which would be compiled again for this batch.
+    # The uncompiled network, since a compiled one would be compiled again for this batch.
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):
         for rows in torch.split(torch.linspace(0, len(condensed) - 1, count).round().long(), 250):
             predictions = teacher(condensed.pixels(rows, weights.device).to(weights)).logits.argmax(1)
@@ -41,10 +41,10 @@ def teacher_accuracy(condensed: CondensedSet, teacher: Observer, most: int | Non
 
 
 def near_chance(accuracy: float, num_classes: int) -> bool:
-    """Return whether an accuracy is below twice chance, or for two classes half-way to certainty (our default).
+    """Return whether an accuracy is below twice chance, or for two classes below 0.75 (our default).
 
     Args:
-        accuracy: share of right answers.
+        accuracy: share of correct predictions.
         num_classes: number of classes K.
 
     Example:
@@ -56,12 +56,12 @@ def near_chance(accuracy: float, num_classes: int) -> bool:
 
 
 def remark_on_accuracy(accuracy: float, num_classes: int, images: str) -> None:
-    """Say so if a teacher's accuracy is close to chance.
+    """Warn if a teacher's accuracy is close to chance.
 
     Args:
-        accuracy: its share of right answers.
+        accuracy: its share of correct predictions.
         num_classes: number of classes K.
-        images: what it was measured on.
+        images: description of the images.
     """
     if near_chance(accuracy, num_classes):
         rank_zero_warn(
@@ -71,12 +71,12 @@ def remark_on_accuracy(accuracy: float, num_classes: int, images: str) -> None:
 
 
 def remark_on_condensed(teacher: Observer, condensed: CondensedSet, most: int = 1000) -> None:
-    """Say so if a teacher does not recognise the condensed images.
+    """Warn if a teacher's accuracy on condensed images is close to chance.
 
     Args:
         teacher: the frozen teacher, on its device.
         condensed: the set.
-        most: images looked at.
+        most: largest number of images.
     """
     accuracy = teacher_accuracy(condensed, teacher, most)
     remark_on_accuracy(accuracy, condensed.num_classes, f"{min(len(condensed), most)} condensed images")

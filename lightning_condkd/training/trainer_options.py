@@ -1,4 +1,4 @@
-"""What a trainer and its callbacks would do to a module that cannot be done right, refused before a fit."""
+"""Checks before a fit that refuse trainer options and callbacks which do not work with a module."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from lightning_condkd.data.image_datamodules import ImageDataModule
 from lightning_condkd.training.described_module import DescribedModule
 from lightning_condkd.training.student_averaging import StudentAveraging
 
-WHOLE_MODULE = "takes all networks of the module for one, frozen and changing ones too"
-AVERAGE = "take lightning_condkd.callbacks.StudentAveraging for a student, leave it out elsewhere"
+WHOLE_MODULE = "treats all networks of the module as one, including frozen ones"
+AVERAGE = "use lightning_condkd.callbacks.StudentAveraging for a student, leave it out elsewhere"
 ONE_NETWORK: dict[type[L.Callback], str] = {
     WeightAveraging: f"{WHOLE_MODULE}: {AVERAGE}",
     StochasticWeightAveraging: f"{WHOLE_MODULE}: {AVERAGE}",
-    ModelPruning: f"{WHOLE_MODULE}: leave it out, and prune the network that comes out",
+    ModelPruning: f"{WHOLE_MODULE}: leave it out, and prune the trained network",
 }
 AUTOMATIC: dict[type[L.Callback], str] = {
     GradientAccumulationScheduler: "cannot reach optimizers that take turns: leave it out, and raise the batch sizes",
@@ -40,13 +40,13 @@ AUTOMATIC: dict[type[L.Callback], str] = {
 
 
 def check_trainer(module: DescribedModule) -> None:
-    """Check before a fit that all the trainer is asked for can be done to the module.
+    """Check before a fit that all options of the trainer work with the module.
 
     Args:
-        module: attached to its trainer.
+        module: the module, attached to its trainer.
 
     Raises:
-        ValueError: if something cannot, with what to do instead.
+        ValueError: if an option does not work, with advice.
     """
     trainer = module.trainer
     if trainer.state.fn != TrainerFn.FITTING:
@@ -57,15 +57,15 @@ def check_trainer(module: DescribedModule) -> None:
 
 
 def remark_on_going_on(trainer: L.Trainer) -> None:
-    """Say so if a trainer goes on from its last fit without a checkpoint.
+    """Warn if a trainer continues its last fit without a checkpoint.
 
     Args:
-        trainer: the trainer, a checkpoint restored.
+        trainer: the trainer, after a checkpoint was restored.
     """
     if trainer.global_step and not trainer.ckpt_path:
         rank_zero_warn(
-            f"this fit goes on at step {trainer.global_step} of the trainer's last one, but with new optimizers and "
-            "schedules: pass the ckpt_path of a checkpoint to go on exactly, or a new trainer to begin anew"
+            f"this fit continues at step {trainer.global_step} of the trainer's last one, but with new optimizers and "
+            "schedules: pass the ckpt_path of a checkpoint to continue exactly, or use a new trainer to start again"
         )
 
 
@@ -79,7 +79,7 @@ def _of_data(module: DescribedModule) -> Iterator[str]:
     trainer = module.trainer
     plain = module.trains_one_network and not isinstance(getattr(trainer, "datamodule", None), ImageDataModule)
     if getattr(trainer, "overfit_batches", 0) and not plain:
-        yield "overfit_batches takes the first batches of a loader, and these images are drawn by step: leave it out"
+        yield "overfit_batches takes the first batches of a loader, but these images are drawn by step: leave it out"
     if callbacks_of(trainer, BatchSizeFinder) and not plain:
         yield "BatchSizeFinder finds no batch size that is only a matter of memory here: leave it out, and set them"
 
@@ -136,7 +136,7 @@ def _remark_on_monitors(module: DescribedModule) -> None:
 
 
 def callbacks_of(trainer: L.Trainer, kind: type[L.Callback]) -> list[Any]:
-    """Return the callbacks of a trainer that are of a kind.
+    """Return the callbacks of a trainer that are of a class.
 
     Args:
         trainer: the trainer.

@@ -95,7 +95,7 @@ def test_other_networks_may_judge_and_the_curve_travels_with_the_checkpoint(tmp_
 def test_mistakes_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="every_n_steps"):
         CondensedAccuracy(0)
-    with pytest.raises(TypeError, match="CondensedAccuracy judges"):
+    with pytest.raises(TypeError, match="CondensedAccuracy needs a Condensation"):
         L.Trainer(callbacks=[CondensedAccuracy()], logger=False, default_root_dir=tmp_path).fit(BoringModel())
 
 

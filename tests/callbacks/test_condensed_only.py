@@ -70,7 +70,7 @@ def test_another_length_after_a_resume_is_said(tmp_path: Path, recwarn: pytest.W
     again = run(tmp_path, ckpt_path=tmp_path / "8.ckpt")
     assert (again.accuracy, again.steps) == (first.accuracy, 24)
     assert not [one for one in recwarn if "was measured after" in str(one.message)]
-    with pytest.warns(UserWarning, match="measured after 24 steps, and this run is to have 40"):
+    with pytest.warns(UserWarning, match="measured after 24 steps, but this run has 40"):
         assert run(tmp_path, ckpt_path=tmp_path / "8.ckpt", max_epochs=5).accuracy == first.accuracy
 
 

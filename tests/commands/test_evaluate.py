@@ -180,9 +180,9 @@ def test_a_teacher_that_is_not_asked_or_does_not_fit_is_refused(
     monkeypatch.setattr("lightning_condkd.commands.evaluate.train_and_test", lambda *_, **__: pytest.fail("trained"))
     path = condensed(tmp_path)
     wrong: dict[str, dict[str, Any]] = {
-        "ask for a teacher, but there is none": {"labels": "teacher"},
-        "temperature ask for a teacher": {"temperature": 3.0},
-        "not asked with labels='hard'": {"labels": "hard", "teacher": digits_teacher()},
+        "need a teacher, but there is none": {"labels": "teacher"},
+        "temperature need a teacher": {"temperature": 3.0},
+        "not used with labels='hard'": {"labels": "hard", "teacher": digits_teacher()},
         "temperature: expected": {"teacher": digits_teacher(), "temperature": 0.0},
         "teacher: expected 10 classes as in the data, .* of shape .2, 3": {"teacher": Observer(DigitsNet(3))},
         "teacher: ConvNet cannot read images of": {"teacher": Observer(ConvNet(10))},

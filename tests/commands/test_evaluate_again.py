@@ -71,7 +71,7 @@ def test_only_what_is_missing_is_trained_and_the_numbers_are_the_same(
         assert judge(path, output, **options) == expected
     assert trainings.done == trained - 3
     assert output.read_bytes() == whole.read_bytes()
-    assert f"{begun}: an interrupted run with the same settings finished 3 trainings: these are taken" in caplog.text
+    assert f"{begun}: an interrupted run with the same settings finished 3 trainings: these are reused" in caplog.text
     assert sorted(file.name for file in tmp_path.iterdir()) == ["again.json", "set.safetensors", "whole.json"]
 
 

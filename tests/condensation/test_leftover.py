@@ -55,7 +55,9 @@ RECIPE = Recipe(epochs=2, batch_size=4, augment=None)
 def test_one_image_left_over_joins_the_batch_before_it(network: Callable[[], nn.Module], batched: bool) -> None:
     made = FreshNetworks(network)
     state = torch.random.get_rng_state()
-    with pytest.warns(UserWarning, match="9 images in batches of 4 leave one alone, .*: it joins the batch before it"):
+    with pytest.warns(
+        UserWarning, match="9 images in batches of 4 leave one over, .*: it is added to the batch before it"
+    ):
         assert len(evaluate(*task(9), made, RECIPE, runs=2, batched=batched).last) == 2
     assert torch.equal(state, torch.random.get_rng_state())
 
@@ -69,7 +71,7 @@ def test_others_keep_their_batches() -> None:
 
 @pytest.mark.parametrize(("count", "size"), [(1, 4), (9, 1)])
 def test_batches_of_one_image_are_refused_before_training(count: int, size: int) -> None:
-    with pytest.raises(ValueError, match=f"takes no batch of one image, got {count} images in batches of {size}: set"):
+    with pytest.raises(ValueError, match=f"needs two images or more, got {count} images in batches of {size}: set"):
         evaluate(*task(count), FreshNetworks(Vectors), Recipe(epochs=2, batch_size=size, augment=None), runs=1)
 
 
@@ -78,6 +80,6 @@ def test_the_command_line_evaluates_such_a_network(tmp_path: Path, capsys: pytes
     network = '{"Vectors": {"class_path": "tests.condensation.test_leftover.Vectors", "init_args": {"classes": 10}}}'
     recipe = ["--recipe.epochs=2", "--recipe.batch_size=10", "--recipe.augment=none"]
     arguments = ["--data=DigitsDataModule", f"--networks={network}", *recipe, "--runs=1"]
-    with pytest.warns(UserWarning, match="leave one alone"):
+    with pytest.warns(UserWarning, match="leave one over"):
         main(["evaluate", str(tmp_path / "set.safetensors"), *arguments])
     assert "Vectors" in capsys.readouterr().out

@@ -316,7 +316,7 @@ def test_a_run_that_diverges_is_named() -> None:
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"drop_at": 1.5}, "drop_at"),
         ({"optimizer": "adam"}, "optimizer: expected one of sgd, adamw"),
-        ({"cosine_stretch": 2}, "drop_at: expected 1 where the rate follows a cosine"),
+        ({"cosine_stretch": 2}, "drop_at: expected 1 if cosine_stretch is set"),
         ({"cosine_stretch": 0.5, "drop_at": 1}, "cosine_stretch: expected at least 1"),
     ],
 )
@@ -330,12 +330,12 @@ def test_recipes_that_make_no_sense_are_refused(arguments: dict[str, float], mes
     [
         (0, torch.zeros(10, 3, 8, 8, dtype=torch.uint8), "images: expected floating point"),
         (0, torch.zeros(10, 1, 8, 8), "one shape"),
-        (1, torch.full((10,), 3), "know 3 classes, found 3"),
+        (1, torch.full((10,), 3), "have 3 classes, found 3"),
         (1, torch.zeros(9, dtype=torch.int64), "labels: expected int64"),
         (1, torch.randn(10, 3), "take the softmax"),
         (1, torch.full((10, 4), 0.25), "take the softmax"),
         (1, TeacherLabels(Observer(ConvNet(4, image_size=8, depth=1, width=4))), "expected a teacher of 3 classes"),
-        (1, TeacherLabels(teacher(), temperature=0.0), "at a positive temperature"),
+        (1, TeacherLabels(teacher(), temperature=0.0), "and a positive temperature"),
         (3, torch.zeros(5, dtype=torch.int64), "test_labels: expected int64"),
     ],
 )

@@ -241,7 +241,7 @@ def test_convert_reports_what_is_lost_or_missing(tmp_path: Path) -> None:
     make(images()).save(ours)
     convert(ours, tmp_path / "mtt", format="mtt", dataset="CIFAR10")
     report = convert(tmp_path / "mtt" / "images_best.pt", tmp_path / "x.safetensors", dataset="CIFAR10")
-    assert "warning: the files do not tell the learned step size" in report
+    assert "warning: the files do not contain the learned step size" in report
     assert "--train_lr" not in convert(tmp_path / "x.safetensors", tmp_path / "y.safetensors", train_lr=0.01)
 
 
@@ -263,7 +263,7 @@ def test_mean_and_std_of_a_source_in_pixels_serve_its_export(tmp_path: Path) -> 
 
 
 def test_output_and_format_must_fit_before_anything_is_read(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="drop format, or the ending"):
+    with pytest.raises(ValueError, match="leave out format, or the ending"):
         convert(tmp_path / "absent.pt", tmp_path / "set.safetensors", format="dc")
     with pytest.raises(ValueError, match=r"--format\): dc, mtt or png"):
         convert(tmp_path / "absent.pt", tmp_path / "folder")

@@ -85,13 +85,13 @@ def test_other_endings_are_counted(tmp_path: Path) -> None:
     (root / "__MACOSX" / "a.gif").touch()
     Image.new("RGB", (4, 4)).save(root / "beside.png")
     for read in (from_folder, import_folder):
-        with pytest.warns(UserWarning, match="passed over") as caught:
+        with pytest.warns(UserWarning, match="ignored 8 files") as caught:
             assert len(read(root).labels) == 4
         (message,) = [str(warning.message) for warning in caught]
-        assert "passed over 8 files that are no images by their ending (6 with .gif, 1 with .txt, 1 with no ending" in (
+        assert "ignored 8 files with an ending that is not read (6 with .gif, 1 with .txt, 1 with no ending" in (
             message
         )
-        assert "and 1 images that lie in no folder of a class" in message
+        assert "and 1 images outside the class folders" in message
 
 
 def test_a_folder_of_gifs_alone_says_why_it_is_empty(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_a_root_with_the_parts_of_a_dataset_is_refused(tmp_path: Path) -> None:
         write_images(tmp_path / part, ["cat", "dog"])
     for read in (import_folder, from_folder):
         with pytest.raises(
-            ValueError, match=r"test is no class: .* folders cat, dog .*whose subfolders are the classes"
+            ValueError, match=r"test is no class: .* the folders cat, dog with images.*whose subfolders are the classes"
         ):
             read(tmp_path)
         assert len(set(read(tmp_path / "train").labels.tolist())) == 2
@@ -178,7 +178,7 @@ def test_what_is_no_folder_of_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     with pytest.raises(FileNotFoundError, match="one for each class; found none"):
         CondensedSet.load(tmp_path)
-    with pytest.raises(ValueError, match="is a folder of images, to which run=0 means nothing"):
+    with pytest.raises(ValueError, match="is a folder of images, to which these options do not apply: run=0"):
         import_condensed(write_images(tmp_path / "set", ["a", "b"]), run=0)
 
 

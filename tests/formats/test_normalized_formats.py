@@ -163,9 +163,11 @@ def test_lists_are_unpacked_and_no_normalisation_is_undone(tmp_path: Path, name:
 
 def test_the_factor_of_a_list_must_be_said_and_normalised_lists_are_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "data.pt", [pixels(unit=True), LABELS])
-    with pytest.raises(ValueError, match=r"does not tell: pass factor \(--factor\).*1 means plain images"):
+    with pytest.raises(ValueError, match=r"does not record it: pass factor \(--factor\).*1 means plain images"):
         CondensedSet.load(path)
-    with pytest.raises(ValueError, match=r"list \[images, labels\] in pixels, to which mean=.*drop them"):
+    with pytest.raises(
+        ValueError, match=r"list \[images, labels\] in pixels, to which these options do not apply: mean=.*drop them"
+    ):
         import_condensed(path, factor=1, mean=(0.5,) * 3, std=(0.2,) * 3)
     normalized = save(tmp_path / "other.pt", [CIFAR10.apply(pixels()), LABELS])
     with pytest.raises(ValueError, match=r"pixels in \[0, 1\].*images_best.pt"):
@@ -279,9 +281,9 @@ def test_class_names_are_recorded_and_counted(tmp_path: Path) -> None:
 
 def test_unknown_and_foreign_options_are_refused(tmp_path: Path) -> None:
     path: Any = write_pair(tmp_path, "images_best.pt", LABELS)
-    with pytest.raises(ValueError, match="factor=2 means nothing"):
+    with pytest.raises(ValueError, match="do not apply: factor=2"):
         import_condensed(path, dataset="CIFAR10", factor=2)
-    with pytest.raises(TypeError, match="unknown options datset: there are dataset, mean"):
+    with pytest.raises(TypeError, match="unknown options datset: choose from dataset, mean"):
         import_condensed(path, datset="CIFAR10")  # type: ignore[call-arg]
     with pytest.raises(FileNotFoundError, match="check the path"):
         import_condensed(tmp_path / "absent.pt")

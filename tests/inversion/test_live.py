@@ -331,7 +331,10 @@ def test_the_given_generator_is_copied(kind: Kind, teacher: Observer, student: O
     ("kind", "arguments", "match"),
     [
         *((kind, {"source": "disk"}, "expected source 'live' or 'bank', got 'disk'") for kind in WEIGHTS),
-        *((kind, {"generator": toy.small_generator(latent_size=7)}, "set latent_size to its own") for kind in WEIGHTS),
+        *(
+            (kind, {"generator": toy.small_generator(latent_size=7)}, "latent_size to the generator")
+            for kind in WEIGHTS
+        ),
         (DAFL, {"generator_output": "tanh"}, "generator_output 'normalised' or 'sigmoid', got 'tanh'"),
         (ZSKT, {"reduction": "sum"}, "reduction 'batchmean' or 'elementwise', got 'sum'"),
         (ZSKT, {"anneal_blocks": 0}, "anneal_blocks above 0, or None for a constant rate, got 0"),

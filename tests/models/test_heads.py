@@ -61,9 +61,9 @@ def test_a_network_without_an_embedding_works_until_it_is_asked_for(network: nn.
     observer, images = Observer(network), torch.rand(2, 1, 8, 8)
     assert observer.num_classes == 5
     assert observer(images).logits.shape == (2, 5)
-    with pytest.raises(ValueError, match="Do without what asks for embeddings"):
+    with pytest.raises(ValueError, match="Remove the parts that need embeddings"):
         observer(images, embedding=True)
-    with pytest.raises(ValueError, match="Do without what asks for embeddings"):
+    with pytest.raises(ValueError, match="Remove the parts that need embeddings"):
         _ = observer.embedding_size
 
 
@@ -118,7 +118,7 @@ def test_a_teacher_without_an_embedding_distils_plainly_and_refuses_alignment() 
         return toy.condkd(method, alignment, teacher=teacher, student=pooled(nn.Conv2d(1, toy.CLASSES, 5)))
 
     assert toy.fit(model(None), mix=0.5, max_epochs=1).trainer.global_step == 3
-    with pytest.raises(ValueError, match="Do without what asks for embeddings"):
+    with pytest.raises(ValueError, match="Remove the parts that need embeddings"):
         toy.fit(model(FeatureAlignment()), mix=0.5, max_epochs=1)
 
 

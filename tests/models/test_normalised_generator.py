@@ -76,7 +76,7 @@ def test_depth_follows_the_resolution(size: int, stages: int, start: int) -> Non
 
 @pytest.mark.parametrize("shape", [(3, 33, 32), (1, 8, 6), (3, 64, 60)])
 def test_sides_that_the_stages_do_not_hit_are_refused(shape: tuple[int, int, int]) -> None:
-    with pytest.raises(ValueError, match=r"expected image_shape with sides that [48] px divide"):
+    with pytest.raises(ValueError, match=r"expected image_shape with sides divisible by [48] px"):
         NormalizedGenerator(shape)
 
 

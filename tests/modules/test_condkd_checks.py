@@ -108,7 +108,7 @@ def test_bn_term_needs_batch_norm_in_the_teacher() -> None:
 def test_a_network_without_an_embedding_is_no_teacher_for_an_alignment() -> None:
     network = nn.Sequential(nn.Conv2d(1, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     model = toy.condkd(toy.fast(bn_weight=0.0), FeatureAlignment(), teacher=toy.observed(network))
-    _refused("expected Sequential to end in an nn.Linear or in an nn.Conv2d of one pixel", model, _data())
+    _refused("expected Sequential to end in an nn.Linear or in a 1x1 nn.Conv2d", model, _data())
 
 
 def test_the_blocks_of_a_distillation_loss_must_be_there() -> None:

@@ -281,7 +281,7 @@ def test_a_trainer_that_goes_on_without_its_checkpoint_says_what_is_lost(tmp_pat
     trainer.save_checkpoint(tmp_path / "end.ckpt")
     trainer.fit_loop.max_epochs = 3
     with pytest.warns(
-        UserWarning, match="goes on at step 16 .* but with new optimizers and schedules: pass the ckpt_path"
+        UserWarning, match="continues at step 16 .* but with new optimizers and schedules: pass the ckpt_path"
     ):
         trainer.fit(module, datamodule=data)
     whole = trained(fit("condkd", tmp_path, max_epochs=3)[0])

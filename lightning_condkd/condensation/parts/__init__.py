@@ -1,1 +1,1 @@
-"""What condensation methods are built from."""
+"""Parts of condensation methods."""

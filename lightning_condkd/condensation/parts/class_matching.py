@@ -1,4 +1,4 @@
-"""The base of methods that match real and learned images class by class through random networks."""
+"""Base class of methods that match real and learned images class by class in random networks."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class MatchingMethod(CondensationMethod):
         real_batch: real images of each class in an iteration, over all ranks; a smaller class gives all that it has.
         chunk: real images in a forward pass; ``None`` for as many as have the pixels of 32 images of 32x32, which was
             the fastest on a CPU with 128 channels.
-        mirrored: whether the mirror image of each learned one is matched too (FYI).
-        representative: how the real images are chosen (DREAM); ``None`` for new random ones in every iteration.
+        mirrored: whether the mirror images of learned images are matched too (FYI).
+        representative: choice of the real images (DREAM); ``None`` for new random ones in every iteration.
 
     Raises:
         ValueError: if a count is not positive.
@@ -75,7 +75,7 @@ class MatchingMethod(CondensationMethod):
             self.representative.build(num_classes, self.real_batch)
 
     def settings(self) -> dict[str, Any]:
-        """Return what a file of this method records."""
+        """Return the settings that a file of this method records."""
         return {
             **self.networks.settings(),
             "augment": repr(self.augment),
@@ -92,7 +92,7 @@ class MatchingMethod(CondensationMethod):
 
     @torch.no_grad()
     def _embeddings(self, observer: Observer, real: RealImages, rows: Tensor) -> Tensor:
-        # Statistics of small chunks would be noise: in training mode BatchNorm sees as many images as in the matching.
+        # Statistics of small chunks would be noisy: in training mode BatchNorm gets as many images as in the matching.
         whole = any(layer.training for layer in batch_norm_layers(observer))
         dtype, embeddings = next(observer.parameters()).dtype, []
         for batch in torch.split(rows, self.real_batch):
@@ -101,14 +101,14 @@ class MatchingMethod(CondensationMethod):
         return torch.cat(embeddings)
 
     def _view(self, images: Tensor, label: int, draw: Draw) -> Tensor:
-        """Augment images of a class by parameters that depend on nothing but the class and the iteration."""
+        """Augment images of a class with parameters that depend only on the class and the iteration."""
         if self.augment is None or not len(images):
             return images
         view: Tensor = self.augment(images, self.augment.sample(1, draw.generator(f"augment/{label}")))
         return view
 
     def _learned(self, images: Tensor, labels: Tensor, label: int, draw: Draw) -> Tensor:
-        """Return the view of the learned images of a class, with their mirror images where asked for."""
+        """Return the view of the learned images of a class, with their mirror images if ``mirrored``."""
         of_class = images[(labels == label).nonzero().flatten().to(images.device)]
         return self._view(torch.cat([of_class, mirror(of_class)]) if self.mirrored else of_class, label, draw)
 
@@ -132,7 +132,7 @@ def draw_rows(real: RealImages, per_class: int, draw: Draw) -> list[Tensor]:
 
     Args:
         real: the real images.
-        per_class: images of each class, over all ranks; a smaller class gives all that it has.
+        per_class: images of each class, over all ranks; a smaller class gives all of its images.
         draw: the randomness of the iteration.
 
     Returns:

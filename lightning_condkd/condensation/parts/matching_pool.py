@@ -1,4 +1,4 @@
-"""A pool of networks that learn from real images while generated ones are matched through them."""
+"""Pool of networks, trained on real images, whose predictions on real and generated images are compared."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class MatchingPool(nn.Module):
         augment: view of the images: drawn for each image in training, one for real and generated images when they are
             compared. ``None`` for :class:`~lightning_condkd.augment.SiameseAugment` with ``color_crop_cutout`` (DiM).
         size: networks in the pool (our default; DiM 1).
-        lifetime: comparisons after which a network makes room for a new one (our default; DiM an epoch's).
+        lifetime: number of comparisons after which a new network replaces one (our default; in DiM those of an epoch).
         training_batches: real batches before every comparison (DiM 16).
-        learning_rate: of SGD (DiM 0.01).
-        momentum: of SGD (DiM 0.9).
-        weight_decay: of SGD (DiM 5e-4).
+        learning_rate: learning rate of SGD (DiM 0.01).
+        momentum: momentum of SGD (DiM 0.9).
+        weight_decay: weight decay of SGD (DiM 5e-4).
 
     Raises:
         ValueError: if a count is out of its range.
@@ -102,7 +102,7 @@ class MatchingPool(nn.Module):
 
         Args:
             draw: randomness of the step.
-            real: returns this rank's share of a real batch of its own for every purpose: images and classes.
+            real: function that returns this rank's share of a real batch, images and classes, for a stream's name.
         """
         slot = int(torch.randint(self.size, (), generator=draw.generator("matching slot"), device="cpu"))
         network = cast(Observer, self.networks[slot])
@@ -119,7 +119,7 @@ class MatchingPool(nn.Module):
 
     @torch.enable_grad()
     def _train(self, network: Observer, momenta: Tensor, images: Tensor, labels: Tensor) -> None:
-        """Take one step of SGD on copies of the frozen parameters, of which no hook of DDP knows."""
+        """Take one step of SGD on copies of the frozen parameters, which have no hooks of DDP."""
         parameters = {name: value.detach().requires_grad_() for name, value in network.named_parameters()}
         loss = F.cross_entropy(at_least_float32(functional_call(network, parameters, (images,)).logits), labels)
         gradients = torch.autograd.grad(loss, list(parameters.values()))
@@ -145,7 +145,7 @@ class MatchingPool(nn.Module):
         return of_real, network(self.augment(synthetic, shared)).logits
 
     def settings(self) -> dict[str, Any]:
-        """Return what a file records of the pool, JSON values only."""
+        """Return the settings that a file records about the pool, JSON values only."""
         names = ("size", "lifetime", "training_batches", "learning_rate", "momentum", "weight_decay")
         numbers = {name: getattr(self, name) for name in names}
         return {**self.fresh.settings(), "augment": repr(self.augment), **numbers}

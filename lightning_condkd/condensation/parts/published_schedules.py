@@ -1,4 +1,4 @@
-"""The published settings of trajectory matching, by data set and number of images."""
+"""Published settings of trajectory matching, by data set and number of images."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class TrajectorySchedule:
-    """The numbers of trajectory matching that change with the data; :func:`published_schedule` has the published ones.
+    """Settings of trajectory matching that depend on the data; :func:`published_schedule` has the published ones.
 
     Args:
         inner_steps: training steps on the learned set, N.
-        expert_epochs: epochs of the expert that they are to stand for, M.
-        max_start_epoch: the expert is joined after fewer epochs than this, T+.
+        expert_epochs: epochs of the expert that they should replace, M.
+        max_start_epoch: a run starts from an expert after fewer epochs than this, T+.
         pixel_lr: step size on normalised pixels.
-        step_size: what the learned step size of the training on the set starts from.
-        step_size_lr: step size with which that is learned; the published number, which is for the step size itself.
+        step_size: initial value of the learned step size.
+        step_size_lr: learning rate of the step size; the published number, which is for the step size itself.
         batch_size: images in a training step; ``None`` for the whole set. Batches go through one random permutation of
             the set after the other.
 
@@ -58,9 +58,9 @@ PUBLISHED = {
 def published_schedule(dataset: PublishedName, ipc: int) -> TrajectorySchedule:
     """Return the published numbers of a data set.
 
-    They are those of the authors as DC-BENCH lists them; the table of the official README differs for CIFAR-10 at 10
-    images per class by a mistake that makes the step size explode. The sets for CIFAR-10 at 1 and 10 and for CIFAR-100
-    at 1 and 50 images per class were made on whitened images (ZCA), which this package does not do.
+    They are those of the authors as listed by DC-BENCH; the table of the official README differs for CIFAR-10 at 10
+    images per class by an error with which the step size explodes. The sets for CIFAR-10 at 1 and 10 and for CIFAR-100
+    at 1 and 50 images per class were made on whitened images (ZCA), which this package does not support.
 
     Args:
         dataset: CIFAR-10, CIFAR-100 or Tiny ImageNet (``tiny``).

@@ -1,4 +1,4 @@
-"""Representative real batches instead of random ones (DREAM)."""
+"""Representative real batches in place of random ones (DREAM)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ NO_ROW = -1
 
 
 class RepresentativeBatches(nn.Module):
-    """DREAM: real batches of images that lie near the centres of clusters, so that they cover their class evenly.
+    """DREAM: real batches of images near the centres of clusters, so that they cover their class evenly.
 
-    Every few iterations the images of each class are clustered in the embedding of the current network, into as many
-    clusters as the batch has images; the image nearest to each centre is taken. The batch stays until the next time and
-    is part of a checkpoint. A class that has no more images than the batch gives all of them.
+    Every ``interval`` iterations the images of each class are clustered in the embedding of the current network, with
+    as many clusters as the batch has images; the image nearest to each centre is chosen. The batch is kept until the
+    next choice and is part of a checkpoint. A class with no more images than the batch gives all of them.
 
-    Images are embedded as the network sees them otherwise, that is normalised, and without augmentation; the official
-    code leaves out the normalisation here.
+    Images are normalised before they are embedded, without augmentation; the official code does not normalise here.
 
     Args:
         interval: iterations for which a batch is kept (official code 10).
@@ -59,7 +58,7 @@ class RepresentativeBatches(nn.Module):
         return f"interval={self.interval}, pool={self.pool}"
 
     def build(self, num_classes: int, per_class: int) -> None:
-        """Make room for the rows of a batch; called once, before the first iteration.
+        """Create the buffer for the rows of a batch; called once, before the first iteration.
 
         Args:
             num_classes: number of classes K.
@@ -73,12 +72,12 @@ class RepresentativeBatches(nn.Module):
         self.rows = torch.full((num_classes, per_class), NO_ROW, device=self.rows.device)
 
     def choose(self, class_rows: Sequence[Tensor], embed: Callable[[Tensor], Tensor], draw: Draw) -> list[Tensor]:
-        """Return the real images of an iteration, chosen anew if it is time.
+        """Return the real images of an iteration, after a new choice if the interval is over.
 
         Args:
             class_rows: rows of each class.
-            embed: takes rows of the data, ``(M,)`` int64, and returns embeddings ``(M, D)`` in the current network,
-                the same ones on every rank.
+            embed: function from rows of the data, ``(M,)`` int64, to embeddings ``(M, D)`` in the current network, the
+                same on every rank.
             draw: the randomness of the iteration.
 
         Returns:
@@ -99,7 +98,7 @@ class RepresentativeBatches(nn.Module):
         for label, rows in enumerate(class_rows):
             chosen = self._chosen(rows, embed, generator)
             self.rows[label, : len(chosen)] = chosen.to(self.rows.device)
-        # Two images of a cluster of two are equally near: the last digit, in which ranks may differ, decides.
+        # Two images of a cluster of two are equally near: the last digit decides, and may differ between ranks.
         sync_buffers([self])
 
     def _chosen(self, rows: Tensor, embed: Callable[[Tensor], Tensor], generator: torch.Generator) -> Tensor:

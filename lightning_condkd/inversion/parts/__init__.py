@@ -1,1 +1,1 @@
-"""What inversion methods are built from."""
+"""Parts of inversion methods."""

@@ -1,4 +1,4 @@
-"""The term for images on which teacher and student disagree."""
+"""Loss term for images on which teacher and student disagree."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ Reduction = Literal["batchmean", "elementwise"]
 
 @dataclass(frozen=True)
 class Competition:
-    """How synthesis competes with the student that is being trained.
+    """Settings of the term for disagreement of teacher and current student.
 
-    The term is ``1 - JS``, JS the Jensen-Shannon divergence of teacher and student limited to [0, 1], see
+    The term is ``1 - JS`` with the Jensen-Shannon divergence JS of teacher and student, limited to [0, 1], see
     :func:`~lightning_condkd.functional.divergence.jensen_shannon`. Temperature and clamp are those of the official
-    codes of DeepInversion and PRE-DFKD.
+    code of DeepInversion and PRE-DFKD.
 
     Args:
-        weight: weight of the term: 1 in the codes of DataFree and PRE-DFKD, 0.2 in the paper of DeepInversion for
-            ImageNet; 0 for none.
-        temperature: of the predictions in JS.
-        clamp: smallest probability in JS; the published 0.01 ends the gradient of most classes where there are 100 or
+        weight: weight of the term: 1 in the code of DataFree and PRE-DFKD, 0.2 in the paper of DeepInversion for
+            ImageNet; 0 disables it.
+        temperature: temperature of the predictions in JS.
+        clamp: smallest probability in JS; with the published 0.01 most classes have no gradient if there are 100 or
             more.
-        reduction: ``batchmean`` (DeepInversion), or ``elementwise`` (PRE-DFKD), which makes JS as many times smaller as
-            there are classes.
+        reduction: ``batchmean`` (DeepInversion), or ``elementwise`` (PRE-DFKD), which divides JS by the number of
+            classes.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -58,7 +58,7 @@ class Competition:
             raise ValueError(f"expected reduction 'batchmean' or 'elementwise', got {self.reduction!r}")
 
     def loss(self, teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
-        """Return ``1 - JS`` without its weight: 1 where the two agree, 0 where they are far apart.
+        """Return ``1 - JS`` without its weight: 1 for equal predictions, 0 for very different ones.
 
         Args:
             teacher_logits: ``(N, K)``.

@@ -1,4 +1,4 @@
-"""A memory of the latest feature rows, of fixed size: CMI's negatives."""
+"""Memory of fixed size for the latest feature rows, the negatives of CMI."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from lightning_condkd.precision import at_least_float32
 
 
 class FeatureRing(nn.Module):
-    """The latest rows that were written, from which some are drawn at random.
+    """Memory of the latest rows, from which random rows are drawn.
 
-    It takes ``size * width`` values of 2 bytes in half precision, of 4 in single. It keeps its precision whatever the
-    module around it is converted to, and follows that module's device unless it stays on the CPU. It is part of the
-    state but not of the buffers, so nobody averages or broadcasts it: every rank must write the same rows.
+    It stores ``size * width`` values of 2 bytes in half precision, of 4 in single. It keeps its precision when the
+    module around it is converted, and follows that module's device unless it stays on the CPU. It is part of the state
+    but not of the buffers, so it is not averaged or broadcast: every rank must write the same rows.
 
     Args:
-        size: rows that are remembered.
+        size: number of stored rows.
         width: length of a row.
-        dtype: type in which rows are stored; what half precision cannot hold becomes its largest number.
+        dtype: type in which rows are stored; values too large for half precision become its largest number.
         on_cpu: whether the rows stay in the CPU's memory; every draw then copies its rows to the module's device.
 
     Raises:
@@ -50,15 +50,15 @@ class FeatureRing(nn.Module):
         return f"{len(self.rows)}, {self.rows.shape[1]}, dtype={self.rows.dtype}, on_cpu={self.on_cpu}"
 
     def __len__(self) -> int:
-        """Return how many rows are filled."""
+        """Return the number of filled rows."""
         return min(int(self.written), len(self.rows))
 
     @torch.no_grad()
     def write(self, rows: Tensor) -> None:
-        """Remember rows in place of the oldest ones.
+        """Store rows in place of the oldest ones.
 
         Args:
-            rows: ``(N, width)``, the same on every rank; of more than ``size`` the last ones stay.
+            rows: ``(N, width)``, the same on every rank; if there are more than ``size``, the last ones are stored.
         """
         size, limit = len(self.rows), torch.finfo(self.rows.dtype).max
         latest = rows[-size:].clamp(-limit, limit).to(self.rows)
@@ -81,7 +81,7 @@ class FeatureRing(nn.Module):
         return self.rows
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take rows from ``load_state_dict``.
+        """Restore the rows, for ``load_state_dict``.
 
         Args:
             state: ``(size, width)``.

@@ -1,4 +1,4 @@
-"""The optimizer of pixels, and the image priors: total variation and norm."""
+"""Settings of the pixels' optimizer and of the image priors, total variation and norm."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def check_choice(name: str, value: str, choices: object) -> None:
     """Check that a value is one of a ``Literal``.
 
     Args:
-        name: of the argument.
-        value: what was given.
+        name: name of the argument.
+        value: value of the argument.
         choices: the ``Literal``.
 
     Raises:
@@ -30,11 +30,11 @@ def check_choice(name: str, value: str, choices: object) -> None:
 
 @dataclass(frozen=True)
 class PixelAdam:
-    """The Adam over the pixels and the course of its learning rate.
+    """Adam over the pixels and the schedule of its learning rate.
 
     Args:
         lr: learning rate, in normalised units.
-        betas: of Adam.
+        betas: betas of Adam.
         warmup_steps: steps over which the learning rate rises linearly.
         cosine: whether the learning rate then falls to 0 along a cosine.
 
@@ -63,7 +63,7 @@ class PixelAdam:
 
         Args:
             step: the step, from 0.
-            steps: how many there are.
+            steps: number of steps.
         """
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
@@ -74,7 +74,7 @@ class PixelAdam:
 
 @dataclass(frozen=True)
 class ImagePrior:
-    """What DeepInversion expects of a picture, in normalised units.
+    """DeepInversion's image priors, in normalised units.
 
     Args:
         total_variation_weight: weight of the total variation.

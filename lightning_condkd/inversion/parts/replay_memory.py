@@ -1,4 +1,4 @@
-"""A variational autoencoder that replays images without storing any: the memory of PRE-DFKD."""
+"""The memory of PRE-DFKD: a variational autoencoder that replays images without storing any."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from lightning_condkd.types import LossTerms
 
 @dataclass(frozen=True)
 class LatentStep:
-    """The one step of Adam that moves memory latents before they are decoded.
+    """Settings of the single step of Adam on memory latents before they are decoded.
 
     Args:
-        lr: length of the step, the learning rate of Adam.
+        lr: learning rate of Adam.
         class_weight: weight of the cross-entropy to the teacher's own prediction.
         balance_weight: weight of the negative entropy of the mean prediction.
         variance_weight: weight of the distance of the latents' variance from 1.
         mean_weight: weight of the distance of the latents' mean from 0.
-        gradient_leak: whether the loss of the step is added to the replay loss, so that its gradient moves the memory
-            generator as well. The official code does so by not clearing it.
+        gradient_leak: whether the loss of the step is added to the replay loss, so that its gradient also updates the
+            memory generator. This happens in the official code, which does not clear the gradient.
 
     Raises:
         ValueError: if the learning rate is negative.
@@ -48,19 +48,19 @@ class LatentStep:
 
 @dataclass(frozen=True)
 class Memory:
-    """What PRE-DFKD remembers and how it rehearses it; defaults are those of the official code for CIFAR.
+    """Settings of PRE-DFKD's memory; defaults are those of the official code for CIFAR.
 
     At these shapes the memory is an autoencoder of 12.7 million parameters, 49 MiB in float32 and twice that for its
-    Adam, however many images it has seen.
+    Adam, for any number of images.
 
     Args:
-        share: share of memory images in the synthetic images of a student step, rounded to whole images; 0 for no
+        share: share of memory images in the synthetic images of a student step, rounded to whole images; 0 disables the
             memory: neither its networks nor their optimizer are built.
         batch_size: memory images of a replay step.
         lr: learning rate of the Adam of memory generator and encoder.
         width: width of the built memory generator and encoder.
-        replay_steps: student steps of a block that a replay step follows, the first ones.
-        replay_novel: the most novel images of a replay step; those of the student step are used.
+        replay_steps: number of student steps at the start of a block that are followed by a replay step.
+        replay_novel: largest number of novel images in a replay step; those of the student step are used.
         image_weight: weight of the L1 distance between images and their reconstructions.
         logits_weight: weight of the L1 distance between the teacher's logits on both.
         divergence_weight: weight of the divergence of encoded latents from standard normal ones.
@@ -103,7 +103,7 @@ class Recalled(NamedTuple):
 
     Args:
         latents: this rank's rows after their step, ``(N, latent_size)``, without graph.
-        terms: what the step was taken on; they have a graph only where ``gradient_leak`` asks for it.
+        terms: loss terms of the step; they have a graph only with ``gradient_leak``.
     """
 
     latents: Tensor
@@ -111,14 +111,14 @@ class Recalled(NamedTuple):
 
 
 class ReplayMemory(nn.Module):
-    """A generator that decodes remembered images, and the encoder that it is trained with.
+    """A generator that decodes latents to earlier images, and the encoder that it is trained with.
 
     Args:
         generator: network from latents ``(N, latent_size)`` to images ``(N, C, H, W)`` in the units of [0, 1].
         encoder: network from images to mean and log variance of their latents, ``(N, latent_size)`` each.
         latent_size: length of a latent.
-        std: what the teacher divides each channel by; empty for nothing.
-        memory: weights of the terms of :meth:`reconstruction`, and the step that :meth:`recall` takes.
+        std: the teacher's standard deviation of each channel; empty for none.
+        memory: weights of the terms of :meth:`reconstruction`, and settings of the step in :meth:`recall`.
         log10: whether the entropy of ``latent_balance`` is to base 10.
     """
 
@@ -145,7 +145,7 @@ class ReplayMemory(nn.Module):
 
     @torch.enable_grad()
     def recall(self, count: int, purpose: str, observe: Observe, draw: Draw) -> Recalled:
-        """Draw latents and move them by one step of Adam towards certain and balanced predictions.
+        """Draw latents and update them by one step of Adam towards confident and balanced predictions.
 
         The gradient is taken with respect to the latents alone, also inside ``no_grad``.
 
@@ -157,7 +157,7 @@ class ReplayMemory(nn.Module):
         """
         step = self.memory.latents
         latents = self._normal(count, purpose, draw).requires_grad_()
-        # In full precision: the first step of Adam is all but a sign, which half precision would often lose.
+        # In full precision: the first step of Adam is nearly a sign, which half precision would often lose.
         with torch.autocast(latents.device.type, enabled=False):
             terms = self._latent_terms(latents, observe)
             if not terms.values:
@@ -194,7 +194,7 @@ class ReplayMemory(nn.Module):
         return LossTerms.of(terms, weights)
 
     def reconstruction(self, images: Tensor, observe: Observe, draw: Draw) -> LossTerms:
-        """Return how far images are from what the memory makes of them.
+        """Return the distances between images and their reconstructions by the memory.
 
         Args:
             images: this rank's rows, ``(N, C, H, W)``, pixels in the units of [0, 1]; no gradient reaches them.
