@@ -116,7 +116,7 @@ class Classification(ResumableModule):
         """
         super().setup(stage)
         if stage == "fit":
-            check_finite("the network to begin with", self.network, "build it anew, or load other weights")
+            check_finite("the network to begin with", self.network, "build it again, or load other weights")
         classes = getattr(getattr(self.trainer, "datamodule", None), "num_classes", None)
         if stage == "fit":
             check_trainable("network", self.network)

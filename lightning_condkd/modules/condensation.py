@@ -229,7 +229,7 @@ class Condensation(ResumableModule):
         say_written(
             "condensed set",
             self.output,
-            f"judge it by 'lightning-condkd evaluate {self.output} --data ...'",
+            f"evaluate it with 'lightning-condkd evaluate {self.output} --data ...'",
             self.trainer,
         )
 

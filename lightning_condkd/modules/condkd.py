@@ -206,7 +206,7 @@ class CondKD(TeacherStudent):
         self.inversion.build(spec, seeded_generator(self.seed, "inversion"))
         if self._aligning is not None:
             self._aligning.build(spec, seeded_generator(self.seed, "alignment"))
-            check_finite("the discriminator", self._aligning, "build it anew, or load other weights")
+            check_finite("the discriminator", self._aligning, "build it again, or load other weights")
         check_finite("the inversion", self.inversion, "give it another generator, or other weights")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -305,7 +305,7 @@ class GenerativeCondensation(ResumableModule):
         say_written(
             "condensed set",
             self.output,
-            f"judge it by 'lightning-condkd evaluate {self.output} --data ...'",
+            f"evaluate it with 'lightning-condkd evaluate {self.output} --data ...'",
             self.trainer,
         )
 

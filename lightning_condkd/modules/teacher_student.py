@@ -72,7 +72,7 @@ class TeacherStudent(ResumableModule):
         self.teacher.eval()  # the mode of its layers may have been changed since it was frozen
         check_finite("the teacher", self.teacher, "load the weights of a run that did not diverge")
         if stage == "fit":
-            check_finite("the student to begin with", self.student, "build it anew, or load other weights")
+            check_finite("the student to begin with", self.student, "build it again, or load other weights")
         self._fingerprint = self._fingerprint or self.teacher.fingerprint()
         self._was_trained = self._was_trained or stage == "fit"
 

@@ -35,7 +35,7 @@ def check_separate(teacher: nn.Module, student: nn.Module) -> None:
         if tensor.numel() and (other := owned.get(tensor.untyped_storage().data_ptr())):
             raise ValueError(
                 f"student and teacher share memory: {name!r} of the student is {other!r} of the teacher; "
-                "build the student anew or pass copy.deepcopy(student)"
+                "build the student again or pass copy.deepcopy(student)"
             )
 
 
