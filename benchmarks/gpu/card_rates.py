@@ -10,8 +10,9 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from cost_lanes import spread
-from stage import Job
+
+from benchmarks.gpu.stage import Job
+from benchmarks.support.spread import quartiles
 
 PRODUCTS = {"bf16": torch.bfloat16, "tf32": torch.float32, "fp32": torch.float32}
 SIDE = {"cuda": 8192, "cpu": 256}
@@ -50,8 +51,8 @@ def rates(job: Job) -> dict[str, Any]:
     moved = 2 * 4 * COPIED_FLOATS[job.device]
     return {
         "side": side,
-        "teraflops": {kind: spread([_teraflops(side, ms) for ms in taken], 4) for kind, taken in products.items()},
-        "copy_gigabytes_per_second": spread([moved / ms / 1e6 for ms in copies], 1),
+        "teraflops": {kind: quartiles([_teraflops(side, ms) for ms in taken], 4) for kind, taken in products.items()},
+        "copy_gigabytes_per_second": quartiles([moved / ms / 1e6 for ms in copies], 1),
         "settings": settings(),
     }
 

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 import lightning as L
 import torch
-from check_cases import Case
 from lightning.pytorch.plugins import MixedPrecision
 from safetensors.torch import load_file
 from torch import Tensor
+
+from benchmarks.gpu.check_cases import Case
 
 UNSUPPORTED = re.compile(r"([\w:]+)(?: with [^.]*?)? does not have a deterministic implementation")
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stage import Job, Stage
+from benchmarks.gpu.stage import Job, Stage
 
 POLL_SECONDS = 0.05
 ERROR_CHARACTERS = 3000

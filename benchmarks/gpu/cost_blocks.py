@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from card_rates import product_rate, settings, synchronize
-from cost_lanes import Lane, ThreadLane, TrainerLane, spread
-from cost_tasks import Form, Task
-from stage import Job
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.gpu.card_rates import product_rate, settings, synchronize
+from benchmarks.gpu.cost_tasks import Form, Task
+from benchmarks.gpu.stage import Job
+from benchmarks.support.interleaved_steps import Lane, ThreadLane, TrainerLane
+from benchmarks.support.spread import quartiles
 from lightning_condkd.alignment import FeatureAlignment
 
 RATES = {"bf16-mixed": "bf16", "32-true": "tf32"}
@@ -93,7 +94,7 @@ def measure(task: Task, forms: Sequence[Form], job: Job) -> dict[str, Any]:
         "lanes": {
             name: _of_lane(lane, [r[name] for r in rounds], task.batch, flops, rate) for name, lane in lanes.items()
         },
-        "ratios": {f"{a} / {b}": spread([r[a] / r[b] for r in rounds]) for a, b in _pairs(list(lanes))},
+        "ratios": {f"{a} / {b}": quartiles([r[a] / r[b] for r in rounds]) for a, b in _pairs(list(lanes))},
     }
 
 
@@ -164,7 +165,7 @@ def _seconds(blocks: Blocks, steps: int, device: str) -> float:
 def _of_lane(lane: Warm, seconds: Sequence[float], batch: int, flops: int, rate: float) -> dict[str, Any]:
     teraflops = flops / statistics.median(seconds) / 1e12
     return {
-        "milliseconds": spread([1e3 * s for s in seconds]),
+        "milliseconds": quartiles([1e3 * s for s in seconds]),
         "images_per_second": round(batch / statistics.median(seconds)),
         "peak_megabytes": lane.peak_megabytes,
         "first_step_seconds": lane.first_step_seconds,

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import lightning as L
-from card_rates import synchronize
-from cost_events import summary
-from cost_lanes import FitOverError
-from cost_tasks import Form, Task
-from stage import Job
 from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.gpu.card_rates import synchronize
+from benchmarks.gpu.cost_events import summary
+from benchmarks.gpu.cost_tasks import Form, Task
+from benchmarks.gpu.stage import Job
+from benchmarks.support.interleaved_steps import FitOverError
 
 
 class Follow(L.Callback):

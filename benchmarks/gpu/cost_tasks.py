@@ -7,11 +7,11 @@ from typing import Any, Literal, NamedTuple
 
 import lightning as L
 import torch
-from cost_bare import MEAN, STD, Bare
-from cost_lanes import Lane, TrainerLane
-from stage import Job
 from torch import Tensor, nn
 
+from benchmarks.gpu.stage import Job
+from benchmarks.support.interleaved_steps import Lane, TrainerLane
+from benchmarks.support.plain_loops import MEAN, STD, PlainLoops
 from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.callbacks import CompileNetworks
 from lightning_condkd.data import CondensedDataModule, CondensedSet
@@ -115,7 +115,7 @@ class Task(NamedTuple):
             augment: whether images of the distillation step are cropped and flipped in every step.
         """
         makers = (lambda: tuple(map(form.compile, self.pair(form)))), partial(self.generator, form)
-        loops = Bare(device, self.precision == "bf16-mixed", *makers)
+        loops = PlainLoops(device, self.precision == "bf16-mixed", *makers)
         step = loops.distillation(self.batch, augment) if self.phase == "distill" else loops.synthesis(self.batch)
 
         def marked() -> None:

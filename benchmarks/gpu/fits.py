@@ -9,9 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from children import without_folders
-from stage import Job
-
+from benchmarks.gpu.children import without_folders
+from benchmarks.gpu.stage import Job
 from lightning_condkd.cli import main
 
 COMPILED = ["--trainer.callbacks+=CompileNetworks", "--trainer.callbacks.mode=reduce-overhead"]
@@ -38,7 +37,7 @@ def fit(arguments: list[str], job: Job, until: float | None = None) -> dict[str,
         "trainer.callbacks.duration": time.strftime("00:%H:%M:%S", time.gmtime(max(1.0, seconds))),
         "trainer.callbacks.interval": "epoch",
     }
-    own = ["--trainer.callbacks+=lease_callbacks.StepClock", f"--trainer.callbacks.path={clock}"]
+    own = ["--trainer.callbacks+=benchmarks.gpu.lease_callbacks.StepClock", f"--trainer.callbacks.path={clock}"]
     main(["fit", *arguments, *(f"--{name}={value}" for name, value in limits.items()), *own])
     return json.loads(clock.read_text())
 
@@ -96,4 +95,4 @@ def packed(data: Path) -> list[str]:
         data: folder of the unpacked pack.
     """
     at = "data.init_args.val_data"
-    return [f"--{at}=packed_data.PackedCifar10", f"--{at}.init_args.root={data}"]
+    return [f"--{at}=benchmarks.gpu.packed_data.PackedCifar10", f"--{at}.init_args.root={data}"]

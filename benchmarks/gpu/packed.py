@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sheets
 from safetensors.numpy import save_file
+
+from benchmarks.gpu import sheets
 
 FACTS = "facts.json"
 LABELS = "labels.json"

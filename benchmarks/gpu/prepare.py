@@ -17,11 +17,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import loss
-import packed
-import sheets
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.gpu import loss, packed, sheets
 from lightning_condkd.data.image_source import ImageSource, from_folder
 
 ROOT = Path(__file__).resolve().parents[2]

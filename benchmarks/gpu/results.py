@@ -12,8 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import common
-import packed
+from benchmarks.gpu import packed
+from benchmarks.support import result_files
 
 Entry = dict[str, Any]
 
@@ -124,7 +124,7 @@ def _commit(pack: Path) -> str:
     path = pack / packed.FACTS
     facts = json.loads(path.read_text()) if path.exists() else {}
     root = Path(__file__).resolve().parents[2]
-    return facts["commit"] if facts.get("code") == packed.code(root) else common.origin()["commit"]
+    return facts["commit"] if facts.get("code") == packed.code(root) else result_files.origin()["commit"]
 
 
 def _card() -> tuple[str, str]:

@@ -37,13 +37,15 @@ class Lease(NamedTuple):
 def main() -> None:
     """Run what is missing, then what stopped early."""
     options = _options()
-    sys.path[:0] = [str(HERE), str(HERE.parent), str(ROOT)]
+    sys.path.insert(0, str(ROOT))
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; deterministic runs need it
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.chdir(ROOT)
     with tempfile.TemporaryDirectory() as folder:
         lease = _lease(options, Path(folder))
-        stages = [importlib.import_module(f"stage_{name}").STAGE for name in STAGES if name in options.stages]
+        stages = [
+            importlib.import_module(f"benchmarks.gpu.stage_{name}").STAGE for name in STAGES if name in options.stages
+        ]
         _say(f"ready, {lease.origin['card']}, {lease.until - time.monotonic():.0f} s left")
         for choose in (lease.results.missing, lease.results.partial):
             _work_through(stages, choose, lease)
@@ -66,12 +68,12 @@ def _options() -> argparse.Namespace:
 
 
 def _lease(options: argparse.Namespace, folder: Path) -> Lease:
-    import packed
+    from benchmarks.gpu import packed
 
     if options.pack.exists():
         packed.add_wheels(options.pack, folder / "wheels")
-    import results
-    from stage import Job
+    from benchmarks.gpu import results
+    from benchmarks.gpu.stage import Job
 
     default = Path(tempfile.mkdtemp()) if options.device == "cpu" else ROOT / "benchmarks" / "results"
     seen = None if options.device == "cpu" else ROOT / "benchmarks" / "results"
@@ -95,7 +97,7 @@ def _work_through(stages: list[Any], choose: Any, lease: Lease) -> None:  # noqa
 
 
 def _stage(stage: Any, items: list[str], seconds: float, lease: Lease) -> None:  # noqa: ANN401 - a Stage
-    from children import run_items
+    from benchmarks.gpu.children import run_items
 
     until = time.monotonic() + seconds
     job = lease.job._replace(deadline=until - min(MOST_MARGIN, MARGIN * seconds))

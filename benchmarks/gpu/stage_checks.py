@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from check_cases import MEAN, NETWORK, STD, Case, cases, teacher
-from check_runs import Outcome, distance, equal, fit, infinite, worst_term
 from lightning.pytorch.callbacks import ModelCheckpoint
-from stage import Job, Stage
 
+from benchmarks.gpu.check_cases import MEAN, NETWORK, STD, Case, cases, teacher
+from benchmarks.gpu.check_runs import Outcome, distance, equal, fit, infinite, worst_term
+from benchmarks.gpu.stage import Job, Stage
 from lightning_condkd.commands.select import select
 from lightning_condkd.condensation import Herding, KCenter, KMeans, RealismSelection
 from lightning_condkd.data import CondensedSet, DigitsDataModule

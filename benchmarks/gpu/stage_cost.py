@@ -7,11 +7,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from card_rates import rates
-from cost_blocks import measure
-from cost_profile import profile_step
-from cost_tasks import Form, Task
-from stage import Job, Stage
+from benchmarks.gpu.card_rates import rates
+from benchmarks.gpu.cost_blocks import measure
+from benchmarks.gpu.cost_profile import profile_step
+from benchmarks.gpu.cost_tasks import Form, Task
+from benchmarks.gpu.stage import Job, Stage
 
 PLAIN, CHANNELS_LAST = Form(), Form(channels_last=True)
 SMALL = (Task("distill", "tiny", "32-true", 8), Task("synthesize", "tiny", "bf16-mixed", 8))

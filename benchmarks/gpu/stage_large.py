@@ -10,10 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fits import COMPILED, accuracies, distilled, fit, packed
-from rows import rows
-from stage import Job, Stage
-from stage_rows import EVERY, ROUNDS, ROWS, fast, small_base
+from benchmarks.gpu.fits import COMPILED, accuracies, distilled, fit, packed
+from benchmarks.gpu.stage import Job, Stage
+from benchmarks.gpu.stage_rows import EVERY, ROUNDS, ROWS, fast, small_base
+from benchmarks.quality.ablation import rows
 
 EPOCHS, BATCH_SIZE = 30, 256
 MEAN, STD = "[0.4914,0.4822,0.4465]", "[0.2470,0.2435,0.2616]"
@@ -73,7 +73,7 @@ def _classification(network: str, job: Job) -> list[str]:
         f"--{at}.mean={MEAN}",
         f"--{at}.std={STD}",
         *_network(f"{at}.network", network),
-        "--data=packed_data.PackedCifar10",
+        "--data=benchmarks.gpu.packed_data.PackedCifar10",
         f"--data.init_args.root={job.data}",
         f"--data.init_args.batch_size={BATCH_SIZE}",
         HALF,

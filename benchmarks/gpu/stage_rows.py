@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fits import distilled, packed
-from rows import rows
-from stage import Job, Stage
+from benchmarks.gpu.fits import distilled, packed
+from benchmarks.gpu.stage import Job, Stage
+from benchmarks.quality.ablation import rows
 
 ROUNDS, EVERY, SEEDS = 220, 10, (0, 1, 2)
 ROWS = ("Fast + condensed", "Fast* acgan 5", "condensed only", "Fast")

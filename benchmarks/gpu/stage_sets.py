@@ -9,9 +9,8 @@ import json
 import time
 from typing import Any
 
-from fits import fit
-from stage import Job, Stage
-
+from benchmarks.gpu.fits import fit
+from benchmarks.gpu.stage import Job, Stage
 from lightning_condkd.cli import main
 
 EPOCHS_OF_ITERATIONS = {"DM": (200, 100), "DSA": (1000, 10)}
@@ -45,7 +44,7 @@ def _base(item: str, job: Job) -> list[str]:
 
 
 def _data(job: Job, arguments: str) -> list[str]:
-    return ["--data=packed_data.PackedCifar10", f"{arguments}.root={job.data}"]
+    return ["--data=benchmarks.gpu.packed_data.PackedCifar10", f"{arguments}.root={job.data}"]
 
 
 def _worth(job: Job, item: str) -> dict[str, Any]:

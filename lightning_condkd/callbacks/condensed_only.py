@@ -12,11 +12,11 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_condkd.data.transfer import TransferSet
-from lightning_condkd.inversion.base import clip_gradients
 from lightning_condkd.models import Observer
 from lightning_condkd.models.finite import broken_parts
 from lightning_condkd.modules.condkd import CondKD
 from lightning_condkd.randomness import Draw
+from lightning_condkd.steps import OptimizerTurns
 from lightning_condkd.training.divergence import LogitsWatch, LossWatch, check_logits, symptoms
 from lightning_condkd.training.held_out import loaders_in_turn
 from lightning_condkd.training.run_length import run_steps, units_of_run
@@ -90,23 +90,17 @@ def _train_on_condensed(module: CondKD) -> Observer:
     transfer = module.distillation_step.transfer_set
     student = copy.deepcopy(module.student).train()
     alone = TransferSet(transfer.condensed, mix=1.0, batch_size=transfer.batch_size)
-    forward = module.distillation_step._replace(student=student, transfer_set=alone)
+    step = module.distillation_step._replace(student=student, transfer_set=alone)
     optimizer = module.make_student_optimizer(student)
     scheduler = module.make_student_scheduler(optimizer)
     scaled = getattr(module.trainer.precision_plugin, "scaler", None) is not None
-    scaler = torch.amp.GradScaler(module.device.type, enabled=scaled)
+    turns = OptimizerTurns({"student": optimizer}, torch.amp.GradScaler(module.device.type, enabled=scaled))
     watch = LossWatch()
     for unit, ends_round in units_of_run(module.trainer, module.inversion.cadence):
         if unit.phase == "distill":
-            loss = forward(unit, Draw(module.seed, unit.counter), module.device).loss
-            watch.add("student", unit.counter, {"loss": loss})
-            optimizer.zero_grad()
-            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            if module.student_gradient_clip is not None:
-                scaler.unscale_(optimizer)
-                clip_gradients(optimizer, module.student_gradient_clip)
-            scaler.step(optimizer)
-            scaler.update()
+            draw = Draw(module.seed, unit.counter)
+            for update in step.take(unit, draw, turns, module.student_gradient_clip):
+                watch.add(update.optimizer, unit.counter, update.losses)
             if ends_round:
                 scheduler.step()
                 _check(module.trainer, student, watch, unit.round, scaled)

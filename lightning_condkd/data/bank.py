@@ -15,6 +15,7 @@ from lightning_condkd.data.bank_rows import check_whole, loaded_rows, no_rows
 from lightning_condkd.data.chunks import ChunkFolder, refuse_other_runs
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.formats.contents import CondensedInfo
+from lightning_condkd.pixels import to_bytes
 
 
 def quantize(images: Tensor) -> tuple[Tensor, int]:
@@ -38,7 +39,7 @@ def quantize(images: Tensor) -> tuple[Tensor, int]:
     if not bool(images.isfinite().all()):
         raise ValueError("images hold NaN or infinity, nothing was stored: lower the learning rate of the synthesis")
     clamped = int(((images < 0) | (images > 1)).sum())
-    return (images.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu(), clamped
+    return to_bytes(images).cpu(), clamped
 
 
 class MemoryBank:

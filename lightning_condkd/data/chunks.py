@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,8 @@ from torch import Tensor
 
 from lightning_condkd import files
 from lightning_condkd.data.bank_rows import BankRows
-from lightning_condkd.files import read_header, sha256
+from lightning_condkd.files import read_header
+from lightning_condkd.hashing import content_hash, file_hash
 from lightning_condkd.writing import make_parents, write_atomic
 
 CHUNK_KIND = "memory bank chunk"
@@ -94,7 +94,7 @@ class ChunkFolder:
 
     def _written(self, directory: Path, rows: Mapping[str, Tensor], header: Mapping[str, Any]) -> Chunk:
         content = files.pack(CHUNK_KIND, rows, header)
-        digest = hashlib.sha256(content).hexdigest()
+        digest = content_hash(content)
         path = directory / f"chunk_{header['first']:09d}_{digest[:12]}.safetensors"
         if self.writer:
             write_atomic(path, content)
@@ -185,7 +185,7 @@ def locate_chunk(record: Mapping[str, Any], folders: Sequence[Path], run_id: str
     """
     paths = [folder / record["name"] for folder in folders if (folder / record["name"]).is_file()]
     for path in paths:
-        if sha256(path) == record["sha256"]:
+        if file_hash(path) == record["sha256"]:
             return Chunk(path, record["first"], record["length"], record["sha256"])
     if paths:
         raise ValueError(

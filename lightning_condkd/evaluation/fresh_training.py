@@ -19,6 +19,7 @@ from lightning_condkd.evaluation.recipe import Recipe
 from lightning_condkd.evaluation.result import Evaluation, Trained, calibration_error
 from lightning_condkd.functional.augmentation import mirror
 from lightning_condkd.models.fresh_networks import FreshNetworks
+from lightning_condkd.pixels import to_pixels
 from lightning_condkd.randomness import seeded_generator
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -69,10 +70,11 @@ def evaluate(
         test_every: number of epochs between tests, which yield the best accuracy; 0 tests only at the end.
         batched: train all networks in one pass, see :class:`~lightning_condkd.evaluation.network_batch.NetworkBatch`;
             the result is the same up to rounding. On a CPU this took 0.7 times as long with 16 channels at 8 px, but
-            1.3 to 2.5 times with 128 channels (five networks, benchmarks/evaluator.py). It was not measured on a GPU.
-        device: device of the training.
-        once: called with the index of the first network and the function that trains some networks; it calls that
-            function, or returns the kept result of an earlier call with the same arguments.
+            1.3 to 2.5 times with 128 channels (five networks, benchmarks/cost/evaluator.py). No GPU was
+            measured.
+        device: where to train.
+        once: calls what trains some networks, or returns what that returned in an earlier call of the same arguments;
+            it is given the number of the first network.
 
     Raises:
         ValueError: if shapes, types, labels or counts do not fit each other.
@@ -163,12 +165,8 @@ def _targets(labels: Tensor, dtype: torch.dtype, recipe: Recipe, num_classes: in
 
 def _test_logits(batch: NetworkBatch, images: Tensor, device: torch.device) -> Tensor:
     size = max(1, CPU_CHUNK_PIXELS // images[0, 0].numel()) if device.type == "cpu" else GPU_CHUNK
-    chunks = (_pixels(chunk.to(device), batch.dtype) for chunk in torch.split(images, size))
+    chunks = (to_pixels(chunk, device, batch.dtype) for chunk in torch.split(images, size))
     return torch.cat([batch.predict(chunk) for chunk in chunks], dim=1)
-
-
-def _pixels(images: Tensor, dtype: torch.dtype) -> Tensor:
-    return images.to(dtype) / 255 if images.dtype == torch.uint8 else images.to(dtype)
 
 
 @contextmanager

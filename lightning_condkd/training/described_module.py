@@ -18,7 +18,9 @@ class DescribedModule(L.LightningModule):
     trains_one_network: ClassVar[bool] = False
     """Whether the module trains and saves a single network, so that callbacks may average the whole module."""
     metrics: ClassVar[tuple[str, ...]] = ()
-    """Prefixes of the names that it logs."""
+    """How the names begin that it logs."""
+    plain_steps: ClassVar[bool] = False
+    """Whether it takes one step of plain SGD for each batch, as published, so that none may be joined or clipped."""
     clipping: ClassVar[str] = ""
     """Advice on gradient clipping, for modules whose optimizers take turns."""
 

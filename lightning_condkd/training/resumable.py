@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import lightning as L
 from torch import Tensor
 
-from lightning_condkd.models.finite import listed
+from lightning_condkd.messages import listed
 from lightning_condkd.training.batches import data_settings
 from lightning_condkd.training.checkpoints import WholeCheckpointIO, refusal, take_average
 from lightning_condkd.training.described_module import DescribedModule

@@ -303,7 +303,7 @@ def test_the_teacher_must_know_the_classes(tmp_path: Path) -> None:
     wrong[:5] = 9
     condensed = CondensedSet(images, wrong)
     assert teacher_accuracy(condensed, pixel_reader()) == 0.75
-    with pytest.raises(ValueError, match="teacher knows 10 classes, the condensed set has 2"):
+    with pytest.raises(ValueError, match="teacher has 10 classes, the condensed set has 2"):
         teacher_accuracy(CondensedSet(images, LABELS % 2), pixel_reader())
 
 

@@ -1,0 +1,1 @@
+"""Scripts that measure, by subject; README.md says which."""

@@ -1,0 +1,201 @@
+"""Every inversion method plain, mixed and guided, at one small budget of images: accuracy and where the images lie.
+
+Each way of a method gets the same number of stored images, student steps, augmentation and schedule; PRE-DFKD stores
+none and renders as many for its own steps. A run that its result file already holds is not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.support.processes import run_script
+from benchmarks.support.sweep import sweep
+from lightning_condkd.data import CondensedSet
+from lightning_condkd.data.image_datamodules import load_digits_split
+from lightning_condkd.data.image_source import from_folder
+from lightning_condkd.pixels import to_pixels
+
+INVERSION = "model.init_args.inversion.init_args"
+ALIGNMENT = "model.init_args.alignment"
+MIX = "data.init_args.mix"
+
+
+BANK = ("noise", "real_subset", "fast", "deep_inversion", "adaptive_deep_inversion", "cmi")
+
+
+class Suite(NamedTuple):
+    """One task at one budget.
+
+    Args:
+        base: flags of every run, without the leading ``--``.
+        methods: flags of each method, the same way; its recipe in ``configs/methods`` comes before them.
+        student_steps: in a round, of the row without a method.
+    """
+
+    base: list[str]
+    methods: dict[str, list[str]]
+    student_steps: int
+
+
+def inversion(**arguments: object) -> list[str]:
+    """Return flags of a method's arguments."""
+    return [f"{INVERSION}.{name.replace('__', '.')}={value}" for name, value in arguments.items()]
+
+
+def budget(steps: int, size: int, student_steps: int, **arguments: object) -> list[str]:
+    """Return flags of rounds of so many synthesis steps, images and student steps; the first is without student."""
+    cadence = {"synthesis_steps": steps, "distill_steps": student_steps, "repeats": 1, "warmup_rounds": 1}
+    rounds = {f"cadence__{name}": value for name, value in cadence.items()}
+    return inversion(**rounds, batch_size=size, **arguments)
+
+
+def ways(method: str, flags: list[str]) -> dict[str, list[str]]:
+    """Return the rows of a method: plain, with condensed images mixed in, guided as well at two weights.
+
+    Methods that store images are compared under one distillation loss; those that render them for the step keep the
+    loss of their recipe and get a fixed share of condensed images.
+    """
+    stores = method in BANK or "source=bank" in str(flags)
+    loss = SAME_LOSS if stores else []
+    own = [f"--config=configs/methods/{method.removeprefix('adaptive_')}.yaml", *loss, *(f"--{flag}" for flag in flags)]
+    mixed = [*own, f"--{MIX}={'union' if stores else 0.1}"]
+    plain = {method: [*own, f"--{ALIGNMENT}=null", f"--{MIX}=0.0"]}
+    if method in ("noise", "real_subset"):
+        return plain
+    return {
+        **plain,
+        f"{method} + condensed": [*mixed, f"--{ALIGNMENT}=null"],
+        f"{method}*": [*mixed, f"--{ALIGNMENT}.init_args.weight=5"],
+        f"{method}* 0.5": [*mixed, f"--{ALIGNMENT}.init_args.weight=0.5"],
+    }
+
+
+def run(arguments: list[str], threads: int) -> dict[str, Any]:
+    """Fit once in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        quiet = [f"--trainer.default_root_dir={folder}", "--trainer.enable_progress_bar=false"]
+        script = Path(__file__).with_name("inversion_run.py")
+        return dict(run_script(script, [*arguments, *quiet], threads, OMP_WAIT_POLICY="PASSIVE"))
+
+
+def condensed_only(student_steps: int) -> list[str]:
+    """Return the flags of the row that no method has a part in, at the same student steps."""
+    flags = inversion(cadence__synthesis_steps=0, cadence__distill_steps=student_steps, cadence__warmup_rounds=1)
+    class_path = "--model.init_args.inversion=NoInversion"
+    return [class_path, *SAME_LOSS, *(f"--{flag}" for flag in flags), f"--{ALIGNMENT}=null"]
+
+
+def digits(steps: int, **arguments: object) -> list[str]:
+    """Return the flags of a method on the digits: 16 images a round."""
+    return budget(steps, 16, 60, **arguments)
+
+
+def live(**arguments: object) -> list[str]:
+    """Return the flags of a method that renders images for every student step: 5 of these to 5 of its own."""
+    cadence = {"synthesis_steps": 5, "distill_steps": 5, "repeats": 12, "warmup_rounds": 0}
+    return inversion(**{f"cadence__{name}": value for name, value in cadence.items()}, batch_size=64, **arguments)
+
+
+def cifar10(steps: int, **arguments: object) -> list[str]:
+    """Return the flags of a method on CIFAR-10: 50 images a round."""
+    return budget(steps, 50, 40, **arguments)
+
+
+CROP = "{class_path: CropFlip, init_args: {padding: 1, flip_probability: 0.0}}"
+ROLL = "{class_path: RollFlip, init_args: {pixels: 1, flip_probability: 0.0}}"
+SMALL = {"generator_width": 16, "latent_size": 64}
+DIGITS = Suite(
+    base=[
+        "config=configs/quickstart.yaml",
+        "trainer.callbacks=[]",
+        "trainer.max_epochs=11",
+    ],
+    methods={
+        "noise": digits(1),
+        "real_subset": digits(1, images="data/digits-train.safetensors"),
+        "fast": digits(5, **SMALL, generator_lr=0.01, latent_lr=0.05, augment=CROP),
+        "deep_inversion": digits(100, augment=ROLL),
+        "adaptive_deep_inversion": digits(100, augment=ROLL, competition="{weight: 1.0}"),
+        "cmi": digits(100, **SMALL, augment=CROP, contrastive__ring_draws=128),
+        "dafl": digits(50, source="bank"),
+        "zskt": digits(50, source="bank", anneal_blocks=11),
+        "dfq": digits(50, **SMALL, source="bank"),
+        "dfad": digits(50, **SMALL, source="bank"),
+        "pre_dfkd": digits(50, memory__batch_size=16),
+    },
+    student_steps=60,
+)
+CIFAR10 = Suite(
+    base=[
+        "config=configs/cifar10/fast.yaml",
+        "trainer.precision=bf16-mixed",
+        "trainer.max_epochs=11",
+        "trainer.check_val_every_n_epoch=11",
+    ],
+    methods={
+        "noise": cifar10(1),
+        "real_subset": cifar10(1, images="data/cifar10-train.safetensors"),
+        "fast": cifar10(5, generator_width=32, bn_weight=1.0),
+        "deep_inversion": cifar10(40, optimizer__lr=0.1),
+        "cmi": cifar10(40, generator_width=32, contrastive__ring_draws=512),
+        "dafl": cifar10(40, source="bank"),
+        "zskt": cifar10(40, source="bank", anneal_blocks=11),
+        "dfq": cifar10(40, generator_width=32, source="bank"),
+        "dfad": cifar10(40, generator_width=32, source="bank"),
+        "pre_dfkd": cifar10(40, memory__batch_size=32, memory__replay_novel=32),
+    },
+    student_steps=40,
+)
+LIVE = Suite(
+    base=DIGITS.base,
+    methods={
+        "dafl": live(),
+        "zskt": live(anneal_blocks=132),
+        "dfq": live(**SMALL),
+        "dfad": live(**SMALL),
+        "pre_dfkd": live(memory__batch_size=16, memory__replay_novel=64, memory__replay_steps=2),
+    },
+    student_steps=60,
+)
+SUITES = {"digits": DIGITS, "digits-live": LIVE, "cifar10": CIFAR10}
+SAME_LOSS = ["--model.init_args.distillation=KLDistillation", "--model.init_args.distillation.init_args.temperature=20"]
+
+
+def write_real_images(suite: str) -> None:
+    """Write the training images of a task, for the upper control."""
+    path = Path(f"data/{suite}-train.safetensors")
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        source = load_digits_split(train=True) if suite == "digits" else from_folder("data/cifar10/train")
+        images = CondensedSet(to_pixels(source.images), source.labels)
+        (images if suite == "digits" else images.subset(500, seed=0)).save(path)
+
+
+def main() -> None:
+    """Run a suite and write its result file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("suite", choices=SUITES)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", nargs="+", help="names of methods, and condensed_only")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side, one thread each if more than one")
+    options = parser.parse_args()
+    suite = SUITES[options.suite]
+    write_real_images(options.suite.removesuffix("-live"))
+    table: dict[str, list[str]] = {}
+    if not options.only or "condensed_only" in options.only:
+        table["condensed only"] = condensed_only(suite.student_steps)
+    for method, flags in suite.methods.items():
+        if not options.only or method in options.only:
+            table |= ways(method, flags)
+    base = [f"--{flag}" for flag in suite.base]
+    sweep(f"methods-{options.suite}", base, table, options.seeds, options.jobs, run)
+
+
+if __name__ == "__main__":
+    main()
