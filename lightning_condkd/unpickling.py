@@ -58,7 +58,7 @@ def check_sums(path: Path) -> None:
 
 
 def damage(path: str | Path, error: Exception) -> str:
-    """Return a description of a file that could not be read, judged by its first bytes.
+    """Return a description of a file that could not be read, based on its first bytes.
 
     Args:
         path: the file.

@@ -199,7 +199,7 @@ def _fresh_networks(
 
 
 def _standard_network(test: ImageSource) -> Callable[[], nn.Module]:
-    """Return the ConvNet of the literature: depth 3 to 32 px, 4 at 64, 5 at 128; small images end at 2 px (ours)."""
+    """Return the ConvNet of the literature: depth 3 to 32 px, 4 at 64, 5 at 128; small images end at 2 px."""
     channels, height, width = test.image_shape
     if height != width or height < 4:
         raise ValueError(f"images of {height} x {width} pixels have no standard network: give networks")

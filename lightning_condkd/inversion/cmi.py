@@ -199,7 +199,7 @@ class CMI(Inversion):
         given = self.given_generator[0]
         if given is not None and not hasattr(given, "initialize"):
             raise ValueError(
-                f"every block starts the generator anew, but {type(given).__name__} has no method "
+                f"every block resets the generator, but {type(given).__name__} has no method "
                 "initialise(generator) that refills it from a torch.Generator: add it"
             )
 

@@ -1,4 +1,4 @@
-"""The LightningModules."""
+"""LightningModules for distillation, condensation and classification."""
 
 from lightning_condkd.modules.classification import Classification
 from lightning_condkd.modules.condensation import Condensation

@@ -1,4 +1,4 @@
-"""Training a classifier on real images: the teacher, or a student to compare with."""
+"""Training of a classifier on real images: a teacher, or a student for comparison."""
 
 from __future__ import annotations
 
@@ -53,25 +53,24 @@ STATE_KEY = "classification"
 
 
 class Classification(ResumableModule):
-    """Train a classifier on labelled images by cross-entropy, and measure its top-1 accuracy (micro average).
+    """Train a classifier on labelled images by cross-entropy, and evaluate its top-1 accuracy (micro average).
 
     Of several validation or test loaders the first has the plain names ``val/accuracy`` and ``val/loss``, see
     :class:`~lightning_condkd.training.scores.Scores`.
 
     Args:
         network: the classifier with its normalisation; it is trained in place.
-        augment: augmentation of the training images; ``None`` leaves them as they are.
+        augment: augmentation of the training images; ``None`` disables it.
         optimizer: ``None`` for SGD, lr 0.1, Nesterov momentum 0.9, weight decay 5e-4 (our default).
         scheduler: stepped once an epoch; ``None`` for a cosine to 0 over the steps of the run (our default), which
-            ends with the run also after a resume to another length.
-        label_smoothing: share of the target that is spread evenly over all classes.
+            ends with the run also after a resume with another length.
+        label_smoothing: share of the target that is distributed uniformly over all classes.
         output: file to which the network's weights are written when training ends, see :meth:`export`.
-        seed: seed of the augmentation; ``None`` takes the one of ``seed_everything``, else 0. A resumed run keeps its
-            own.
+        seed: seed of the augmentation; ``None`` for that of ``seed_everything``, else 0. A resumed run keeps its own.
 
     Raises:
         ValueError: at setup, if the network has another number of classes than the data, or holds NaN.
-        FloatingPointError: at the end of an epoch, before anything is measured or written, if training diverged.
+        FloatingPointError: at the end of an epoch, before evaluation and writing, if training diverged.
 
     Example:
         >>> from lightning_condkd.models import DigitsNet
@@ -117,7 +116,7 @@ class Classification(ResumableModule):
         """
         super().setup(stage)
         if stage == "fit":
-            check_finite("the network to begin with", self.network, "build it anew, or load other weights")
+            check_finite("the network to begin with", self.network, "build it again, or load other weights")
         classes = getattr(getattr(self.trainer, "datamodule", None), "num_classes", None)
         if stage == "fit":
             check_trainable("network", self.network)
@@ -141,7 +140,7 @@ class Classification(ResumableModule):
 
     @property
     def _label_range(self) -> int | None:
-        """What training labels are checked against; our datamodules have done so, and a look waits for a GPU."""
+        """Number of classes to check training labels against; ``None`` for our datamodules, which have checked them."""
         own = isinstance(getattr(self.trainer, "datamodule", None), ImageDataModule)
         return None if own else self.network.num_classes
 
@@ -172,22 +171,22 @@ class Classification(ResumableModule):
         return cast(Tensor, self.augment(images, take(parameters, draw.rows)))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Measure a batch.
+        """Evaluate a batch.
 
         Args:
             batch: as in :meth:`training_step`; it may be empty.
             batch_idx: position in the loader.
-            dataloader_idx: number of the loader.
+            dataloader_idx: index of the loader.
         """
         self._measure("val", batch, dataloader_idx)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Measure a batch.
+        """Evaluate a batch.
 
         Args:
             batch: as in :meth:`training_step`; it may be empty.
             batch_idx: position in the loader.
-            dataloader_idx: number of the loader.
+            dataloader_idx: index of the loader.
         """
         self._measure("test", batch, dataloader_idx)
 
@@ -230,7 +229,7 @@ class Classification(ResumableModule):
         return RunCosine(optimizer, max(1, int(steps)))
 
     def on_validation_start(self) -> None:
-        """Make the network's statistics the same on all ranks, and see that there is something to measure."""
+        """Make the network's statistics the same on all ranks, and start the scores."""
         check_dtypes(self.trainer, network=self.network)
         self.scores.begin(self.trainer)
         sync_buffers([self.network])
@@ -293,7 +292,7 @@ class Classification(ResumableModule):
         self.take_seed(state["seed"])
 
     def on_train_end(self) -> None:
-        """Write the weights if an output file is set, but not in a ``fast_dev_run``, and say where."""
+        """Write the weights if an output file is set, except in a ``fast_dev_run``, and log the path."""
         sync_buffers([self.network])
         self.stop_if_diverged()
         if self.output is None:
@@ -306,10 +305,10 @@ class Classification(ResumableModule):
         """Write the network's weights under its own names; the normalisation goes into the metadata.
 
         Args:
-            path: target, ending in ``.safetensors``; replaced whole.
+            path: target, ending in ``.safetensors``; replaced atomically.
 
         Raises:
-            ValueError: another ending, or the network holds NaN or infinity.
+            ValueError: if the ending is another, or the network contains NaN or infinity.
         """
         _check_ending(Path(path))
         check_finite("the network", self.network, "it has diverged, nothing was written")

@@ -1,4 +1,4 @@
-"""Learning a condensed set: the pixels are parameters, and what else its method learns."""
+"""Training of a condensed set: its pixels, and further parameters of the method."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ STATE_KEY = "condensation"
 
 
 class Condensation(ResumableModule):
-    """Learn a few images per class that stand for a dataset.
+    """Learn a few images per class that represent a dataset.
 
     One ``training_step`` is one iteration of the method on real images that it draws by class from the datamodule. The
     condensed set is written when training ends and with every checkpoint.
 
     Args:
-        method: how the images are learned.
+        method: the condensation method.
         ipc: images per class.
         learning_rate: step size on pixels in the units of [0, 1]; ``None`` for the method's published one. That is for
-            normalised pixels, so it is multiplied by the squared standard deviation that the method's networks divide
-            by, or else that of the data: DM's 1 becomes 0.04 on CIFAR-10.
-        momentum: momentum of SGD (official codes of DC, DM and MTT 0.5). A resumed run takes step sizes and momentum as
-            they are given to it, not those of the run before.
-        init: what to start from: ``real`` for random real images, ``noise`` with the data's mean and standard
-            deviation, or the file of a condensed set with as many images per class.
+            normalised pixels, so it is multiplied by the squared standard deviation of the method's networks, or else
+            of the data: DM's 1 becomes 0.04 on CIFAR-10.
+        momentum: momentum of SGD (official code of DC, DM and MTT 0.5). A resumed run uses the step sizes and momentum
+            given to it, not those of the run before.
+        init: initial images: ``real`` for random real images, ``noise`` with the data's mean and standard deviation, or
+            the file of a condensed set with as many images per class.
         output: file to which the condensed set is written.
-        steps_per_epoch: iterations in what the trainer counts as an epoch.
-        seed: seed of all draws; ``None`` takes the one of ``seed_everything``, else 0. A resumed run keeps its own.
+        steps_per_epoch: iterations in an epoch of the trainer.
+        seed: seed of all draws; ``None`` for that of ``seed_everything``, else 0. A resumed run keeps its own.
 
     Raises:
-        ValueError: at setup, if a class has no image, or fewer than are to be drawn from it, or if the set to start
-            from does not fit.
+        ValueError: at setup, if a class has no image, or fewer than the method draws from it, or if the initial set
+            does not fit.
 
     Example:
         >>> from lightning_condkd.condensation import DistributionMatching
@@ -102,7 +102,7 @@ class Condensation(ResumableModule):
         self.register_load_state_dict_pre_hook(_make_room)  # type: ignore[no-untyped-call]
 
     def configure_model(self) -> None:
-        """Make the pixels from the datamodule's training images, on the CPU, unless they were loaded."""
+        """Create the pixels from the datamodule's training images, on the CPU, unless they were loaded."""
         if self._source is None and self._trainer is not None:
             with torch.device("cpu"):  # the trainer calls this with its device as the default one
                 self._build()
@@ -148,7 +148,7 @@ class Condensation(ResumableModule):
         return loss
 
     def _differentiated(self, draw: Draw) -> Tensor:
-        """Return the loss with its gradients, which are taken part by part."""
+        """Return the loss, after computing its gradients part by part."""
         pixels, *learned = self._learned
         images = pixels.detach().requires_grad_()
         loss, gradients = images.new_zeros(()), [torch.zeros_like(tensor) for tensor in (images, *learned)]
@@ -164,7 +164,7 @@ class Condensation(ResumableModule):
         return RealImages(lambda rows: to_pixels(source.images[rows], self.device), source.class_rows)
 
     def _guard(self, loss: Tensor) -> None:
-        """Stop at the first loss that is not finite, with the last that was learned when it was finite."""
+        """Stop at the first loss that is not finite, with the last good values restored."""
         if bool(mean_over_ranks(loss).isfinite()):
             self._last_good = [tensor.detach().clone() for tensor in self._learned]
             return
@@ -183,12 +183,12 @@ class Condensation(ResumableModule):
         self._undone += 1
 
     def configure_optimizers(self) -> Optimizer:
-        """Return SGD on the pixels, and on what else the method learns."""
+        """Return SGD on the pixels and the method's further parameters."""
         groups = [{"params": [self._pixels], "lr": self._pixel_lr}, *self.method.parameter_groups()]
         return SGD(groups, momentum=self.momentum)
 
     def on_train_start(self) -> None:
-        """Put the given step sizes and momentum in the place of those that came with a checkpoint."""
+        """Replace step sizes and momentum from a checkpoint by the given ones."""
         loaded = cast(Optimizer, self.optimizers(use_pl_optimizer=False))
         for group, given in zip(loaded.param_groups, self.configure_optimizers().param_groups, strict=True):
             group.update({name: value for name, value in given.items() if name != "params"})
@@ -201,7 +201,7 @@ class Condensation(ResumableModule):
         return self.method.pixel_lr * sum(std**2 for std in deviations) / len(deviations)
 
     def condensed(self) -> CondensedSet:
-        """Return the set as it is now."""
+        """Return the current set."""
         settings = {
             "ipc": self.ipc,
             "iterations": self.global_step - self._undone,
@@ -215,7 +215,7 @@ class Condensation(ResumableModule):
         return CondensedSet(self._pixels.detach().cpu().float(), self.labels, info=info)
 
     def write(self) -> None:
-        """Write the set to its file, on rank 0; if the last step broke what is learned, as it was before that step.
+        """Write the set to its file, on rank 0; if the last step made values invalid, the set before that step.
 
         A ``fast_dev_run`` writes nothing.
         """
@@ -225,12 +225,12 @@ class Condensation(ResumableModule):
             self.condensed().save(self.output)
 
     def on_train_end(self) -> None:
-        """Write the set, and say where."""
+        """Write the set, and log the path."""
         self.write()
         say_written(
             "condensed set",
             self.output,
-            f"judge it by 'lightning-condkd evaluate {self.output} --data ...'",
+            f"evaluate it with 'lightning-condkd evaluate {self.output} --data ...'",
             self.trainer,
         )
 
@@ -255,7 +255,7 @@ class Condensation(ResumableModule):
         """
         super().on_load_checkpoint(checkpoint)
         state = own_state(checkpoint, STATE_KEY, self)
-        if self.pixels is not None:  # else they are made from the checkpoint
+        if self.pixels is not None:  # else they are created from the checkpoint
             self.check_state(checkpoint["state_dict"])
         self.take_seed(state["seed"])
         self._undone = state["undone"]
@@ -268,7 +268,7 @@ class Condensation(ResumableModule):
 
     @property
     def _learned(self) -> list[nn.Parameter]:
-        """The pixels, and what else the method learns."""
+        """The pixels and the method's further parameters."""
         groups = self.method.parameter_groups()
         return [self._pixels, *(parameter for group in groups for parameter in group["params"])]
 
@@ -280,7 +280,7 @@ class Condensation(ResumableModule):
 
 
 def _make_room(module: Condensation, state: Mapping[str, Any], prefix: str, *_: object) -> None:
-    """Make what a state dict holds where no fit has done so."""
+    """Create the parameters in a state dict if no fit has done so."""
     pixels = state.get(f"{prefix}pixels")
     if module.pixels is None and pixels is not None:
         module.method.build(tuple(pixels.shape[1:]), len(pixels) // module.ipc, module.ipc)

@@ -89,21 +89,21 @@ class CondKD(TeacherStudent):
         teacher: the trained network with its normalisation. It is frozen.
         student: the network to train; one that is no :class:`Observer` gets the teacher's normalisation.
         inversion: the method that synthesises images.
-        alignment: the discriminator game towards the condensed images; ``None`` for plain inversion.
-        distillation: what the student minimises; ``None`` for the loss of the method's official code:
-            :class:`LogitsL1Distillation` for DFAD and PRE-DFKD, else :class:`KLDistillation`, at temperature 20 where
-            images are stored and at 1 where they are rendered for the step. ZSKT's has attention maps beside it, whose
-            names only you know: pass :class:`AttentionDistillation`.
-        augment: view of the distillation images, the same for teacher and student; ``None`` for crop (pad 4) and flip
-            of stored images, and for none of images rendered for the step, as in the official codes.
+        alignment: adversarial alignment with the condensed images; ``None`` disables it.
+        distillation: loss of the student; ``None`` for that of the method's official code:
+            :class:`LogitsL1Distillation` for DFAD and PRE-DFKD, else :class:`KLDistillation`, at temperature 20 if
+            images are stored and at 1 if they are rendered for each step. ZSKT's loss also uses attention maps, whose
+            names depend on the networks: pass :class:`AttentionDistillation`.
+        augment: augmentation of the distillation images, the same for teacher and student; ``None`` for crop (pad 4)
+            and flip of stored images, and no augmentation of images rendered for a step, as in the official code.
         student_optimizer: ``None`` for SGD, lr 0.2, momentum 0.9, weight decay 1e-4 (official code of Fast).
         student_scheduler: stepped once a round after warm-up; ``None`` for a cosine to a thousandth of the learning
-            rate over the student's rounds (official code of Fast), which ends with the run also after a resume to
+            rate over the student's rounds (official code of Fast), which ends with the run also after a resume with
             another length.
-        student_gradient_clip: largest norm of the student's gradient; ``None`` for no limit.
-        transfer_set: what the student learns from; ``None`` takes the datamodule's, and two are refused. Its bank is
-            saved and resumed with the module; a new fit starts with an empty one, or with what was appended by hand.
-        seed: seed of all draws; ``None`` takes the one of ``seed_everything``, else 0. A resumed run keeps its own.
+        student_gradient_clip: largest norm of the student's gradient; ``None`` disables clipping.
+        transfer_set: images for the student; ``None`` for the datamodule's; giving both is an error. Its bank is saved
+            and resumed with the module; a new fit starts with an empty bank, or with images appended by hand.
+        seed: seed of all draws; ``None`` for that of ``seed_everything``, else 0. A resumed run keeps its own.
 
     Raises:
         ValueError: at setup, if teacher, student, condensed set and trainer do not fit each other.
@@ -195,7 +195,7 @@ class CondKD(TeacherStudent):
             warn_of_attention(self.inversion, self.distillation)
 
     def configure_model(self) -> None:
-        """Build what depends on the task's shapes, on the CPU; a second run must have the same ones."""
+        """Build the parts that depend on the task's shapes, on the CPU; a second run must have the same shapes."""
         if self.transfer_set is not None:
             with torch.device("cpu"):  # the trainer calls this with its device as the default one
                 self._build_for(self.transfer_set.condensed)
@@ -213,7 +213,7 @@ class CondKD(TeacherStudent):
         self.inversion.build(spec, seeded_generator(self.seed, "inversion"))
         if self._aligning is not None:
             self._aligning.build(spec, seeded_generator(self.seed, "alignment"))
-            check_finite("the discriminator", self._aligning, "build it anew, or load other weights")
+            check_finite("the discriminator", self._aligning, "build it again, or load other weights")
         check_finite("the inversion", self.inversion, "give it another generator, or other weights")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -235,7 +235,7 @@ class CondKD(TeacherStudent):
             check_count("student_scheduler", scheduler, rounds, "once a round after warm-up")
 
     def make_student_optimizer(self, student: nn.Module) -> Optimizer:
-        """Return a fresh optimizer of the student's kind.
+        """Return a new optimizer with the student's settings.
 
         Args:
             student: the network to train.
@@ -245,10 +245,10 @@ class CondKD(TeacherStudent):
         return default_student_optimizer(student)
 
     def make_student_scheduler(self, optimizer: Optimizer) -> LRScheduler:
-        """Return a fresh schedule, to be stepped once a round after warm-up.
+        """Return a new schedule, to be stepped once a round after warm-up.
 
         Args:
-            optimizer: of :meth:`make_student_optimizer`.
+            optimizer: result of :meth:`make_student_optimizer`.
         """
         if self.student_scheduler is not None:
             return make_scheduler("student_scheduler", self.student_scheduler, optimizer)
@@ -256,7 +256,7 @@ class CondKD(TeacherStudent):
 
     @property
     def _condensed(self) -> CondensedSet | None:
-        """The condensed set, where one is known: to validate or test needs none."""
+        """The condensed set, ``None`` if unknown, since validation and test need none."""
         datamodule = getattr(self.trainer, "datamodule", None)
         found = self._given_transfer_set or getattr(datamodule, "transfer_set", None) or self.transfer_set
         return None if found is None else found.condensed
@@ -267,18 +267,18 @@ class CondKD(TeacherStudent):
         return None if self.spec is None else self.spec.image_shape
 
     def on_validation_start(self) -> None:
-        """Make the student the same on all ranks; the first time, look at the classes of the loaders."""
+        """Make the student the same on all ranks; the first time, check the classes of the loaders."""
         super().on_validation_start()
         if self.teacher_accuracy is None:
             check_loaders(self.trainer, loaders_in_turn(self.trainer), self._condensed)
 
     def on_test_start(self) -> None:
-        """Look at the classes of the loaders."""
+        """Check the classes of the loaders."""
         super().on_test_start()
         check_loaders(self.trainer, loaders_in_turn(self.trainer), self._condensed)
 
     def on_fit_start(self) -> None:
-        """Check networks and data in the precision of the run; let the bank start empty or go on."""
+        """Check networks and data in the precision of the run; empty the bank or resume it."""
         super().on_fit_start()
         check_synthesis_steps(self.inversion, self._transfer, resumed=self.trainer.ckpt_path is not None)
         for name in ("teacher", "student"):
@@ -293,7 +293,7 @@ class CondKD(TeacherStudent):
         check_loader(self.trainer, self.inversion.cadence.length)
 
     def on_train_end(self) -> None:
-        """Make student and method the same on all ranks, whether or not a validation or a checkpoint came last."""
+        """Make student and method the same on all ranks, even if no validation or checkpoint came last."""
         super().on_train_end()
         sync_buffers([self.student, self.inversion])
         self.stop_if_diverged()

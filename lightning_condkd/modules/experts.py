@@ -1,4 +1,4 @@
-"""Training the experts of trajectory matching: many networks one after the other, with every epoch in a file."""
+"""Training of the experts for trajectory matching: many networks one after the other, with every epoch in a file."""
 
 from __future__ import annotations
 
@@ -52,23 +52,23 @@ class ExpertTrajectories(ResumableModule):
     """Train experts on real images, one after the other, and write their parameters before and after every epoch.
 
     Training is plain SGD without momentum, weight decay or schedule, as in the official code; a network with random
-    weights takes the expert's place after every ``epochs`` epochs of the trainer. So its ``max_epochs`` is the number
-    of experts times ``epochs`` (published 100 times 50), and a checkpoint resumes in mid-expert. Unlike the official
-    code, the images that are left over at the end of an epoch are not used in it. A snapshot is one vector of float32
-    in a ``.safetensors`` file: 1.3 MB for the usual ConvNet, 6.5 GB for 100 experts.
+    weights replaces the expert after every ``epochs`` epochs of the trainer. So its ``max_epochs`` is the number of
+    experts times ``epochs`` (published 100 times 50), and a run can be resumed within an expert. Unlike in the official
+    code, images left over at the end of an epoch are not used in it. A snapshot is one vector of float32 in a
+    ``.safetensors`` file: 1.3 MB for the usual ConvNet, 6.5 GB for 100 experts.
 
-    Fit it with an :class:`~lightning_condkd.data.image_datamodules.ImageDataModule` (published batch size 256). More
+    Fit it with an :class:`~lightning_condkd.data.image_datamodules.ImageDataModule` (published batch size 256). Several
     ranks share the batches of one expert.
 
     Args:
         networks: makes the networks, each with the normalisation of the data.
-        output: folder for the snapshots, that of one run.
+        output: folder for the snapshots of one run.
         epochs: epochs of each expert (published 50).
         learning_rate: step size (published 0.01).
-        augment: one operator for each batch, each image with its own parameters; ``dsa`` (official code),
-            ``dsa_digits`` without its flip, ``None`` for none, or one of your own.
-        seed: seed of the networks and the augmentation; ``None`` takes the one of ``seed_everything``, else 0. A
-            resumed run keeps its own.
+        augment: one operator for each batch, with separate parameters for each image: ``dsa`` (official code),
+            ``dsa_digits`` without its flip, or an :class:`~lightning_condkd.augment.Augment`; ``None`` disables it.
+        seed: seed of the networks and the augmentation; ``None`` for that of ``seed_everything``, else 0. A resumed run
+            keeps its own.
 
     Raises:
         ValueError: if the network has running statistics or dropout, or a count is not positive; when fitting begins,
@@ -111,7 +111,7 @@ class ExpertTrajectories(ResumableModule):
         self.scores = Scores(self.networks.num_classes)
 
     def position(self, epoch: int) -> tuple[int, int]:
-        """Return the number of the expert that an epoch of the trainer belongs to, and how many it was trained for.
+        """Return the number of the expert at an epoch of the trainer, and the number of epochs of its training so far.
 
         Args:
             epoch: epoch of the trainer.
@@ -120,7 +120,7 @@ class ExpertTrajectories(ResumableModule):
 
     @property
     def info(self) -> ExpertInfo:
-        """What all snapshots of this run have in common."""
+        """Facts that all snapshots of this run share."""
         data = real_images(self)
         training = {
             "learning_rate": self.learning_rate,
@@ -142,7 +142,7 @@ class ExpertTrajectories(ResumableModule):
         )
 
     def on_fit_start(self) -> None:
-        """Check the run before it begins."""
+        """Check the run before it starts."""
         super().on_fit_start()
         check_dtypes(self.trainer, network=self.network)
         data = real_images(self)
@@ -158,13 +158,13 @@ class ExpertTrajectories(ResumableModule):
         self._check_folder()
 
     def outputs(self) -> list[Target]:
-        """Return the folder of the snapshots, with the size of those that are not there yet."""
+        """Return the folder of the snapshots, with the size of those not written yet."""
         experts, _ = self.position(self.trainer.max_epochs or 0)
         absent = experts * (self.epochs + 1) - len(list(self.output.glob("expert_*.safetensors")))
         return [Target(self.output, max(0, absent) * state_size(self.network), folder=True)]
 
     def on_train_start(self) -> None:
-        """Check the validation loaders; say if the run ends before its last expert is done."""
+        """Check the validation loaders; warn if the run ends before its last expert is finished."""
         loaders_in_turn(self.trainer)
         steps, length = self.trainer.max_steps, int(self.trainer.num_training_batches)
         if not dev_steps(self.trainer) and 0 <= steps < (self.trainer.max_epochs or 0) * length:
@@ -183,7 +183,7 @@ class ExpertTrajectories(ResumableModule):
                 )
 
     def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
-        """Put a network with random weights in the place of the one that is done.
+        """Replace a finished expert by a network with random weights.
 
         Args:
             batch: not used.
@@ -215,14 +215,14 @@ class ExpertTrajectories(ResumableModule):
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Lightning's own signature
-        """Take a step; after the last of an epoch, write the snapshot.
+        """Make a step; after the last one of an epoch, write the snapshot.
 
         Args:
-            args: what Lightning gives.
-            kwargs: likewise.
+            args: arguments of Lightning.
+            kwargs: arguments of Lightning.
         """
         super().optimizer_step(*args, **kwargs)
-        # Not in on_train_epoch_end: Lightning leaves that out after a resume from a checkpoint of the last batch.
+        # Not in on_train_epoch_end, which Lightning skips after a resume from a checkpoint of the last batch.
         if self.trainer.is_last_batch:
             self.stop_if_diverged()
             expert, epoch = self.position(self.current_epoch)
@@ -249,7 +249,7 @@ class ExpertTrajectories(ResumableModule):
         self.log_dict(self.scores.pop(), prog_bar=True, sync_dist=True)  # equal on all ranks already
 
     def on_train_end(self) -> None:
-        """End a run that diverged after its last snapshot; say where the snapshots are."""
+        """End a run that diverged after its last snapshot; log the folder of the snapshots."""
         self.stop_if_diverged()
         say_written("experts", self.output, "give the folder to TrajectoryMatching as its experts", self.trainer)
 
@@ -260,12 +260,12 @@ class ExpertTrajectories(ResumableModule):
         save_packed(snapshot_path(self.output, expert, epoch), KIND, {TENSOR: flatten(self.network.network)}, header)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Measure the expert on a batch of held-out images.
+        """Evaluate the expert on a batch of held-out images.
 
         Args:
             batch: as in :meth:`training_step`; it may be empty.
             batch_idx: position in the loader.
-            dataloader_idx: number of the loader; the first one's accuracy is ``val/accuracy``.
+            dataloader_idx: index of the loader; the first one's accuracy is ``val/accuracy``.
         """
         images, labels = real_batch(batch, self.networks.num_classes)
         logits = self.network(images).logits if len(labels) else images.new_empty(0)

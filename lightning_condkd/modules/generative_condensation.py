@@ -1,4 +1,4 @@
-"""Learning a generator that stands for a dataset, and freezing a condensed set from it."""
+"""Training of a generator that represents a dataset, and export of a condensed set from it."""
 
 from __future__ import annotations
 
@@ -36,36 +36,36 @@ STATE_KEY = "generative condensation"
 
 
 class GenerativeCondensation(ResumableModule):
-    """Train a conditional GAN on a dataset, then let networks that know the data correct it, and freeze a set.
+    """Train a conditional GAN on a dataset, then with a term from networks trained on the data, and export a set.
 
-    OUR RECONSTRUCTION of generative condensation by self-distillation. The paper has no public code, and weight,
-    temperature, pool and schedule are not known to us: none of its numbers are to be expected here. The base is DiM's
-    recipe. First the GAN trains alone for ``gan_epochs``. In the epochs after that both optimizers start anew with
-    the learning rate of the matching stage, and the generator also minimises the divergence between what a network of
-    the pool says of real images and of generated ones of the same classes, under one augmentation. DiM starts its
-    second stage from the best GAN by accuracy, we from the last.
+    OUR RECONSTRUCTION of generative condensation by self-distillation. The paper has no public code, and its weight,
+    temperature, pool and schedule are unknown: do not expect its numbers here. The base is DiM's recipe. First the GAN
+    is trained alone for ``gan_epochs``. In the epochs after that both optimizers restart with the learning rate of the
+    matching stage, and the generator also minimises the divergence between the predictions of a network of the pool on
+    real and on generated images of the same classes, under one augmentation. DiM starts its second stage from the best
+    GAN by accuracy, this module from the last.
 
     One ``training_step`` is a step of the generator, then one of the critic. Real images are drawn uniformly from the
-    datamodule's. The stored object is the generator, in the checkpoint; a set frozen from it is written when training
-    ends and with every checkpoint, from the images of the eval-mode generator.
+    datamodule's. The generator is stored in the checkpoint; a set of its images in eval mode is written when training
+    ends and with every checkpoint.
 
-    On several ranks each takes its share of every batch and gradients are averaged. Statistics of the generator's
+    With several ranks each takes its share of every batch and gradients are averaged. Statistics of the generator's
     BatchNorm, and class means if those are paired, are of each rank's share.
 
     Args:
-        pool: the networks that compare, with the normalisation of the data and the augmentation.
-        ipc: images per class of the set that is written.
+        pool: the networks for the comparison, with the normalisation of the data and the augmentation.
+        ipc: images per class of the written set.
         gan: the GAN; ``None`` for :class:`ConditionalGAN` with its defaults.
         matching: the second stage; ``None`` for :class:`SelfDistillation` with its defaults.
         gan_epochs: epochs before the second stage (DiM 150).
         output: file to which a condensed set is written.
-        steps_per_epoch: steps in what the trainer counts as an epoch (DiM's batches of 128 CIFAR images: 390).
-        seed: seed of all draws and of the set that is written; ``None`` takes the one of ``seed_everything``, else 0.
-            A resumed run keeps its own.
+        steps_per_epoch: steps in an epoch of the trainer (DiM's batches of 128 CIFAR images: 390).
+        seed: seed of all draws and of the written set; ``None`` for that of ``seed_everything``, else 0. A resumed run
+            keeps its own.
 
     Raises:
-        ValueError: at setup, if a class has no image, a batch does not divide by the ranks or the pool's networks do
-            not fit the data.
+        ValueError: at setup, if a class has no image, a batch is not divisible by the number of ranks or the pool's
+            networks do not fit the data.
 
     Example:
         >>> from functools import partial
@@ -121,7 +121,7 @@ class GenerativeCondensation(ResumableModule):
         """Check batches, strategy and length, and find the real images.
 
         Args:
-            stage: ``fit``; there is nothing to validate or test.
+            stage: ``fit``; validation and test are not supported.
         """
         super().setup(stage)
         check_strategy(self.trainer)
@@ -142,9 +142,9 @@ class GenerativeCondensation(ResumableModule):
         rank_zero_warn(f"{ends} ends in the first of two stages, which has gan_epochs={self.gan_epochs}: {cure}")
 
     def configure_model(self) -> None:
-        """Make the networks for the data, on the CPU; a second run must have data of the same shapes."""
+        """Create the networks for the data, on the CPU; a second run must have data of the same shapes."""
         if self._source is None:
-            return  # loaded without a trainer: the checkpoint tells the shapes
+            return  # loaded without a trainer: the shapes come from the checkpoint
         with torch.device("cpu"):  # the trainer calls this with its device as the default one
             self._build(self._source.image_shape, self._source.class_names)
 
@@ -242,7 +242,7 @@ class GenerativeCondensation(ResumableModule):
         return terms
 
     def _guard(self, terms: LossTerms) -> None:
-        """Stop at the first loss that is not finite, with the last generator that had finite ones."""
+        """Stop at the first loss that is not finite, with the last good generator restored."""
         if bool(mean_over_ranks(terms.total()).isfinite()):
             return
         found = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in terms.values.items())
@@ -260,17 +260,17 @@ class GenerativeCondensation(ResumableModule):
             self.gan.generator.load_state_dict(state)
 
     def export(self, ipc: int, seed: int) -> CondensedSet:
-        """Freeze a set of generated images, the same for the same generator and seed.
+        """Return a set of generated images, the same for the same generator and seed.
 
-        The generator is in eval mode: its BatchNorm layers use their running statistics, so no image depends on which
-        others are in the set. Nothing is selected: the first images that the seed yields are taken.
+        The generator is in eval mode: its BatchNorm layers use their running statistics, so images do not depend on
+        each other. There is no selection: the first images of the seed are used.
 
         Args:
             ipc: images of each class.
             seed: seed of the latents.
 
         Raises:
-            RuntimeError: before the networks are made, by ``Trainer.fit`` or from a checkpoint.
+            RuntimeError: before the networks are created, by ``Trainer.fit`` or from a checkpoint.
         """
         if not self.gan.built:
             raise RuntimeError("the generator is made when Trainer.fit begins, or from a checkpoint")
@@ -283,7 +283,7 @@ class GenerativeCondensation(ResumableModule):
         return CondensedSet(images, labels, info=info)
 
     def settings(self) -> dict[str, Any]:
-        """Return what a file of this method records, JSON values only."""
+        """Return the settings that a file of this method records, JSON values only."""
         names = ("latent_size", "width", "learning_rate", "batch_size", "penalty")
         return {
             "gan": {name: getattr(self.gan, name) for name in names},
@@ -295,7 +295,7 @@ class GenerativeCondensation(ResumableModule):
         }
 
     def write(self) -> None:
-        """Write a set to its file, on rank 0; if the last step broke the generator, as it was before that step.
+        """Write a set to its file, on rank 0; if the last step broke the generator, that of the generator before it.
 
         A ``fast_dev_run`` writes nothing.
         """
@@ -306,12 +306,12 @@ class GenerativeCondensation(ResumableModule):
             self.export(self.ipc, self.seed).save(self.output)
 
     def on_train_end(self) -> None:
-        """Write a set, and say where."""
+        """Write a set, and log the path."""
         self.write()
         say_written(
             "condensed set",
             self.output,
-            f"judge it by 'lightning-condkd evaluate {self.output} --data ...'",
+            f"evaluate it with 'lightning-condkd evaluate {self.output} --data ...'",
             self.trainer,
         )
 

@@ -1,4 +1,4 @@
-"""A frozen teacher and a student in training: measured on real images, saved without the teacher."""
+"""Base class of modules that train a student with a frozen teacher: evaluation, and checkpoints of the student."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ STATE_KEY = "condkd"
 
 
 class TeacherStudent(ResumableModule):
-    """What every module that trains a student beside a frozen teacher shares.
+    """Base of the modules that train a student with a frozen teacher.
 
-    Validation and test measure top-1 accuracy (micro average) of the student on real images, and of the teacher: once
-    in a fit, always in a test. Of several loaders the first has the plain names, see
-    :class:`~lightning_condkd.training.scores.Scores`. Checkpoints leave the teacher out and hold its fingerprint
-    instead.
+    Validation and test evaluate the top-1 accuracy (micro average) of the student on real images, and of the teacher:
+    once in a fit, always in a test. Of several loaders the first has the plain names, see
+    :class:`~lightning_condkd.training.scores.Scores`. Checkpoints contain the teacher's fingerprint instead of its
+    weights.
 
     Args:
         teacher: the trained network with its normalisation. It is frozen.
         student: the network to train; one that is no :class:`Observer` gets the teacher's normalisation.
 
     Raises:
-        ValueError: if teacher and student share memory, or the teacher or, in a fit, the student holds NaN.
+        ValueError: if teacher and student share memory, or the teacher or, in a fit, the student contains NaN.
     """
 
     best_metric = "val/student_accuracy"
@@ -63,16 +63,16 @@ class TeacherStudent(ResumableModule):
         self._was_trained = False
 
     def setup(self, stage: str) -> None:
-        """Check the networks; take the teacher's fingerprint before a true half or double precision converts it.
+        """Check the networks; compute the teacher's fingerprint before a true half or double precision converts it.
 
         Args:
             stage: ``fit``, ``validate`` or ``test``.
         """
         super().setup(stage)
-        self.teacher.eval()  # its layers may have been set otherwise since it was frozen
+        self.teacher.eval()  # the mode of its layers may have been changed since it was frozen
         check_finite("the teacher", self.teacher, "load the weights of a run that did not diverge")
         if stage == "fit":
-            check_finite("the student to begin with", self.student, "build it anew, or load other weights")
+            check_finite("the student to begin with", self.student, "build it again, or load other weights")
         self._fingerprint = self._fingerprint or self.teacher.fingerprint()
         self._was_trained = self._was_trained or stage == "fit"
 
@@ -95,7 +95,7 @@ class TeacherStudent(ResumableModule):
         self.teacher.check_frozen()
 
     def on_validation_start(self) -> None:
-        """Make the student the same on all ranks, and see that there is something to measure, and to measure it by."""
+        """Make the student the same on all ranks, check that it was trained, and start the scores."""
         self.scores.begin(self.trainer)
         self._remark_untrained("validate")
         check_dtypes(self.trainer, teacher=self.teacher, student=self.student)
@@ -122,14 +122,14 @@ class TeacherStudent(ResumableModule):
         stop_if_diverged(self, self.losses, self.student, "the student", "Lower its learning rate")
 
     def _remark_untrained(self, what: str) -> None:
-        if not self._was_trained:  # a fit, or the checkpoint that was loaded, says that it was
+        if not self._was_trained:  # set by a fit, or by a loaded checkpoint
             rank_zero_warn(
                 f"{what} without a checkpoint measures the student as it was made, before any training: give "
                 "--ckpt_path (ckpt_path=...), unless it came with weights of its own"
             )
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Measure the student, and the teacher the first time.
+        """Evaluate the student, and the first time also the teacher.
 
         Args:
             batch: real images ``(N, C, H, W)``, in [0, 1] or uint8, and labels ``(N,)``.
@@ -139,7 +139,7 @@ class TeacherStudent(ResumableModule):
         self._measure("val", batch, dataloader_idx, teacher=self.teacher_accuracy is None)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Measure student and teacher.
+        """Evaluate student and teacher.
 
         Args:
             batch: real images ``(N, C, H, W)``, in [0, 1] or uint8, and labels ``(N,)``.
@@ -156,7 +156,7 @@ class TeacherStudent(ResumableModule):
             self.scores.add_accuracy(f"{stage}/{name}_accuracy", loader, logits, labels)
 
     def real_batch(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return images in the units of [0, 1] and labels, checked against what the networks know.
+        """Return images in the units of [0, 1] and labels, checked against the networks.
 
         Args:
             batch: real images ``(N, C, H, W)``, in [0, 1] or uint8, and labels ``(N,)``.
@@ -175,7 +175,7 @@ class TeacherStudent(ResumableModule):
         if "val/teacher_accuracy" in values and not self.trainer.sanity_checking:
             self.teacher_accuracy = float(values["val/teacher_accuracy"])
             remark_on_accuracy(self.teacher_accuracy, self.teacher.num_classes, "the validation images")
-        elif self.teacher_accuracy is not None:  # measured once: also in the rows after a resume
+        elif self.teacher_accuracy is not None:  # evaluated once, but logged in all rows, also after a resume
             self.log("val/teacher_accuracy", self.teacher_accuracy, sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
@@ -229,7 +229,7 @@ class TeacherStudent(ResumableModule):
         self.check_state(checkpoint["state_dict"])
 
     def lasting(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return those tensors of a checkpoint that must be finite.
+        """Return the tensors of a checkpoint that must be finite.
 
         Args:
             state: its state dict.

@@ -115,7 +115,7 @@ def test_an_empty_folder_of_a_class_is_named_to_who_trains_a_teacher(holes: Path
 @pytest.mark.filterwarnings("ignore:.*classes have no")
 def test_a_set_cannot_be_learned_or_chosen_with_an_empty_folder(command: list[str], holes: Path, said: Said) -> None:
     data = {"class_path": "ImageFolderDataModule", "init_args": {"root": str(holes), "channels": 1, "batch_size": 4}}
-    with pytest.raises(ValueError, match=r"class 'digit3' has 0 training images.* and so few have digit7: "):
+    with pytest.raises(ValueError, match=r"class 'digit3' has 0 training images.* and the same holds for digit7: "):
         said([*command, f"--data={json.dumps(data)}"])
 
 

@@ -224,7 +224,7 @@ def test_a_transfer_set_must_come_from_somewhere() -> None:
 
 
 def test_the_datamodule_serves_condkd_alone() -> None:
-    with pytest.raises(TypeError, match="serves the steps of CondKD, got BoringModel"):
+    with pytest.raises(TypeError, match="is for CondKD, got BoringModel"):
         toy.silent_trainer(max_epochs=1).fit(_boring(), _data())
 
 

@@ -159,7 +159,7 @@ WRONG = [
     (IMAGES, CLASSES.view(6, 1), r"int64 \(3, 1\): take labels.squeeze"),
     (IMAGES, CLASSES.float(), r"float32 \(3,\): convert whole numbers with labels.long"),
     (IMAGES, CLASSES + 1, "from 0 to 2, got 1 to 3: they seem to count from 1, so subtract 1"),
-    (IMAGES, CLASSES + 3, "from 0 to 2, got 3 to 5: the networks know 3 classes"),
+    (IMAGES, CLASSES + 3, "from 0 to 2, got 3 to 5: the networks have 3 classes"),
     (IMAGES, CLASSES - 1, "from 0 to 2, got -1 to 1"),
     (IMAGES, CLASSES.view(2, 3).repeat(3, 1).to(torch.uint8), "argmax"),
     (255 * IMAGES, CLASSES, "divide them by 255, or give them as uint8"),

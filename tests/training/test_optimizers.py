@@ -31,9 +31,13 @@ def _optimizer() -> Optimizer:
 )
 def test_what_is_no_maker_is_refused_at_once(given: Any) -> None:
     kind = type(given).__name__
-    with pytest.raises(TypeError, match=f"student_optimizer: expected what makes the optimizer.*instance of {kind}"):
+    with pytest.raises(
+        TypeError, match=f"student_optimizer: expected a function that makes the optimizer.*instance of {kind}"
+    ):
         toy.condkd(student_optimizer=given)
-    with pytest.raises(TypeError, match=f"^optimizer: expected what makes the optimizer.*instance of {kind}"):
+    with pytest.raises(
+        TypeError, match=f"^optimizer: expected a function that makes the optimizer.*instance of {kind}"
+    ):
         classifier(optimizer=given)
 
 

@@ -140,14 +140,14 @@ def test_a_run_is_ended_by_time(kind: str, tmp_path: Path) -> None:
     assert 0 < trainer.current_epoch < 10_000
 
 
-AVERAGES = "EMAWeightAveraging takes all networks .* leave it out"
+AVERAGES = "EMAWeightAveraging treats all networks .* leave it out"
 TURNS = "cannot reach optimizers that take turns: leave it out"
 MANUAL, OTHERS = ["condkd", "generative"], ["condkd", "condensation", "generative", "experts"]
 ALL = [*OTHERS, "classification"]
 REFUSED: dict[str, tuple[list[str], Options, str]] = {
     "EMA": (OTHERS, with_callbacks(lc.EMAWeightAveraging), AVERAGES),
-    "SWA": (OTHERS, with_callbacks(lambda: lc.StochasticWeightAveraging(0.01)), "StochasticWeightAveraging takes all"),
-    "pruning": (OTHERS, with_callbacks(lambda: lc.ModelPruning("l1_unstructured")), "ModelPruning takes all networks"),
+    "SWA": (OTHERS, with_callbacks(lambda: lc.StochasticWeightAveraging(0.01)), "StochasticWeightAveraging treats all"),
+    "pruning": (OTHERS, with_callbacks(lambda: lc.ModelPruning("l1_unstructured")), "ModelPruning treats all networks"),
     "scheduled": (MANUAL, with_callbacks(lambda: lc.GradientAccumulationScheduler({1: 2})), TURNS),
     "scheduled SGD": (
         ["experts"],
@@ -306,7 +306,7 @@ def test_a_run_that_is_at_its_end_stays_as_it_is(options: dict[str, int], tmp_pa
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--trainer.callbacks+=EMAWeightAveraging"], "error: CondKD: EMAWeightAveraging takes all networks"),
+        (["--trainer.callbacks+=EMAWeightAveraging"], "error: CondKD: EMAWeightAveraging treats all networks"),
         (["--trainer.accumulate_grad_batches=2"], "error: CondKD: accumulate_grad_batches cannot reach"),
         (
             ["--trainer.callbacks+=ModelCheckpoint", "--trainer.enable_checkpointing=false"],

@@ -21,7 +21,7 @@ RealDraw = Callable[[str], tuple[Tensor, Tensor]]
 
 
 class MatchingPool(nn.Module):
-    """Networks that learn from real images and lend their eyes: a step draws one, trains it on, and compares by it.
+    """Networks that learn from real images: a step draws one, trains it on, and compares images by its predictions.
 
     DiM's code has one network, new in every epoch, that takes 16 real batches before every comparison. Here there are
     several, each with an age of its own. Networks, momenta and ages are state, so a run resumes exactly. They are

@@ -1,1 +1,1 @@
-"""What CondKD is built from."""
+"""Parts of CondKD."""

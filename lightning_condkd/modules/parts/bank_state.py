@@ -1,4 +1,4 @@
-"""The memory bank in a run: where its files are, when it starts empty, and how it travels in checkpoints."""
+"""Memory bank in a run: its folder, its start, and its state in checkpoints."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def find_transfer_set(given: TransferSet | None, trainer: L.Trainer) -> Transfer
     """Return the transfer set of a fit.
 
     Args:
-        given: the module's.
-        trainer: may have a datamodule with one.
+        given: transfer set of the module.
+        trainer: trainer whose datamodule may have one.
 
     Raises:
         ValueError: if there is none, or two.
@@ -41,16 +41,16 @@ def find_transfer_set(given: TransferSet | None, trainer: L.Trainer) -> Transfer
 
 
 def bank_folder(trainer: L.Trainer) -> Path | None:
-    """Return where the bank's files belong: beside the folder of the checkpoints; the same on all ranks.
+    """Return the folder of the bank's files, next to the folder of the checkpoints; the same on all ranks.
 
-    The loggers' folders are no such place: those of W&B and MLflow are shared by all runs.
+    The loggers' folders are not used, because those of W&B and MLflow are shared by all runs.
 
     Args:
-        trainer: the trainer, its callbacks set up. Call it on all ranks.
+        trainer: the trainer, with its callbacks set up. Call it on all ranks.
 
     Returns:
-        The folder; ``None`` where there are no checkpoints or they are on no local disk, so that the bank travels in
-        the checkpoint itself.
+        The folder; ``None`` if there are no checkpoints or they are not on a local disk. The checkpoint then contains
+        the bank itself.
     """
     if trainer.checkpoint_callback is None:
         return None
@@ -63,30 +63,30 @@ def bank_folder(trainer: L.Trainer) -> Path | None:
 
 
 def _free_folder(folder: Path, run_id: str) -> Path:
-    """Return the folder, or one named after the run where another run's bank is in it."""
+    """Return the folder, or one named after the run if it contains another run's bank."""
     own = folder.with_name(f"{folder.name}_{run_id}")
     return own if own.is_dir() or runs_in(folder) - {run_id} else folder
 
 
 class _Saved(NamedTuple):
-    """A state that was saved: its mark and the chunks that it names."""
+    """A saved state: its mark and the chunks that it lists."""
 
     mark: str
     chunks: frozenset[str]
 
 
 class BankState:
-    """Carries the memory bank of one module from run to checkpoint and back.
+    """Saves the memory bank of one module in checkpoints and restores it.
 
-    With a capacity, files whose rows are all beyond it are removed at a later save, but never one that is named by
+    With a capacity, files whose rows are all beyond it are removed at a later save, but never one that is listed by
 
     * one of the last two saved states,
-    * a checkpoint that lies where the trainer's checkpoint callbacks write, or the one that the run resumed from,
-    * a checkpoint that was written elsewhere (``trainer.save_checkpoint``), which is told by its absence at the next
-      save: what it names stays for good.
+    * a checkpoint in the folders of the trainer's checkpoint callbacks, or the one that the run resumed from,
+    * a checkpoint that was written elsewhere (``trainer.save_checkpoint``), which is detected by its absence from these
+      folders at the next save: files that it lists are never removed.
 
-    Nothing is removed while some checkpoint there cannot be read. A copy of a checkpoint that is taken elsewhere must
-    take the bank's folder along.
+    Nothing is removed while a checkpoint in these folders cannot be read. When you copy a checkpoint to another place,
+    copy the bank's folder too.
     """
 
     def __init__(self) -> None:
@@ -99,18 +99,18 @@ class BankState:
         self._read: dict[tuple[str, int, int], _Saved | None] = {}
 
     def setup(self) -> None:
-        """Forget that an earlier fit was resumed."""
+        """Reset the record of a resumed fit."""
         self._resumed = False
 
     def open(self, transfer_set: TransferSet, trainer: L.Trainer) -> None:
-        """Empty the bank if this is a new run after another, and give it its folder.
+        """Empty the bank if this is a new run after another, and set its folder.
 
         Args:
-            transfer_set: what the student learns from.
-            trainer: the trainer, a checkpoint restored.
+            transfer_set: the transfer set of the run.
+            trainer: the trainer, after a checkpoint was restored.
 
         Raises:
-            ValueError: if it cannot be told which rows belong to the new run.
+            ValueError: if it is unclear which rows belong to the new run.
         """
         bank = transfer_set.bank
         goes_on = self._resumed or (self._begun is transfer_set and trainer.global_step > 0)
@@ -126,7 +126,7 @@ class BankState:
             bank.attach(trainer.strategy.broadcast(_free_folder(folder, bank.run_id)), writer=trainer.is_global_zero)
 
     def save(self, bank: MemoryBank, trainer: L.Trainer) -> dict[str, Any]:
-        """Return the bank's state after writing what is in no file yet, and remove files that nothing needs.
+        """Return the bank's state after writing the rows that are in no file yet, and remove files no longer needed.
 
         Args:
             bank: the bank.
@@ -140,12 +140,12 @@ class BankState:
         return {**state, SAVE_ID: saved.mark}
 
     def load(self, state: Mapping[str, Any], bank: MemoryBank, trainer: L.Trainer) -> None:
-        """Restore the bank; its files are looked for where they were and beside the checkpoint.
+        """Restore the bank; its files are searched in the recorded folder and next to the checkpoint.
 
         Args:
-            state: what :meth:`save` returned.
-            bank: the bank; whatever it holds is replaced.
-            trainer: the trainer that resumes.
+            state: result of :meth:`save`.
+            bank: the bank; its content is replaced.
+            trainer: the trainer of the resumed run.
         """
         checkpoint = Path(str(trainer.ckpt_path or ".")).absolute()
         names = "bank", f"bank_{state['run_id']}"
@@ -179,13 +179,13 @@ class BankState:
             key = (str(path), there.st_mtime_ns, there.st_size)
             if key not in self._read:
                 self._read[key] = _read(path)
-        except Exception as error:  # whatever the file holds, it may name a chunk
+        except Exception as error:  # an unreadable file may list a chunk
             raise _UnreadableError from error
         return self._read[key]
 
 
 class _UnreadableError(Exception):
-    """A checkpoint does not say what it needs."""
+    """A checkpoint whose chunks cannot be determined."""
 
 
 def _read(path: Path) -> _Saved | None:

@@ -1,4 +1,4 @@
-"""What must fit together before a run starts; every message names the cure."""
+"""Checks before a run that networks, data and trainer fit together."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def check_separate(teacher: nn.Module, student: nn.Module) -> None:
         if tensor.numel() and (other := owned.get(tensor.untyped_storage().data_ptr())):
             raise ValueError(
                 f"student and teacher share memory: {name!r} of the student is {other!r} of the teacher; "
-                "build the student anew or pass copy.deepcopy(student)"
+                "build the student again or pass copy.deepcopy(student)"
             )
 
 
@@ -48,7 +48,7 @@ def check_dtypes(trainer: L.Trainer, **networks: nn.Module) -> None:
     """Check that networks compute in the precision of the run.
 
     Args:
-        trainer: the trainer, which has converted what its precision converts.
+        trainer: the trainer, after it converted the module to its precision.
         networks: networks by the name of the argument.
 
     Raises:
@@ -73,7 +73,7 @@ def check_strategy(trainer: L.Trainer) -> None:
         trainer: the trainer that runs the module.
 
     Raises:
-        ValueError: if DDP does not search for unused parameters, or a static graph is asked for.
+        ValueError: if DDP does not search for unused parameters, or uses a static graph.
     """
     strategy = trainer.strategy
     if not isinstance(strategy, DDPStrategy):
@@ -89,7 +89,7 @@ def check_loader(trainer: L.Trainer, length: int) -> None:
     """Check that the training loader yields the steps of a round, all of them.
 
     Args:
-        trainer: the trainer, its loaders in place.
+        trainer: the trainer, with its loaders set up.
         length: steps in a round.
 
     Raises:
@@ -107,14 +107,14 @@ def check_loader(trainer: L.Trainer, length: int) -> None:
 
 
 def check_limit(trainer: L.Trainer, length: int) -> None:
-    """Check at setup that rounds are not cut short.
+    """Check at setup that no limit shortens the rounds.
 
     Args:
         trainer: the trainer.
         length: steps in a round.
 
     Raises:
-        ValueError: if ``limit_train_batches`` cuts them.
+        ValueError: if ``limit_train_batches`` shortens them.
     """
     limit = getattr(trainer, "limit_train_batches", 1.0)
     if not dev_steps(trainer) and (limit < length if isinstance(limit, int) else limit < 1.0):
@@ -125,10 +125,10 @@ def check_limit(trainer: L.Trainer, length: int) -> None:
 
 
 def check_batch(name: str, size: int, world_size: int) -> None:
-    """Check that a global batch divides by the number of processes.
+    """Check that a global batch is divisible by the number of processes.
 
     Args:
-        name: the argument that sets it.
+        name: name of the argument that sets it.
         size: images in the global batch.
         world_size: number of processes.
 
@@ -146,7 +146,7 @@ def check_condensed(condensed: CondensedSet, teacher: Observer, student: Observe
         condensed: the condensed set.
         teacher: the frozen teacher.
         student: the student.
-        embedding: whether the teacher's embedding will be asked for.
+        embedding: whether the teacher's embedding is needed.
 
     Returns:
         The shapes of the task.
@@ -173,7 +173,7 @@ def _normalization(network: Observer) -> tuple[tuple[float, ...], tuple[float, .
 
 
 def check_maps(name: str, network: Observer, maps: Sequence[str]) -> None:
-    """Check that a network has the modules whose outputs the distillation loss asks for.
+    """Check that a network has the modules whose outputs the distillation loss uses.
 
     Args:
         name: ``teacher`` or ``student``.
@@ -190,15 +190,15 @@ def check_maps(name: str, network: Observer, maps: Sequence[str]) -> None:
 
 
 def check_source(inversion: Inversion, transfer_set: TransferSet, world_size: int) -> None:
-    """Check that a method whose images are not stored has a share of every batch, and one that it can divide.
+    """Check that a method whose images are not stored has a fixed share of every batch, which it can divide.
 
     Args:
         inversion: the method.
-        transfer_set: says how batches are mixed.
+        transfer_set: the mixture of batches.
         world_size: number of processes.
 
     Raises:
-        ValueError: if batches are drawn from the bank, which stays empty, or the method cannot divide its share.
+        ValueError: if batches are drawn from the (empty) bank, or the method cannot divide its share.
     """
     if inversion.source == "bank":
         return

@@ -1,4 +1,4 @@
-"""The default distillation loss of an inversion method."""
+"""Default distillation losses of inversion methods."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lightning_condkd.inversion import Inversion
 
 
 def default_distillation(inversion: Inversion) -> DistillationLoss:
-    """Return the loss of a method's official code, as far as it needs to know nothing of the networks.
+    """Return the loss of a method's official code, without parts that depend on names in the networks.
 
     Args:
         inversion: the method.
@@ -25,11 +25,11 @@ def default_distillation(inversion: Inversion) -> DistillationLoss:
 
 
 def warn_of_attention(inversion: Inversion, loss: DistillationLoss) -> None:
-    """Say that the loss of a method's official code needs names that only the user knows.
+    """Warn that the loss of a method's official code needs names of modules from the user.
 
     Args:
         inversion: the method.
-        loss: what the student minimises instead.
+        loss: the loss used instead.
     """
     name = type(inversion).__name__
     rank_zero_warn(

@@ -1,4 +1,4 @@
-"""Which of the networks that take turns has diverged: what one breaks shows in the losses of the others."""
+"""Search for the diverged network among those trained in turn, which affect each other's losses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _OF_THE_STUDENT = {"adversarial", "competition"}
 
 
 class Trained(Protocol):
-    """What is looked at of a module: student, inversion and alignment, and the losses that were seen."""
+    """Attributes of a module that are checked: student, inversion and alignment, and the recorded losses."""
 
     student: Any
     inversion: Any
@@ -42,14 +42,14 @@ class Trained(Protocol):
 
     @property
     def current_epoch(self) -> int:
-        """Number of the round."""
+        """Index of the round."""
 
 
 def transient(module: Trained) -> tuple[str, ...]:
-    """Return how the names of buffers of the method begin that need not be finite.
+    """Return prefixes of the names of the method's buffers that need not be finite.
 
-    What it keeps of a block is judged when it is stored. Under a gradient scaler a step that is skipped may leave its
-    mark in statistics, which methods refill or do not use.
+    The kept images of a block are checked when they are stored. With a gradient scaler a skipped step may still change
+    statistics, which methods reset or do not use.
 
     Args:
         module: the module.
@@ -58,12 +58,12 @@ def transient(module: Trained) -> tuple[str, ...]:
 
 
 def diverged(module: Trained, optimizers: Mapping[str, Optimizer], aligning: FeatureAlignment | None) -> Exception:
-    """Return the error that ends a diverged run, which names the network at fault and what to lower.
+    """Return the error that ends a diverged run, with the network at fault and the settings to lower.
 
     Args:
         module: the module.
         optimizers: its optimizers by name.
-        aligning: its alignment, where it takes part.
+        aligning: its alignment, if active.
     """
     culprit, found = first_over_ranks(_found(module, optimizers)) or ("student", "")
     begin = f"the {_NETWORKS.get(culprit, culprit)} (optimizer {culprit!r}) diverged in round {module.current_epoch}"
@@ -73,7 +73,7 @@ def diverged(module: Trained, optimizers: Mapping[str, Optimizer], aligning: Fea
 
 
 def _found(module: Trained, optimizers: Mapping[str, Optimizer]) -> tuple[str, str] | None:
-    """Return the optimizer at fault and what is not finite on this rank, if anything is."""
+    """Return the optimizer at fault and a description of values that are not finite on this rank, if there are any."""
     seen = module.losses.first_broken(scaler_at_work(module.trainer))
     by_optimizer = _broken_by_optimizer(module, optimizers)
     broken = [name for names in by_optimizer.values() for name in names]
@@ -93,7 +93,7 @@ _NETWORKS = {
 
 
 def _culprit(seen: Seen) -> str:
-    """Return the optimizer whose steps made a loss break, which may be another one's."""
+    """Return the optimizer whose steps caused a non-finite loss, which may be the loss of another one."""
     broken = set(seen.broken) - {"total"}
     if LARGEST_PIXEL in broken:
         return "synthesis"
