@@ -72,8 +72,9 @@ def first_over_ranks(value: Value | None) -> Value | None:
 def sync_buffers(modules: Iterable[nn.Module]) -> None:
     """Make the buffers of modules equal on all ranks: floating point ones are averaged, others come from rank 0.
 
-    Lightning does not broadcast buffers under manual optimisation after the first step. Buffers that are equal already
-    stay as they are to the bit.
+    Lightning does not broadcast buffers under manual optimisation after the first step. They are synchronized after
+    every step: a checkpoint would else change the run that goes on. Buffers that are equal already stay as they are to
+    the bit.
 
     Args:
         modules: the modules, in the same order on every rank.
@@ -82,9 +83,7 @@ def sync_buffers(modules: Iterable[nn.Module]) -> None:
 
 
 def sync_running_statistics(modules: Iterable[nn.Module]) -> None:
-    """Do so with the statistics of normalization layers alone; after every step, for few bytes.
-
-    Where ranks differ between two steps, a checkpoint in between would change the run that goes on.
+    """Do so with the statistics of normalization layers alone, where other buffers are large and equal anyway.
 
     Args:
         modules: the modules, in the same order on every rank.
@@ -105,7 +104,15 @@ def _sync(buffers: Iterable[Tensor]) -> None:
         dist.broadcast(first, 0)
         # The mean of equal numbers is not always that number, the mean of their differences is always 0.
         mean = first + mean_over_ranks(torch.where(own == first, 0.0, own - first))
-        for buffer, part in zip(same, torch.split(mean, [buffer.numel() for buffer in same]), strict=True):
-            buffer.copy_(part.view_as(buffer))
-    for buffer in (buffer for buffer in found if not buffer.is_floating_point()):
-        dist.broadcast(buffer, 0)
+        _spread(mean, same)
+    counts = [buffer for buffer in found if not buffer.is_floating_point()]
+    for dtype in dict.fromkeys(buffer.dtype for buffer in counts):
+        same = [buffer for buffer in counts if buffer.dtype == dtype]
+        first = torch.cat([buffer.detach().flatten() for buffer in same])
+        dist.broadcast(first, 0)
+        _spread(first, same)
+
+
+def _spread(values: Tensor, buffers: list[Tensor]) -> None:
+    for buffer, part in zip(buffers, torch.split(values, [buffer.numel() for buffer in buffers]), strict=True):
+        buffer.copy_(part.view_as(buffer))

@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from lightning_condkd.hashing import content_hash
 from lightning_condkd.unpickling import damage, load_without_code, refused_names
 from lightning_condkd.writing import save_tensors
 
 HEADER_KEY = "condkd"
 FORMAT_VERSION = 1
 HASH_KEY = "sha256"
-
-
-def sha256(path: Path) -> str:
-    """Return the hexadecimal SHA-256 of a file.
-
-    Args:
-        path: the file.
-    """
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def pack(kind: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> bytes:
@@ -73,11 +62,10 @@ def _metadata(kind: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any
 
 
 def _content_hash(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps(record, sort_keys=True, allow_nan=False).encode())
+    parts: list[str | Tensor] = [json.dumps(record, sort_keys=True, allow_nan=False)]
     for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(cast(Any, tensor.contiguous().view(-1).view(torch.uint8).numpy()))
-    return digest.hexdigest()
+        parts += [f"{name} {tensor.dtype} {tuple(tensor.shape)}", tensor]
+    return content_hash(*parts)
 
 
 def unpack(kind: str, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -90,9 +78,9 @@ def unpack(kind: str, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         ValueError: the file is of another format, version or kind, or was altered.
     """
-    with _opened(path) as stream:
+    with open_tensors(path) as stream:
         header = _checked_header(kind, path, stream.metadata())
-        tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a mapping)
+        tensors = _all_of(stream)
     expected = header.pop(HASH_KEY, None)
     if expected is None:
         raise ValueError(f"{path} has no hash of its content in its header: make it again, or restore it from a copy")
@@ -114,19 +102,46 @@ def read_header(kind: str, path: Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is of another format, version or kind.
     """
-    with _opened(path) as stream:
+    with open_tensors(path) as stream:
         header = _checked_header(kind, path, stream.metadata())
     header.pop(HASH_KEY, None)
     return header
 
 
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of any safetensors file by name.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ValueError: it is no such file.
+    """
+    with open_tensors(path) as stream:
+        return _all_of(stream)
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def open_tensors(path: Path) -> Iterator[Any]:
+    """Open any safetensors file for its ``metadata()``, the names in it (``keys()``) and ``get_tensor(name)``.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ValueError: it is no such file.
+    """
     try:
         with safe_open(path, framework="pt") as stream:
             yield stream
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file or is cut off ({error}): copy or make it again") from error
+        raise ValueError(
+            f"expected a safetensors file at {path}, but {damage(path, error)} ({error}): copy or make it again"
+        ) from error
+
+
+def _all_of(stream: Any) -> dict[str, Tensor]:  # noqa: ANN401 - safetensors has no type for it
+    return {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a mapping)
 
 
 def _checked_header(kind: str, path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:

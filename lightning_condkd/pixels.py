@@ -97,12 +97,26 @@ def check_pixels(images: Tensor) -> None:
         )
 
 
-def to_pixels(images: Tensor, device: torch.device | None = None) -> Tensor:
-    """Return images as floating point pixels in the units of [0, 1], in the default dtype.
+def to_pixels(images: Tensor, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Tensor:
+    """Return images as floating point pixels in the units of [0, 1].
 
     Args:
         images: uint8 (0 to 255) or floating point (already in the units of [0, 1]), any shape.
         device: where the result lives; the bytes are moved before they are widened.
+        dtype: that of the result; ``None`` for the default one.
     """
-    pixels = send(images, device).to(torch.get_default_dtype())
+    pixels = send(images, device).to(dtype or torch.get_default_dtype())
     return pixels / 255 if images.dtype == torch.uint8 else pixels
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Return images as uint8: pixels are clamped to [0, 1] and rounded to the nearest of 256 values.
+
+    Args:
+        images: floating point in the units of [0, 1], finite, or uint8, which stay as they are; any shape.
+
+    Example:
+        >>> to_bytes(torch.tensor([-0.1, 0.0, 0.5, 1.0, 1.5]))
+        tensor([  0,   0, 128, 255, 255], dtype=torch.uint8)
+    """
+    return images if images.dtype == torch.uint8 else (images.float().clamp(0, 1) * 255).round().to(torch.uint8)

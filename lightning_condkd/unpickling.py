@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 _NOT_FLAT = ("ObjectDType", "VoidDType", "StringDType")
 _ARCHIVE = b"PK\x03\x04"  # what torch.save has written since its release 1.6
@@ -76,12 +77,14 @@ def damage(path: str | Path, error: Exception) -> str:
             head = stream.read(256)
     except OSError:
         return "it is damaged or of another kind"
+    archive, safetensors, asked = head.startswith(_ARCHIVE), head[8:10] == b'{"', isinstance(error, SafetensorError)
     kinds = {
         "it is empty, or filled with zeros as after a crash": not head.strip(b"\0"),
-        "it is cut off or damaged": head.startswith(_ARCHIVE),
+        "it is a file of torch.save": archive and asked,
+        "it is cut off or damaged": archive or (safetensors and asked),
         "it only stands for a file in Git LFS": head.startswith(b"version https://git-lfs"),
         "it is a web page": head.lstrip().lower().startswith(_WEB),
-        "it is a safetensors file": head[8:10] == b'{"',
+        "it is a safetensors file": safetensors,
         "it is a text file": head.isascii() and b"\0" not in head and not head.startswith(b"\x80"),
     }
     return next((kind for kind, found in kinds.items() if found), "it is damaged or of another kind")

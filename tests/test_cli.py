@@ -10,7 +10,9 @@ import subprocess
 import sys
 import warnings
 from importlib.metadata import version
+from operator import attrgetter
 from pathlib import Path
+from unittest.mock import patch
 
 import lightning as L
 import pytest
@@ -58,6 +60,29 @@ def test_every_shipped_config_prints_and_parses_back(
     with pytest.raises(SystemExit):
         main(["fit", "--config", str(again), "--print_config"])
     assert yaml.safe_load(capsys.readouterr().out) == yaml.safe_load(first)
+
+
+FRESH = {
+    "Condensation": ("--model.method=DistributionMatching", "model.method.networks", "method.networks"),
+    "GenerativeCondensation": ("--model.pool=MatchingPool", "model.pool.networks", "pool.fresh"),
+    "ExpertTrajectories": ("--model.epochs=2", "model.networks", "networks"),
+}
+
+
+@pytest.mark.parametrize("model", FRESH)
+def test_networks_are_one_argument_of_flags_and_files(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more, flag, attribute = FRESH[model]
+    size = [f"--{flag}.network.{name}" for name in ("image_size=8", "in_channels=1", "depth=1", "width=4")]
+    networks = [f"--{flag}.network=ConvNet", *size, f"--{flag}.mean=[0.3]", f"--{flag}.std=[0.4]"]
+    with pytest.raises(SystemExit):
+        main(["fit", f"--model={model}", more, *networks, "--data=DigitsDataModule", "--print_config"])
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
+    with patch.object(L.Trainer, "fit", autospec=True) as fit:
+        main(["fit", "--config", str(tmp_path / "printed.yaml")])
+    made = attrgetter(attribute)(fit.call_args.kwargs["model"])
+    assert (made.name, made.mean, made.std, made.num_parameters) == ("ConvNet", [0.3], [0.4], 698)
 
 
 def test_a_run_leaves_summary_curve_config_pictures_and_checkpoint(run: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,14 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from lightning_condkd.condensation.expert_files import read_snapshot_header
 from lightning_condkd.data.condensed import CondensedSet
-from lightning_condkd.files import pack, read_untrusted, unpack
+from lightning_condkd.files import pack, read_tensors, read_untrusted, unpack
 from lightning_condkd.formats import CondensedInfo, export_png
+from lightning_condkd.inversion import RealSubset
+from lightning_condkd.models.weights import read_state_dict
 from lightning_condkd.randomness import seeded_generator
+from lightning_condkd.types import TaskSpec
 from lightning_condkd.writing import write_atomic
 from tests.helpers.importers import import_condensed
 
@@ -57,6 +62,29 @@ def test_what_is_no_torch_file_is_told_apart_from_one_that_runs_code(
     (tmp_path / "page.pt").write_bytes(content)
     with pytest.raises(ValueError, match=rf"expected a file of torch\.save, but it is {found}"):
         read_untrusted(tmp_path / "page.pt")
+
+
+def real_images(path: Path) -> None:
+    RealSubset(images=path).build(TaskSpec((3, 4, 4), 2, 4, 0), torch.Generator())
+
+
+@pytest.mark.parametrize("read", [read_tensors, read_state_dict, CondensedSet.load, read_snapshot_header, real_images])
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"<!DOCTYPE html><html></html>", "a web page"),
+        (b"", "empty, or filled with zeros as after a crash"),
+        (save({"images": torch.rand(2, 3, 4, 4)})[:-1], "cut off or damaged"),
+        (dc_bytes(), "a file of torch.save"),
+    ],
+    ids=["web", "empty", "cut", "pickled"],
+)
+def test_every_reader_says_the_same_of_what_is_no_safetensors_file(
+    read: Callable[[Path], object], content: bytes, found: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"expected a safetensors file at .*, but it is {found} \(.*: copy"):
+        read(tmp_path / "a.safetensors")
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -11,13 +12,14 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lightning_condkd"
 NAME = PACKAGE.name
-GROUND = ("assets", "types", "rounds", "randomness", "distributed", "precision", "pixels", "normalization")
-FILES = ("writing", "files", "unpickling")
+GROUND = ("assets", "types", "rounds", "randomness", "distributed", "precision", "pixels", "normalization", "messages")
+FILES = ("writing", "files", "unpickling", "hashing")
 ROOMS = (
     (*GROUND, *FILES),
     ("functional",),
     ("augment", "models", "formats"),
     ("condensation", "inversion", "alignment", "distillation", "evaluation", "data"),
+    ("steps",),
     ("training",),
     ("modules",),
     ("callbacks", "commands", "parser"),
@@ -111,6 +113,25 @@ def test_lightning_stays_upstairs(path: Path) -> None:
     allowed = room(dotted(path)) in LIGHTNING or "datamodule" in path.name
     uses = {name.split(".")[0] for name in imported(path)} & {"lightning", "pytorch_lightning"}
     assert allowed or not uses
+
+
+ONE_PLACE = {
+    "hashlib": {"hashing", "randomness"},
+    "safetensors.safe_open": {"files"},
+    "safetensors.torch.load_file": {"files"},
+    "safetensors.torch.load": {"files"},
+}
+
+
+@pytest.mark.parametrize("name", ONE_PLACE)
+def test_what_has_one_place_is_used_nowhere_else(name: str) -> None:
+    users = {path.stem for path in SOURCES if any(f"{one}.".startswith(f"{name}.") for one in imported(path))}
+    assert users <= ONE_PLACE[name]
+
+
+def test_long_lists_of_names_are_cut_in_one_place() -> None:
+    cut = re.compile(r"join\([^()]*\[:\d+\]\)|\[:\d+\]\)?\} \.\.\.|\*\w+\[:\d+\], \*")
+    assert [path.stem for path in SOURCES if cut.search(path.read_text())] == []
 
 
 def test_what_the_plan_forbids_is_found() -> None:

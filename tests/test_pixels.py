@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import warnings
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from lightning_condkd.data import CondensedDataModule, CondensedSet, TransferSet
 from lightning_condkd.data.image_datamodules import load_digits_split
 from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.modules.condensation import _initial_pixels
+from lightning_condkd.pixels import to_bytes, to_pixels
 from lightning_condkd.training.class_order import check_fit
+from tests.conftest import ROOT
 
 DIGITS = load_digits_split(True)
 PIXELS = DIGITS.images[:40].float() / 255
@@ -75,3 +78,21 @@ def test_the_public_dm_set_is_accepted_and_refused_where_it_is_still_normalised(
     images, labels = torch.load(file, weights_only=False)["data"][0]
     with pytest.raises(ValueError, match=r"49 % of them below -0.5 or above 1.5"):
         TransferSet(CondensedSet(images.float(), labels))
+
+
+def test_bytes_become_pixels_and_back_in_one_file() -> None:
+    """Elsewhere no expression has the number in it; messages may."""
+    sources = {path: ast.walk(ast.parse(path.read_text())) for path in (ROOT / "lightning_condkd").rglob("*.py")}
+    numbers = {
+        path.name: [node.value for node in nodes if isinstance(node, ast.Constant) and type(node.value) in (int, float)]
+        for path, nodes in sources.items()
+    }
+    assert [name for name, values in numbers.items() if {255, 1 / 255, 127.5} & set(values)] == ["pixels.py"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_bytes_survive_pixels_of_every_type(dtype: torch.dtype) -> None:
+    values = torch.arange(256).to(torch.uint8)
+    assert to_pixels(values, dtype=dtype).dtype == dtype
+    assert torch.equal(to_bytes(to_pixels(values, dtype=dtype)), values)
+    assert to_bytes(torch.tensor([-1.0, 0.6 / 255, 254.6 / 255, 9.0], dtype=torch.float64)).tolist() == [0, 1, 255, 255]

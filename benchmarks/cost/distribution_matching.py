@@ -26,7 +26,7 @@ from benchmarks.support.processes import resident_megabytes, run_script
 from lightning_condkd.augment import SiameseAugment
 from lightning_condkd.condensation import DistributionMatching, RealImages
 from lightning_condkd.condensation.parts.class_matching import draw_rows
-from lightning_condkd.models import ConvNet
+from lightning_condkd.models import ConvNet, FreshNetworks
 from lightning_condkd.randomness import Draw
 
 
@@ -41,9 +41,7 @@ class Task:
         self.labels = torch.arange(classes).repeat_interleave(ipc)
         self.pixels = torch.rand(len(self.labels), 3, 32, 32, requires_grad=True)
         self.method = DistributionMatching(
-            partial(ConvNet, classes),
-            MEAN,
-            STD,
+            FreshNetworks(partial(ConvNet, classes), MEAN, STD),
             augment=SiameseAugment(),
             real_batch=real_batch,
             classes_per_part=part,

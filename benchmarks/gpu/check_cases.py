@@ -27,7 +27,7 @@ from lightning_condkd.condensation import (
 from lightning_condkd.data import CondensedDataModule, CondensedSet, DigitsDataModule
 from lightning_condkd.inversion import Inversion, LiveInversion, Memory, NoInversion
 from lightning_condkd.inversion.cmi import Contrastive
-from lightning_condkd.models import ConvNet, DigitsNet, Observer
+from lightning_condkd.models import ConvNet, DigitsNet, FreshNetworks, Observer
 from lightning_condkd.modules import Condensation, CondKD
 from lightning_condkd.modules.classification import Classification
 from lightning_condkd.modules.experts import ExpertTrajectories
@@ -106,12 +106,13 @@ def _real_images() -> torch.Tensor:
 
 def _others() -> dict[str, Case]:
     second = {"steps_per_epoch": STEPS, "seed": 0}
-    gradients = partial(GradientMatching, NETWORK, MEAN, STD, real_batch=4, inner_steps=2, network_epochs=1)
+    networks = FreshNetworks(NETWORK, MEAN, STD)
+    gradients = partial(GradientMatching, networks, real_batch=4, inner_steps=2, network_epochs=1)
     matching = {
-        "DM": partial(DistributionMatching, NETWORK, MEAN, STD, real_batch=4),
+        "DM": partial(DistributionMatching, networks, real_batch=4),
         "DM mirrored, representative": partial(
             DistributionMatching,
-            *(NETWORK, MEAN, STD),
+            networks,
             real_batch=2,
             mirrored=True,
             representative=RepresentativeBatches(1, pool=64),
@@ -124,15 +125,16 @@ def _others() -> dict[str, Case]:
         return Condensation(method(), 2, output=folder / "set.safetensors", **second)
 
     def experts(folder: Path) -> ExpertTrajectories:
-        return ExpertTrajectories(NETWORK, MEAN, STD, output=folder / "experts", epochs=2, learning_rate=0.1, seed=0)
+        return ExpertTrajectories(networks, output=folder / "experts", epochs=2, learning_rate=0.1, seed=0)
 
     def trajectories(folder: Path) -> Condensation:
         schedule = TrajectorySchedule(3, 1, 2, pixel_lr=0.1, step_size=0.05, step_size_lr=1e-7)
-        method = TrajectoryMatching(NETWORK, MEAN, STD, experts=folder / "experts", schedule=schedule)
+        method = TrajectoryMatching(networks, experts=folder / "experts", schedule=schedule)
         return Condensation(method, 2, output=folder / "set.safetensors", **second)
 
     def generative(folder: Path) -> GenerativeCondensation:
-        pool = MatchingPool(partial(NETWORK, norm="batch"), MEAN, STD, size=2, lifetime=2, training_batches=1)
+        normalized = FreshNetworks(partial(NETWORK, norm="batch"), MEAN, STD)
+        pool = MatchingPool(normalized, size=2, lifetime=2, training_batches=1)
         gan, output = ConditionalGAN(latent_size=10, width=4, batch_size=8), folder / "set.safetensors"
         return GenerativeCondensation(
             pool, gan=gan, matching=SelfDistillation(batch_size=6), gan_epochs=1, output=output, **second

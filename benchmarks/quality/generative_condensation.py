@@ -82,7 +82,8 @@ ROWS = {
 
 def generator(row: Row, steps: int, seed: int, folder: str) -> GenerativeCondensation:
     """Train a generator with the networks of ``configs/digits/generative.yaml``."""
-    pool = MatchingPool(partial(NETWORK, width=32), MEAN, STD, augment=AUGMENT, training_batches=4)
+    networks = FreshNetworks(partial(NETWORK, width=32), MEAN, STD)
+    pool = MatchingPool(networks, augment=AUGMENT, training_batches=4)
     module = GenerativeCondensation(
         pool,
         gan=ConditionalGAN(latent_size=32, width=32, learning_rate=5e-4, batch_size=64),

@@ -27,27 +27,39 @@ from lightning_condkd.data import CondensedDataModule
 from lightning_condkd.inversion import Fast
 from lightning_condkd.models import CifarResNet, Observer
 from lightning_condkd.modules import CondKD
-from lightning_condkd.modules.parts.synthesis_step import Synthesized
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Unit
+from lightning_condkd.steps.synthesis import SynthesisStep, Synthesized
 
 KINDS: tuple[type[Discriminator], ...] = (ACGANDiscriminator, ProjectionDiscriminator, UnconditionalDiscriminator)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+class ProbedStep(SynthesisStep):
+    """A synthesis step that keeps, for every term, the mean norm over images of its unweighted gradient by pixels."""
+
+    norms: dict[str, list[float]]
+
+    def generator(self, unit: Unit, draw: Draw) -> Synthesized:
+        synthesized = super().generator(unit, draw)
+        for name, value in synthesized.total.values.items():
+            (gradient,) = torch.autograd.grad(value, synthesized.synthetic.images, retain_graph=True)
+            self.norms[name].append(float(gradient.flatten(1).norm(dim=1).mean()) * len(gradient))
+        return synthesized
+
+
 class Pulls(CondKD):
-    """CondKD that keeps, for every term, the mean norm over images of its unweighted gradient by the pixels."""
+    """CondKD whose synthesis steps are probed."""
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
         self.norms: dict[str, list[float]] = defaultdict(list)
 
-    def _generator_step(self, unit: Unit, draw: Draw) -> Synthesized:
-        probe = self.synthesis_step.generator(unit, draw)
-        for name, value in probe.total.values.items():
-            (gradient,) = torch.autograd.grad(value, probe.synthetic.images, retain_graph=True)
-            self.norms[name].append(float(gradient.flatten(1).norm(dim=1).mean()) * len(gradient))
-        return super()._generator_step(unit, draw)
+    @property
+    def synthesis_step(self) -> SynthesisStep:
+        step = ProbedStep(*super().synthesis_step)
+        step.norms = self.norms
+        return step
 
 
 def fit(kind: type[Discriminator], weight: float, options: argparse.Namespace) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.callbacks import Callback, Timer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_condkd.data.transfer import TransferSet
@@ -16,21 +16,25 @@ from lightning_condkd.models import Observer
 from lightning_condkd.models.finite import broken_parts
 from lightning_condkd.modules.condkd import CondKD
 from lightning_condkd.randomness import Draw
+from lightning_condkd.steps import OptimizerTurns
 from lightning_condkd.training.divergence import LogitsWatch, LossWatch, check_logits, symptoms
 from lightning_condkd.training.held_out import loaders_in_turn
 from lightning_condkd.training.run_length import run_steps, units_of_run
+from lightning_condkd.training.trainer_options import callbacks_of
 
 
 class CondensedOnlyBaseline(Callback):
     """Before the run, the same student steps on the condensed images alone, from the same initial weights.
 
-    Optimizer, schedule, augmentation, batch size and number of steps are those of the run. On several ranks every rank
-    takes the whole batch. It is measured on the first validation loader. The result appears in the summary as
-    ``condensed_only_accuracy``.
+    Optimizer, schedule, gradient clipping, loss scaling, augmentation, batch size and number of steps are those of the
+    run. On several ranks every rank takes the whole batch. It is measured on the first validation loader. The result
+    appears in the summary as ``condensed_only_accuracy``; a run that is resumed to another length keeps it, with a
+    warning.
     """
 
     def __init__(self) -> None:
         self.accuracy: float | None = None
+        self.steps: int | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Train and measure the baseline, unless a resumed run has done so.
@@ -43,60 +47,74 @@ class CondensedOnlyBaseline(Callback):
             ValueError: if there is nothing to measure on.
             FloatingPointError: if the baseline diverges.
         """
-        if self.accuracy is not None or not isinstance(pl_module, CondKD):
+        if not isinstance(pl_module, CondKD):
             return
-        if not run_steps(trainer, pl_module.inversion.cadence.length):
+        steps = run_steps(trainer, pl_module.inversion.cadence.length)
+        if self.accuracy is not None:
+            self._remark(steps)
+            return
+        if not steps:
             raise ValueError("CondensedOnlyBaseline takes as many steps as the run: set trainer.max_epochs")
         if not loaders_in_turn(trainer):
             raise ValueError("CondensedOnlyBaseline measures on the validation data: give the datamodule val_data")
+        if callbacks_of(trainer, Timer):
+            rank_zero_warn(f"CondensedOnlyBaseline takes the run's {steps} steps first, and they count for max_time")
+        self.steps = steps
         rank_zero_info("condensed-only baseline: the same student steps on the condensed images alone ...")
         with pl_module.stopwatch.running("condensed_only"), trainer.precision_plugin.forward_context():
             student = _train_on_condensed(pl_module)
             self.accuracy = _accuracy(student, trainer, pl_module)
         rank_zero_info(f"condensed-only baseline: {100 * self.accuracy:.2f} %")
 
+    def _remark(self, steps: int | None) -> None:
+        if self.steps is not None and steps != self.steps:
+            rank_zero_warn(
+                f"the condensed-only baseline was measured after {self.steps} steps, and this run is to have {steps}: "
+                "for one of equal cost start a run anew"
+            )
+
     def state_dict(self) -> dict[str, Any]:
-        """Return the result."""
-        return {"accuracy": self.accuracy}
+        """Return the result, and after how many steps it was measured."""
+        return {"accuracy": self.accuracy, "steps": self.steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the result.
+        """Restore them.
 
         Args:
             state_dict: what :meth:`state_dict` returned.
         """
-        self.accuracy = state_dict["accuracy"]
+        self.accuracy, self.steps = state_dict["accuracy"], state_dict.get("steps")
 
 
 def _train_on_condensed(module: CondKD) -> Observer:
     transfer = module.distillation_step.transfer_set
     student = copy.deepcopy(module.student).train()
     alone = TransferSet(transfer.condensed, mix=1.0, batch_size=transfer.batch_size)
-    forward = module.distillation_step._replace(student=student, transfer_set=alone)
+    step = module.distillation_step._replace(student=student, transfer_set=alone)
     optimizer = module.make_student_optimizer(student)
     scheduler = module.make_student_scheduler(optimizer)
+    scaled = getattr(module.trainer.precision_plugin, "scaler", None) is not None
+    turns = OptimizerTurns({"student": optimizer}, torch.amp.GradScaler(module.device.type, enabled=scaled))
     watch = LossWatch()
     for unit, ends_round in units_of_run(module.trainer, module.inversion.cadence):
         if unit.phase == "distill":
-            loss = forward(unit, Draw(module.seed, unit.counter), module.device).loss
-            watch.add("student", unit.counter, {"loss": loss})
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            draw = Draw(module.seed, unit.counter)
+            for update in step.take(unit, draw, turns, module.student_gradient_clip):
+                watch.add(update.optimizer, unit.counter, update.losses)
             if ends_round:
                 scheduler.step()
-                _check(module.trainer, student, watch, unit.round)
+                _check(module.trainer, student, watch, unit.round, scaled)
     return student.eval()
 
 
-def _check(trainer: L.Trainer, student: Observer, watch: LossWatch, round: int) -> None:
+def _check(trainer: L.Trainer, student: Observer, watch: LossWatch, round: int, scaled: bool) -> None:
     broken = broken_parts(student)
-    if broken or not bool(watch.finite(scaled=False)):
+    if broken or not bool(watch.finite(scaled)):
         raise FloatingPointError(
             f"the condensed-only baseline diverged in round {round}: {symptoms(trainer, watch, broken)}. It takes the "
             "steps of the run: lower the learning rate of student_optimizer, or leave CondensedOnlyBaseline out"
         )
-    watch.clear(scaled=False)
+    watch.clear(scaled)
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_condkd.evaluation.result import Trained
+from lightning_condkd.hashing import content_hash
 from lightning_condkd.models.fresh_networks import FreshNetworks
 from lightning_condkd.randomness import seeded_generator
 from lightning_condkd.training.run_record import differences
@@ -94,4 +94,4 @@ def network_identity(networks: FreshNetworks) -> str:
         networks: makes the networks.
     """
     network = networks.make(seeded_generator(0, "network"))
-    return hashlib.sha256(f"{network!r} {network.fingerprint()}".encode()).hexdigest()[:16]
+    return content_hash(f"{network!r} {network.fingerprint()}")[:16]

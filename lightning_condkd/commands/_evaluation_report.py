@@ -12,7 +12,7 @@ from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.evaluation.batches import Labels, TeacherLabels
 from lightning_condkd.evaluation.recipe import Recipe
 from lightning_condkd.evaluation.result import Evaluation, Spread
-from lightning_condkd.files import sha256
+from lightning_condkd.hashing import file_hash
 from lightning_condkd.models.fresh_networks import FreshNetworks
 
 RANDOM_REAL = "random real"
@@ -127,7 +127,7 @@ def set_facts(path: str, condensed: CondensedSet) -> dict[str, Any]:
         condensed: the set.
     """
     info, place = condensed.info, resolve_asset(path)
-    digest = sha256(place) if place.is_file() else None
+    digest = file_hash(place) if place.is_file() else None
     return {"file": place.name, "sha256": digest, "method": info.method, "settings": info.settings}
 
 

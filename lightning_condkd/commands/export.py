@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_condkd.models.finite import broken_tensors, listed
+from lightning_condkd.messages import listed
+from lightning_condkd.models.finite import broken_tensors
 from lightning_condkd.models.weights import plain_name
 from lightning_condkd.modules.teacher_student import STATE_KEY
 from lightning_condkd.training.checkpoint_files import checkpoint_of_run

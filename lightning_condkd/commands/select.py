@@ -14,6 +14,7 @@ from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.formats.contents import CondensedInfo
 from lightning_condkd.models import Observer
 from lightning_condkd.models.checks import check_classifier
+from lightning_condkd.pixels import to_bytes, to_pixels
 from lightning_condkd.randomness import seeded_generator
 from lightning_condkd.training.batches import check_class_sizes
 from lightning_condkd.training.teacher_accuracy import teacher_accuracy
@@ -64,13 +65,11 @@ def select(
 
 
 def _choose(source: ImageSource, method: SelectionMethod, ipc: int, teacher: Observer | None, seed: int) -> Tensor:
-    dtype = torch.get_default_dtype()
     chosen = []
     for label, rows in enumerate(source.class_rows):
         generator = seeded_generator(seed, "selection", label)
-        images = source.images[rows].to(dtype) / 255
-        picked = method.select(images, label, ipc, teacher=teacher, generator=generator)
-        chosen.append((picked * 255).round().clamp(0, 255).to(torch.uint8))
+        picked = method.select(to_pixels(source.images[rows]), label, ipc, teacher=teacher, generator=generator)
+        chosen.append(to_bytes(picked))
     return torch.cat(chosen)
 
 

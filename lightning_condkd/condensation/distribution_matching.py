@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_condkd.augment import Augment, AugmentName
 from lightning_condkd.condensation.base import RealImages
@@ -14,7 +14,7 @@ from lightning_condkd.condensation.parts.representative_batches import Represent
 from lightning_condkd.distributed import mean_over_ranks
 from lightning_condkd.functional.matching import class_means, mean_embedding_distance
 from lightning_condkd.models import Observer
-from lightning_condkd.models.fresh_networks import normalize_by_batch
+from lightning_condkd.models.fresh_networks import FreshNetworks, normalize_by_batch
 from lightning_condkd.randomness import Draw
 from lightning_condkd.types import LossTerms
 
@@ -28,9 +28,7 @@ class DistributionMatching(MatchingMethod):
     pixels; its authors take 10 from 100 images per class on (CIFAR-10): set ``learning_rate`` of the module for that.
 
     Args:
-        network: makes a new network with random weights at every call, such as a class or a ``functools.partial``.
-        mean: what the network is to subtract from each channel, in the units of [0, 1]; ``None`` for nothing.
-        std: likewise what it is to divide by.
+        networks: makes the networks, each with the normalisation of the data.
         augment: ``dsa`` (official code), without its flip if ``mirrored``, which makes up for it; ``dsa_digits``, which
             has none either, ``None`` for no augmentation, or one of your own.
         real_batch: real images of each class in an iteration, over all ranks (official code 256).
@@ -42,12 +40,12 @@ class DistributionMatching(MatchingMethod):
             which it happens; ``None`` for new random ones in every iteration.
 
     Raises:
-        ValueError: if the network is the same object at every call, a count is not positive, or parts or chunks are
-            asked for with BatchNorm.
+        ValueError: if a count is not positive, or parts or chunks are asked for with BatchNorm.
 
     Example:
         >>> from lightning_condkd.models import ConvNet
-        >>> method = DistributionMatching(lambda: ConvNet(2, image_size=8, depth=1, width=4), real_batch=3)
+        >>> networks = FreshNetworks(lambda: ConvNet(2, image_size=8, depth=1, width=4))
+        >>> method = DistributionMatching(networks, real_batch=3)
         >>> images, labels = torch.rand(2, 3, 8, 8, requires_grad=True), torch.tensor([0, 1])
         >>> data = torch.rand(6, 3, 8, 8)
         >>> real = RealImages(lambda rows: data[rows], [torch.arange(3), torch.arange(3, 6)])
@@ -65,9 +63,7 @@ class DistributionMatching(MatchingMethod):
 
     def __init__(
         self,
-        network: Callable[[], nn.Module],
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        networks: FreshNetworks,
         *,
         augment: AugmentName | Augment | None = "dsa",
         real_batch: int = 256,
@@ -77,9 +73,7 @@ class DistributionMatching(MatchingMethod):
         representative: RepresentativeBatches | None = None,
     ) -> None:
         super().__init__(
-            network,
-            mean,
-            std,
+            networks,
             augment=augment,
             real_batch=real_batch,
             chunk=chunk,

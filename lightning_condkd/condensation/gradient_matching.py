@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
 from lightning_condkd.augment import Augment, AugmentName
@@ -17,7 +17,7 @@ from lightning_condkd.condensation.parts.representative_batches import Represent
 from lightning_condkd.distributed import mean_over_ranks
 from lightning_condkd.functional.augmentation import mirror
 from lightning_condkd.functional.matching import GradientDistance, gradient_distance
-from lightning_condkd.models.fresh_networks import normalize_by_batch
+from lightning_condkd.models.fresh_networks import FreshNetworks, normalize_by_batch
 from lightning_condkd.models.taps import batch_norm_layers
 from lightning_condkd.randomness import Draw, draw_by_class, seeded_generator
 from lightning_condkd.types import LossTerms
@@ -48,9 +48,7 @@ class GradientMatching(MatchingMethod):
     Each class is a part of the loss, so that only one second-order graph is in memory. Every rank trains the network.
 
     Args:
-        network: makes a new network with random weights at every call, such as a class or a ``functools.partial``.
-        mean: what the network is to subtract from each channel, in the units of [0, 1]; ``None`` for nothing.
-        std: likewise what it is to divide by.
+        networks: makes the networks, each with the normalisation of the data.
         augment: ``None`` for none, which is DC; ``dsa``, ``dsa_digits``, or one of your own.
         real_batch: real images of each class in an iteration, over all ranks (official code 256).
         chunk: real images in a forward and backward pass; ``None`` for as many as have the pixels of 32 images of
@@ -63,12 +61,12 @@ class GradientMatching(MatchingMethod):
         representative: how the real images are chosen (DREAM); ``None`` for new random ones in every iteration.
 
     Raises:
-        ValueError: if the network is the same object at every call, a count is not positive, or there is no such
-            distance.
+        ValueError: if a count is not positive, or there is no such distance.
 
     Example:
         >>> from lightning_condkd.models import ConvNet
-        >>> method = GradientMatching(lambda: ConvNet(2, image_size=8, depth=1, width=4), real_batch=3)
+        >>> networks = FreshNetworks(lambda: ConvNet(2, image_size=8, depth=1, width=4))
+        >>> method = GradientMatching(networks, real_batch=3)
         >>> method.build((3, 8, 8), num_classes=2, ipc=1)
         >>> images, labels = torch.rand(2, 3, 8, 8, requires_grad=True), torch.tensor([0, 1])
         >>> data = torch.rand(6, 3, 8, 8)
@@ -88,9 +86,7 @@ class GradientMatching(MatchingMethod):
 
     def __init__(
         self,
-        network: Callable[[], nn.Module],
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        networks: FreshNetworks,
         *,
         augment: AugmentName | Augment | None = None,
         real_batch: int = 256,
@@ -102,9 +98,7 @@ class GradientMatching(MatchingMethod):
         representative: RepresentativeBatches | None = None,
     ) -> None:
         super().__init__(
-            network,
-            mean,
-            std,
+            networks,
             augment=augment,
             real_batch=real_batch,
             chunk=chunk,

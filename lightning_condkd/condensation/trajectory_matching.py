@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -24,8 +24,9 @@ from lightning_condkd.condensation.parts.published_schedules import (
 )
 from lightning_condkd.functional.augmentation import mirror
 from lightning_condkd.functional.trajectory import Part, Segment, positive_step_size, recomputed, tesla, unrolled
+from lightning_condkd.messages import listed
 from lightning_condkd.models import Observer
-from lightning_condkd.models.fresh_networks import FreshNetworks
+from lightning_condkd.models.fresh_networks import FreshNetworks, check_fresh
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.types import LossTerms, NetworkOutput
 
@@ -45,10 +46,8 @@ class TrajectoryMatching(CondensationMethod):
     of the file: networks are to be trained on the set with it. All ranks do the same work.
 
     Args:
-        network: makes a network such as the experts; it must depend on nothing but parameters and images, so no
-            running statistics and no dropout.
-        mean: what the network is to subtract from each channel, in the units of [0, 1]; that of the experts.
-        std: likewise what it is to divide by.
+        networks: makes networks such as the experts, with the same mean and std; they must depend on nothing but
+            parameters and images, so no running statistics and no dropout.
         experts: folder that :class:`~lightning_condkd.modules.experts.ExpertTrajectories` wrote.
         schedule: the numbers that change with the data, or ``cifar10``, ``cifar100`` or ``tiny`` for those published
             for that data set and the number of images per class, see
@@ -70,7 +69,7 @@ class TrajectoryMatching(CondensationMethod):
     Example:
         >>> from lightning_condkd.models import ConvNet
         >>> schedule = TrajectorySchedule(30, 2, 20, pixel_lr=100, step_size=0.001, step_size_lr=1e-5)
-        >>> TrajectoryMatching(ConvNet, experts="experts", schedule=schedule).pixel_lr
+        >>> TrajectoryMatching(FreshNetworks(ConvNet), experts="experts", schedule=schedule).pixel_lr
         100
 
     References:
@@ -82,9 +81,7 @@ class TrajectoryMatching(CondensationMethod):
 
     def __init__(
         self,
-        network: Callable[[], nn.Module],
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        networks: FreshNetworks,
         *,
         experts: str | Path,
         schedule: TrajectorySchedule | PublishedName,
@@ -98,9 +95,9 @@ class TrajectoryMatching(CondensationMethod):
             raise ValueError(f"gradient: expected one of {', '.join(GRADIENTS)}, got {gradient!r}")
         if chunk is not None and chunk < 1:
             raise ValueError(f"chunk: expected a positive number of images, got {chunk}")
-        self.networks = FreshNetworks(network, mean, std)
+        self.networks = check_fresh(networks)
         self.folder = Path(experts)
-        self.augment = resolve_augment(augment, mean, std, mirrored)
+        self.augment = resolve_augment(augment, networks.mean, networks.std, mirrored)
         self.gradient, self.chunk, self.mirrored = gradient, chunk, mirrored
         self.log_step_size = nn.Parameter(torch.empty(()))
         self._published = None if isinstance(schedule, TrajectorySchedule) else schedule
@@ -155,7 +152,7 @@ class TrajectoryMatching(CondensationMethod):
         if different := {name: (own[name], there[name]) for name in own if own[name] != there[name]}:
             raise ValueError(
                 f"experts: those in {self.folder} differ from the network here (here, there): {different}; "
-                "give network, mean and std as they were given to ExpertTrajectories"
+                "give networks as they were given to ExpertTrajectories"
             )
         needed = self.schedule.max_start_epoch - 1 + self.schedule.expert_epochs
         if needed > experts.info.epochs:
@@ -176,8 +173,8 @@ class TrajectoryMatching(CondensationMethod):
         there = None if self._experts is None else self._experts.info.data["class_names"]
         if there != list(class_names):
             raise ValueError(
-                f"experts: those in {self.folder} were trained on the classes {(there or [])[:5]} ..., the data has "
-                f"{list(class_names[:5])} ...; give the experts of this data"
+                f"experts: those in {self.folder} were trained on the classes {listed(there or [], 5)}, the data has "
+                f"{listed(class_names, 5)}; give the experts of this data"
             )
 
     def losses(self, images: Tensor, labels: Tensor, real: RealImages, draw: Draw) -> Iterator[LossTerms]:

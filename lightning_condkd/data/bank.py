@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_condkd import files
-from lightning_condkd.data.chunks import CHUNK_KIND, Chunk, link_or_copy, locate_chunk, refuse_other_runs
+from lightning_condkd.data.bank_rows import check_whole, loaded_rows, no_rows
+from lightning_condkd.data.chunks import ChunkFolder, refuse_other_runs
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.formats.contents import CondensedInfo
-from lightning_condkd.writing import write_atomic
-
-ROW_NAMES = ("images", "labels", "rounds")
+from lightning_condkd.pixels import to_bytes
 
 
 def quantize(images: Tensor) -> tuple[Tensor, int]:
@@ -42,31 +39,7 @@ def quantize(images: Tensor) -> tuple[Tensor, int]:
     if not bool(images.isfinite().all()):
         raise ValueError("images hold NaN or infinity, nothing was stored: lower the learning rate of the synthesis")
     clamped = int(((images < 0) | (images > 1)).sum())
-    return (images.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu(), clamped
-
-
-class _Live(NamedTuple):
-    """The rows and their counts: replaced as one, so that a save within a signal handler sees all of an append or none.
-
-    Args:
-        rows: buffers of images, labels and rounds; those from ``start`` to ``stop`` are live.
-        start: the oldest live row.
-        stop: the row after the newest.
-        seen: rows ever appended.
-        clamped: pixel values that had to be clamped.
-        float_values: floating point pixel values ever appended.
-    """
-
-    rows: tuple[Tensor, Tensor, Tensor]
-    start: int = 0
-    stop: int = 0
-    seen: int = 0
-    clamped: int = 0
-    float_values: int = 0
-
-    def newest(self, count: int) -> dict[str, Tensor]:
-        """Return views of the newest rows by name."""
-        return dict(zip(ROW_NAMES, (b[self.stop - count : self.stop] for b in self.rows), strict=True))
+    return to_bytes(images).cpu(), clamped
 
 
 class MemoryBank:
@@ -99,16 +72,13 @@ class MemoryBank:
     def clear(self) -> None:
         """Drop all rows and the run that they belong to; the bank is as new, and files stay where they are."""
         self._run_id: str | None = None
-        self._live = _Live(_no_rows())
-        self._directory: Path | None = None
-        self._writer = True
-        self._chunks: list[Chunk] = []
-        self._retired: list[Chunk] = []
+        self._live = no_rows()
+        self._folder = ChunkFolder()
         self._given = 0
         self._used: int | None = None
 
     def __len__(self) -> int:
-        return self._live.stop - self._live.start
+        return self._live.size
 
     @property
     def images_seen(self) -> int:
@@ -118,7 +88,7 @@ class MemoryBank:
     @property
     def directory(self) -> Path | None:
         """Where the chunks are; ``None`` without a folder."""
-        return self._directory
+        return self._folder.directory
 
     @property
     def run_id(self) -> str:
@@ -129,7 +99,7 @@ class MemoryBank:
 
     @run_id.setter
     def run_id(self, value: str) -> None:
-        if self._chunks and value != self._run_id:
+        if self._folder.chunks and value != self._run_id:
             raise ValueError(f"chunks of run {self._run_id} are written, run_id cannot become {value}: set it before")
         self._run_id = value
 
@@ -166,7 +136,7 @@ class MemoryBank:
         """
         self._check(images, labels)
         quantized, clamped = quantize(images)
-        live = self._pushed(self._live, (quantized, labels.cpu(), torch.full((len(labels),), round)))
+        live = self._live.pushed((quantized, labels.cpu(), torch.full((len(labels),), round)), self.capacity)
         values = images.numel() if images.is_floating_point() else 0
         self._live = live._replace(
             seen=live.seen + len(labels), clamped=live.clamped + clamped, float_values=live.float_values + values
@@ -253,9 +223,7 @@ class MemoryBank:
         Raises:
             ValueError: the folder holds chunks of another run.
         """
-        refuse_other_runs(Path(directory), self.run_id)
-        self._directory, self._writer = Path(directory), writer
-        self._adopt()
+        self._folder.attach(Path(directory), writer, self.run_id)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state, the same on every rank, after writing the rows that are in no chunk yet.
@@ -263,21 +231,19 @@ class MemoryBank:
         Without a folder it holds the rows. Only tensors, numbers, strings, lists and dicts are in it.
         """
         live = self._live
-        size = live.stop - live.start
         state = {
             "run_id": self.run_id,
             "capacity": 0 if self.capacity is None else self.capacity,
-            "size": size,
+            "size": live.size,
             "images_seen": live.seen,
             "clamped": live.clamped,
             "float_values": live.float_values,
             "given": live.seen if self._used is None else self._given,
         }
-        if self._directory is None:
-            return state | {"rows": {name: rows.clone() for name, rows in live.newest(size).items()}}
-        chunks = self._flush(self._directory, live)
-        records = [{"name": c.path.name, "first": c.first, "length": c.length, "sha256": c.sha256} for c in chunks]
-        return state | {"directory": str(self._directory), "chunks": records}
+        directory = self._folder.directory
+        if directory is None:
+            return state | {"rows": {name: rows.clone() for name, rows in live.newest(live.size).items()}}
+        return state | {"directory": str(directory), "chunks": self._folder.flush(directory, live, self.run_id)}
 
     def remove_chunks(self, needed: Collection[str]) -> list[str]:
         """Remove chunk files whose rows are all beyond the capacity, but for those that are still needed.
@@ -291,14 +257,7 @@ class MemoryBank:
         Returns:
             Names of the files that are gone.
         """
-        if self._directory is None or not self._writer:
-            return []
-        kept = {chunk.path.name for chunk in self._chunks} | set(needed)
-        gone = [chunk for chunk in self._retired if chunk.path.name not in kept]
-        for chunk in gone:
-            (self._directory / chunk.path.name).unlink(missing_ok=True)
-        self._retired = [chunk for chunk in self._retired if chunk.path.name in kept]
-        return [chunk.path.name for chunk in gone]
+        return self._folder.remove(needed)
 
     def load_state_dict(self, state: Mapping[str, Any], search: Sequence[str | Path] = ()) -> None:
         """Restore the rows byte for byte; this bank's own capacity holds, so a smaller one drops the oldest.
@@ -312,24 +271,13 @@ class MemoryBank:
             ValueError: a chunk was altered, the chunks do not make up the bank, or a folder holds the bank of another
                 run.
         """
-        _check_whole(state)
-        chunks: list[Chunk] = []
-        if self._directory is not None:
-            refuse_other_runs(self._directory, state["run_id"])
-        if "rows" in state:
-            batches = [state["rows"]]
-        else:
-            attached = () if self._directory is None else (self._directory,)
-            folders = [Path(folder) for folder in (state["directory"], *search, *attached)]
-            chunks = [locate_chunk(record, folders, state["run_id"]) for record in state["chunks"]]
-            batches = [files.unpack(CHUNK_KIND, chunk.path)[0] for chunk in chunks]
-        live = _Live(_no_rows())
-        for rows in batches:
-            live = self._pushed(live, (rows["images"], rows["labels"], rows["rounds"]))
-        counts = state["images_seen"], state["clamped"], state["float_values"]
-        self._live = _Live(live.rows, max(live.start, live.stop - state["size"]), live.stop, *counts)
-        self._run_id, self._chunks = state["run_id"], chunks
-        self._adopt()
+        check_whole(state)
+        if self._folder.directory is not None:
+            refuse_other_runs(self._folder.directory, state["run_id"])
+        chunks, batches = ([], [state["rows"]]) if "rows" in state else self._folder.read(state, search)
+        self._live = loaded_rows(batches, state, self.capacity)
+        self._run_id = state["run_id"]
+        self._folder.adopt(chunks)
 
     def export(self, path: str | Path, num_classes: int | None = None) -> None:
         """Write the live rows as one condensed set, which :meth:`CondensedSet.load` reads.
@@ -360,74 +308,3 @@ class MemoryBank:
         if self.images_seen and images.shape[1:] != self.images.shape[1:]:
             held, came = tuple(self.images.shape[1:]), tuple(images.shape[1:])
             raise ValueError(f"the bank holds images of {held}, got {came}: keep the generator's image size")
-
-    def _pushed(self, live: _Live, rows: tuple[Tensor, Tensor, Tensor]) -> _Live:
-        start = live.start
-        if self.capacity is not None:
-            images, labels, rounds = (tensor[-self.capacity :] for tensor in rows)
-            rows = (images, labels, rounds)
-            start += max(0, live.stop - start + len(images) - self.capacity)
-        live, added = live._replace(start=start), len(rows[0])
-        if live.stop + added > len(live.rows[0]):
-            live = _grown(live, added, rows)
-        for buffer, values in zip(live.rows, rows, strict=True):
-            buffer[live.stop : live.stop + added] = values
-        return live._replace(stop=live.stop + added)
-
-    def _flush(self, directory: Path, live: _Live) -> list[Chunk]:
-        # Another flush may run in the middle of this one, in a signal handler: both come to the same chunks, and the
-        # list is replaced as one.
-        oldest = live.seen - (live.stop - live.start)
-        before = self._chunks
-        chunks = [chunk for chunk in before if chunk.first + chunk.length > oldest]
-        first = max(oldest, chunks[-1].first + chunks[-1].length) if chunks else oldest
-        if length := live.seen - first:
-            rows, run = live.newest(length), self.run_id
-            content = files.pack(CHUNK_KIND, rows, {"run_id": run, "first": first, "length": length})
-            digest = hashlib.sha256(content).hexdigest()
-            path = directory / f"chunk_{first:09d}_{digest[:12]}.safetensors"
-            if self._writer:
-                write_atomic(path, content)
-            chunks.append(Chunk(path, first, length, digest))
-        self._retired = [*self._retired, *(c for c in before if c not in chunks and c not in self._retired)]
-        self._chunks = chunks
-        return chunks
-
-    def _adopt(self) -> None:
-        if self._directory is None:
-            return
-        for chunk in self._chunks if self._writer else ():
-            link_or_copy(chunk.path, self._directory / chunk.path.name)
-        self._chunks = [chunk._replace(path=self._directory / chunk.path.name) for chunk in self._chunks]
-
-
-def _no_rows() -> tuple[Tensor, Tensor, Tensor]:
-    integers = torch.empty(0, dtype=torch.int64)
-    return torch.empty(0, 0, 0, 0, dtype=torch.uint8), integers, integers
-
-
-def _grown(live: _Live, added: int, rows: Sequence[Tensor]) -> _Live:
-    # Twice what is needed, so that a row is moved a constant number of times on average.
-    count = live.stop - live.start
-    images, labels, rounds = (tensor.new_empty(2 * (count + added), *tensor.shape[1:]) for tensor in rows)
-    for buffer, old in zip((images, labels, rounds), live.newest(count).values(), strict=True):
-        buffer[:count] = old if count else buffer[:0]
-    return live._replace(rows=(images, labels, rounds), start=0, stop=count)
-
-
-def _check_whole(state: Mapping[str, Any]) -> None:
-    """Check that the rows of a state are those from the oldest to the newest, each of them once."""
-    size, seen = state["size"], state["images_seen"]
-    if "rows" in state:
-        held = [(0, len(state["rows"]["labels"]))]
-    else:
-        held = [(chunk["first"], chunk["length"]) for chunk in state["chunks"]]
-    first = held[0][0] if held else seen
-    ends = [start + length for start, length in held]
-    broken = any(end != start for end, (start, _) in zip(ends, held[1:], strict=False))
-    short = ends[-1] - first < size if held else size > 0
-    if broken or short or ("chunks" in state and ends and ends[-1] != seen):
-        raise ValueError(
-            f"the checkpoint's memory bank is damaged: expected {size} rows without gap or overlap up to row {seen}, "
-            f"got (first, number) {held}: resume from another checkpoint"
-        )

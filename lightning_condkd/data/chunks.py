@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lightning_condkd.files import read_header, sha256
+from torch import Tensor
+
+from lightning_condkd import files
+from lightning_condkd.data.bank_rows import BankRows
+from lightning_condkd.files import read_header
+from lightning_condkd.hashing import content_hash, file_hash
 from lightning_condkd.writing import make_parents, write_atomic
 
 CHUNK_KIND = "memory bank chunk"
@@ -27,6 +32,109 @@ class Chunk(NamedTuple):
     first: int
     length: int
     sha256: str
+
+
+class ChunkFolder:
+    """The chunks of one bank, and the folder that they are in once there is one."""
+
+    def __init__(self) -> None:
+        self.directory: Path | None = None
+        self.writer = True
+        self.chunks: list[Chunk] = []
+        self._retired: list[Chunk] = []
+
+    def attach(self, directory: Path, writer: bool, run_id: str) -> None:
+        """Keep the chunks in a folder from now on.
+
+        Args:
+            directory: the folder.
+            writer: whether this process writes.
+            run_id: the run that they belong to.
+
+        Raises:
+            ValueError: the folder holds chunks of another run.
+        """
+        refuse_other_runs(directory, run_id)
+        self.directory, self.writer = directory, writer
+        self.adopt(self.chunks)
+
+    def adopt(self, chunks: list[Chunk]) -> None:
+        """Take over chunks: they are linked or copied into the folder, where there is one.
+
+        Args:
+            chunks: the chunks, wherever they are.
+        """
+        self.chunks = chunks
+        if self.directory is None:
+            return
+        for chunk in chunks if self.writer else ():
+            link_or_copy(chunk.path, self.directory / chunk.path.name)
+        self.chunks = [chunk._replace(path=self.directory / chunk.path.name) for chunk in chunks]
+
+    def flush(self, directory: Path, rows: BankRows, run_id: str) -> list[dict[str, Any]]:
+        """Write the rows that are in no chunk yet, and return the records of all chunks that are needed.
+
+        Args:
+            directory: the folder.
+            rows: the rows of the bank.
+            run_id: the run that they belong to.
+        """
+        # Another flush may run in the middle of this one, in a signal handler: both come to the same chunks, and the
+        # list is replaced as one.
+        oldest, before = rows.seen - rows.size, self.chunks
+        chunks = [chunk for chunk in before if chunk.first + chunk.length > oldest]
+        first = max(oldest, chunks[-1].first + chunks[-1].length) if chunks else oldest
+        if length := rows.seen - first:
+            chunks.append(
+                self._written(directory, rows.newest(length), {"run_id": run_id, "first": first, "length": length})
+            )
+        self._retired = [*self._retired, *(c for c in before if c not in chunks and c not in self._retired)]
+        self.chunks = chunks
+        return [{"name": c.path.name, "first": c.first, "length": c.length, "sha256": c.sha256} for c in chunks]
+
+    def _written(self, directory: Path, rows: Mapping[str, Tensor], header: Mapping[str, Any]) -> Chunk:
+        content = files.pack(CHUNK_KIND, rows, header)
+        digest = content_hash(content)
+        path = directory / f"chunk_{header['first']:09d}_{digest[:12]}.safetensors"
+        if self.writer:
+            write_atomic(path, content)
+        return Chunk(path, header["first"], header["length"], digest)
+
+    def read(
+        self, state: Mapping[str, Any], search: Sequence[str | Path]
+    ) -> tuple[list[Chunk], list[dict[str, Tensor]]]:
+        """Find and read the chunks of a saved state.
+
+        Args:
+            state: the state of a bank, with ``directory`` and ``chunks``.
+            search: other folders to look in.
+
+        Raises:
+            FileNotFoundError: a chunk is in none of the folders.
+            ValueError: a chunk was altered, or a folder holds the bank of another run.
+        """
+        attached = () if self.directory is None else (self.directory,)
+        folders = [Path(folder) for folder in (state["directory"], *search, *attached)]
+        chunks = [locate_chunk(record, folders, state["run_id"]) for record in state["chunks"]]
+        return chunks, [files.unpack(CHUNK_KIND, chunk.path)[0] for chunk in chunks]
+
+    def remove(self, needed: Collection[str]) -> list[str]:
+        """Remove chunk files whose rows are all beyond the capacity, but for those that are still needed.
+
+        Args:
+            needed: names of chunks that some checkpoint names.
+
+        Returns:
+            Names of the files that are gone.
+        """
+        if self.directory is None or not self.writer:
+            return []
+        kept = {chunk.path.name for chunk in self.chunks} | set(needed)
+        gone = [chunk for chunk in self._retired if chunk.path.name not in kept]
+        for chunk in gone:
+            (self.directory / chunk.path.name).unlink(missing_ok=True)
+        self._retired = [chunk for chunk in self._retired if chunk.path.name in kept]
+        return [chunk.path.name for chunk in gone]
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -77,7 +185,7 @@ def locate_chunk(record: Mapping[str, Any], folders: Sequence[Path], run_id: str
     """
     paths = [folder / record["name"] for folder in folders if (folder / record["name"]).is_file()]
     for path in paths:
-        if sha256(path) == record["sha256"]:
+        if file_hash(path) == record["sha256"]:
             return Chunk(path, record["first"], record["length"], record["sha256"])
     if paths:
         raise ValueError(

@@ -17,7 +17,7 @@ from lightning_condkd.formats.contents import CondensedInfo, Contents, record
 from lightning_condkd.formats.options import FACTS, ImportOptions, given_options, refuse_others
 from lightning_condkd.formats.read import import_condensed
 from lightning_condkd.formats.soft_labels import soft_label_kind
-from lightning_condkd.models.finite import listed
+from lightning_condkd.messages import listed
 from lightning_condkd.pixels import parts, share_outside, to_pixels
 from lightning_condkd.randomness import seeded_generator
 

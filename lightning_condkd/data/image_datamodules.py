@@ -19,7 +19,8 @@ from lightning_condkd import distributed
 from lightning_condkd.data.image_source import ImageSource, from_folder
 from lightning_condkd.data.loaders import Batch, EvaluationBatches, ResumableLoader, ShuffledBatches, step_loader
 from lightning_condkd.data.torchvision_sets import Choice, from_torchvision
-from lightning_condkd.models.finite import listed
+from lightning_condkd.messages import listed
+from lightning_condkd.pixels import to_bytes
 
 HELD_OUT = 500
 
@@ -292,5 +293,5 @@ def load_digits_split(train: bool) -> ImageSource:
     """
     data = load_digits()
     rows = slice(None, -HELD_OUT) if train else slice(-HELD_OUT, None)
-    images = (torch.from_numpy(data.images[rows]) * 255 / 16).round().to(torch.uint8).unsqueeze(1)
+    images = to_bytes(torch.from_numpy(data.images[rows]) / 16).unsqueeze(1)
     return ImageSource(images, torch.from_numpy(data.target[rows]).long(), tuple("0123456789"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,8 @@ from lightning_condkd.formats.folders import (
     warn_of_others,
 )
 from lightning_condkd.formats.image_folder import labels_by_name
+from lightning_condkd.hashing import content_hash
+from lightning_condkd.pixels import to_pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,10 +83,7 @@ class ImageSource:
     @cached_property
     def sha256(self) -> str:
         """Hash of images and labels."""
-        digest = hashlib.sha256()
-        for tensor in (self.images, self.labels):
-            digest.update(cast(Any, tensor.contiguous().numpy()))
-        return digest.hexdigest()
+        return content_hash(self.images, self.labels)
 
     @property
     def empty_classes(self) -> list[str]:
@@ -103,7 +101,8 @@ class ImageSource:
     def channel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return mean and standard deviation of each channel over all pixels, in the units of [0, 1]."""
         counts = torch.stack([torch.bincount(plane.flatten(), minlength=256) for plane in self.images.unbind(1)])
-        shares, values = counts.double() / counts.sum(1, keepdim=True), torch.arange(256, dtype=torch.float64) / 255
+        shares = counts.double() / counts.sum(1, keepdim=True)
+        values = to_pixels(torch.arange(256).to(torch.uint8), dtype=torch.float64)
         mean = shares @ values
         variance = shares @ values.square() - mean.square()
         return tuple(mean.tolist()), tuple(variance.sqrt().tolist())

@@ -19,6 +19,7 @@ from lightning_condkd.evaluation.recipe import Recipe
 from lightning_condkd.evaluation.result import Evaluation, Trained, calibration_error
 from lightning_condkd.functional.augmentation import mirror
 from lightning_condkd.models.fresh_networks import FreshNetworks
+from lightning_condkd.pixels import to_pixels
 from lightning_condkd.randomness import seeded_generator
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -164,12 +165,8 @@ def _targets(labels: Tensor, dtype: torch.dtype, recipe: Recipe, num_classes: in
 
 def _test_logits(batch: NetworkBatch, images: Tensor, device: torch.device) -> Tensor:
     size = max(1, CPU_CHUNK_PIXELS // images[0, 0].numel()) if device.type == "cpu" else GPU_CHUNK
-    chunks = (_pixels(chunk.to(device), batch.dtype) for chunk in torch.split(images, size))
+    chunks = (to_pixels(chunk, device, batch.dtype) for chunk in torch.split(images, size))
     return torch.cat([batch.predict(chunk) for chunk in chunks], dim=1)
-
-
-def _pixels(images: Tensor, dtype: torch.dtype) -> Tensor:
-    return images.to(dtype) / 255 if images.dtype == torch.uint8 else images.to(dtype)
 
 
 @contextmanager

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from lightning_condkd.files import plain_json, sha256
+from lightning_condkd.files import plain_json
 from lightning_condkd.formats.normalizations import Normalization, Source, find_normalization
 from lightning_condkd.formats.soft_labels import LabelKind, SoftLabelKind, checked_kind, soft_label_kind
+from lightning_condkd.hashing import file_hash
 from lightning_condkd.pixels import parts, to_pixels
 
 # Whitened CIFAR-10 (ZCA, eps 0.1) has a standard deviation of 0.26, normalised CIFAR-10 of 1.2 (measured by us), pixels
@@ -127,7 +128,7 @@ def provenance_of(form: str, *paths: Path) -> dict[str, str]:
         form: its format.
         *paths: its files.
     """
-    hashes = ", ".join(sha256(path) for path in paths)
+    hashes = ", ".join(file_hash(path) for path in paths)
     return {"format": form, "file": ", ".join(path.name for path in paths), "sha256": hashes}
 
 

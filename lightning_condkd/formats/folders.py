@@ -11,6 +11,8 @@ from pathlib import Path
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from lightning_condkd.messages import listed
+
 _GRAY = ("1", "L")  # PIL's modes
 _NAMED = 10
 _READ = " ".join(IMG_EXTENSIONS)
@@ -31,7 +33,7 @@ def class_folders(root: Path) -> list[Path]:
     for folder in folders:
         if len(inner := _inner_folders(folder)) > 1:
             raise ValueError(
-                f"{folder} is no class: it holds no images, but the folders {', '.join(inner[:3])} ... with images. "
+                f"{folder} is no class: it holds no images, but the folders {listed(inner)} with images. "
                 f"Give the folder whose subfolders are the classes, such as {folder}"
             )
     return folders
@@ -58,9 +60,9 @@ def in_class_order(names: Sequence[str]) -> list[str]:
     by_number = [name for _, name in sorted(zip(numbers, as_text, strict=True))]
     if by_number != as_text:
         warnings.warn(
-            f"class folders are labelled by number: {_first(by_number)}. torchvision's ImageFolder sorts them as text: "
-            f"{_first(as_text)}. If a teacher or a set was made with that order, give class_names in it, or write the "
-            "numbers with leading zeros",
+            f"class folders are labelled by number: {listed(by_number, 4)}. torchvision's ImageFolder sorts them as "
+            f"text: {listed(as_text, 4)}. If a teacher or a set was made with that order, give class_names in it, or "
+            "write the numbers with leading zeros",
             stacklevel=2,
         )
     return by_number
@@ -205,7 +207,3 @@ def _leading_numbers(names: Sequence[str]) -> list[int] | None:
     matches = [match for name in names if (match := re.match(r"([0-9]+)[_\-. ]", name))]
     numbers = [int(match[1]) for match in matches]
     return numbers if len(set(numbers)) == len(names) else None
-
-
-def _first(names: Sequence[str]) -> str:
-    return ", ".join([*names[:4], *(["..."] if len(names) > 4 else [])])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -13,11 +12,12 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional as transforms
 
-from lightning_condkd.files import sha256
 from lightning_condkd.formats.contents import CondensedInfo, Contents, SetLike
 from lightning_condkd.formats.folders import class_folders, image_files, open_images, warn_of_others
 from lightning_condkd.formats.normalizations import known_class_names, known_classes
-from lightning_condkd.pixels import share_outside
+from lightning_condkd.hashing import content_hash, file_hash
+from lightning_condkd.messages import listed
+from lightning_condkd.pixels import share_outside, to_bytes
 from lightning_condkd.writing import new_folder
 
 # Our export writes the class names beside the folders, whose names cannot hold every one of them.
@@ -122,7 +122,7 @@ def _classes(
     theirs = known_class_names(dataset)
     if names is None or theirs is None or count != len(theirs):
         return order, names, count
-    label_of = labels_by_name(names, theirs, f"the classes of {dataset} ({', '.join(theirs[:2])} ...)")
+    label_of = labels_by_name(names, theirs, f"the classes of {dataset} ({listed(theirs, 2)})")
     return [label_of[label] for label in order], theirs, count
 
 
@@ -130,7 +130,7 @@ def _refuse_empty(names: Sequence[str], root: Path) -> None:
     # Counting such a folder makes a class of any stray one; passing over it shifts the classes behind it.
     if names:
         raise ValueError(
-            f"folders {', '.join(names[:4])} in {root} hold no images: take them away; if they are classes without "
+            f"folders {listed(names, 4)} in {root} hold no images: take them away; if they are classes without "
             "images, pass class_names (--class_names), the names of all classes in the order of the dataset's labels"
         )
 
@@ -157,7 +157,7 @@ def _positions(names: list[str]) -> tuple[list[int], list[str] | None]:
     numbers = [int(match["number"]) for match in matches]
     if numbers not in (order, [position + 1 for position in order]):
         raise ValueError(
-            f"the folders are numbered, but in sorted order they read {', '.join(names[:4])} ...: classes are missing, "
+            f"the folders are numbered, but in sorted order they read {listed(names, 4)}: classes are missing, "
             "or numbers lack leading zeros. Pass class_names (--class_names): the names of all folders in the order of "
             "the dataset's labels"
         )
@@ -190,7 +190,7 @@ def labels_by_name(names: Sequence[str], class_names: Sequence[str], whose: str 
     found = [plain(name if plain(name) in wanted else _behind_number(name)) for name in names]
     if unknown := [name for name, key in zip(names, found, strict=True) if key not in wanted]:
         raise ValueError(
-            f"folders {', '.join(unknown[:4])} are not among {whose}: pass class_names (--class_names) as the folders "
+            f"folders {listed(unknown, 4)} are not among {whose}: pass class_names (--class_names) as the folders "
             "have them, in the order of the dataset's labels; without class_names and dataset the sorted folders are "
             "counted"
         )
@@ -233,8 +233,8 @@ def _read_images(files: Sequence[Path], root: Path) -> Tensor:
 
 def _hash(root: Path, files: Sequence[Sequence[Path]]) -> str:
     """Hash of names and contents."""
-    lines = [f"{sha256(file)}  {file.relative_to(root).as_posix()}\n" for group in files for file in group]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    lines = [f"{file_hash(file)}  {file.relative_to(root).as_posix()}\n" for group in files for file in group]
+    return content_hash(*lines)
 
 
 def export_png(condensed: SetLike, folder: str | Path) -> float:
@@ -275,7 +275,7 @@ def export_png(condensed: SetLike, folder: str | Path) -> float:
 
 
 def _picture(image: Tensor) -> Image.Image:
-    levels = image if image.dtype == torch.uint8 else (image.clamp(0, 1) * 255).round().to(torch.uint8)
+    levels = to_bytes(image)
     return Image.fromarray((levels[0] if len(levels) == 1 else levels.permute(1, 2, 0)).contiguous().numpy())
 
 

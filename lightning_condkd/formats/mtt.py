@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lightning_condkd.files import read_untrusted, sha256
+from lightning_condkd.files import read_untrusted
 from lightning_condkd.formats.contents import (
     PIXEL_CONSTANTS,
     Contents,
@@ -32,6 +32,7 @@ from lightning_condkd.formats.normalizations import (
 )
 from lightning_condkd.formats.options import given_options
 from lightning_condkd.formats.soft_labels import SoftLabelKind
+from lightning_condkd.hashing import file_hash
 from lightning_condkd.writing import new_folder, save_by_torch
 
 # Images to start from of DataDAM and DC-BENCH, which go by the constants of DC
@@ -185,7 +186,7 @@ def _step_size(path: Path) -> tuple[float | None, dict[str, str]]:
     if not isinstance(value, Tensor) or value.numel() != 1:
         raise ValueError(f"expected one step size in {file}, got {what_is(value)}: move the file away, pass train_lr")
     # The shortest decimal number that is this float32, so that 0.02 is recorded as 0.02
-    return float(str(value.detach().reshape(()).numpy())), {"train_lr": file.name, "train_lr_sha256": sha256(file)}
+    return float(str(value.detach().reshape(()).numpy())), {"train_lr": file.name, "train_lr_sha256": file_hash(file)}
 
 
 def _provenance(files: list[Path], label_files: list[Path], known: Normalization) -> dict[str, str]:

@@ -9,7 +9,6 @@ from lightning_condkd.inversion.dfad import DFAD
 from lightning_condkd.inversion.dfq import DFQ
 from lightning_condkd.inversion.fast import Fast
 from lightning_condkd.inversion.live import LiveInversion
-from lightning_condkd.inversion.loop import synthesize
 from lightning_condkd.inversion.parts.competition import Competition
 from lightning_condkd.inversion.parts.pixel_optimizer import ImagePrior, PixelAdam
 from lightning_condkd.inversion.parts.replay_memory import LatentStep, Memory
@@ -36,5 +35,4 @@ __all__ = [
     "PixelAdam",
     "RealSubset",
     "SmoothNoise",
-    "synthesize",
 ]

@@ -7,7 +7,6 @@ from typing import Literal, Protocol, cast, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from lightning_condkd.augment import Augment
@@ -35,27 +34,6 @@ class Observe(Protocol):
     ) -> NetworkOutput:
         """Return logits and what else was asked for."""
         ...
-
-
-def scale_learning_rates(optimizer: Optimizer, factor: float) -> None:
-    """Set the learning rates of an optimizer to a multiple of what they were at the first call.
-
-    Args:
-        optimizer: the optimizer; each group remembers its own rate as ``initial_lr``.
-        factor: the multiple.
-    """
-    for group in optimizer.param_groups:
-        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
-
-
-def clip_gradients(optimizer: Optimizer, norm: float) -> None:
-    """Scale the gradients of an optimizer's parameters down to a norm of all of them together.
-
-    Args:
-        optimizer: the optimizer.
-        norm: largest norm.
-    """
-    clip_grad_norm_([parameter for group in optimizer.param_groups for parameter in group["params"]], norm)
 
 
 class Inversion(nn.Module):

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lightning_condkd.files import open_tensors
 from lightning_condkd.inversion.base import Inversion, Observe
+from lightning_condkd.pixels import to_pixels
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Unit
 from lightning_condkd.types import LossTerms, NetworkOutput, Synthetic, TaskSpec
@@ -141,8 +142,7 @@ class RealSubset(Inversion):
         """Return the block's images without labels."""
         # They follow from seed and block alone, so there is no state to keep.
         images = self.images[self.rows(unit, draw)[draw.rows]]
-        pixels = images.to(self.kept_images.device).to(self.kept_images.dtype)
-        return Synthetic(pixels / 255 if images.dtype == torch.uint8 else pixels, None)
+        return Synthetic(to_pixels(images, self.kept_images.device, self.kept_images.dtype), None)
 
     def loss(
         self, synthetic: Synthetic, observe: Observe, student: Observe, unit: Unit, draw: Draw
@@ -155,17 +155,11 @@ def _read(path: str | Path) -> Tensor:
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"expected a .safetensors file of real images, found none at {path}")
-    try:
-        with safe_open(file, framework="pt") as stream:
-            names = list(stream.keys())
-            if "images" in names:
-                images: Tensor = stream.get_tensor("images")
-                return images
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a safetensors file or is cut off ({error}): write it with "
-            "CondensedSet(images, labels).save(path)"
-        ) from error
+    with open_tensors(file) as stream:
+        names = list(stream.keys())
+        if "images" in names:
+            images: Tensor = stream.get_tensor("images")
+            return images
     raise ValueError(
         f"expected a tensor 'images' in {path}, got {', '.join(sorted(names)) or 'no tensor'}: write the file with "
         "CondensedSet(images, labels).save(path)"

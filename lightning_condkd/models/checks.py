@@ -11,38 +11,52 @@ import torch
 from torch import nn
 
 from lightning_condkd.models.observer import Observer
+from lightning_condkd.types import NetworkOutput
 
 
 @torch.no_grad()
-def check_classifier(name: str, network: Observer, image_shape: tuple[int, int, int], num_classes: int) -> None:
-    """Check a network against the data by a small forward pass.
+def check_classifier(
+    name: str,
+    network: Observer,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    *,
+    embedding: bool = False,
+    bn: bool = False,
+) -> NetworkOutput:
+    """Check a network against the data by a small forward pass in eval mode; it is in its own mode afterwards.
 
     Args:
         name: the argument that it was given as.
-        network: the network, in eval mode.
+        network: the network.
         image_shape: ``(C, H, W)`` of the data in pixels.
         num_classes: number of classes K of the data.
+        embedding: whether its embedding will be asked for.
+        bn: whether its BatchNorm statistics will be.
+
+    Returns:
+        What it makes of two black images.
 
     Raises:
         ValueError: if it has another number of classes, or cannot read such images.
 
     Example:
         >>> from lightning_condkd.models import ConvNet
-        >>> check_classifier("network", Observer(ConvNet(10)).eval(), (3, 32, 32), num_classes=10)
+        >>> check_classifier("network", Observer(ConvNet(10)), (3, 32, 32), num_classes=10).logits.shape
+        torch.Size([2, 10])
     """
-    kind = type(network.network).__name__
-    weights = next(network.parameters(), torch.empty(0))
-    try:
-        shape = tuple(network(torch.zeros(1, *image_shape).to(weights)).logits.shape)
-    except (RuntimeError, ValueError, TypeError) as error:
+    problem = (
+        f"{name}: {type(network.network).__name__} cannot read images of {image_shape} (channels, height, width); "
+        "use data and networks of the same channels and resolution"
+    )
+    with _read_by(network, problem, image_shape, embedding=embedding, bn=bn) as made:
+        output: NetworkOutput = made
+    if output.logits.shape[1:] != (num_classes,):
         raise ValueError(
-            f"{name}: {kind} cannot read images of {image_shape} (channels, height, width); give it their size and "
-            f"channels. It said: {error}"
-        ) from error
-    if shape != (1, num_classes):
-        raise ValueError(
-            f"{name}: expected {num_classes} classes as in the data, {kind} has {shape[-1]}; set its num_classes"
+            f"{name}: expected {num_classes} classes as in the data, {type(network.network).__name__} returns logits "
+            f"of shape {tuple(output.logits.shape)}; set its num_classes"
         )
+    return output
 
 
 @torch.no_grad()
@@ -58,7 +72,7 @@ def check_generator(generator: nn.Module, latent_size: int, image_shape: tuple[i
         ValueError: if it does not.
     """
     problem = f"the generator cannot read latents of latent_size={latent_size}: set latent_size to its own"
-    with _read_by(generator, problem, (latent_size,)) as images:
+    with _read_by(copy.deepcopy(generator), problem, (latent_size,)) as images:
         shape = tuple(images.shape[1:])
     if shape != image_shape:
         raise ValueError(
@@ -79,7 +93,7 @@ def check_encoder(encoder: nn.Module, latent_size: int, image_shape: tuple[int, 
         ValueError: if it does not.
     """
     problem = f"the encoder cannot read images of shape {image_shape} as mean and log variance: build it for the "
-    with _read_by(encoder, f"{problem}condensed images", image_shape) as moments:
+    with _read_by(copy.deepcopy(encoder), f"{problem}condensed images", image_shape) as moments:
         mean, log_variance = moments
     if not mean.shape == log_variance.shape == (2, latent_size):
         raise ValueError(
@@ -89,10 +103,14 @@ def check_encoder(encoder: nn.Module, latent_size: int, image_shape: tuple[int, 
 
 
 @contextmanager
-def _read_by(network: nn.Module, problem: str, shape: tuple[int, ...]) -> Iterator[Any]:
-    """Give what a copy of a network makes of two zero inputs; if that fails, name the problem and what it said."""
+def _read_by(network: nn.Module, problem: str, shape: tuple[int, ...], **asked: bool) -> Iterator[Any]:
+    """Give what a network in eval mode makes of two zero inputs; if that fails, name the problem and what it said."""
     inputs = torch.zeros(2, *shape).to(next(network.parameters(), torch.empty(0)))
+    modes = {module: module.training for module in network.modules()}
     try:
-        yield copy.deepcopy(network).eval()(inputs)
-    except (RuntimeError, ValueError) as error:
+        yield network.eval()(inputs, **asked)
+    except (RuntimeError, ValueError, TypeError) as error:
         raise ValueError(f"{problem}. {type(network).__name__} said: {error}") from error
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

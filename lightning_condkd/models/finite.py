@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 from torch.nn.utils import get_total_norm
 
+from lightning_condkd.messages import listed
+
 _BOUNDED = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -77,20 +79,6 @@ def check_finite(name: str, module: nn.Module, cure: str) -> None:
     """
     if broken := broken_parts(module):
         raise ValueError(f"{name} holds NaN or infinity in {listed(broken)}: {cure}")
-
-
-def listed(names: list[str], most: int = 3) -> str:
-    """Return names for a message, the first of them.
-
-    Args:
-        names: the names.
-        most: how many are named.
-
-    Example:
-        >>> listed(["a", "b", "c", "d", "e"])
-        'a, b, c and 2 more'
-    """
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _has_numbers(tensor: Tensor) -> bool:

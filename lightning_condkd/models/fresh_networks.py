@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, final
 
 import torch
 from torch import nn
@@ -33,6 +33,7 @@ def normalize_by_batch(network: Network) -> Network:
     return network
 
 
+@final  # so the command line takes it without a class_path
 class FreshNetworks:
     """Makes networks with random weights, each with the normalisation of the data.
 
@@ -85,9 +86,29 @@ class FreshNetworks:
         Raises:
             ValueError: if they have another number of classes, or cannot read such images.
         """
-        check_classifier("network", self.make(seeded_generator(0, "network")).eval(), image_shape, num_classes)
+        check_classifier("network", self.make(seeded_generator(0, "network")), image_shape, num_classes)
 
     def settings(self) -> dict[str, Any]:
         """Return what a file records of the networks, JSON values only."""
         statistics = {"mean": self.mean, "std": self.std}
         return {"network": self.name, **{k: None if v is None else list(v) for k, v in statistics.items()}}
+
+
+def check_fresh(networks: object) -> FreshNetworks:
+    """Return what makes new networks, checked to be one.
+
+    Args:
+        networks: what a method was given.
+
+    Raises:
+        TypeError: if it is something else, such as the class of a network.
+
+    Example:
+        >>> check_fresh(nn.Flatten)
+        Traceback (most recent call last):
+        TypeError: networks: expected FreshNetworks, got Flatten; give FreshNetworks(network, mean, std)
+    """
+    if isinstance(networks, FreshNetworks):
+        return networks
+    name = getattr(networks, "__name__", type(networks).__name__)
+    raise TypeError(f"networks: expected FreshNetworks, got {name}; give FreshNetworks(network, mean, std)")

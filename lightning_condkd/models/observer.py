@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lightning_condkd.hashing import content_hash
 from lightning_condkd.models.finite import check_finite
 from lightning_condkd.models.heads import (
     candidates,
@@ -238,11 +238,10 @@ class Observer(nn.Module):
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the network's parameters and persistent buffers with their names, on any device."""
-        digest = hashlib.sha256()
+        parts: list[str | Tensor] = []
         for name, value in plain_state(self.network).items():
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            digest.update(cast(Any, value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()))
-        return digest.hexdigest()
+            parts += [f"{name} {value.dtype} {tuple(value.shape)}\n", value]
+        return content_hash(*parts)
 
 
 def _with_plain_names(observer: Observer, state: dict[str, Any], prefix: str, *_: object) -> None:

@@ -9,11 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lightning_condkd.assets import resolve_asset
-from lightning_condkd.models.finite import broken_tensors, listed
+from lightning_condkd.files import read_tensors
+from lightning_condkd.messages import listed
+from lightning_condkd.models.finite import broken_tensors
 from lightning_condkd.unpickling import damage, load_without_code, refused_names
 
 # In the order in which they are taken, where a file has several.
@@ -134,8 +135,10 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
 
 
 def _read(file: Path) -> Any:  # noqa: ANN401
+    if file.suffix.lower() == ".safetensors":
+        return read_tensors(file)
     try:
-        return load_file(file) if file.suffix.lower() == ".safetensors" else load_without_code(file)
+        return load_without_code(file)
     except Exception as error:
         raise ValueError(_refusal(file, error)) from error
 
@@ -192,7 +195,7 @@ def _describe(content: object) -> str:
     if not isinstance(content, Mapping):
         return f"a {type(content).__name__}"
     others = [f"{key}: {type(value).__name__}" for key, value in content.items() if not isinstance(value, Tensor)]
-    return ", ".join(others[:5]) or "nothing"
+    return listed(others, 5) or "nothing"
 
 
 def _plain(state: Mapping[str, Tensor], path: str | Path) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from torch.optim import SGD, Optimizer
 
 from lightning_condkd.augment import Augment, take
 from lightning_condkd.data.image_datamodules import ImageDataModule
-from lightning_condkd.distributed import sync_buffers, sync_running_statistics
+from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.models import Observer
 from lightning_condkd.models.finite import check_finite
 from lightning_condkd.models.weights import plain_state
@@ -160,8 +160,8 @@ class Classification(ResumableModule):
         return loss
 
     def on_after_backward(self) -> None:
-        """Make the network's statistics the same on all ranks, whether or not a checkpoint follows."""
-        sync_running_statistics([self.network])
+        """Make the network's buffers the same on all ranks, whether or not a checkpoint follows."""
+        sync_buffers([self.network])
 
     def _augmented(self, images: Tensor, batch_idx: int) -> Tensor:
         if self.augment is None:

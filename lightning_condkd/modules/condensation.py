@@ -55,8 +55,9 @@ class Condensation(ResumableModule):
 
     Example:
         >>> from lightning_condkd.condensation import DistributionMatching
-        >>> from lightning_condkd.models import ConvNet
-        >>> method = DistributionMatching(lambda: ConvNet(10, image_size=8, in_channels=1, depth=2))
+        >>> from lightning_condkd.models import ConvNet, FreshNetworks
+        >>> networks = FreshNetworks(lambda: ConvNet(10, image_size=8, in_channels=1, depth=2))
+        >>> method = DistributionMatching(networks)
         >>> Condensation(method, ipc=5, output="digits.safetensors").ipc
         5
     """
@@ -288,14 +289,13 @@ def _make_room(module: Condensation, state: Mapping[str, Any], prefix: str, *_: 
 
 def _initial_pixels(source: ImageSource, ipc: int, init: str | Path, seed: int) -> Tensor:
     generator = seeded_generator(seed, "initial pixels")
-    dtype = torch.get_default_dtype()
     if init == "real":
         chosen = draw_by_class(source.class_rows, [ipc] * source.num_classes, generator)
-        return source.images[torch.cat(chosen)].to(dtype) / 255
+        return to_pixels(source.images[torch.cat(chosen)])
     if init != "noise":
         return _pixels_of(_start(init), source, ipc, init)
-    mean, std = (torch.tensor(values, dtype=dtype).view(-1, 1, 1) for values in source.channel_statistics())
-    noise = torch.randn(source.num_classes * ipc, *source.image_shape, generator=generator, dtype=dtype)
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in source.channel_statistics())
+    noise = torch.randn(source.num_classes * ipc, *source.image_shape, generator=generator)
     return mean + std * noise
 
 

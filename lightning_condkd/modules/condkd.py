@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, cast
 
 import torch
@@ -34,17 +34,16 @@ from lightning_condkd.modules.parts.checks import (
     check_strategy,
 )
 from lightning_condkd.modules.parts.default_losses import default_distillation, warn_of_attention
-from lightning_condkd.modules.parts.distillation_step import DistillationStep
-from lightning_condkd.modules.parts.divergence import IMAGES, TRANSIENT, diverged, transient
-from lightning_condkd.modules.parts.synthesis_step import SynthesisStep, Synthesized
+from lightning_condkd.modules.parts.divergence import TRANSIENT, diverged, transient
 from lightning_condkd.modules.teacher_student import STATE_KEY, TeacherStudent
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.rounds import Unit
+from lightning_condkd.steps import DistillationStep, SynthesisStep, Update
 from lightning_condkd.training.divergence import has_diverged
 from lightning_condkd.training.held_out import check_before_training, check_held_out, check_loaders, loaders_in_turn
 from lightning_condkd.training.loop_counters import tick_once
+from lightning_condkd.training.manual_optimization import ManualOptimization
 from lightning_condkd.training.meters import Meters, Stopwatch, bank_figures
-from lightning_condkd.training.optimizer_turns import OptimizerTurns
 from lightning_condkd.training.optimizers import (
     check_count,
     check_covers,
@@ -65,7 +64,14 @@ from lightning_condkd.training.run_length import (
 from lightning_condkd.training.run_record import fingerprint, settings
 from lightning_condkd.training.schedules import default_student_optimizer, default_student_schedule
 from lightning_condkd.training.teacher_accuracy import remark_on_condensed
-from lightning_condkd.types import Synthetic, TaskSpec
+from lightning_condkd.types import TaskSpec
+
+LOGGED_UNDER = {
+    "synthesis": "synthesis/",
+    "discriminator": "alignment/",
+    "student": "distillation/",
+    "replay": "replay/",
+}
 
 
 class CondKD(TeacherStudent):
@@ -156,6 +162,7 @@ class CondKD(TeacherStudent):
         self.spec: TaskSpec | None = None
         self.unit: Unit | None = None
         self.meters, self.stopwatch = Meters(), Stopwatch()
+        self._optimizer_names: list[str] = []
         self._bank_state = BankState()
 
     # --- before the first step -------------------------------------------------------------------------------------
@@ -215,7 +222,7 @@ class CondKD(TeacherStudent):
         optimizers: dict[str, Optimizer] = {"student": student, **self.inversion.optimizers()}
         if self._aligning is not None:
             optimizers["discriminator"] = self._aligning.optimizer()
-        self._turns = OptimizerTurns(optimizers)
+        self._optimizer_names = list(optimizers)
         scheduler = self.make_student_scheduler(student)
         self._check_student_optimizing(student, scheduler)
         return list(optimizers.values()), [scheduler]
@@ -301,8 +308,7 @@ class CondKD(TeacherStudent):
         trained = [self.student, *([] if self._aligning is None else [self._aligning])]
         weights = all_finite(trained).to(self.device) & all_finite([self.inversion], transient(self)).to(self.device)
         if has_diverged(self, self.losses, weights):
-            turns = getattr(self, "_turns", None)  # none in a module that was loaded and not fitted
-            raise diverged(self, {} if turns is None else turns.optimizers(self), self._aligning)
+            raise diverged(self, self._turns.optimizers, self._aligning)
 
     # --- one unit of a round ---------------------------------------------------------------------------------------
 
@@ -316,96 +322,46 @@ class CondKD(TeacherStudent):
         tick_once(self)
         for unit in units_of_step(self.trainer, self.inversion.cadence, self.current_epoch, batch_idx):
             self._take(unit)
-            sync_running_statistics([self.student, self.inversion])
+            sync_buffers([self.student])
+            sync_running_statistics([self.inversion])
         if batch_idx == round_length(self.trainer, self.inversion.cadence) - 1:
             self._end_round(unit)
 
     def _take(self, unit: Unit) -> None:
         self.unit = unit
         self._set_student_mode(unit)
+        draw = Draw(self.seed, unit.counter, self.global_rank, self.trainer.world_size)
         with self.stopwatch.running(unit.phase):
             match unit.phase:
                 case "synthesize":
-                    self._synthesize(unit)
+                    self._record(unit, self.synthesis_step.take(unit, draw, self._turns))
+                    if unit.last:
+                        self._finish_synthesis(unit)
                 case "distill":
-                    self._distill(unit)
+                    clip = self.student_gradient_clip
+                    self._record(unit, self.distillation_step.take(unit, draw, self._turns, clip))
 
     def _set_student_mode(self, unit: Unit) -> None:
-        training = unit.phase == "distill"
-        if self.student.training != training:
-            sync_buffers([self.student])
-            self.student.train(training)
+        self.student.train(unit.phase == "distill")
 
-    def _draw(self, unit: Unit) -> Draw:
-        return Draw(self.seed, unit.counter, self.global_rank, self.trainer.world_size)
+    def _record(self, unit: Unit, updates: Iterable[Update]) -> None:
+        for update in updates:
+            self.losses.add(update.optimizer, unit.counter, update.losses)
+            self.meters.add(update.observed, LOGGED_UNDER[update.optimizer])
 
-    def _synthesize(self, unit: Unit) -> None:
-        draw = self._draw(unit)
-        if unit.first:
-            self._turns.forget(self, "synthesis", self.inversion.per_round())
-            self.inversion.start(unit, draw)
-        synthesized = self._generator_step(unit, draw)
-        if self._aligning is not None:
-            self._discriminator_step(self._aligning, synthesized, unit, draw)
-        if unit.last:
-            if self.inversion.source == "bank":
-                self.stop_if_diverged()  # before the bank gets images of it; a live method's block may be one step
-            for name in self.inversion.finish(unit):
-                # Written by hand from unscaled gradients: the precision plugin's scaler must not touch it.
-                self._turns.get(self, name).optimizer.step()
-            if self.inversion.source == "bank":
-                images, labels = self.inversion.collect()
-                with self._transfer.bank.running():
-                    self._transfer.append(images, cast(Tensor, labels), unit.round)
+    def _finish_synthesis(self, unit: Unit) -> None:
+        stores = self.inversion.source == "bank"
+        if stores:
+            self.stop_if_diverged()  # before the bank gets images of it; a live method's block may be one step
+        self.synthesis_step.finish(unit, self._turns)
+        if stores:
+            images, labels = self.inversion.collect()
+            with self._transfer.bank.running():
+                self._transfer.append(images, cast(Tensor, labels), unit.round)
 
-    def _generator_step(self, unit: Unit, draw: Draw) -> Synthesized:
-        self._turns.scale(self, "synthesis", self.inversion.lr_factor(unit))
-        with self._turns.turn(self, "synthesis", self.inversion.gradient_clip) as step:
-            synthesized = self.synthesis_step.generator(unit, draw)
-            if synthesized.total.values:
-                step(synthesized.total.total())
-        self.meters.add(synthesized.total.values, "synthesis/")
-        own, total = synthesized.losses()
-        self._watch("synthesis", unit, {**synthesized.total.values, "total": total}, synthesized.synthetic.images)
-        self.inversion.after_step(synthesized.synthetic, synthesized.output, own, total, unit)
-        return synthesized
-
-    def _discriminator_step(
-        self, alignment: FeatureAlignment, synthesized: Synthesized, unit: Unit, draw: Draw
-    ) -> None:
-        labels, fake = cast(Tensor, synthesized.synthetic.labels), cast(Tensor, synthesized.embedding).detach()
-        condensed = self.synthesis_step.condensed_embedding(labels, unit, draw)
-        self.meters.add(alignment.accuracy(condensed, fake, labels), "alignment/")
-        with self._turns.turn(self, "discriminator") as step:
-            terms = alignment.discriminator_loss(condensed, fake, labels)
-            total = terms.total()
-            step(total)
-        self.meters.add(terms.values, "alignment/")
-        self._watch("discriminator", unit, {**terms.values, "total": total})
-
-    def _distill(self, unit: Unit) -> None:
-        draw = self._draw(unit)
-        with self._turns.turn(self, "student", self.student_gradient_clip) as step:
-            distilled = self.distillation_step(unit, draw, self.device)
-            step(distilled.loss)
-        self.meters.add(distilled.observed, "distillation/")
-        images = None if distilled.synthetic is None else distilled.synthetic.images
-        self._watch("student", unit, {"loss": distilled.loss}, images)
-        if distilled.synthetic is not None:
-            self._replay(distilled.synthetic, unit, draw)
-
-    def _replay(self, synthetic: Synthetic, unit: Unit, draw: Draw) -> None:
-        with self._turns.turn(self, "replay") as step:
-            terms = self.inversion.replay_loss(synthetic, self.teacher, unit, draw)
-            if terms is not None:
-                total = terms.total()
-                step(total)
-                self.meters.add(terms.values, "replay/")
-                self._watch("replay", unit, {**terms.values, "total": total}, synthetic.images)
-
-    def _watch(self, optimizer: str, unit: Unit, values: Mapping[str, Tensor], images: Tensor | None = None) -> None:
-        largest = {} if images is None else {IMAGES: images.detach().amax()}
-        self.losses.add(optimizer, unit.counter, {**values, **largest})
+    @property
+    def _turns(self) -> ManualOptimization:
+        return ManualOptimization(self, self._optimizer_names)
 
     @property
     def synthesis_step(self) -> SynthesisStep:
@@ -459,7 +415,7 @@ class CondKD(TeacherStudent):
 
     def optimizer_names(self) -> list[str]:
         """Return what the optimizers are called."""
-        return self._turns.names
+        return self._optimizer_names
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add shapes, seed and times to what the checkpoint holds, and the bank to one that can be resumed from.

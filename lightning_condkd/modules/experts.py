@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import SGD, Optimizer
 
 from lightning_condkd.augment import Augment, AugmentName, resolve_augment
@@ -27,7 +26,7 @@ from lightning_condkd.condensation.expert_files import (
 )
 from lightning_condkd.files import plain_json, save_packed
 from lightning_condkd.models.finite import check_finite
-from lightning_condkd.models.fresh_networks import FreshNetworks
+from lightning_condkd.models.fresh_networks import FreshNetworks, check_fresh
 from lightning_condkd.modules.parts.checks import check_dtypes
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.training.batches import check_class_sizes, real_batch, real_images, say_written, source_facts
@@ -44,7 +43,6 @@ from lightning_condkd.training.outputs import state_size
 from lightning_condkd.training.resumable import ResumableModule
 from lightning_condkd.training.run_length import dev_steps
 from lightning_condkd.training.scores import Scores
-from lightning_condkd.training.trainer_options import callbacks_of
 from lightning_condkd.writing import Target
 
 STATE_KEY = "experts"
@@ -63,9 +61,7 @@ class ExpertTrajectories(ResumableModule):
     ranks share the batches of one expert.
 
     Args:
-        network: makes a new network with random weights at every call, such as a class or a ``functools.partial``.
-        mean: what the network is to subtract from each channel, in the units of [0, 1]; ``None`` for nothing.
-        std: likewise what it is to divide by.
+        networks: makes the networks, each with the normalisation of the data.
         output: folder for the snapshots, that of one run.
         epochs: epochs of each expert (published 50).
         learning_rate: step size (published 0.01).
@@ -81,19 +77,19 @@ class ExpertTrajectories(ResumableModule):
 
     Example:
         >>> from lightning_condkd.models import ConvNet
-        >>> experts = ExpertTrajectories(lambda: ConvNet(10, image_size=8, in_channels=1, depth=2, width=4), epochs=5)
+        >>> networks = FreshNetworks(lambda: ConvNet(10, image_size=8, in_channels=1, depth=2, width=4))
+        >>> experts = ExpertTrajectories(networks, epochs=5)
         >>> experts.position(epoch=13)
         (2, 3)
     """
 
     fixed_settings: ClassVar[Mapping[str, str]] = {"epochs": "resume with as many: they number the experts"}
     metrics: ClassVar[tuple[str, ...]] = ("train/", "val/")
+    plain_steps: ClassVar[bool] = True
 
     def __init__(
         self,
-        network: Callable[[], nn.Module],
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        networks: FreshNetworks,
         *,
         output: str | Path = "experts",
         epochs: int = 50,
@@ -104,9 +100,9 @@ class ExpertTrajectories(ResumableModule):
         super().__init__()
         if epochs < 1:
             raise ValueError(f"epochs: expected a positive number for each expert, got {epochs}")
-        self.networks = FreshNetworks(network, mean, std)
+        self.networks = check_fresh(networks)
         self.output, self.epochs, self.learning_rate = Path(output), epochs, learning_rate
-        self.augment = resolve_augment(augment, mean, std)
+        self.augment = resolve_augment(augment, networks.mean, networks.std)
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.network = self.networks.make(seeded_generator(self.seed, "expert"))
         self._layout = layout(self.network.network)
@@ -159,7 +155,6 @@ class ExpertTrajectories(ResumableModule):
                 f"max_epochs={self.trainer.max_epochs}: expected a multiple of {self.epochs}, the epochs of an expert; "
                 f"set --trainer.max_epochs to {self.epochs} times the number of experts"
             )
-        self._check_plain()
         self._check_folder()
 
     def outputs(self) -> list[Target]:
@@ -167,14 +162,6 @@ class ExpertTrajectories(ResumableModule):
         experts, _ = self.position(self.trainer.max_epochs or 0)
         absent = experts * (self.epochs + 1) - len(list(self.output.glob("expert_*.safetensors")))
         return [Target(self.output, max(0, absent) * state_size(self.network), folder=True)]
-
-    def _check_plain(self) -> None:
-        accumulates = callbacks_of(self.trainer, GradientAccumulationScheduler)
-        if accumulates or self.trainer.accumulate_grad_batches != 1 or self.trainer.gradient_clip_val is not None:
-            raise ValueError(
-                "experts take a plain step of SGD for each batch, as trajectory matching does: leave out "
-                "gradient_clip_val, accumulate_grad_batches and GradientAccumulationScheduler"
-            )
 
     def on_train_start(self) -> None:
         """Check the validation loaders; say if the run ends before its last expert is done."""

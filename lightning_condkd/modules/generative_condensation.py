@@ -25,8 +25,8 @@ from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.training.batches import check_class_sizes, real_batch, real_images, say_written
 from lightning_condkd.training.checkpoints import own_state
 from lightning_condkd.training.loop_counters import tick_once
+from lightning_condkd.training.manual_optimization import ManualOptimization
 from lightning_condkd.training.meters import Meters
-from lightning_condkd.training.optimizer_turns import OptimizerTurns
 from lightning_condkd.training.resumable import ResumableModule
 from lightning_condkd.training.run_length import dev_steps, run_steps
 from lightning_condkd.types import LossTerms
@@ -68,8 +68,10 @@ class GenerativeCondensation(ResumableModule):
             not fit the data.
 
     Example:
-        >>> from lightning_condkd.models import ConvNet
-        >>> pool = MatchingPool(lambda: ConvNet(10, image_size=8, in_channels=1, depth=2), mean=(0.31,), std=(0.38,))
+        >>> from functools import partial
+        >>> from lightning_condkd.models import ConvNet, FreshNetworks
+        >>> network = partial(ConvNet, 10, image_size=8, in_channels=1, depth=2)
+        >>> pool = MatchingPool(FreshNetworks(network, mean=(0.31,), std=(0.38,)))
         >>> GenerativeCondensation(pool, ipc=10, gan=ConditionalGAN(width=32)).gan.batch_size
         128
 
@@ -164,12 +166,16 @@ class GenerativeCondensation(ResumableModule):
     def configure_optimizers(self) -> list[Optimizer]:
         """Return the optimizers of generator and critic."""
         optimizers = self.gan.optimizers()
-        self._turns = OptimizerTurns(optimizers)
+        self._optimizer_names = list(optimizers)
         return list(optimizers.values())
 
     def optimizer_names(self) -> list[str]:
         """Return what the optimizers are called."""
-        return self._turns.names
+        return self._optimizer_names
+
+    @property
+    def _turns(self) -> ManualOptimization:
+        return ManualOptimization(self, self._optimizer_names)
 
     def training_step(self, batch: object, batch_idx: int) -> None:
         """Update the generator, then the critic.
@@ -202,10 +208,10 @@ class GenerativeCondensation(ResumableModule):
     def _set_stage(self, step: int) -> None:
         rate = self.matching.learning_rate if self._is_matching else self.gan.learning_rate
         for name, network in (("generator", self.gan.generator), ("critic", self.gan.critic)):
-            for group in self._turns.get(self, name).optimizer.param_groups:
+            for group in self._turns.optimizers[name].param_groups:
                 group["lr"] = rate
             if step == self.gan_epochs * self.steps_per_epoch:
-                self._turns.forget(self, name, list(network.parameters()))
+                self._turns.forget(name, list(network.parameters()))
 
     def _draw_real(self, purpose: str, draw: Draw) -> tuple[Tensor, Tensor]:
         size = self.matching.batch_size if self._is_matching else self.gan.batch_size
@@ -214,7 +220,7 @@ class GenerativeCondensation(ResumableModule):
         return images.to(self.gan.generator.to_image.weight.dtype), labels
 
     def _generator_step(self, real: Tensor, labels: Tensor, draw: Draw) -> LossTerms:
-        with self._turns.turn(self, "generator") as update:
+        with self._turns.turn("generator") as update:
             images = self.gan.render(labels, draw, "latents")
             terms = self.gan.generator_loss(images, labels)
             if self._is_matching and self.matching.weight:
@@ -229,7 +235,7 @@ class GenerativeCondensation(ResumableModule):
         return LossTerms({"matching": term}, {"matching": self.matching.weight})
 
     def _critic_step(self, real: Tensor, labels: Tensor, draw: Draw) -> LossTerms:
-        with self._turns.turn(self, "critic") as update:
+        with self._turns.turn("critic") as update:
             terms = self.gan.critic_loss(real, labels, draw)
             self._guard(terms)
             update(terms.total())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,9 @@ from torch import Tensor
 
 from lightning_condkd.data.image_datamodules import ImageDataModule
 from lightning_condkd.data.image_source import ImageSource
-from lightning_condkd.models.finite import listed
+from lightning_condkd.hashing import content_hash
+from lightning_condkd.messages import listed
+from lightning_condkd.pixels import to_pixels
 from lightning_condkd.training.run_length import dev_steps
 
 
@@ -41,7 +42,7 @@ def real_batch(batch: Any, num_classes: int | None = None) -> tuple[Tensor, Tens
         raise ValueError(f"expected real images as a tensor (N, C, H, W), got {found}: convert them in the dataset")
     labels = class_labels(batch[1], len(images), num_classes)
     if images.dtype == torch.uint8:
-        return images.to(torch.get_default_dtype()) / 255, labels
+        return to_pixels(images), labels
     if not images.is_floating_point():
         raise ValueError(f"expected real images in [0, 1] or uint8, got {images.dtype}: convert 0 to 255 with .byte()")
     if images.numel():
@@ -121,8 +122,8 @@ def data_settings(trainer: L.Trainer) -> dict[str, Any]:
     if not isinstance(data, ImageDataModule):
         return {}
     source = data.train_source
-    names = hashlib.sha256(repr(list(source.class_names)).encode())
-    said = f"{len(source)} images of {source.num_classes} classes, sha256 {source.sha256[:8]} {names.hexdigest()[:8]}"
+    names = content_hash(repr(list(source.class_names)))
+    said = f"{len(source)} images of {source.num_classes} classes, sha256 {source.sha256[:8]} {names[:8]}"
     return {"data": said, "batch_size": data.batch_size}
 
 

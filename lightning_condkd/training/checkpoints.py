@@ -11,7 +11,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
 
-from lightning_condkd.models.finite import listed
+from lightning_condkd.messages import listed
 from lightning_condkd.unpickling import check_sums, damage, refused_names
 from lightning_condkd.writing import save_by_torch
 

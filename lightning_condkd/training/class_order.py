@@ -8,6 +8,7 @@ from typing import Literal
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.formats.image_folder import safe_name
+from lightning_condkd.messages import listed
 from lightning_condkd.pixels import check_pixels
 
 
@@ -81,13 +82,4 @@ def remarks_on_names(condensed: CondensedSet, class_names: Sequence[str]) -> lis
     names = condensed.info.class_names
     if names is None or class_order(names, class_names) == "same":
         return []
-    return [f"the set calls its classes {few(names)}, the data {few(class_names)}: are they in the same order?"]
-
-
-def few(names: Sequence[str]) -> str:
-    """Return the first names, for a message.
-
-    Args:
-        names: all of them.
-    """
-    return ", ".join([*names[:3], *(["..."] if len(names) > 3 else [])])
+    return [f"the set calls its classes {listed(names)}, the data {listed(class_names)}: are they in the same order?"]

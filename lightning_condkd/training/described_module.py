@@ -19,6 +19,8 @@ class DescribedModule(L.LightningModule):
     """Whether one network is all that is trained and kept, so that callbacks may average it."""
     metrics: ClassVar[tuple[str, ...]] = ()
     """How the names begin that it logs."""
+    plain_steps: ClassVar[bool] = False
+    """Whether it takes one step of plain SGD for each batch, as published, so that none may be joined or clipped."""
     clipping: ClassVar[str] = ""
     """What to say of clipping the gradients where optimizers take turns."""
 

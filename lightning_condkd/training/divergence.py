@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_condkd.distributed import first_over_ranks, mean_over_ranks
-from lightning_condkd.models.finite import all_finite, broken_parts, broken_tensors, listed
+from lightning_condkd.messages import listed
+from lightning_condkd.models.finite import all_finite, broken_parts, broken_tensors
 
 STREAK = 8  # losses in a row that are not finite though a gradient scaler skips their steps: more than it ever needs
 

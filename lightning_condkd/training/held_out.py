@@ -16,7 +16,8 @@ from torch.utils.data import Subset
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.image_datamodules import ImageDataModule
 from lightning_condkd.data.image_source import ImageSource
-from lightning_condkd.training.class_order import check_class_order, check_fit, class_order, few, remarks_on_names
+from lightning_condkd.messages import listed
+from lightning_condkd.training.class_order import check_class_order, check_fit, class_order, remarks_on_names
 
 
 def check_held_out(trainer: L.Trainer, stage: str, condensed: CondensedSet | None) -> None:
@@ -124,7 +125,8 @@ def check_parts(trainer: L.Trainer) -> None:
     for train, held_out in itertools.product(_class_names(training), _class_names(loaders)):
         order, counts = class_order(train, held_out), (len(train), len(held_out))
         found = (
-            f"the training images have {counts[0]} classes {few(train)}, the held-out ones {counts[1]} {few(held_out)}"
+            f"the training images have {counts[0]} classes {listed(train)}, "
+            f"the held-out ones {counts[1]} {listed(held_out)}"
         )
         if order == "another" or counts[0] != counts[1]:
             raise ValueError(f"{found}, so that the same label means another class: make classes and order the same")

@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 
-from lightning_condkd.models.finite import listed
+from lightning_condkd.messages import listed
 
 LENGTHS = ("total_steps", "T_max", "total_iters")
 

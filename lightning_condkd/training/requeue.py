@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import lightning as L
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 
 class RequeueBetweenSteps(L.Callback):
@@ -96,3 +98,18 @@ class RequeueBetweenSteps(L.Callback):
             # After an exception Lightning has yet to put back the handlers that it found, this one's among them.
             trainer._signal_connector._original_handlers.pop(self._number, None)
         self._number = None
+
+
+def say_found(trainer: L.Trainer) -> None:
+    """Say so where Lightning takes a requeue's checkpoint that it has found, and this is no requeued fit.
+
+    Args:
+        trainer: the trainer, a checkpoint about to be restored.
+    """
+    path, stage = str(trainer.ckpt_path or ""), trainer.state.fn
+    requeued = stage == "fit" and os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+    if Path(path).name.startswith("hpc_ckpt_") and not requeued:
+        rank_zero_warn(
+            f"{stage} takes {path}, which a requeued run has left there: under SLURM Lightning does so without a "
+            "ckpt_path. Move the file away, choose another default_root_dir or give the ckpt_path"
+        )

@@ -10,13 +10,13 @@ from typing import Any, ClassVar, Self
 import lightning as L
 from torch import Tensor
 
-from lightning_condkd.models.finite import listed
+from lightning_condkd.messages import listed
 from lightning_condkd.training.batches import data_settings
 from lightning_condkd.training.checkpoints import WholeCheckpointIO, refusal, take_average
 from lightning_condkd.training.described_module import DescribedModule
 from lightning_condkd.training.loop_counters import count_epoch, validate_on_resume
 from lightning_condkd.training.outputs import CheckedOutputs
-from lightning_condkd.training.requeue import RequeueBetweenSteps
+from lightning_condkd.training.requeue import RequeueBetweenSteps, say_found
 from lightning_condkd.training.run_record import (
     OLD_RATES,
     check_optimizers,
@@ -146,6 +146,8 @@ class ResumableModule(DescribedModule):
         Raises:
             ValueError: if it is of another kind, or what cannot change within a run differs.
         """
+        if self._trainer is not None:
+            say_found(self._trainer)
         run: dict[str, Any] | None = checkpoint.get(RUN_KEY)
         own = type(self).__name__
         if run is None or (self.is_fitting and run["class"] != own):

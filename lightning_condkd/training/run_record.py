@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_condkd.data.condensed import CondensedSet
+from lightning_condkd.hashing import content_hash
 from lightning_condkd.training.schedules import RunCosine
 
 Differences = dict[str, tuple[Any, Any]]
@@ -36,21 +35,19 @@ def fingerprint(condensed: CondensedSet) -> str:
         condensed: the set.
 
     Example:
+        >>> import torch
         >>> labels = torch.tensor([0, 1])
         >>> sets = [CondensedSet(torch.full((2, 1, 4, 4), value), labels) for value in (0.0, 0.0, 0.5)]
         >>> [fingerprint(one) == fingerprint(sets[0]) for one in sets]
         [True, True, False]
     """
-    digest = hashlib.sha256()
-    for tensor in (condensed.images, condensed.labels, condensed.soft_labels):
-        if tensor is not None:
-            digest.update(_hash(tensor).encode())
-    return f"{len(condensed)} images, sha256 {digest.hexdigest()[:16]}"
+    tensors = (condensed.images, condensed.labels, condensed.soft_labels)
+    digest = content_hash(*(_hash(tensor) for tensor in tensors if tensor is not None))
+    return f"{len(condensed)} images, sha256 {digest[:16]}"
 
 
 def _hash(tensor: Tensor) -> str:
-    content = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
-    return f"{tuple(tensor.shape)} {tensor.dtype} {hashlib.sha256(cast(Any, content.numpy())).hexdigest()[:16]}"
+    return f"{tuple(tensor.shape)} {tensor.dtype} {content_hash(tensor)[:16]}"
 
 
 def settings(part: object, depth: int = DEPTH) -> dict[str, Any]:

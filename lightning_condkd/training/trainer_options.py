@@ -51,7 +51,7 @@ def check_trainer(module: DescribedModule) -> None:
     trainer = module.trainer
     if trainer.state.fn != TrainerFn.FITTING:
         return
-    for found in (*_of_length(trainer), *_of_data(module), *_of_callbacks(module), *_of_turns(module)):
+    for found in (*_of_length(trainer), *_of_data(module), *_of_callbacks(module), *_of_steps(module)):
         raise ValueError(f"{type(module).__name__}: {found}")
     _remark_on_monitors(module)
 
@@ -103,8 +103,14 @@ def _of_callbacks(module: DescribedModule) -> Iterator[str]:
             yield "LearningRateFinder finds no one learning rate to set: leave it out, and set those of the optimizers"
 
 
-def _of_turns(module: DescribedModule) -> Iterator[str]:
+def _of_steps(module: DescribedModule) -> Iterator[str]:
     trainer = module.trainer
+    joins = callbacks_of(trainer, GradientAccumulationScheduler) or trainer.accumulate_grad_batches != 1
+    if module.plain_steps and (joins or trainer.gradient_clip_val is not None):
+        yield (
+            "takes a plain step of SGD for each batch, as published: leave out gradient_clip_val, "
+            "accumulate_grad_batches and GradientAccumulationScheduler"
+        )
     if module.automatic_optimization:
         return
     if trainer.accumulate_grad_batches != 1:

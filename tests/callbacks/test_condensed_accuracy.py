@@ -14,7 +14,7 @@ from lightning_condkd.condensation import DistributionMatching
 from lightning_condkd.data import CondensedSet, DigitsDataModule
 from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.evaluation import Recipe, evaluate
-from lightning_condkd.models import ConvNet
+from lightning_condkd.models import ConvNet, FreshNetworks
 from lightning_condkd.modules import Condensation
 
 NETWORK = partial(ConvNet, 10, image_size=8, in_channels=1, depth=1, width=8)
@@ -36,7 +36,7 @@ def run(
     accumulate: int = 1,
     **more: Any,
 ) -> Condensation:
-    method = kind(NETWORK, augment=SiameseAugment("crop_rotate", fill=0.0), real_batch=8)
+    method = kind(FreshNetworks(NETWORK), augment=SiameseAugment("crop_rotate", fill=0.0), real_batch=8)
     module = Condensation(method, 2, output=folder / "set.safetensors", steps_per_epoch=steps, seed=1)
     trainer = L.Trainer(
         max_epochs=1,

@@ -9,7 +9,7 @@ from lightning_condkd.augment import CropFlip, SiameseAugment
 from lightning_condkd.condensation import DistributionMatching, RealImages
 from lightning_condkd.condensation import distribution_matching as dm_module
 from lightning_condkd.condensation.parts.class_matching import draw_rows
-from lightning_condkd.models import ConvNet, Observer
+from lightning_condkd.models import ConvNet, FreshNetworks, Observer
 from lightning_condkd.randomness import Draw, seeded_initialization
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
@@ -21,7 +21,7 @@ def network(norm: str = "instance") -> nn.Module:
 
 
 def method(norm: str = "instance", real_batch: int = 6, **arguments: Any) -> DistributionMatching:
-    return DistributionMatching(partial(network, norm), MEAN, STD, real_batch=real_batch, **arguments)
+    return DistributionMatching(FreshNetworks(partial(network, norm), MEAN, STD), real_batch=real_batch, **arguments)
 
 
 def images(n: int, seed: int) -> Tensor:
@@ -116,7 +116,7 @@ def test_dropout_is_off() -> None:
         body = ConvNet(3, image_size=8, depth=1, width=4).double()
         return nn.Sequential(body.features, nn.Dropout(0.5), body.classifier)
 
-    dm = DistributionMatching(with_dropout, MEAN, STD, real_batch=6)
+    dm = DistributionMatching(FreshNetworks(with_dropout, MEAN, STD), real_batch=6)
     pixels, labels = learned()
     state = torch.random.get_rng_state()
     first, again = (loss_of(dm, pixels, labels, Draw(seed=5, step=0)) for _ in range(2))
@@ -147,19 +147,19 @@ def test_default_augmentation_is_all_of_dsa_and_settings_record_it() -> None:
     settings = method().settings()
     assert settings["augment"] == repr(SiameseAugment(fill=0.5, brightness=0.125))
     assert (settings["network"], settings["real_batch"], settings["mean"]) == ("ConvNet", 6, list(MEAN))
-    assert "padding=2" in DistributionMatching(network, augment=CropFlip(2)).settings()["augment"]
+    assert "padding=2" in DistributionMatching(FreshNetworks(network), augment=CropFlip(2)).settings()["augment"]
 
 
 @pytest.mark.parametrize("arguments", [{"real_batch": 0}, {"chunk": 0}, {"classes_per_part": 0}])
 def test_counts_must_be_positive(arguments: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(arguments))):
-        DistributionMatching(network, **arguments)  # type: ignore[arg-type]
+        DistributionMatching(FreshNetworks(network), **arguments)  # type: ignore[arg-type]
 
 
 def test_a_factory_that_repeats_itself_is_refused() -> None:
     same = network()
     with pytest.raises(ValueError, match="expected a new network at every call"):
-        DistributionMatching(lambda: same)
+        FreshNetworks(lambda: same)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])

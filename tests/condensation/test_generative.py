@@ -13,7 +13,7 @@ from lightning_condkd.condensation.parts import matching_pool as pool_module
 from lightning_condkd.condensation.parts.matching_pool import MatchingPool
 from lightning_condkd.data.image_datamodules import load_digits_split
 from lightning_condkd.files import plain_json
-from lightning_condkd.models import ConvNet, DigitsNet, Observer
+from lightning_condkd.models import ConvNet, DigitsNet, FreshNetworks, Observer
 from lightning_condkd.randomness import Draw, seeded_generator
 from tests.reference import self_distillation as reference
 
@@ -34,7 +34,7 @@ def network(norm: str = "instance") -> nn.Module:
 
 def pool(norm: str = "instance", **arguments: Any) -> MatchingPool:
     defaults = {"size": 2, "training_batches": 2, "augment": SiameseAugment("crop_cutout")}
-    made = MatchingPool(partial(network, norm), MEAN, STD, **{**defaults, **arguments})
+    made = MatchingPool(FreshNetworks(partial(network, norm), MEAN, STD), **{**defaults, **arguments})
     made.build((1, 8, 8), 3, seed=7)
     return made.double()
 
@@ -128,7 +128,8 @@ def test_dropout_in_the_pool_is_off() -> None:
         body = network()
         return nn.Sequential(body.features, nn.Dropout(0.5), body.classifier)
 
-    trained = MatchingPool(with_dropout, MEAN, STD, size=1, training_batches=1, augment=SiameseAugment("crop_cutout"))
+    dropped = FreshNetworks(with_dropout, MEAN, STD)
+    trained = MatchingPool(dropped, size=1, training_batches=1, augment=SiameseAugment("crop_cutout"))
     trained.build((1, 8, 8), 3, seed=7)
     state = torch.random.get_rng_state()
     trained.double().draw_network(Draw(1, 0), real(Draw(1, 0)))
@@ -231,8 +232,8 @@ def test_matching_numbers_are_checked(arguments: dict[str, Any]) -> None:
 
 
 def test_networks_that_do_not_fit_the_data_are_refused() -> None:
-    made = MatchingPool(network, MEAN, STD)
-    with pytest.raises(ValueError, match="expected 4 classes as in the data, ConvNet has 3"):
+    made = MatchingPool(FreshNetworks(network, MEAN, STD))
+    with pytest.raises(ValueError, match=r"expected 4 classes as in the data, ConvNet returns logits of shape .2, 3"):
         made.build((1, 8, 8), 4, seed=0)
     with pytest.raises(ValueError, match="cannot read images of"):
         made.build((1, 16, 16), 3, seed=0)

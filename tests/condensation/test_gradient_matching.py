@@ -16,7 +16,7 @@ from lightning_condkd.condensation.parts.class_matching import draw_rows
 from lightning_condkd.condensation.parts.representative_batches import RepresentativeBatches
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.image_datamodules import DigitsDataModule, load_digits_split
-from lightning_condkd.models import ConvNet, Observer
+from lightning_condkd.models import ConvNet, FreshNetworks, Observer
 from lightning_condkd.pixels import to_pixels
 from lightning_condkd.randomness import Draw, seeded_initialization
 from tests.modules.test_condensation import SaveAt, condensation, fit
@@ -33,7 +33,7 @@ def network(norm: str = "instance") -> nn.Module:
 
 
 def method(norm: str = "instance", **arguments: Any) -> GradientMatching:
-    return GradientMatching(partial(network, norm), MEAN, STD, **{"real_batch": 6, **LOOPS, **arguments})
+    return GradientMatching(FreshNetworks(partial(network, norm), MEAN, STD), **{"real_batch": 6, **LOOPS, **arguments})
 
 
 def images(n: int, seed: int) -> Tensor:
@@ -209,7 +209,8 @@ def test_one_image_per_class_goes_through_every_operator(operator: str, dtype: t
 
 def test_matching_survives_mixed_precision() -> None:
     """The network is trained and used again inside one autocast region, which remembers what it has cast."""
-    dc = GradientMatching(lambda: ConvNet(3, image_size=8, depth=1, width=8), real_batch=6, **LOOPS)
+    networks = FreshNetworks(lambda: ConvNet(3, image_size=8, depth=1, width=8))
+    dc = GradientMatching(networks, real_batch=6, **LOOPS)
     pixels, labels = learned()
     pixels = pixels.detach().float().requires_grad_()
     exact = loss_of(dc, pixels, labels, 0, 1, 2)
@@ -276,7 +277,7 @@ def test_two_ranks_compute_the_loss_of_one(monkeypatch: pytest.MonkeyPatch) -> N
 
 def small(**arguments: Any) -> GradientMatching:
     factory = partial(ConvNet, 3, image_size=8, depth=1, width=4, norm=arguments.pop("norm", "instance"))
-    return GradientMatching(factory, (0.5,) * 3, (0.3,) * 3, real_batch=8, **{**LOOPS, **arguments})
+    return GradientMatching(FreshNetworks(factory, (0.5,) * 3, (0.3,) * 3), real_batch=8, **{**LOOPS, **arguments})
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 4])
@@ -301,7 +302,7 @@ def test_learning_lowers_the_distance_and_standing_still_does_not(tmp_path: Path
     real = RealImages(lambda rows: to_pixels(source.images[rows]), source.class_rows)
 
     def digits(inner_steps: int) -> GradientMatching:
-        return GradientMatching(factory, real_batch=16, inner_steps=inner_steps, network_epochs=5)
+        return GradientMatching(FreshNetworks(factory), real_batch=16, inner_steps=inner_steps, network_epochs=5)
 
     def distance(images: Tensor) -> float:
         draws = [Draw(seed=99, step=step) for step in range(5)]

@@ -11,7 +11,7 @@ from lightning_condkd.condensation.gradient_matching import GradientMatching
 from lightning_condkd.condensation.parts import representative_batches as module
 from lightning_condkd.condensation.parts.class_matching import MatchingMethod
 from lightning_condkd.condensation.parts.representative_batches import RepresentativeBatches
-from lightning_condkd.models import ConvNet
+from lightning_condkd.models import ConvNet, FreshNetworks
 from lightning_condkd.randomness import Draw
 from tests.modules.test_condensation import SaveAt, condensation, fit
 
@@ -93,7 +93,8 @@ def method(kind: type[MatchingMethod], norm: str = "instance", **arguments: Any)
         arguments |= {"inner_steps": 2, "network_epochs": 1}
     factory = partial(ConvNet, 3, image_size=8, depth=1, width=4, norm=norm)
     representative = RepresentativeBatches(interval=2)
-    made = kind(factory, (0.5,) * 3, (0.3,) * 3, real_batch=4, representative=representative, **arguments)
+    networks = FreshNetworks(factory, (0.5,) * 3, (0.3,) * 3)
+    made = kind(networks, real_batch=4, representative=representative, **arguments)
     made.build((3, 8, 8), num_classes=3, ipc=1)
     return made
 

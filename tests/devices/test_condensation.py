@@ -40,6 +40,7 @@ from tests.helpers.virtual_device import DEVICE, VirtualDevice, trainer_argument
 MEAN, STD = (0.3059,), (0.3754,)
 NETWORK = partial(ConvNet, 10, image_size=8, in_channels=1, depth=2, width=4)
 BN = partial(NETWORK, norm="batch")
+FRESH, FRESH_BN = FreshNetworks(NETWORK, MEAN, STD), FreshNetworks(BN, MEAN, STD)
 SCHEDULE = TrajectorySchedule(3, 1, 2, pixel_lr=0.1, step_size=0.05, step_size_lr=1e-7)
 
 second_order = pytest.mark.skipif(
@@ -75,17 +76,17 @@ def check_alike(make: Callable[[Path], L.LightningModule], folder: Path) -> None
 
 
 METHODS: dict[str, tuple[Callable[[], CondensationMethod], str]] = {
-    "DM": (partial(DistributionMatching, NETWORK, MEAN, STD, real_batch=4), "real"),
-    "DM, BatchNorm, noise": (partial(DistributionMatching, BN, MEAN, STD, real_batch=4), "noise"),
+    "DM": (partial(DistributionMatching, FRESH, real_batch=4), "real"),
+    "DM, BatchNorm, noise": (partial(DistributionMatching, FRESH_BN, real_batch=4), "noise"),
     "DM, mirrored, representative": (
         lambda: DistributionMatching(
-            NETWORK, MEAN, STD, real_batch=2, mirrored=True, representative=RepresentativeBatches(1, pool=64)
+            FRESH, real_batch=2, mirrored=True, representative=RepresentativeBatches(1, pool=64)
         ),
         "real",
     ),
-    "DC": (partial(GradientMatching, NETWORK, real_batch=4, inner_steps=2, network_epochs=1), "noise"),
+    "DC": (partial(GradientMatching, FreshNetworks(NETWORK), real_batch=4, inner_steps=2, network_epochs=1), "noise"),
     "DSA, BatchNorm": (
-        partial(GradientMatching, BN, MEAN, STD, augment="dsa", real_batch=4, inner_steps=2, network_epochs=1),
+        partial(GradientMatching, FRESH_BN, augment="dsa", real_batch=4, inner_steps=2, network_epochs=1),
         "real",
     ),
 }
@@ -105,16 +106,14 @@ def test_matching_methods_run_on_a_device(name: str, tmp_path: Path) -> None:
 def experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One expert, made on the CPU as on the device."""
     folder = tmp_path_factory.mktemp("experts")
-    check_alike(
-        lambda part: ExpertTrajectories(NETWORK, MEAN, STD, output=part, epochs=2, learning_rate=0.1, seed=0), folder
-    )
+    check_alike(lambda part: ExpertTrajectories(FRESH, output=part, epochs=2, learning_rate=0.1, seed=0), folder)
     return folder / "there"
 
 
 @second_order
 @pytest.mark.parametrize("gradient", ["unrolled", "recomputed", "tesla"])
 def test_trajectory_matching_runs_on_a_device(experts: Path, gradient: Any, tmp_path: Path) -> None:
-    method = partial(TrajectoryMatching, NETWORK, MEAN, STD, experts=experts, schedule=SCHEDULE, gradient=gradient)
+    method = partial(TrajectoryMatching, FRESH, experts=experts, schedule=SCHEDULE, gradient=gradient)
     check_alike(
         lambda folder: Condensation(method(), 2, output=folder / "set.safetensors", steps_per_epoch=2), tmp_path
     )
@@ -123,7 +122,7 @@ def test_trajectory_matching_runs_on_a_device(experts: Path, gradient: Any, tmp_
 @second_order
 def test_generative_condensation_runs_on_a_device(tmp_path: Path) -> None:
     def make(folder: Path) -> GenerativeCondensation:
-        pool = MatchingPool(BN, MEAN, STD, size=2, lifetime=2, training_batches=1)
+        pool = MatchingPool(FRESH_BN, size=2, lifetime=2, training_batches=1)
         gan = ConditionalGAN(latent_size=10, width=4, batch_size=8)
         matching, output = SelfDistillation(batch_size=6), folder / "set.safetensors"
         return GenerativeCondensation(pool, gan=gan, matching=matching, gan_epochs=1, steps_per_epoch=2, output=output)
@@ -147,7 +146,7 @@ def test_networks_are_judged_on_a_device(recipe: Recipe, asked: bool) -> None:
                     labels,
                     test.images,
                     test.labels,
-                    FreshNetworks(BN, MEAN, STD),
+                    FRESH_BN,
                     recipe,
                     runs=2,
                     device=device,
@@ -161,7 +160,7 @@ def test_networks_are_judged_on_a_device(recipe: Recipe, asked: bool) -> None:
 def test_a_set_is_judged_on_the_device_while_it_is_learned(tmp_path: Path) -> None:
     judges = [CondensedAccuracy(2, recipe=Recipe(epochs=2), test_images=100) for _ in range(2)]
     for judge, arguments in zip(judges, ({}, trainer_arguments()), strict=True):
-        method = DistributionMatching(NETWORK, MEAN, STD, real_batch=4)
+        method = DistributionMatching(FRESH, real_batch=4)
         with VirtualDevice():
             module = Condensation(method, output=tmp_path / "set.safetensors", steps_per_epoch=2)
             fit(module, DigitsDataModule(), 1, judge, **arguments)

@@ -20,7 +20,7 @@ from lightning_condkd.condensation.parts.published_schedules import TrajectorySc
 from lightning_condkd.condensation.trajectory_matching import TrajectoryMatching
 from lightning_condkd.data import ImageDataModule
 from lightning_condkd.data.image_source import ImageSource
-from lightning_condkd.models import ConvNet
+from lightning_condkd.models import ConvNet, FreshNetworks
 from lightning_condkd.modules import Condensation
 from lightning_condkd.modules.condensation import _initial_pixels
 from lightning_condkd.modules.experts import ExpertTrajectories
@@ -40,19 +40,19 @@ class Uneven(ImageDataModule):
 
 
 def method(name: str, experts: str) -> CondensationMethod:
-    matching = partial(NETWORK), MEAN, STD
+    networks = FreshNetworks(partial(NETWORK), MEAN, STD)
     match name:
         case "DM":
-            return DistributionMatching(*matching, real_batch=6, classes_per_part=2)
+            return DistributionMatching(networks, real_batch=6, classes_per_part=2)
         case "DM, DREAM, FYI":
-            return DistributionMatching(*matching, real_batch=4, mirrored=True, representative=RepresentativeBatches(2))
+            return DistributionMatching(networks, real_batch=4, mirrored=True, representative=RepresentativeBatches(2))
         case "DC":
-            return GradientMatching(*matching, real_batch=6, inner_steps=3, network_epochs=2)
+            return GradientMatching(networks, real_batch=6, inner_steps=3, network_epochs=2)
         case "DSA":
-            return GradientMatching(*matching, augment=AUGMENT, real_batch=6, inner_steps=2, network_epochs=1)
+            return GradientMatching(networks, augment=AUGMENT, real_batch=6, inner_steps=2, network_epochs=1)
         case _:
             schedule = TrajectorySchedule(2, 1, 2, pixel_lr=1.0, step_size=0.05, step_size_lr=1e-4)
-            return TrajectoryMatching(*matching, experts=experts, schedule=schedule)
+            return TrajectoryMatching(networks, experts=experts, schedule=schedule)
 
 
 def _fit(module: L.LightningModule, folder: str, epochs: int) -> None:
@@ -75,7 +75,7 @@ def _fit(module: L.LightningModule, folder: str, epochs: int) -> None:
 
 def train_experts(folder: str) -> None:
     torch.manual_seed(0)
-    _fit(ExpertTrajectories(NETWORK, MEAN, STD, epochs=3, augment=AUGMENT, output=folder), folder, 6)
+    _fit(ExpertTrajectories(FreshNetworks(NETWORK, MEAN, STD), epochs=3, augment=AUGMENT, output=folder), folder, 6)
 
 
 def condense(name: str, folder: str, experts: str) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.distributed.conftest import Launch
-from tests.distributed.trainer_jobs import average, measure, save_by_time, save_or_not
+from tests.distributed.trainer_jobs import average, drift, measure, save_by_time, save_or_not
 from tests.helpers.small_runs import MODULES
 
 pytestmark = pytest.mark.ddp
@@ -35,3 +35,7 @@ def test_an_average_is_the_same_on_all_ranks_and_after_a_resume(launch: Launch, 
     assert first == second
     for found in (alone, first):
         assert found["whole"] == found["resumed"]
+
+
+def test_buffers_of_any_name_are_the_same_on_all_ranks_after_every_step(launch: Launch, tmp_path: Path) -> None:
+    assert launch(drift, world_size=2, folder=tmp_path) == [{}, {}]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_condkd.callbacks import StudentAveraging, TimedCheckpoint
@@ -17,7 +20,7 @@ from lightning_condkd.randomness import seeded_generator
 from tests.distributed.jobs import Recipe, make_trainer, model
 from tests.helpers import toy
 from tests.helpers.callbacks import SaveAt
-from tests.helpers.small_runs import MODULES, fit
+from tests.helpers.small_runs import MODULES, Small, condkd, fit
 
 
 def measure(folder: str, dictionary: bool) -> dict[str, float]:
@@ -49,15 +52,43 @@ def save_by_time(folder: str) -> dict[str, int]:
 
 def save_or_not(folder: str, name: str) -> dict[str, float]:
     """Fit a small run of a module twice, the second time with checkpoints; return what differs in the end."""
+    return differing(str(Path(folder, name)), MODULES[name])
+
+
+def differing(folder: str, make: Callable[[Path], Small]) -> dict[str, float]:
+    """Return what differs after two fits, the second of them with checkpoints."""
     ends = []
-    for steps in ((), (1, 4, 5, 7)):
+    for steps in ((), (1, 4, 5, 7, 13, 15)):
         torch.manual_seed(0)
-        place = Path(folder, name, str(len(steps)))
+        place = Path(folder, str(len(steps)))
         strategy = DDPStrategy(find_unused_parameters=True, process_group_backend="gloo")
         saving = [SaveAt(step, place / f"{step}.ckpt") for step in steps]
-        ends.append(fit(MODULES[name](place), place, save=10**6, callbacks=saving, devices=2, strategy=strategy))
+        ends.append(fit(make(place), place, save=10**6, callbacks=saving, devices=2, strategy=strategy))
     first, second = ends
     return {key: 1.0 for key in first if not torch.equal(first[key], second[key])}
+
+
+class Drifting(nn.Module):
+    """A network with a buffer of its own, which follows each rank's images."""
+
+    mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = toy.network("student 1")
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int32))
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            self.mean.lerp_(images.detach().mean(), 0.5)
+            self.seen += len(images) + rank()
+        return cast(Tensor, self.network(images - self.mean))
+
+
+def drift(folder: str) -> dict[str, float]:
+    """Fit a student with such a buffer twice, the second time with checkpoints; return what differs in the end."""
+    return differing(folder, lambda place: condkd(place, student=Drifting()))
 
 
 def average(folder: str) -> dict[str, list[float]]:

@@ -13,7 +13,7 @@ from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.augment import CropFlip
 from lightning_condkd.condensation import ConditionalGAN, DistributionMatching, MatchingPool, SelfDistillation
 from lightning_condkd.data import CondensedDataModule, DigitsDataModule
-from lightning_condkd.models import ConvNet, DigitsNet, Observer
+from lightning_condkd.models import ConvNet, DigitsNet, FreshNetworks, Observer
 from lightning_condkd.modules import Condensation
 from lightning_condkd.modules.classification import Classification
 from lightning_condkd.modules.experts import ExpertTrajectories
@@ -38,18 +38,18 @@ def classification(folder: Path, width: int = 4, **changed: Any) -> Small:
 
 
 def condensation(folder: Path, **changed: Any) -> Small:
-    method = DistributionMatching(NETWORK, real_batch=4)
+    method = DistributionMatching(FreshNetworks(NETWORK), real_batch=4)
     given: dict[str, Any] = {"output": folder / "set.safetensors", "steps_per_epoch": 3, "seed": 0, **changed}
     return Condensation(method, **given), DigitsDataModule(seed=0), 3
 
 
 def experts(folder: Path, **changed: Any) -> Small:
     given: dict[str, Any] = {"output": folder / "experts", "epochs": 2, "seed": 0, **changed}
-    return ExpertTrajectories(NETWORK, **given), DigitsDataModule(600, seed=0), 2
+    return ExpertTrajectories(FreshNetworks(NETWORK), **given), DigitsDataModule(600, seed=0), 2
 
 
 def generative(folder: Path, **changed: Any) -> Small:
-    pool = MatchingPool(partial(NETWORK, norm="batch"), size=2, lifetime=2, training_batches=1)
+    pool = MatchingPool(FreshNetworks(partial(NETWORK, norm="batch")), size=2, lifetime=2, training_batches=1)
     gan, matching = ConditionalGAN(latent_size=4, width=2, batch_size=4), SelfDistillation(batch_size=4)
     stages = {"gan_epochs": 1, "steps_per_epoch": 3, "seed": 0, "output": folder / "set.safetensors", **changed}
     return GenerativeCondensation(pool, gan=gan, matching=matching, **stages), DigitsDataModule(seed=0), 3

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from lightning_condkd.augment import Augment, AugmentParameters, CropFlip, ResizedCrop
-from lightning_condkd.inversion import cmi, synthesize
+from lightning_condkd.inversion import cmi
 from lightning_condkd.inversion.cmi import CMI, Contrastive
 from lightning_condkd.models import DigitsNet, Observer
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.rounds import Cadence
+from lightning_condkd.steps import synthesize
 from lightning_condkd.types import NetworkOutput, TaskSpec
 from tests.helpers import toy
 from tests.reference import contrastive as reference

@@ -12,9 +12,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from lightning_condkd.data import TransferSet
-from lightning_condkd.inversion import Inversion, synthesize
+from lightning_condkd.inversion import Inversion
 from lightning_condkd.models import Observer
 from lightning_condkd.randomness import Draw
+from lightning_condkd.steps import synthesize
 from tests.helpers import contract, toy
 
 every_method = pytest.mark.parametrize("name", contract.methods())

@@ -16,13 +16,14 @@ from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.assets import resolve_asset
 from lightning_condkd.augment import CropFlip, RollFlip
 from lightning_condkd.functional.inversion import bn_distance
-from lightning_condkd.inversion import Inversion, synthesize
+from lightning_condkd.inversion import Inversion
 from lightning_condkd.inversion.deep_inversion import DeepInversion
 from lightning_condkd.inversion.parts.competition import Competition
 from lightning_condkd.inversion.parts.pixel_optimizer import ImagePrior, PixelAdam
 from lightning_condkd.models import CifarResNet, DigitsNet, Observer
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.rounds import Cadence
+from lightning_condkd.steps import synthesize
 from lightning_condkd.types import LossTerms, NetworkOutput, Synthetic, TaskSpec
 from tests.helpers import toy
 from tests.reference import deep_inversion as reference

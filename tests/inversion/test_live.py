@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_condkd.inversion import DFAD, LiveInversion, synthesize
+from lightning_condkd.inversion import DFAD, LiveInversion
 from lightning_condkd.inversion.dafl import DAFL
 from lightning_condkd.inversion.dfq import DFQ
 from lightning_condkd.inversion.zskt import ZSKT
 from lightning_condkd.models import ConvGenerator, NormalizedGenerator, Observer
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.rounds import Cadence
+from lightning_condkd.steps import synthesize
 from lightning_condkd.types import LossTerms, NetworkOutput
 from tests.helpers import toy
 from tests.reference import generative as reference

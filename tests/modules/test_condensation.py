@@ -68,7 +68,7 @@ class StopAfterFirst(L.Callback):
 
 
 def matching() -> DistributionMatching:
-    return DistributionMatching(NETWORK, (0.5, 0.5, 0.5), (0.3, 0.3, 0.3), real_batch=8)
+    return DistributionMatching(FreshNetworks(NETWORK, (0.5, 0.5, 0.5), (0.3, 0.3, 0.3)), real_batch=8)
 
 
 def fit(
@@ -179,7 +179,7 @@ class OtherDefaultDevice(SingleDeviceStrategy):
 def test_building_does_not_follow_the_default_device(kind: type, mean: Any, init: Any, tmp_path: Path) -> None:
     outputs = []
     for strategy in (None, OtherDefaultDevice(torch.device("cpu"))):
-        module = condensation(tmp_path, kind(NETWORK, mean, mean, real_batch=4), init=init)
+        module = condensation(tmp_path, kind(FreshNetworks(NETWORK, mean, mean), real_batch=4), init=init)
         fit(module, StopAfterFirst(), strategy=strategy)
         outputs.append(module.output.read_bytes())
     assert outputs[0] == outputs[1]

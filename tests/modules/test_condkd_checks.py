@@ -56,29 +56,29 @@ def _one_class_more() -> CondensedSet:
 @pytest.mark.parametrize(
     ("match", "networks", "condensed"),
     [
-        ("set has 4 classes, but the teacher returns logits of shape .2, 3.", {}, _one_class_more),
+        ("teacher: expected 4 classes as in the data, .* returns logits of shape .2, 3.", {}, _one_class_more),
         (
-            "set has 3 classes, but the student returns logits of shape .2, 5.*use a student of 3 classes",
+            "student: expected 3 classes as in the data, .* of shape .2, 5.*set its num_classes",
             {"student": lambda: toy.network("student 1", num_classes=5)},
             toy.condensed_set,
         ),
         (
-            "the teacher cannot read the condensed set's images of shape .3, 8, 8.",
+            "teacher: .* cannot read images of .3, 8, 8.",
             {},
             lambda: toy.condensed_set(shape=(3, 8, 8)),
         ),
         (
-            "the student cannot read the condensed set's images of shape .1, 8, 8.",
+            "student: .* cannot read images of .1, 8, 8.",
             {"student": lambda: toy.network("student 1", in_channels=3)},
             toy.condensed_set,
         ),
         (
-            "the teacher cannot read .* of shape .1, 16, 16.*same channels and resolution",
+            "teacher: .* cannot read images of .1, 16, 16.*same channels and resolution",
             {"teacher": lambda: toy.observed(_flat_network())},
             lambda: toy.condensed_set(shape=(1, 16, 16)),
         ),
         (
-            "the student cannot read .* of shape .1, 8, 8.*same channels and resolution",
+            "student: .* cannot read images of .1, 8, 8.*same channels and resolution",
             {"student": lambda: _flat_network(pixels=256)},
             toy.condensed_set,
         ),

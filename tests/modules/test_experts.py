@@ -34,7 +34,7 @@ class Few(ImageDataModule):
 def experts(folder: Path, **arguments: Any) -> ExpertTrajectories:
     augment = SiameseAugment("crop_scale_rotate", fill=0.0)
     arguments = {"epochs": 2, "learning_rate": 0.1, "augment": augment, "seed": 1, **arguments}
-    return ExpertTrajectories(NETWORK, MEAN, STD, output=folder / "experts", **arguments)
+    return ExpertTrajectories(FreshNetworks(NETWORK, MEAN, STD), output=folder / "experts", **arguments)
 
 
 def fit(
@@ -178,5 +178,5 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="epochs"):
         experts(tmp_path, epochs=0)
     with pytest.raises(ValueError, match="norm='instance'"):
-        ExpertTrajectories(partial(NETWORK, norm="batch"))
+        ExpertTrajectories(FreshNetworks(partial(NETWORK, norm="batch")))
     assert not (tmp_path / "experts").exists()

@@ -14,7 +14,7 @@ from lightning_condkd.condensation.parts.matching_pool import MatchingPool
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.image_datamodules import DigitsDataModule, ImageDataModule
 from lightning_condkd.data.image_source import ImageSource
-from lightning_condkd.models import ConvNet, DigitsNet, Observer
+from lightning_condkd.models import ConvNet, DigitsNet, FreshNetworks, Observer
 from lightning_condkd.modules.generative_condensation import GenerativeCondensation
 from tests.conftest import ROOT
 from tests.modules.test_condensation import SaveAt, Uneven
@@ -45,7 +45,8 @@ class Recorded(GenerativeCondensation):
 
 def module(folder: Path, channels: int = 3, classes: int = 3, **arguments: Any) -> Recorded:
     network = partial(ConvNet, classes, image_size=8, in_channels=channels, depth=1, width=4, norm="batch")
-    pool = MatchingPool(network, size=2, lifetime=2, training_batches=1, augment=SiameseAugment("crop_cutout"))
+    networks, augment = FreshNetworks(network), SiameseAugment("crop_cutout")
+    pool = MatchingPool(networks, size=2, lifetime=2, training_batches=1, augment=augment)
     gan = ConditionalGAN(latent_size=4, width=4, batch_size=8)
     defaults = {
         "gan": gan,
@@ -233,7 +234,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         fit(module(tmp_path), data=WithoutClass())
     with pytest.raises(TypeError, match="ImageDataModule"):
         fit(module(tmp_path), data=L.LightningDataModule())
-    with pytest.raises(ValueError, match="expected 3 classes as in the data, ConvNet has 4"):
+    with pytest.raises(ValueError, match=r"expected 3 classes as in the data, ConvNet returns logits of shape .2, 4"):
         fit(module(tmp_path, classes=4))
     with pytest.raises(RuntimeError, match="generator is made when"):
         module(tmp_path).export(1, 0)

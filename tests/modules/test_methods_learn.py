@@ -27,12 +27,12 @@ from lightning_condkd.inversion import (
     DeepInversion,
     Inversion,
     PixelAdam,
-    synthesize,
 )
 from lightning_condkd.models import DigitsNet, Observer
 from lightning_condkd.modules import CondKD
 from lightning_condkd.randomness import seeded_generator, seeded_initialization
 from lightning_condkd.rounds import Cadence
+from lightning_condkd.steps import synthesize
 from lightning_condkd.types import TaskSpec
 from tests.helpers import toy
 

@@ -321,7 +321,7 @@ def test_the_command_line_takes_class_names_and_compares_shapes(tmp_path: Path) 
         main([*quick, *folder, f"{names}['0','1','2','3','4','5','6','7','8','9']"])
     with pytest.raises(ValueError, match="num_classes: the condensed set has 10, the data 11"):
         main([*quick, *folder, f"{names}['0','1','2','3','4','5','6','7','8','9','ten']"])
-    with pytest.raises(ValueError, match="folders 2, 3, 4, 5 are not among class_names"):
+    with pytest.raises(ValueError, match="folders 2, 3, 4, 5 and 4 more are not among class_names"):
         main([*quick, *folder, f"{names}['0','1']"])
 
 

@@ -16,7 +16,7 @@ from lightning_condkd.condensation import DistributionMatching
 from lightning_condkd.condensation.generative import ConditionalGAN
 from lightning_condkd.condensation.parts.matching_pool import MatchingPool
 from lightning_condkd.data import CondensedSet, DigitsDataModule
-from lightning_condkd.models import ConvNet, DigitsNet, Observer
+from lightning_condkd.models import ConvNet, DigitsNet, FreshNetworks, Observer
 from lightning_condkd.modules import Classification, Condensation, ExpertTrajectories, GenerativeCondensation
 from lightning_condkd.training.resumable import ResumableModule
 from tests.conftest import ROOT
@@ -33,10 +33,11 @@ def module(kind: str, output: Path) -> ResumableModule:
     if kind == "classification":
         return Classification(Observer(DigitsNet(width=4)), output=output)
     if kind == "condensation":
-        return Condensation(DistributionMatching(small), output=output)
+        return Condensation(DistributionMatching(FreshNetworks(small)), output=output)
     if kind == "experts":
-        return ExpertTrajectories(small, output=output.with_suffix(""), epochs=1, augment=None)
-    return GenerativeCondensation(MatchingPool(small), 1, gan=ConditionalGAN(width=8, batch_size=8), output=output)
+        return ExpertTrajectories(FreshNetworks(small), output=output.with_suffix(""), epochs=1, augment=None)
+    pool = MatchingPool(FreshNetworks(small))
+    return GenerativeCondensation(pool, 1, gan=ConditionalGAN(width=8, batch_size=8), output=output)
 
 
 KINDS = ["classification", "condensation", "experts", "generative"]

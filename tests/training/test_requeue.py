@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import signal
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -178,3 +179,22 @@ def test_every_module_takes_the_signal_between_steps_and_writes_whole_checkpoint
         bare = kind.__new__(kind)
         bare._trainer = None
         assert [type(callback) for callback in bare.configure_callbacks()] == [RequeueBetweenSteps, CheckedOutputs]
+
+
+@pytest.mark.parametrize(("restarts", "stage", "said"), [("0", "fit", 1), ("1", "fit", 0), ("1", "validate", 1)])
+def test_a_requeue_s_checkpoint_that_is_found_is_said(
+    restarts: str, stage: str, said: int, tmp_path: Path, slurm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning takes it in whatever is run in that folder later, also where nothing was requeued."""
+    fit(with_signal(aligned(), 12), tmp_path / "run")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if stage == "fit":
+            fit(aligned(), tmp_path / "run")
+        else:
+            loader = torch.utils.data.DataLoader(
+                torch.utils.data.TensorDataset(torch.rand(3, *toy.SHAPE), torch.arange(3))
+            )
+            toy.silent_trainer(default_root_dir=tmp_path / "run").validate(aligned(), loader, verbose=False)
+    assert sum("which a requeued run has left there" in str(one.message) for one in caught) == said

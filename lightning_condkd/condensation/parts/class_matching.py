@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_condkd.augment import Augment, AugmentName, resolve_augment
 from lightning_condkd.condensation.base import CondensationMethod, RealImages
 from lightning_condkd.condensation.parts.representative_batches import RepresentativeBatches
 from lightning_condkd.functional.augmentation import mirror
 from lightning_condkd.models import Observer
-from lightning_condkd.models.fresh_networks import FreshNetworks
+from lightning_condkd.models.fresh_networks import FreshNetworks, check_fresh
 from lightning_condkd.models.taps import batch_norm_layers
 from lightning_condkd.randomness import Draw, draw_by_class
 
@@ -24,9 +23,7 @@ class MatchingMethod(CondensationMethod):
     """Base of the methods that compare real and learned images of a class in a random network.
 
     Args:
-        network: makes a new network with random weights at every call, such as a class or a ``functools.partial``.
-        mean: what the network is to subtract from each channel, in the units of [0, 1]; ``None`` for nothing.
-        std: likewise what it is to divide by.
+        networks: makes the networks, each with the normalisation of the data.
         augment: applied to real and learned images of a class with the same parameters; ``dsa``, ``dsa_digits``,
             ``None`` for none, or one of your own. By name it has no flip if ``mirrored``.
         real_batch: real images of each class in an iteration, over all ranks; a smaller class gives all that it has.
@@ -36,7 +33,7 @@ class MatchingMethod(CondensationMethod):
         representative: how the real images are chosen (DREAM); ``None`` for new random ones in every iteration.
 
     Raises:
-        ValueError: if the network is the same object at every call, or a count is not positive.
+        ValueError: if a count is not positive.
 
     References:
         Son et al., "FYI: Flip Your Images for Dataset Distillation", ECCV 2024.
@@ -44,9 +41,7 @@ class MatchingMethod(CondensationMethod):
 
     def __init__(
         self,
-        network: Callable[[], nn.Module],
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        networks: FreshNetworks,
         *,
         augment: AugmentName | Augment | None = None,
         real_batch: int = 256,
@@ -58,8 +53,8 @@ class MatchingMethod(CondensationMethod):
         for name, count in {"real_batch": real_batch, "chunk": chunk}.items():
             if count is not None and count < 1:
                 raise ValueError(f"{name}: expected a positive number of images, got {count}")
-        self.networks = FreshNetworks(network, mean, std)
-        self.augment = resolve_augment(augment, mean, std, mirrored)
+        self.networks = check_fresh(networks)
+        self.augment = resolve_augment(augment, networks.mean, networks.std, mirrored)
         self.real_batch, self.chunk, self.mirrored = real_batch, chunk, mirrored
         self.representative = representative
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -13,7 +13,7 @@ from torch.func import functional_call
 from lightning_condkd.augment import Augment, SiameseAugment
 from lightning_condkd.distributed import mean_over_ranks, sync_buffers
 from lightning_condkd.models import Observer
-from lightning_condkd.models.fresh_networks import FreshNetworks, normalize_by_batch
+from lightning_condkd.models.fresh_networks import FreshNetworks, check_fresh, normalize_by_batch
 from lightning_condkd.precision import at_least_float32
 from lightning_condkd.randomness import Draw, seeded_generator
 
@@ -30,9 +30,7 @@ class MatchingPool(nn.Module):
     dropout.
 
     Args:
-        network: makes a new network with random weights at every call, such as a class or a ``functools.partial``.
-        mean: what the network is to subtract from each channel, in the units of [0, 1]; ``None`` for nothing.
-        std: likewise what it is to divide by.
+        networks: makes the networks, each with the normalisation of the data.
         augment: view of the images: drawn for each image in training, one for real and generated images when they are
             compared. ``None`` for :class:`~lightning_condkd.augment.SiameseAugment` with ``color_crop_cutout`` (DiM).
         size: networks in the pool (our default; DiM 1).
@@ -43,11 +41,12 @@ class MatchingPool(nn.Module):
         weight_decay: of SGD (DiM 5e-4).
 
     Raises:
-        ValueError: if the network is the same object at every call, or a count is out of its range.
+        ValueError: if a count is out of its range.
 
     Example:
         >>> from lightning_condkd.models import ConvNet
-        >>> pool = MatchingPool(lambda: ConvNet(2, image_size=8, depth=1, width=4), size=2, training_batches=1)
+        >>> networks = FreshNetworks(lambda: ConvNet(2, image_size=8, depth=1, width=4))
+        >>> pool = MatchingPool(networks, size=2, training_batches=1)
         >>> pool.build((3, 8, 8), 2, seed=0)
         >>> images, labels, draw = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 0, 1]), Draw(seed=0, step=0)
         >>> network = pool.draw_network(draw, lambda purpose: (images, labels))
@@ -60,9 +59,7 @@ class MatchingPool(nn.Module):
 
     def __init__(
         self,
-        network: Callable[[], nn.Module],
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        networks: FreshNetworks,
         *,
         augment: Augment | None = None,
         size: int = 4,
@@ -76,7 +73,7 @@ class MatchingPool(nn.Module):
         for name, number in {"size": size, "lifetime": lifetime, "training_batches": training_batches}.items():
             if number < (least := 0 if name == "training_batches" else 1):
                 raise ValueError(f"{name}: expected at least {least}, got {number}")
-        self.fresh = FreshNetworks(network, mean, std)
+        self.fresh = check_fresh(networks)
         self.augment = SiameseAugment("color_crop_cutout") if augment is None else augment
         self.size, self.lifetime, self.training_batches = size, lifetime, training_batches
         self.learning_rate, self.momentum, self.weight_decay = learning_rate, momentum, weight_decay

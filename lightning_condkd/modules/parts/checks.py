@@ -14,10 +14,11 @@ from lightning_condkd.data.counts import empty_classes
 from lightning_condkd.data.loaders import StepStream
 from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.inversion import Inversion
+from lightning_condkd.messages import listed
 from lightning_condkd.models import Observer
-from lightning_condkd.models.finite import listed
+from lightning_condkd.models.checks import check_classifier
 from lightning_condkd.training.run_length import dev_steps
-from lightning_condkd.types import NetworkOutput, TaskSpec
+from lightning_condkd.types import TaskSpec
 
 
 def check_separate(teacher: nn.Module, student: nn.Module) -> None:
@@ -158,39 +159,17 @@ def check_condensed(condensed: CondensedSet, teacher: Observer, student: Observe
             f"the condensed set has no image of class {listed(missing)}: add at least one, or set info.num_classes "
             "to the classes that it has"
         )
-    output = _probe("teacher", teacher, condensed, embedding)
-    _probe("student", student, condensed, False)
+    shape, classes = condensed.image_shape, condensed.num_classes
+    output = check_classifier("teacher", teacher, shape, classes, embedding=embedding, bn=True)
+    check_classifier("student", student, shape, classes, bn=True)
     size = output.embedding.shape[1] if output.embedding is not None else 0
     widths = tuple(len(statistics.mean) for statistics in output.bn)
-    return TaskSpec(condensed.image_shape, condensed.num_classes, size, widths, *_normalization(teacher))
+    return TaskSpec(shape, classes, size, widths, *_normalization(teacher))
 
 
 def _normalization(network: Observer) -> tuple[tuple[float, ...], tuple[float, ...]]:
     mean, std = (() if value is None else tuple(value.tolist()) for value in (network.mean, network.std))
     return mean, std
-
-
-@torch.no_grad()
-def _probe(name: str, network: Observer, condensed: CondensedSet, embedding: bool) -> NetworkOutput:
-    parameter = next(network.parameters(), torch.empty(0))
-    images = condensed.pixels(slice(0, 2)).to(parameter)
-    training = {module: module.training for module in network.modules()}
-    try:
-        output = network.eval()(images, embedding=embedding, bn=True)
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"the {name} cannot read the condensed set's images of shape {condensed.image_shape} (channels, height, "
-            f"width); use a set and a {name} of the same channels and resolution. The {name} said: {error}"
-        ) from error
-    finally:
-        for module, mode in training.items():
-            module.training = mode
-    if output.logits.shape[1:] != (condensed.num_classes,):
-        raise ValueError(
-            f"the condensed set has {condensed.num_classes} classes, but the {name} returns logits of shape "
-            f"{tuple(output.logits.shape)}: use a {name} of {condensed.num_classes} classes"
-        )
-    return output  # type: ignore[no-any-return]
 
 
 def check_maps(name: str, network: Observer, maps: Sequence[str]) -> None:

@@ -12,7 +12,9 @@ from torch.optim import Optimizer
 from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.distributed import first_over_ranks
 from lightning_condkd.inversion import DeepInversion
+from lightning_condkd.messages import listed
 from lightning_condkd.models.finite import broken_parts
+from lightning_condkd.steps.optimizer_turns import LARGEST_PIXEL
 from lightning_condkd.training.divergence import (
     LossWatch,
     Seen,
@@ -22,7 +24,6 @@ from lightning_condkd.training.divergence import (
     where_to_resume,
 )
 
-IMAGES = "largest pixel"
 TRANSIENT = ("kept_", "running_")
 _OF_THE_STUDENT = {"adversarial", "competition"}
 
@@ -94,7 +95,7 @@ _NETWORKS = {
 def _culprit(seen: Seen) -> str:
     """Return the optimizer whose steps made a loss break, which may be another one's."""
     broken = set(seen.broken) - {"total"}
-    if IMAGES in broken:
+    if LARGEST_PIXEL in broken:
         return "synthesis"
     if seen.optimizer != "synthesis" or not broken:
         return seen.optimizer
@@ -141,4 +142,4 @@ def _cure(culprit: str, module: Trained, aligning: FeatureAlignment | None) -> s
     rates = [f"inversion.{name} ({value:g})" for name, value in numbers.items() if name.endswith("_lr")]
     rates += [f"inversion.optimizer.lr ({inversion.optimizer.lr:g})"] if isinstance(inversion, DeepInversion) else []
     weights = [f"inversion.{name}" for name in numbers if name.endswith("_weight") and culprit != "meta"]
-    return ", ".join([*rates, *weights][:8]) or "the learning rates and weights of the inversion"
+    return listed([*rates, *weights], 8) or "the learning rates and weights of the inversion"

@@ -15,6 +15,7 @@ from lightning_condkd.inversion import Inversion
 from lightning_condkd.models import Observer
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Unit
+from lightning_condkd.steps.optimizer_turns import LARGEST_PIXEL, OptimizerTurns, Update
 from lightning_condkd.types import NetworkOutput, Synthetic
 
 
@@ -33,7 +34,7 @@ class Distilled(NamedTuple):
 
 
 class DistillationStep(NamedTuple):
-    """The forward pass of a student update.
+    """One student step, by the same code under a trainer and in a bare loop.
 
     Args:
         teacher: the frozen teacher.
@@ -51,14 +52,42 @@ class DistillationStep(NamedTuple):
     inversion: Inversion
     transfer_set: TransferSet
 
-    def __call__(self, unit: Unit, draw: Draw, device: torch.device) -> Distilled:
+    def take(self, unit: Unit, draw: Draw, turns: OptimizerTurns, gradient_clip: float | None = None) -> list[Update]:
+        """Take the step, and that of the method's replay memory where it has one.
+
+        Args:
+            unit: the current unit.
+            draw: its randomness.
+            turns: the optimizers.
+            gradient_clip: largest norm of the student's gradient; ``None`` for no limit.
+        """
+        with turns.turn("student", gradient_clip) as step:
+            distilled = self(unit, draw)
+            step(distilled.loss)
+        if distilled.synthetic is None:
+            return [Update("student", {"loss": distilled.loss}, distilled.observed)]
+        losses = {"loss": distilled.loss, LARGEST_PIXEL: distilled.synthetic.images.amax()}
+        update = Update("student", losses, distilled.observed)
+        return [update, *self._replay(distilled.synthetic, unit, draw, turns)]
+
+    def _replay(self, synthetic: Synthetic, unit: Unit, draw: Draw, turns: OptimizerTurns) -> list[Update]:
+        with turns.turn("replay") as step:
+            terms = self.inversion.replay_loss(synthetic, self.teacher, unit, draw)
+            if terms is None:
+                return []
+            total = terms.total()
+            step(total)
+        losses = {**terms.values, "total": total, LARGEST_PIXEL: synthetic.images.amax()}
+        return [Update("replay", losses, terms.values)]
+
+    def __call__(self, unit: Unit, draw: Draw) -> Distilled:
         """Return the loss with its graph, and what came with it.
 
         Args:
             unit: the current unit.
             draw: randomness of the step.
-            device: where the networks are.
         """
+        device = next(self.student.parameters()).device
         synthetic = self._sample(unit, draw)
         batch = self.transfer_set.draw(draw, device) if synthetic is None else self.transfer_set.blend(*synthetic, draw)
         images = self.augment.view(batch.images, draw, "distillation view")

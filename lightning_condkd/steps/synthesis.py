@@ -1,4 +1,4 @@
-"""The forward passes of the generator's and the discriminator's steps."""
+"""The synthesis step: an update of the generator, then one of the discriminator."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.distributed import gather_rows
 from lightning_condkd.inversion import Inversion
-from lightning_condkd.models import Observer
+from lightning_condkd.inversion.base import Observe
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Unit
+from lightning_condkd.steps.optimizer_turns import LARGEST_PIXEL, OptimizerTurns, Update
 from lightning_condkd.types import LossTerms, NetworkOutput, Synthetic
 
 
@@ -44,7 +45,7 @@ class Synthesized(NamedTuple):
 class _Observed(NamedTuple):
     """The teacher, which yields its embedding whenever the discriminator looks at the same view."""
 
-    teacher: Observer
+    teacher: Observe
     shared: bool
 
     def __call__(
@@ -57,28 +58,75 @@ class _Observed(NamedTuple):
         channel_means: bool = False,
     ) -> NetworkOutput:
         embedding = embedding or self.shared
-        return cast(
-            NetworkOutput,
-            self.teacher(images, embedding=embedding, bn=bn, maps=maps, channel_means=channel_means),
-        )
+        return self.teacher(images, embedding=embedding, bn=bn, maps=maps, channel_means=channel_means)
 
 
 class SynthesisStep(NamedTuple):
-    """The forward passes of a synthesis step.
+    """One step of a block's synthesis, by the same code under a trainer and in a bare loop.
 
     Args:
         teacher: the frozen teacher.
         student: the student, in eval mode.
         inversion: the method, built.
         alignment: the discriminator game, built; ``None`` for plain inversion.
-        transfer_set: where class-matched condensed images come from.
+        transfer_set: where the alignment's condensed images come from; ``None`` without alignment.
     """
 
-    teacher: Observer
-    student: Observer
+    teacher: Observe
+    student: Observe
     inversion: Inversion
-    alignment: FeatureAlignment | None
-    transfer_set: TransferSet
+    alignment: FeatureAlignment | None = None
+    transfer_set: TransferSet | None = None
+
+    def take(self, unit: Unit, draw: Draw, turns: OptimizerTurns) -> list[Update]:
+        """Take the step; the first one of a block also begins it.
+
+        Args:
+            unit: the current unit.
+            draw: its randomness.
+            turns: the optimizers.
+        """
+        if unit.first:
+            turns.forget("synthesis", self.inversion.per_round())
+            self.inversion.start(unit, draw)
+        synthesized, update = self._update_generator(unit, draw, turns)
+        if self.alignment is None:
+            return [update]
+        return [update, self._update_discriminator(self.alignment, synthesized, unit, draw, turns)]
+
+    def _update_generator(self, unit: Unit, draw: Draw, turns: OptimizerTurns) -> tuple[Synthesized, Update]:
+        turns.scale("synthesis", self.inversion.lr_factor(unit))
+        with turns.turn("synthesis", self.inversion.gradient_clip) as step:
+            synthesized = self.generator(unit, draw)
+            if synthesized.total.values:
+                step(synthesized.total.total())
+        own, total = synthesized.losses()
+        values, images = synthesized.total.values, synthesized.synthetic.images
+        update = Update("synthesis", {**values, "total": total, LARGEST_PIXEL: images.detach().amax()}, values)
+        self.inversion.after_step(synthesized.synthetic, synthesized.output, own, total, unit)
+        return synthesized, update
+
+    def _update_discriminator(
+        self, alignment: FeatureAlignment, synthesized: Synthesized, unit: Unit, draw: Draw, turns: OptimizerTurns
+    ) -> Update:
+        labels, fake = cast(Tensor, synthesized.synthetic.labels), cast(Tensor, synthesized.embedding).detach()
+        condensed = self.condensed_embedding(labels, unit, draw)
+        accuracy = alignment.accuracy(condensed, fake, labels)
+        with turns.turn("discriminator") as step:
+            terms = alignment.discriminator_loss(condensed, fake, labels)
+            total = terms.total()
+            step(total)
+        return Update("discriminator", {**terms.values, "total": total}, {**accuracy, **terms.values})
+
+    def finish(self, unit: Unit, turns: OptimizerTurns) -> None:
+        """End a block.
+
+        Args:
+            unit: its last synthesis unit.
+            turns: the optimizers.
+        """
+        for name in self.inversion.finish(unit):
+            turns.optimizers[name].step()  # from an unscaled gradient, written by hand: not through a gradient scaler
 
     def generator(self, unit: Unit, draw: Draw) -> Synthesized:
         """Render images, look at them through the teacher and return all terms.
@@ -112,7 +160,7 @@ class SynthesisStep(NamedTuple):
             unit: the current unit.
             draw: randomness of the unit.
         """
-        real = self.transfer_set.matching(gather_rows(labels), draw, labels.device)
+        real = cast(TransferSet, self.transfer_set).matching(gather_rows(labels), draw, labels.device)
         own = None if self.alignment is None else self.alignment.augment
         if own is None:
             images = self.inversion.view(real.images, unit, draw, "condensed view")

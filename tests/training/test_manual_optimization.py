@@ -9,7 +9,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_condkd.training.optimizer_turns import OptimizerTurns
+from lightning_condkd.training.manual_optimization import ManualOptimization
 
 
 class TwoUpdates(L.LightningModule):
@@ -23,13 +23,11 @@ class TwoUpdates(L.LightningModule):
         self.before, self.after = torch.empty(0), torch.empty(0)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        optimizer = torch.optim.SGD(self.layer.parameters(), lr=1.0)
-        self._turns = OptimizerTurns({"layer": optimizer})
-        return optimizer
+        return torch.optim.SGD(self.layer.parameters(), lr=1.0)
 
     def training_step(self, batch: Tensor, batch_idx: int) -> None:
         self.before = self.layer(self.images).detach()
-        with self._turns.turn(self, "layer", self.gradient_clip) as update:
+        with ManualOptimization(self, ["layer"]).turn("layer", self.gradient_clip) as update:
             update(self.layer(self.images).square().sum())
         self.after = self.layer(self.images).detach()
 

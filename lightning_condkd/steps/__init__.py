@@ -1,0 +1,8 @@
+"""What one step of a round computes and updates, without Lightning: the same code in CondKD and in a bare loop."""
+
+from lightning_condkd.steps.distillation import DistillationStep
+from lightning_condkd.steps.loop import distill, synthesize
+from lightning_condkd.steps.optimizer_turns import OptimizerTurns, Update
+from lightning_condkd.steps.synthesis import SynthesisStep
+
+__all__ = ["DistillationStep", "OptimizerTurns", "SynthesisStep", "Update", "distill", "synthesize"]

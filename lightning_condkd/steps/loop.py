@@ -1,0 +1,109 @@
+"""The two phases of a block as bare PyTorch loops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from torch.optim import Optimizer
+
+from lightning_condkd.alignment import FeatureAlignment
+from lightning_condkd.data.transfer import TransferSet
+from lightning_condkd.inversion import Inversion
+from lightning_condkd.inversion.base import Observe
+from lightning_condkd.randomness import Draw
+from lightning_condkd.rounds import Cadence, Phase, Unit
+from lightning_condkd.steps.distillation import DistillationStep
+from lightning_condkd.steps.optimizer_turns import OptimizerTurns
+from lightning_condkd.steps.synthesis import SynthesisStep
+from lightning_condkd.types import Synthetic
+
+
+def synthesize(
+    inversion: Inversion,
+    optimizers: Mapping[str, Optimizer],
+    teacher: Observe,
+    student: Observe,
+    round: int,
+    seed: int = 0,
+    *,
+    alignment: FeatureAlignment | None = None,
+    transfer_set: TransferSet | None = None,
+    block: int = 0,
+) -> Synthetic:
+    """Run the synthesis steps of a block and return the images that it keeps, as CondKD does on one process.
+
+    Args:
+        inversion: the method, built.
+        optimizers: what ``inversion.optimizers()`` returned, with an alignment also its ``discriminator``; kept from
+            round to round. Parameters of others in it, such as a ``student``, get no gradient here.
+        teacher: the frozen teacher.
+        student: the student, in eval mode.
+        round: number of the round, from 0.
+        seed: seed of the run.
+        alignment: the discriminator, built, that draws the images towards condensed ones; ``None`` for plain inversion.
+        transfer_set: where an alignment's condensed images come from.
+        block: number of the block in the round, from 0.
+
+    Returns:
+        The kept images ``(N, C, H, W)``, pixels in the units of [0, 1], and labels ``(N,)``. They are overwritten by
+        the next call.
+
+    Raises:
+        ValueError: if an optimizer is missing, or only one of alignment and transfer set is given.
+    """
+    if (alignment is None) != (transfer_set is None):
+        given, missing = ("transfer_set", "alignment") if alignment is None else ("alignment", "transfer_set")
+        raise ValueError(f"synthesize: got {given} and no {missing}: alignment compares with images of a transfer set")
+    active = alignment if alignment is not None and alignment.active else None
+    _check_optimizers(optimizers, [*inversion.optimizers(), *(["discriminator"] if active else [])])
+    step = SynthesisStep(teacher, student, inversion, active, transfer_set)
+    turns = OptimizerTurns(optimizers)
+    for unit in _units(inversion.cadence, "synthesize", round, block):
+        step.take(unit, Draw(seed, unit.counter), turns)
+        if unit.last:
+            step.finish(unit, turns)
+    return inversion.collect()
+
+
+def distill(
+    step: DistillationStep,
+    optimizers: Mapping[str, Optimizer],
+    round: int,
+    seed: int = 0,
+    *,
+    gradient_clip: float | None = None,
+    block: int = 0,
+) -> None:
+    """Run the student steps of a block, as CondKD does on one process; none in a warm-up round.
+
+    Args:
+        step: the student's step, with the student in train mode.
+        optimizers: the ``student``'s, and the ``replay`` of a method that has one; kept from round to round.
+        round: number of the round, from 0.
+        seed: seed of the run.
+        gradient_clip: largest norm of the student's gradient; ``None`` for no limit.
+        block: number of the block in the round, from 0.
+
+    Raises:
+        ValueError: if an optimizer is missing.
+    """
+    _check_optimizers(optimizers, ["student", *(step.inversion.optimizers().keys() & {"replay"})])
+    turns = OptimizerTurns(optimizers)
+    for unit in _units(step.inversion.cadence, "distill", round, block):
+        step.take(unit, Draw(seed, unit.counter), turns, gradient_clip)
+
+
+def _units(cadence: Cadence, phase: Phase, round: int, block: int) -> Iterator[Unit]:
+    if not 0 <= block < cadence.repeats:
+        raise ValueError(f"expected a block from 0 to {cadence.repeats - 1}, got {block}: {cadence} has no other")
+    length = cadence.synthesis_steps + cadence.distill_steps
+    units = (cadence.unit(round, block * length + position) for position in range(length))
+    return (unit for unit in units if unit.phase == phase)
+
+
+def _check_optimizers(optimizers: Mapping[str, Optimizer], names: Iterable[str]) -> None:
+    if missing := [name for name in names if name not in optimizers]:
+        raise ValueError(
+            f"expected optimizers {', '.join(names)}, got {', '.join(optimizers) or 'none'}: add {', '.join(missing)}, "
+            "which inversion.optimizers() and alignment.optimizer() make; the student's is your own"
+        )
