@@ -1,7 +1,8 @@
-"""The README's Python runs as written."""
+"""The README's Python runs as written, and what the pages name is there."""
 
 from __future__ import annotations
 
+import pkgutil
 import re
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,63 @@ from lightning_condkd.inversion import Fast
 from lightning_condkd.models import CifarResNet, DigitsNet
 from lightning_condkd.rounds import Cadence
 from tests.conftest import ROOT
+from tests.helpers.pages import PAGES, code
 
 FIRST, PLAIN = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+
+FOLDERS = ("benchmarks", "configs", "docs", "examples", "lightning_condkd", "tests")
+FILES = [path for folder in (ROOT / name for name in FOLDERS) for path in (folder, *folder.rglob("*")) if path.exists()]
+NAMES = {f"/{path.relative_to(ROOT).as_posix()}" for path in [*FILES, *ROOT.glob("*.*")]}
+SOURCES = "\n".join(path.read_text() for path in (ROOT / "lightning_condkd").rglob("*.py"))
+CLASSES = set(re.findall(r"^class (\w+)", SOURCES, flags=re.MULTILINE))
+PATH = re.compile(
+    rf"(?<![\w./-])(?:[\w./-]+\.(?:py|yaml|md)|(?:[\w-]+/)+|(?:{'|'.join(FOLDERS)})/[\w./-]*\w)(?![\w/*<-])"
+)
+ELSEWHERE = re.compile("data/|benchmarks/gpu/pack|RUN/")  # made by a user or a run
+
+
+def missing(text: str) -> list[str]:
+    """Return the paths, dotted names and classes of this package in a piece of code that are not there."""
+    paths = [path for path in PATH.findall(text) if not ELSEWHERE.match(path)]
+    packaged = [f"lightning_condkd/assets/{name}" for name in re.findall(r"package:([\w.-]+)", text)]
+    lost = [path for path in [*paths, *packaged] if not any(name.endswith(f"/{path.strip('./')}") for name in NAMES)]
+    dotted = [name for name in re.findall(r"lightning_condkd(?:\.\w+)+", text) if not resolves(name)]
+    classes = re.findall(r"^[A-Z]+[a-z]\w*[A-Z]\w*$", text)
+    return [*lost, *dotted, *(name for name in classes if name not in CLASSES)]
+
+
+def resolves(name: str) -> bool:
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_a_page_names_is_there(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
+    assert [name for text in code(page) for name in missing(text)] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "python benchmarks/rows.py digits",
+        "sets.py digits",
+        "--config configs/digits/none.yaml",
+        "quality/none/",
+        "configs/none",
+        "nowhere/",
+        "package:none.safetensors",
+        "from lightning_condkd.inversion.dm import DM",
+        "lightning_condkd.models.NoNetwork",
+        "NoSuchClass",
+    ],
+)
+def test_what_is_not_there_is_found(text: str) -> None:
+    assert missing(text)
 
 
 def write_condensed_file(path: Path) -> None:

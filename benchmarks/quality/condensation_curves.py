@@ -24,15 +24,15 @@ AUGMENT = "recipe.augment"
 
 
 class Suite(NamedTuple):
-    """How sets are judged on the way.
+    """How sets are evaluated on the way.
 
     Args:
         every: iterations between two evaluations, by row of ``condensed_sets.py``.
-        judge: arguments of the callback.
+        evaluation: arguments of the callback.
     """
 
     every: dict[str, int]
-    judge: list[str]
+    evaluation: list[str]
 
 
 SUITES = {
@@ -46,8 +46,8 @@ SUITES = {
 
 def learn(suite: str, row: str, seed: int) -> list[list[float]]:
     """Return pairs of iteration and accuracy."""
-    every, judge = SUITES[suite].every[row], SUITES[suite].judge
-    callback = [f"every_n_steps={every}", "runs=2", f"{AUGMENT}=SiameseAugment", *judge]
+    every, evaluation = SUITES[suite].every[row], SUITES[suite].evaluation
+    callback = [f"every_n_steps={every}", "runs=2", f"{AUGMENT}=SiameseAugment", *evaluation]
     flags = ["trainer.callbacks+=CondensedAccuracy", *(f"trainer.callbacks.{flag}" for flag in callback)]
     with tempfile.TemporaryDirectory() as folder:
         flags += ["trainer.logger=CSVLogger", f"trainer.logger.save_dir={folder}", f"seed_everything={seed}"]
@@ -55,8 +55,8 @@ def learn(suite: str, row: str, seed: int) -> list[list[float]]:
         command = [*condensed_sets.SUITES[suite].sets[row], *(f"--{flag}" for flag in flags)]
         run_command([*command, "--trainer.enable_progress_bar=false"])
         with next(Path(folder).rglob("metrics.csv")).open() as table:
-            judged = [line for line in csv.DictReader(table) if line.get("condensed/accuracy")]
-    return [[int(line["step"]), round(float(line["condensed/accuracy"]), 4)] for line in judged]
+            evaluated = [line for line in csv.DictReader(table) if line.get("condensed/accuracy")]
+    return [[int(line["step"]), round(float(line["condensed/accuracy"]), 4)] for line in evaluated]
 
 
 def main() -> None:
@@ -79,7 +79,7 @@ def main() -> None:
         steps = zip(*entry["runs"].values(), strict=True)
         entry["mean"] = [[step[0][0], mean_and_deviation([accuracy for _, accuracy in step])] for step in steps]
         print(f"{row:10} seed {seed}: {entry['runs'][str(seed)]}", flush=True)
-        result_files.write(name, {"judge": suite.judge, "networks": 2, "test_images": 2000, "rows": rows})
+        result_files.write(name, {"judge": suite.evaluation, "networks": 2, "test_images": 2000, "rows": rows})
 
 
 if __name__ == "__main__":

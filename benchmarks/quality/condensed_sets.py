@@ -1,8 +1,8 @@
-"""Condensed sets and plain choices of real images, made by our own commands, judged, and expanded.
+"""Condensed sets and plain choices of real images, made by the package's commands, evaluated, and expanded.
 
 For every set and seed: it is made; fresh networks are trained on it alone; its distance to real images in the teacher's
 features is measured; and a student is distilled from it by CondKD at one equal budget, with the set mixed in (``+
-condensed``) and as guide as well (``*``). A seed gives a set, the networks that judge it and the student. What the
+condensed``) and as guide as well (``*``). A seed gives a set, the networks trained on it and the student. What the
 result file already holds is not done again.
 """
 
@@ -46,9 +46,9 @@ class Suite(NamedTuple):
         sets: by images per class and name, the command that makes a set; it gets ``--seed...`` and the output.
         expand: flags of the run that expands one.
         real: makes the datamodule of the real images.
-        networks: what judges a set.
+        networks: what is trained on a set.
         recipe: how these are trained.
-        runs: how many judge a set.
+        runs: how many networks are trained on a set.
         teacher: makes the network in whose features the set's distance to real images is measured.
     """
 
@@ -89,7 +89,7 @@ SELECTIONS = ("RandomSelection", "Herding", "KCenter", "KMeans", "RealismSelecti
 
 
 def digits(ipc: int) -> dict[str, list[str]]:
-    """Return the commands for the digits: each method of ours takes a minute or two on one core."""
+    """Return the commands for the digits: each method takes a minute or two on one core."""
     size = f"model.init_args.ipc={ipc}"
     loops = [f"{METHOD}.inner_steps=10", f"{METHOD}.network_epochs=10"] if ipc > 1 else []
     learned = {
@@ -152,7 +152,7 @@ SUITES = {
 
 
 def make(command: list[str], output: Path, seed: int) -> float:
-    """Run a command of ours that writes a set; return its CPU-seconds."""
+    """Run a command that writes a set; return its CPU-seconds."""
     with tempfile.TemporaryDirectory() as folder:
         return _make(command, output, seed, folder)
 
@@ -172,7 +172,7 @@ def make_experts() -> None:
         make(fit("digits/experts"), FOLDER / "digits-experts", 0)
 
 
-def judge(path: Path, suite: Suite, seed: int) -> dict[str, Any]:
+def evaluate_alone(path: Path, suite: Suite, seed: int) -> dict[str, Any]:
     """Train fresh networks on a set; return accuracies and the CPU-seconds of all."""
     condensed, test = CondensedSet.load(path), suite.real().val_source
     rate = condensed.info.settings.get("train_lr")
@@ -209,14 +209,14 @@ def expand(path: Path, suite: Suite, seed: int) -> dict[str, float]:
 
 
 def work(name: str, suite: Suite, row: str, seed: int, done: dict[str, Any], students: bool) -> dict[str, Any]:
-    """Make, judge and expand one set, as far as that is not done."""
+    """Make, evaluate and expand one set, as far as that is not done."""
     path = FOLDER / f"{name}-{row.replace(' ', '-')}-seed{seed}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     result = dict(done)
     if not done or not path.exists():
         result["making_cpu_seconds"] = make(suite.sets[row], path, seed)
     if not done:
-        result |= {"alone": judge(path, suite, seed), "origin": result_files.origin()}
+        result |= {"alone": evaluate_alone(path, suite, seed), "origin": result_files.origin()}
     if "distance" not in result:
         result["distance"] = place(path, suite)
     if students and "student" not in result:

@@ -1,6 +1,6 @@
 """Sets frozen from a generator on the digits, with and without self-distillation, beside real and learned images.
 
-Every set is judged alike: fresh ConvNets are trained on it alone and tested on the 500 held-out digits. Rows of one
+Every set is evaluated alike: fresh ConvNets are trained on it alone and tested on the 500 held-out digits. Rows of one
 budget of steps have the same first stage for a seed, so they differ by the second alone. A run that the result file
 already holds is not repeated.
 """
@@ -99,7 +99,7 @@ def generator(row: Row, steps: int, seed: int, folder: str) -> GenerativeCondens
     return module
 
 
-def judge(condensed: CondensedSet, options: argparse.Namespace, seed: int) -> list[float]:
+def accuracies(condensed: CondensedSet, options: argparse.Namespace, seed: int) -> list[float]:
     """Return the accuracies of a few networks that are trained on a set."""
     test = load_digits_split(train=False)
     recipe = Recipe(epochs=options.epochs, augment=AUGMENT)
@@ -117,23 +117,23 @@ def generated(row: Row, options: argparse.Namespace, seed: int) -> dict[str, Any
     with TemporaryDirectory() as folder:
         module = generator(row, options.steps, seed, folder)
     seconds = round(time.process_time() - start, 1)
-    return {str(ipc): judge(module.export(ipc, seed), options, seed) for ipc in IPC} | {"cpu_seconds": seconds}
+    return {str(ipc): accuracies(module.export(ipc, seed), options, seed) for ipc in IPC} | {"cpu_seconds": seconds}
 
 
 def real(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     """Draw real images."""
     source = load_digits_split(train=True)
     whole = CondensedSet(source.images, source.labels)
-    return {str(ipc): judge(whole.subset(ipc, seed), options, seed) for ipc in IPC}
+    return {str(ipc): accuracies(whole.subset(ipc, seed), options, seed) for ipc in IPC}
 
 
 def packaged(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     """Take the set that the package ships."""
-    return {"1": judge(CondensedSet.load("package:digits-dm-1ipc.safetensors"), options, seed)}
+    return {"1": accuracies(CondensedSet.load("package:digits-dm-1ipc.safetensors"), options, seed)}
 
 
 def table() -> dict[str, Callable[[argparse.Namespace, int], dict[str, Any]]]:
-    """Return what makes and judges the sets of every row."""
+    """Return what makes and evaluates the sets of every row."""
     controls = {"random real images": real, "DM, packaged": packaged}
     return controls | {name: partial(generated, row) for name, row in ROWS.items()}
 
@@ -145,8 +145,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rows", nargs="+", choices=[*table()], default=[*table()])
     parser.add_argument("--steps", type=int, default=100, help="steps in an epoch of the generator")
-    parser.add_argument("--epochs", type=int, default=300, help="epochs in which a set is judged")
-    parser.add_argument("--networks", type=int, default=5, help="networks that judge a set")
+    parser.add_argument("--epochs", type=int, default=300, help="epochs in which a set is evaluated")
+    parser.add_argument("--networks", type=int, default=5, help="networks that are trained on a set")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
