@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_condkd.files import plain_json
-from lightning_condkd.formats.normalizations import Normalization, Source, find_normalization
+from lightning_condkd.formats.normalizations import GivenConstants, Normalization, find_normalization
 from lightning_condkd.formats.soft_labels import LabelKind, SoftLabelKind, checked_kind, soft_label_kind
 from lightning_condkd.hashing import file_hash
 from lightning_condkd.pixels import parts, to_pixels
@@ -232,22 +232,22 @@ def what_is(content: object) -> str:
     return f"a {type(content).__name__}"
 
 
-def normalized(condensed: SetLike, table: Mapping[str, Normalization], source: Source) -> Tensor:
+def normalized(condensed: SetLike, table: Mapping[str, Normalization], constants: GivenConstants) -> Tensor:
     """Return the images of a set, normalized for a format that keeps them so.
 
     Args:
         condensed: the set.
         table: the constants of the format by dataset.
-        source: what the user says of them.
+        constants: what the user says of them.
 
     Raises:
         ValueError: the constants are not known, or are those of another number of classes.
     """
-    source = source._replace(dataset=source.dataset or condensed.info.settings.get("dataset"))
-    known = find_normalization(table, source, "the export")
-    if source.mean is None and known.num_classes != condensed.info.num_classes:
+    constants = constants._replace(dataset=constants.dataset or condensed.info.settings.get("dataset"))
+    known = find_normalization(table, constants, "the export")
+    if constants.mean is None and known.num_classes != condensed.info.num_classes:
         raise ValueError(
-            f"{source.dataset} has {known.num_classes} classes, the set {condensed.info.num_classes}: name its own "
+            f"{constants.dataset} has {known.num_classes} classes, the set {condensed.info.num_classes}: name its own "
             "dataset, or pass mean and std (--mean, --std)"
         )
     images = torch.empty(condensed.images.shape, dtype=torch.float32)
