@@ -97,7 +97,7 @@ def generator(row: Row, steps: int, seed: int, folder: str) -> GenerativeCondens
     return module
 
 
-def judge(condensed: CondensedSet, options: argparse.Namespace, seed: int) -> list[float]:
+def evaluate_set(condensed: CondensedSet, options: argparse.Namespace, seed: int) -> list[float]:
     """Return the accuracies of a few networks that are trained on a set."""
     test = load_digits_split(train=False)
     recipe = Recipe(epochs=options.epochs, augment=AUGMENT)
@@ -115,19 +115,19 @@ def generated(row: Row, options: argparse.Namespace, seed: int) -> dict[str, Any
     with TemporaryDirectory() as folder:
         module = generator(row, options.steps, seed, folder)
     seconds = round(time.process_time() - start, 1)
-    return {str(ipc): judge(module.export(ipc, seed), options, seed) for ipc in IPC} | {"cpu_seconds": seconds}
+    return {str(ipc): evaluate_set(module.export(ipc, seed), options, seed) for ipc in IPC} | {"cpu_seconds": seconds}
 
 
 def real(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     """Draw real images."""
     source = load_digits_split(train=True)
     whole = CondensedSet(source.images, source.labels)
-    return {str(ipc): judge(whole.subset(ipc, seed), options, seed) for ipc in IPC}
+    return {str(ipc): evaluate_set(whole.subset(ipc, seed), options, seed) for ipc in IPC}
 
 
 def packaged(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     """Take the set that the package ships."""
-    return {"1": judge(CondensedSet.load("package:digits-dm-1ipc.safetensors"), options, seed)}
+    return {"1": evaluate_set(CondensedSet.load("package:digits-dm-1ipc.safetensors"), options, seed)}
 
 
 def table() -> dict[str, Callable[[argparse.Namespace, int], dict[str, Any]]]:

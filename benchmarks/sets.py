@@ -168,7 +168,7 @@ def make_experts() -> None:
         make(fit("digits/experts"), FOLDER / "digits-experts", 0)
 
 
-def judge(path: Path, suite: Suite, seed: int) -> dict[str, Any]:
+def evaluate_set(path: Path, suite: Suite, seed: int) -> dict[str, Any]:
     """Train fresh networks on a set; return accuracies and the CPU-seconds of all."""
     condensed, test = CondensedSet.load(path), suite.real().val_source
     rate = condensed.info.settings.get("train_lr")
@@ -212,7 +212,7 @@ def work(name: str, suite: Suite, row: str, seed: int, done: dict[str, Any], stu
     if not done or not path.exists():
         result["making_cpu_seconds"] = make(suite.sets[row], path, seed)
     if not done:
-        result |= {"alone": judge(path, suite, seed), "origin": common.origin()}
+        result |= {"alone": evaluate_set(path, suite, seed), "origin": common.origin()}
     if "distance" not in result:
         result["distance"] = place(path, suite)
     if students and "student" not in result:

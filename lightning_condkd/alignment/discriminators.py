@@ -40,7 +40,7 @@ class Discriminator(nn.Module):
 
     It has no BatchNorm, by whose statistics the two batches could be told apart. Autocast is off inside: it is small,
     and neither its norms nor its logits are to be rounded. A kind of one's own overrides :meth:`build_heads` and
-    :meth:`judge`.
+    :meth:`score`.
 
     Args:
         hidden: widths of the hidden layers (our default).
@@ -107,9 +107,9 @@ class Discriminator(nn.Module):
             )
         with torch.autocast(embedding.device.type, enabled=False):
             features = self.body(embedding.to(self.realness.bias.dtype))
-            return self.judge(features, self.realness(features).squeeze(1), labels)
+            return self.score(features, self.realness(features).squeeze(1), labels)
 
-    def judge(self, features: Tensor, realness: Tensor, labels: Tensor) -> DiscriminatorOutput:
+    def score(self, features: Tensor, realness: Tensor, labels: Tensor) -> DiscriminatorOutput:
         """Return the output from the last hidden layer: the realness as it is here.
 
         Args:
@@ -165,8 +165,8 @@ class ACGANDiscriminator(Discriminator):
         """Create the class head, see :meth:`Discriminator.build_heads`."""
         self.class_head = _bounded(nn.Linear(width, num_classes))
 
-    def judge(self, features: Tensor, realness: Tensor, labels: Tensor) -> DiscriminatorOutput:
-        """Return the realness and the class logits, see :meth:`Discriminator.judge`."""
+    def score(self, features: Tensor, realness: Tensor, labels: Tensor) -> DiscriminatorOutput:
+        """Return the realness and the class logits, see :meth:`Discriminator.score`."""
         return DiscriminatorOutput(realness, self.class_head(features))
 
 
@@ -196,6 +196,6 @@ class ProjectionDiscriminator(Discriminator):
         """Create the embedding of the labels, see :meth:`Discriminator.build_heads`."""
         self.label_embedding = _bounded(nn.Embedding(num_classes, width))
 
-    def judge(self, features: Tensor, realness: Tensor, labels: Tensor) -> DiscriminatorOutput:
-        """Return the realness given the label, see :meth:`Discriminator.judge`."""
+    def score(self, features: Tensor, realness: Tensor, labels: Tensor) -> DiscriminatorOutput:
+        """Return the realness given the label, see :meth:`Discriminator.score`."""
         return DiscriminatorOutput(realness + (self.label_embedding(labels) * features).sum(1))

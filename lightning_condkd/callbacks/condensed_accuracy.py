@@ -76,7 +76,9 @@ class CondensedAccuracy(Callback):
             ValueError: if these have other classes or another shape than the training images.
         """
         if not isinstance(pl_module, Condensation) or not isinstance(_data(trainer), ImageDataModule):
-            raise TypeError("CondensedAccuracy judges what Condensation learns from an ImageDataModule: remove it here")
+            raise TypeError(
+                "CondensedAccuracy evaluates what Condensation learns from an ImageDataModule: remove it here"
+            )
         _data(trainer).check_parts()
         if not trainer.global_step:
             self._evaluate(trainer, pl_module)

@@ -225,7 +225,7 @@ class TorchvisionDataModule(ImageDataModule):
         name: its class name in ``torchvision.datasets``.
         root: folder that holds it.
         download: whether to download what is missing.
-        train: the dataset's word for its training part; ``None`` for ``train``, or ``trainval`` and the like where
+        train: the dataset's name for its training part; ``None`` for ``train``, or ``trainval`` and the like where
             that is torchvision's default.
         val: likewise for the held-out part; ``None`` for ``test``, or ``val`` where there is no ``test``.
         options: further arguments of torchvision's class, such as ``size`` of Imagenette or ``split`` of EMNIST.

@@ -25,8 +25,8 @@ class Choice(NamedTuple):
     Args:
         name: its class name in ``torchvision.datasets``.
         download: whether to download what is missing.
-        train: its word for the training part; ``None`` for the constructor's default where that is one (``trainval``).
-        val: its word for the held-out part; ``None`` for ``test``, or ``val`` where there is no ``test``.
+        train: its name for the training part; ``None`` for the constructor's default where that is one (``trainval``).
+        val: its name for the held-out part; ``None`` for ``test``, or ``val`` where there is no ``test``.
         options: further arguments of its constructor, such as ``{"size": "160px"}``.
     """
 
@@ -76,16 +76,16 @@ class Choice(NamedTuple):
         kind, known = _constructor(self.name)
         given = {**self.options, **({"download": self.download} if "download" in known else {})}
         part = _part(self.name, known)
-        words = [train] if part == "train" else self._words(train, known[part].default)
-        for word in words[:-1]:
+        names = [train] if part == "train" else self._part_names(train, known[part].default)
+        for name in names[:-1]:
             try:
-                return _open(self.name, kind, root, {**given, part: word})
+                return _open(self.name, kind, root, {**given, part: name})
             except ValueError as error:
                 if part not in str(error):
                     raise
-        return _open(self.name, kind, root, {**given, part: words[-1]})
+        return _open(self.name, kind, root, {**given, part: names[-1]})
 
-    def _words(self, train: bool, default: object) -> list[Any]:
+    def _part_names(self, train: bool, default: object) -> list[Any]:
         if chosen := self.train if train else self.val:
             return [chosen]
         if not train:

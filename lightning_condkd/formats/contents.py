@@ -150,7 +150,7 @@ def check_images(images: Tensor, path: Path) -> None:
         raise ValueError(f"expected floating point images in {path}, got {images.dtype}: no known source writes these")
 
 
-def misfit(images: Tensor, flat: bool = False) -> str | None:
+def spread_fault(images: Tensor, flat: bool = False) -> str | None:
     """Return why images do not look normalised, ``None`` where they do.
 
     Args:
@@ -159,7 +159,7 @@ def misfit(images: Tensor, flat: bool = False) -> str | None:
 
     Example:
         >>> images = torch.arange(4.0).view(1, 1, 2, 2)
-        >>> misfit(images), misfit(images / 4)
+        >>> spread_fault(images), spread_fault(images / 4)
         (None, 'looks whitened or already in pixels (std 0.32, expected about 1)')
     """
     spread, (low, high) = float(images.detach().float().std()), NORMALIZED_STD

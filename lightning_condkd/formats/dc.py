@@ -16,9 +16,9 @@ from lightning_condkd.formats.contents import (
     SetLike,
     build,
     check_images,
-    misfit,
     normalized,
     provenance_of,
+    spread_fault,
     what_is,
 )
 from lightning_condkd.formats.normalizations import DC_CONSTANTS, GivenConstants, Normalization, find_normalization
@@ -87,7 +87,7 @@ def read_dc(
     known = find_normalization(DC_CONSTANTS, constants, path.name)
     images, labels = runs[run]
     check_images(images, path)
-    if constants.mean is None and (why := misfit(images)):
+    if constants.mean is None and (why := spread_fault(images)):
         _refuse(why, path, known)
     return build(
         images,

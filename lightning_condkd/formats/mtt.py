@@ -16,10 +16,10 @@ from lightning_condkd.formats.contents import (
     SetLike,
     build,
     check_images,
-    misfit,
     normalized,
     provenance_of,
     record,
+    spread_fault,
     what_is,
 )
 from lightning_condkd.formats.normalizations import (
@@ -67,7 +67,7 @@ def import_mtt(
         dataset: the dataset, whose constants are undone.
         mean: channel means that the source used, in place of the dataset's.
         std: channel standard deviations that the source used, in place of the dataset's.
-        whitened: whether the images are whitened; ``None`` judges by their spread.
+        whitened: whether the images are whitened; ``None`` decides by their spread.
         train_lr: the learned step size; by default that of an ``lr_*`` file beside the images. Goes into
             ``info.settings["train_lr"]``.
         label_kind: what soft labels are; by default told from their values.
@@ -102,7 +102,7 @@ def read_mtt(
         path: the images file.
         labels_path: its labels; ``None`` looks beside it.
         constants: what is known about the normalisation.
-        whitened: whether the images are whitened; ``None`` judges by their spread.
+        whitened: whether the images are whitened; ``None`` decides by their spread.
         label_kind: what soft labels are; ``None`` tells it from their values.
 
     Raises:
@@ -204,9 +204,9 @@ def _normalization(
                 f"{path.name} is the view with the whitening undone, in pixels: drop mean, std and whitened"
             )
         return Normalization((), (), known_classes(constants.dataset))
-    # A mean and std are the user's word on images of any spread.
-    judged = misfit(images, flat=whitened is False) if constants.mean is None else None
-    if why := "is whitened" if whitened else judged:
+    # A mean and std are what the user says of images of any spread.
+    doubt = spread_fault(images, flat=whitened is False) if constants.mean is None else None
+    if why := "is whitened" if whitened else doubt:
         raise ValueError(
             f"{path.name} {why}. A teacher cannot read whitened images: import the images_zca_*.pt file that the "
             "source writes beside it. If the images are normalised after all, pass whitened=False (--whitened false); "

@@ -56,7 +56,7 @@ def self_distillation_loss(
     pairing: Pairing = "sample",
     distance: Distance = "kl",
 ) -> Tensor:
-    r"""Return what a network, taught by its own opinion of real images, is to correct in generated ones.
+    r"""Return what a network, taught by its own predictions on real images, is to correct in generated ones.
 
     It is :math:`\tau^2 \, \mathrm{KL}(p_R \,\|\, p_S)` with :math:`p = \mathrm{softmax}(z / \tau)` and the standardised
     logits z, a mean over pairs. The real side is detached. The paper has no code and its formulas were not at hand:

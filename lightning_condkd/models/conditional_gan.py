@@ -74,7 +74,7 @@ class CriticOutput(NamedTuple):
 class ConditionalCritic(nn.Module):
     """3x3 convolutions, every other with stride 2, each with layer norm and LeakyReLU, then max-pool and two heads.
 
-    It judges each image by itself, as a gradient penalty needs. The norm is over channels and pixels, with a scale for
+    It scores each image by itself, as a gradient penalty needs. The norm is over channels and pixels, with a scale for
     each channel; DiM has one for each pixel too. It has 7 convolutions at 32 px (DiM 8) and 3 at 8 px.
 
     Args:

@@ -154,7 +154,7 @@ def check_class_sizes(source: ImageSource, needed: int, cure: str) -> None:
         )
 
 
-def say_written(what: str, output: str | Path, use: str, trainer: L.Trainer) -> None:
+def log_written(what: str, output: str | Path, use: str, trainer: L.Trainer) -> None:
     """Say where the result of a run is, and what to do with it; a ``fast_dev_run`` writes none.
 
     Args:

@@ -344,7 +344,7 @@ def test_a_run_says_where_its_set_is(tmp_path: Path, caplog: pytest.LogCaptureFi
     module = condensation(tmp_path, Explosive(99))
     with caplog.at_level("INFO", logger="lightning.pytorch"):
         fit(module)
-    assert f"condensed set written to {module.output}: judge it by 'lightning-condkd evaluate" in caplog.text
+    assert f"condensed set written to {module.output}: evaluate it by 'lightning-condkd evaluate" in caplog.text
 
 
 def test_a_resumed_run_counts_what_was_undone_before(tmp_path: Path) -> None:
