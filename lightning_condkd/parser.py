@@ -86,7 +86,7 @@ class _Part(NamedTuple):
     indent: int
     keys: tuple[str, ...]
     owner: str | None
-    words: str
+    text: str
 
 
 def readable(message: str) -> str:
@@ -104,8 +104,8 @@ def readable(message: str) -> str:
     if not parts or not KEY.search(message):
         return message
     chosen = [part for part in parts if part.indent == max(part.indent for part in parts)]
-    types = [_noun(found[1]) for part in chosen if (found := TYPE.match(part.words))]
-    said = [_said(part) for part in chosen if not TYPE.match(part.words) and not (types and NO_CLASS.match(part.words))]
+    types = [_type_name(found[1]) for part in chosen if (found := TYPE.match(part.text))]
+    said = [_cause(part) for part in chosen if not TYPE.match(part.text) and not (types and NO_CLASS.match(part.text))]
     if types:
         said.append(f"expected {' or '.join(dict.fromkeys(types))}{_given(message)}")
     name = ".".join(chosen[0].keys)
@@ -129,17 +129,17 @@ def _parts(message: str) -> Iterator[_Part]:
             yield _Part(indent, tuple(key for _, key in keys), owners[-1][1] if owners else None, words)
 
 
-def _said(part: _Part) -> str:
-    if found := NO_CLASS.match(part.words):
+def _cause(part: _Part) -> str:
+    if found := NO_CLASS.match(part.text):
         near = get_close_matches(found[1], _class_names(), n=3)
         return f"found no class or file {found[1]!r}" + (f", did you mean {' or '.join(near)}?" if near else "")
     owner = locate(part.owner) if part.owner else None
-    if NO_ARGUMENT.match(part.words) and isinstance(owner, type):
-        return f"{part.words} ({owner.__name__} takes {', '.join(inspect.signature(owner).parameters)})"
-    return part.words
+    if NO_ARGUMENT.match(part.text) and isinstance(owner, type):
+        return f"{part.text} ({owner.__name__} takes {', '.join(inspect.signature(owner).parameters)})"
+    return part.text
 
 
-def _noun(typehint: str) -> str:
+def _type_name(typehint: str) -> str:
     """Return a name of a type for a message.
 
     Args:

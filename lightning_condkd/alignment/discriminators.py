@@ -107,9 +107,9 @@ class Discriminator(nn.Module):
             )
         with torch.autocast(embedding.device.type, enabled=False):
             features = self.body(embedding.to(self.realness.bias.dtype))
-            return self.judge(features, self.realness(features).squeeze(1), labels)
+            return self.score(features, self.realness(features).squeeze(1), labels)
 
-    def judge(self, features: Tensor, realness: Tensor, labels: Tensor) -> DiscriminatorOutput:
+    def score(self, features: Tensor, realness: Tensor, labels: Tensor) -> DiscriminatorOutput:
         """Return the output, given the last hidden layer; the unchanged realness by default.
 
         Args:
@@ -167,8 +167,8 @@ class ACGANDiscriminator(Discriminator):
         """Create the class head, see :meth:`Discriminator.build_heads`."""
         self.class_head = _bounded(nn.Linear(width, num_classes))
 
-    def judge(self, features: Tensor, realness: Tensor, labels: Tensor) -> DiscriminatorOutput:
-        """Return the realness and the class logits, see :meth:`Discriminator.judge`."""
+    def score(self, features: Tensor, realness: Tensor, labels: Tensor) -> DiscriminatorOutput:
+        """Return the realness and the class logits, see :meth:`Discriminator.score`."""
         return DiscriminatorOutput(realness, self.class_head(features))
 
 
@@ -198,6 +198,6 @@ class ProjectionDiscriminator(Discriminator):
         """Create the embedding of the labels, see :meth:`Discriminator.build_heads`."""
         self.label_embedding = _bounded(nn.Embedding(num_classes, width))
 
-    def judge(self, features: Tensor, realness: Tensor, labels: Tensor) -> DiscriminatorOutput:
-        """Return the realness given the label, see :meth:`Discriminator.judge`."""
+    def score(self, features: Tensor, realness: Tensor, labels: Tensor) -> DiscriminatorOutput:
+        """Return the realness given the label, see :meth:`Discriminator.score`."""
         return DiscriminatorOutput(realness + (self.label_embedding(labels) * features).sum(1))

@@ -113,7 +113,7 @@ class FeatureAlignment(nn.Module):
         Returns:
             ``alignment``, and ``alignment_class`` for a discriminator with a class head.
         """
-        with self._settled():
+        with self._in_eval_mode():
             output = self.discriminator(embedding, labels)
         values = {"alignment": adversarial.generator_loss(output.realness, self.loss)}
         weight = self.weight if round is None else self.weight * self._ramp(round)
@@ -137,7 +137,7 @@ class FeatureAlignment(nn.Module):
         Raises:
             ValueError: if the batches do not match.
         """
-        condensed, synthetic = self._judge_both(condensed_embedding.detach(), synthetic_embedding.detach(), labels)
+        condensed, synthetic = self._score_both(condensed_embedding.detach(), synthetic_embedding.detach(), labels)
         values = {"discriminator": adversarial.discriminator_loss(condensed.realness, synthetic.realness, self.loss)}
         weights = {"discriminator": 1.0}
         if (class_loss := _class_loss(condensed, labels)) is not None:
@@ -158,8 +158,8 @@ class FeatureAlignment(nn.Module):
         Returns:
             ``discriminator_accuracy_condensed`` and ``discriminator_accuracy_synthetic``, scalars in [0, 1].
         """
-        with self._settled():
-            condensed, synthetic = self._judge_both(condensed_embedding, synthetic_embedding, labels)
+        with self._in_eval_mode():
+            condensed, synthetic = self._score_both(condensed_embedding, synthetic_embedding, labels)
         return {
             "discriminator_accuracy_condensed": (condensed.realness > 0).float().mean(),
             "discriminator_accuracy_synthetic": (synthetic.realness < 0).float().mean(),
@@ -168,7 +168,7 @@ class FeatureAlignment(nn.Module):
     def _ramp(self, round: int) -> float:
         return min(1.0, round / self.ramp_rounds) if self.ramp_rounds else 1.0
 
-    def _judge_both(
+    def _score_both(
         self, condensed: Tensor, synthetic: Tensor, labels: Tensor
     ) -> tuple[DiscriminatorOutput, DiscriminatorOutput]:
         if not condensed.shape == synthetic.shape == (len(labels), *condensed.shape[1:]):
@@ -183,7 +183,7 @@ class FeatureAlignment(nn.Module):
         return DiscriminatorOutput(realness[0], class_logits[0]), DiscriminatorOutput(realness[1], class_logits[1])
 
     @contextmanager
-    def _settled(self) -> Iterator[None]:
+    def _in_eval_mode(self) -> Iterator[None]:
         training = self.discriminator.training
         self.discriminator.eval()
         try:

@@ -178,8 +178,8 @@ def closing_table(summary: dict[str, Any]) -> str:
         images synthesised   10
         seconds              total 1.0
     """
-    judged = {name: f"fresh networks, {name.rsplit('_', 1)[-1]}" for name in summary if name.startswith("fresh_")}
-    rows = [(title, _shown(name, summary[name])) for name, title in {**TITLES, **judged}.items() if name in summary]
+    fresh = {name: f"fresh networks, {name.rsplit('_', 1)[-1]}" for name in summary if name.startswith("fresh_")}
+    rows = [(title, _shown(name, summary[name])) for name, title in {**TITLES, **fresh}.items() if name in summary]
     rows += [("seconds", ", ".join(f"{name} {value}" for name, value in summary["seconds"].items()))]
     width = max(len(title) for title, _ in rows) + 3
     return "\n".join(f"{title:<{width}}{value}" for title, value in rows)
@@ -231,8 +231,8 @@ def outcome(trainer: L.Trainer, module: ResumableModule) -> dict[str, Any]:
             made |= {"images_synthesized": module.images_synthesized}
         case Condensation() | GenerativeCondensation():
             made["iterations"] = trainer.global_step
-            for judge in callbacks_of(trainer, CondensedAccuracy):
-                made[f"fresh_networks_{judge.name}"] = judge.curve[-1][1] if judge.curve else None
+            for accuracy in callbacks_of(trainer, CondensedAccuracy):
+                made[f"fresh_networks_{accuracy.name}"] = accuracy.curve[-1][1] if accuracy.curve else None
     return {name: value for name, value in made.items() if value is not None}
 
 

@@ -53,7 +53,7 @@ def convert(
     note = _write(condensed, output, format, constants)
     lines = [condensed.describe(), *_warnings(condensed), note]
     if teacher is not None:
-        lines.append(_judge(teacher_accuracy(condensed, teacher), condensed))
+        lines.append(_accuracy_line(teacher_accuracy(condensed, teacher), condensed))
     return "\n".join(lines)
 
 
@@ -109,7 +109,7 @@ def _warnings(condensed: CondensedSet) -> list[str]:
     ]
 
 
-def _judge(accuracy: float, condensed: CondensedSet) -> str:
+def _accuracy_line(accuracy: float, condensed: CondensedSet) -> str:
     chance = 1 / condensed.num_classes
     text = f"teacher top-1: {100 * accuracy:.1f} % ({round(accuracy * len(condensed))} of {len(condensed)})"
     if not near_chance(accuracy, condensed.num_classes):

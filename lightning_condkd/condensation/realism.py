@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_condkd.augment.base import AugmentParameters, take
 from lightning_condkd.augment.geometric import ResizedCrop
-from lightning_condkd.condensation.selection import SelectionMethod, look
+from lightning_condkd.condensation.selection import SelectionMethod, teacher_output
 from lightning_condkd.functional.tiling import frame, shrink, tile
 from lightning_condkd.models import Observer
 from lightning_condkd.precision import at_least_float32
@@ -110,7 +110,7 @@ class RealismSelection(SelectionMethod):
         crops = torch.stack([shrink(self.crop(images, parameters), self.factor) for parameters in drawn])
         color = images.new_zeros(images.shape[1]) if teacher.mean is None else teacher.mean
         views = frame(crops.flatten(0, 1), (images.shape[2], images.shape[3]), color)
-        logits = at_least_float32(look(teacher, views).logits)
+        logits = at_least_float32(teacher_output(teacher, views).logits)
         labels = torch.full((len(logits),), label, device=logits.device)
         losses = F.cross_entropy(logits, labels, reduction="none").view(len(drawn), -1)
         loss, which = losses.min(0)

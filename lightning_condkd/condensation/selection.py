@@ -134,7 +134,9 @@ class EmbeddingSelection(SelectionMethod):
         """Return the images at :meth:`rows`."""
         observe = cast(Observer, teacher)
         batches = (images[start : start + self.batch_size] for start in range(0, len(images), self.batch_size))
-        embeddings = torch.cat([cast(Tensor, look(observe, batch, embedding=True).embedding) for batch in batches])
+        embeddings = torch.cat(
+            [cast(Tensor, teacher_output(observe, batch, embedding=True).embedding) for batch in batches]
+        )
         return images[self.rows(embeddings, count, generator).to(images.device)]
 
 
@@ -183,7 +185,7 @@ class KMeans(EmbeddingSelection):
         return k_means_nearest(embeddings, count, generator)
 
 
-def look(teacher: Observer, images: Tensor, *, embedding: bool = False) -> NetworkOutput:
+def teacher_output(teacher: Observer, images: Tensor, *, embedding: bool = False) -> NetworkOutput:
     """Return the teacher's output for images, after moving them to its device and dtype.
 
     Args:

@@ -76,16 +76,16 @@ class Choice(NamedTuple):
         kind, known = _constructor(self.name)
         given = {**self.options, **({"download": self.download} if "download" in known else {})}
         part = _part(self.name, known)
-        words = [train] if part == "train" else self._words(train, known[part].default)
-        for word in words[:-1]:
+        names = [train] if part == "train" else self._part_names(train, known[part].default)
+        for name in names[:-1]:
             try:
-                return _open(self.name, kind, root, {**given, part: word})
+                return _open(self.name, kind, root, {**given, part: name})
             except ValueError as error:
                 if part not in str(error):
                     raise
-        return _open(self.name, kind, root, {**given, part: words[-1]})
+        return _open(self.name, kind, root, {**given, part: names[-1]})
 
-    def _words(self, train: bool, default: object) -> list[Any]:
+    def _part_names(self, train: bool, default: object) -> list[Any]:
         if chosen := self.train if train else self.val:
             return [chosen]
         if not train:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_condkd.files import plain_json
-from lightning_condkd.formats.normalizations import Normalization, Source, find_normalization
+from lightning_condkd.formats.normalizations import GivenConstants, Normalization, find_normalization
 from lightning_condkd.formats.soft_labels import LabelKind, SoftLabelKind, checked_kind, soft_label_kind
 from lightning_condkd.hashing import file_hash
 from lightning_condkd.pixels import parts, to_pixels
@@ -150,7 +150,7 @@ def check_images(images: Tensor, path: Path) -> None:
         raise ValueError(f"expected floating point images in {path}, got {images.dtype}: no known source writes these")
 
 
-def misfit(images: Tensor, flat: bool = False) -> str | None:
+def spread_fault(images: Tensor, flat: bool = False) -> str | None:
     """Return a message if images do not look normalised, ``None`` if they do.
 
     Args:
@@ -159,7 +159,7 @@ def misfit(images: Tensor, flat: bool = False) -> str | None:
 
     Example:
         >>> images = torch.arange(4.0).view(1, 1, 2, 2)
-        >>> misfit(images), misfit(images / 4)
+        >>> spread_fault(images), spread_fault(images / 4)
         (None, 'looks whitened or already in pixels (std 0.32, expected about 1)')
     """
     spread, (low, high) = float(images.detach().float().std()), NORMALIZED_STD
@@ -232,23 +232,23 @@ def what_is(content: object) -> str:
     return f"a {type(content).__name__}"
 
 
-def normalized(condensed: SetLike, table: Mapping[str, Normalization], source: Source) -> Tensor:
+def normalized(condensed: SetLike, table: Mapping[str, Normalization], constants: GivenConstants) -> Tensor:
     """Return the images of a set, normalized for a format that stores normalized images.
 
     Args:
         condensed: the set.
         table: the constants of the format by dataset.
-        source: the user's choice of constants.
+        constants: the user's choice of constants.
 
     Raises:
         ValueError: if the constants are unknown, or belong to a dataset with another number of classes.
     """
-    source = source._replace(dataset=source.dataset or condensed.info.settings.get("dataset"))
-    known = find_normalization(table, source, "the export")
-    if source.mean is None and known.num_classes != condensed.info.num_classes:
+    constants = constants._replace(dataset=constants.dataset or condensed.info.settings.get("dataset"))
+    known = find_normalization(table, constants, "the export")
+    if constants.mean is None and known.num_classes != condensed.info.num_classes:
         raise ValueError(
-            f"{source.dataset} has {known.num_classes} classes, the set {condensed.info.num_classes}: name the set's "
-            "own dataset, or pass mean and std (--mean, --std)"
+            f"{constants.dataset} has {known.num_classes} classes, the set {condensed.info.num_classes}: name its own "
+            "dataset, or pass mean and std (--mean, --std)"
         )
     images = torch.empty(condensed.images.shape, dtype=torch.float32)
     for rows in parts(images):

@@ -16,12 +16,12 @@ from lightning_condkd.formats.contents import (
     SetLike,
     build,
     check_images,
-    misfit,
     normalized,
     provenance_of,
+    spread_fault,
     what_is,
 )
-from lightning_condkd.formats.normalizations import DC_CONSTANTS, Normalization, Source, find_normalization
+from lightning_condkd.formats.normalizations import DC_CONSTANTS, GivenConstants, Normalization, find_normalization
 from lightning_condkd.formats.soft_labels import SoftLabelKind
 from lightning_condkd.writing import save_by_torch
 
@@ -61,16 +61,18 @@ def import_dc(
         Zhao, Mopuri, Bilen: Dataset Condensation with Gradient Matching, arXiv 2006.05929.
         Sajedi et al.: DataDAM: Efficient Dataset Distillation with Attention Matching, arXiv 2310.00093.
     """
-    return read_dc(read_untrusted(Path(path)), Path(path), Source(dataset, mean, std), run, label_kind)
+    return read_dc(read_untrusted(Path(path)), Path(path), GivenConstants(dataset, mean, std), run, label_kind)
 
 
-def read_dc(content: object, path: Path, source: Source, run: int, label_kind: SoftLabelKind | None) -> Contents:
+def read_dc(
+    content: object, path: Path, constants: GivenConstants, run: int, label_kind: SoftLabelKind | None
+) -> Contents:
     """Return the set of a dict of the DC family.
 
     Args:
         content: content of the file.
         path: the file.
-        source: its normalisation.
+        constants: its normalisation.
         run: index of the run to read; -1 is the last.
         label_kind: kind of the soft labels; ``None`` determines it from their values.
 
@@ -81,11 +83,11 @@ def read_dc(content: object, path: Path, source: Source, run: int, label_kind: S
     if not -len(runs) <= run < len(runs):
         raise ValueError(f"run={run}, but {path.name} holds {len(runs)} runs: choose 0 to {len(runs) - 1}, or -1")
     named = _name_facts(path.name)
-    source = source._replace(dataset=source.dataset or named.get("dataset"))
-    known = find_normalization(DC_CONSTANTS, source, path.name)
+    constants = constants._replace(dataset=constants.dataset or named.get("dataset"))
+    known = find_normalization(DC_CONSTANTS, constants, path.name)
     images, labels = runs[run]
     check_images(images, path)
-    if source.mean is None and (why := misfit(images)):
+    if constants.mean is None and (why := spread_fault(images)):
         _refuse(why, path, known)
     return build(
         images,
@@ -93,7 +95,7 @@ def read_dc(content: object, path: Path, source: Source, run: int, label_kind: S
         known,
         label_kind,
         method=named.get("method", "unknown"),
-        settings={"dataset": source.dataset, "network": named.get("network")},
+        settings={"dataset": constants.dataset, "network": named.get("network")},
         provenance=provenance_of("DC dict", path) | {"run": _which(run % len(runs) + 1, len(runs), named)},
     )
 
@@ -159,7 +161,7 @@ def export_dc(
     """
     path = Path(path)
     check_dc_name(path)
-    images = normalized(condensed, DC_CONSTANTS, Source(dataset, mean, std))
+    images = normalized(condensed, DC_CONSTANTS, GivenConstants(dataset, mean, std))
     save_by_torch(path, {"data": [[images, condensed.labels.clone()]], "accs_all_exps": {}})
 
 

@@ -16,17 +16,17 @@ from lightning_condkd.formats.contents import (
     SetLike,
     build,
     check_images,
-    misfit,
     normalized,
     provenance_of,
     record,
+    spread_fault,
     what_is,
 )
 from lightning_condkd.formats.normalizations import (
     DC_CONSTANTS,
     MTT_CONSTANTS,
+    GivenConstants,
     Normalization,
-    Source,
     find_normalization,
     known_classes,
 )
@@ -82,8 +82,8 @@ def import_mtt(
         Guo et al.: Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching, arXiv 2310.05773.
     """
     path = Path(images_path)
-    source = Source(dataset, mean, std)
-    condensed = read_mtt(read_untrusted(path), path, labels_path, source, whitened, label_kind)
+    constants = GivenConstants(dataset, mean, std)
+    condensed = read_mtt(read_untrusted(path), path, labels_path, constants, whitened, label_kind)
     return record(condensed, given_options({"train_lr": train_lr}))
 
 
@@ -91,7 +91,7 @@ def read_mtt(
     content: object,
     path: Path,
     labels_path: str | Path | None,
-    source: Source,
+    constants: GivenConstants,
     whitened: bool | None,
     label_kind: SoftLabelKind | None,
 ) -> Contents:
@@ -101,7 +101,7 @@ def read_mtt(
         content: content of the images file.
         path: the images file.
         labels_path: its labels; ``None`` looks in the same folder.
-        source: its normalisation.
+        constants: its normalisation.
         whitened: whether the images are whitened; ``None`` decides by their standard deviation.
         label_kind: kind of the soft labels; ``None`` determines it from their values.
 
@@ -115,8 +115,8 @@ def read_mtt(
     images = torch.cat([first, *map(_read_images, files[1:])]) if files[1:] else first
     labels = torch.cat([*map(_read_labels, label_files)])
     start = _START_NAME.fullmatch(path.name)
-    source = source._replace(dataset=source.dataset or (start["dataset"] if start else None))
-    known = _normalization(images, path, source, whitened, DC_CONSTANTS if start else MTT_CONSTANTS)
+    constants = constants._replace(dataset=constants.dataset or (start["dataset"] if start else None))
+    known = _normalization(images, path, constants, whitened, DC_CONSTANTS if start else MTT_CONSTANTS)
     train_lr, lr_record = _step_size(path)
     return build(
         images,
@@ -124,7 +124,7 @@ def read_mtt(
         known,
         label_kind,
         method="real images" if start else "MTT family",
-        settings={"dataset": source.dataset, "train_lr": train_lr},
+        settings={"dataset": constants.dataset, "train_lr": train_lr},
         provenance=_provenance(files, label_files, known) | lr_record,
     )
 
@@ -196,21 +196,21 @@ def _provenance(files: list[Path], label_files: list[Path], known: Normalization
 
 
 def _normalization(
-    images: Tensor, path: Path, source: Source, whitened: bool | None, table: Mapping[str, Normalization]
+    images: Tensor, path: Path, constants: GivenConstants, whitened: bool | None, table: Mapping[str, Normalization]
 ) -> Normalization:
     if "images_zca" in path.name:
-        if source.mean is not None or whitened:
+        if constants.mean is not None or whitened:
             raise ValueError(f"{path.name} has the whitening undone and is in pixels: leave out mean, std and whitened")
-        return Normalization((), (), known_classes(source.dataset))
+        return Normalization((), (), known_classes(constants.dataset))
     # With mean and std from the user, images of any standard deviation are accepted.
-    judged = misfit(images, flat=whitened is False) if source.mean is None else None
+    judged = spread_fault(images, flat=whitened is False) if constants.mean is None else None
     if why := "is whitened" if whitened else judged:
         raise ValueError(
             f"{path.name} {why}. A teacher cannot use whitened images: import the images_zca_*.pt file that the "
             "source writes beside it. If the images are normalised after all, pass whitened=False (--whitened false); "
             f"otherwise mean and std (--mean, --std), {PIXEL_CONSTANTS}"
         )
-    return find_normalization(table, source, path.name)
+    return find_normalization(table, constants, path.name)
 
 
 def export_mtt(
@@ -244,7 +244,7 @@ def export_mtt(
     """
     labels = condensed.labels if condensed.soft_labels is None else condensed.soft_labels
     contents = {
-        "images_best.pt": normalized(condensed, MTT_CONSTANTS, Source(dataset, mean, std)),
+        "images_best.pt": normalized(condensed, MTT_CONSTANTS, GivenConstants(dataset, mean, std)),
         "labels_best.pt": labels.clone(),
     }
     if (train_lr := condensed.info.settings.get("train_lr")) is not None:

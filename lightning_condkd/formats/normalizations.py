@@ -65,7 +65,7 @@ class Normalization(NamedTuple):
         return mean, std
 
 
-class Source(NamedTuple):
+class GivenConstants(NamedTuple):
     """The user's choice of normalisation.
 
     Args:
@@ -138,25 +138,25 @@ def known_classes(dataset: str | None) -> int | None:
     return known.num_classes if known else None
 
 
-def find_normalization(table: Mapping[str, Normalization], source: Source, what: str) -> Normalization:
+def find_normalization(table: Mapping[str, Normalization], constants: GivenConstants, what: str) -> Normalization:
     """Return the constants of the user's choice.
 
     Args:
         table: constants of a code base by dataset.
-        source: the dataset, or the constants themselves.
+        constants: the dataset, or the constants themselves.
         what: purpose of the constants, for the error message.
 
     Raises:
         ValueError: if neither is given, or mean or std alone, or a value is not finite or not in the units of [0, 1].
     """
-    if (source.mean is None) != (source.std is None):
+    if (constants.mean is None) != (constants.std is None):
         raise ValueError("mean and std belong together: pass both (--mean, --std)")
-    if source.mean is not None and source.std is not None:
-        mean, std = channel_values("mean", source.mean), channel_values("std", source.std)
-        return Normalization(mean, std, known_classes(source.dataset))
-    if (known := table.get(_key(source.dataset))) is None:
+    if constants.mean is not None and constants.std is not None:
+        mean, std = channel_values("mean", constants.mean), channel_values("std", constants.std)
+        return Normalization(mean, std, known_classes(constants.dataset))
+    if (known := table.get(_key(constants.dataset))) is None:
         raise ValueError(
-            f"the normalisation of {what} is not known for dataset {source.dataset!r}: pass dataset (--dataset), "
+            f"the normalisation of {what} is not known for dataset {constants.dataset!r}: pass dataset (--dataset), "
             f"one of {', '.join(table)}, or mean and std (--mean, --std)"
         )
     return known

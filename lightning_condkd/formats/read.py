@@ -13,7 +13,7 @@ from lightning_condkd.formats.dc import read_dc
 from lightning_condkd.formats.idc import is_list_of_two, read_idc
 from lightning_condkd.formats.image_folder import import_folder
 from lightning_condkd.formats.mtt import read_mtt
-from lightning_condkd.formats.normalizations import Source
+from lightning_condkd.formats.normalizations import GivenConstants
 from lightning_condkd.formats.options import FACTS, ImportOptions, given_options, refuse_others
 
 
@@ -41,14 +41,15 @@ def _read_folder(path: Path, given: dict[str, Any]) -> Contents:
 
 def _read_file(path: Path, given: dict[str, Any]) -> Contents:
     content = read_untrusted(path)
-    source, label_kind = Source(given.get("dataset"), given.get("mean"), given.get("std")), given.get("label_kind")
+    constants = GivenConstants(given.get("dataset"), given.get("mean"), given.get("std"))
+    label_kind = given.get("label_kind")
     if is_list_of_two(content):
         refuse_others(given, FACTS | {"factor", "label_kind"}, f"{path.name} is a list [images, labels] in pixels")
-        return read_idc(content[0], content[1], path, given.get("factor"), source.dataset, label_kind)
+        return read_idc(content[0], content[1], path, given.get("factor"), constants.dataset, label_kind)
     if isinstance(content, Tensor) and content.dim() == 4:
         known = FACTS | {"mean", "std", "labels", "whitened", "label_kind"}
         refuse_others(given, known, f"{path.name} is a single tensor")
-        return read_mtt(content, path, given.get("labels"), source, given.get("whitened"), label_kind)
-    condensed = read_dc(content, path, source, given.get("run", -1), label_kind)
+        return read_mtt(content, path, given.get("labels"), constants, given.get("whitened"), label_kind)
+    condensed = read_dc(content, path, constants, given.get("run", -1), label_kind)
     refuse_others(given, FACTS | {"mean", "std", "run", "label_kind"}, f"{path.name} is a dict of the DC family")
     return condensed

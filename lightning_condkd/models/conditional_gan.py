@@ -127,4 +127,4 @@ def _stage(width: int) -> tuple[nn.Module, ...]:
 
 
 def _block(in_channels: int, width: int, stride: int) -> tuple[nn.Module, ...]:
-    return nn.Conv2d(in_channels, width, 3, stride, padding=1), make_norm("layer", width), nn.LeakyReLU()
+    return nn.Conv2d(in_channels, width, 3, stride, padding=1), make_norm("one_group", width), nn.LeakyReLU()

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-Norm = Literal["instance", "batch", "group", "layer", "none"]
+from lightning_condkd.models.norms import Norm, make_norm
 
 
 class ConvNet(nn.Module):
@@ -21,8 +21,8 @@ class ConvNet(nn.Module):
         in_channels: channels of the images.
         depth: number of blocks D.
         width: channels of every block.
-        norm: ``instance`` (one group for each channel, affine, no running statistics), ``batch``, ``group`` (4 groups),
-            ``layer`` (over channels and pixels) or ``none``.
+        norm: ``instance`` (affine, no running statistics), ``batch``, ``group`` (4 groups), ``one_group``, ``none``, or
+            ``layer``: over channels and pixels like ``one_group``, but with a scale and an offset for each pixel.
 
     Raises:
         ValueError: if the images are too small for the depth, or the norm is unknown.
@@ -45,7 +45,7 @@ class ConvNet(nn.Module):
         in_channels: int = 3,
         depth: int = 3,
         width: int = 128,
-        norm: Norm = "instance",
+        norm: Norm | Literal["layer"] = "instance",
     ) -> None:
         super().__init__()
         if depth < 1 or image_size < 2**depth:
@@ -80,16 +80,5 @@ class ConvNet(nn.Module):
         return logits
 
 
-def _norm(kind: Norm, channels: int, size: int) -> nn.Module:
-    match kind:
-        case "instance":
-            return nn.GroupNorm(channels, channels)
-        case "batch":
-            return nn.BatchNorm2d(channels)
-        case "group":
-            return nn.GroupNorm(4, channels)
-        case "layer":
-            return nn.LayerNorm((channels, size, size))
-        case "none":
-            return nn.Identity()
-    raise ValueError(f"expected norm='instance', 'batch', 'group', 'layer' or 'none', got {kind!r}")
+def _norm(kind: Norm | Literal["layer"], channels: int, size: int) -> nn.Module:
+    return nn.LayerNorm((channels, size, size)) if kind == "layer" else make_norm(kind, channels)

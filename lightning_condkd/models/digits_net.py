@@ -14,7 +14,8 @@ class DigitsNet(nn.Module):
         num_classes: number of classes K.
         width: channels of the first two convolutions; the last has twice as many.
         in_channels: channels of the images.
-        norm: ``batch`` (keeps running statistics), ``layer`` (over channels and pixels) or ``none``.
+        norm: ``batch`` (keeps running statistics), ``one_group`` (over channels and pixels), ``instance``, ``group`` or
+            ``none``.
 
     Example:
         >>> import torch

@@ -24,7 +24,7 @@ class ConvGenerator(nn.Module):
         image_shape: ``(C, H, W)`` in pixels, 4 px at least.
         latent_size: width of a latent.
         width: channels of the last stage.
-        norm: ``batch``, ``layer`` (over channels and pixels) or ``none``.
+        norm: ``batch``, ``one_group`` (over channels and pixels), ``instance``, ``group`` or ``none``.
 
     Raises:
         ValueError: if an image is too small for the stages.

@@ -23,7 +23,7 @@ from lightning_condkd.models.finite import check_finite
 from lightning_condkd.models.weights import plain_state
 from lightning_condkd.modules.parts.checks import check_dtypes
 from lightning_condkd.randomness import Draw
-from lightning_condkd.training.batches import real_batch, say_written
+from lightning_condkd.training.batches import log_written, real_batch
 from lightning_condkd.training.checkpoints import own_state
 from lightning_condkd.training.divergence import (
     LogitsWatch,
@@ -299,7 +299,7 @@ class Classification(ResumableModule):
             return
         if self.trainer.is_global_zero and not dev_steps(self.trainer):
             self.export(self.output)
-        say_written("last weights", self.output, "give them to an Observer as its weights", self.trainer)
+        log_written("last weights", self.output, "give them to an Observer as its weights", self.trainer)
 
     def export(self, path: str | Path) -> None:
         """Write the network's weights under its own names; the normalisation goes into the metadata.

@@ -19,7 +19,7 @@ from lightning_condkd.formats.contents import CondensedInfo
 from lightning_condkd.functional.trajectory import with_gradients
 from lightning_condkd.pixels import check_pixels, to_pixels
 from lightning_condkd.randomness import Draw, draw_by_class, seeded_generator
-from lightning_condkd.training.batches import check_class_sizes, real_images, say_written
+from lightning_condkd.training.batches import check_class_sizes, log_written, real_images
 from lightning_condkd.training.checkpoints import own_state
 from lightning_condkd.training.class_order import check_class_order
 from lightning_condkd.training.resumable import ResumableModule
@@ -227,7 +227,7 @@ class Condensation(ResumableModule):
     def on_train_end(self) -> None:
         """Write the set, and log the path."""
         self.write()
-        say_written(
+        log_written(
             "condensed set",
             self.output,
             f"evaluate it with 'lightning-condkd evaluate {self.output} --data ...'",

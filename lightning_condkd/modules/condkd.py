@@ -41,7 +41,7 @@ from lightning_condkd.rounds import Unit
 from lightning_condkd.steps import DistillationStep, SynthesisStep, Update
 from lightning_condkd.training.divergence import has_diverged
 from lightning_condkd.training.held_out import check_before_training, check_held_out, check_loaders, loaders_in_turn
-from lightning_condkd.training.loop_counters import tick_once
+from lightning_condkd.training.loop_counters import count_step
 from lightning_condkd.training.manual_optimization import ManualOptimization
 from lightning_condkd.training.meters import Meters, Stopwatch, bank_figures
 from lightning_condkd.training.optimizers import (
@@ -319,7 +319,7 @@ class CondKD(TeacherStudent):
             batch: not used: a loader restarts at 0 when a run resumes within a round.
             batch_idx: position in the round.
         """
-        tick_once(self)
+        count_step(self)
         for unit in units_of_step(self.trainer, self.inversion.cadence, self.current_epoch, batch_idx):
             self._take(unit)
             sync_buffers([self.student])
@@ -434,7 +434,7 @@ class CondKD(TeacherStudent):
             "bank": self._bank_state.save(self._transfer.bank, self.trainer) if has_bank else None,
         }
 
-    def lasting(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
+    def state_to_check(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
         """Leave out what a method refills.
 
         Args:

@@ -29,7 +29,7 @@ from lightning_condkd.models.finite import check_finite
 from lightning_condkd.models.fresh_networks import FreshNetworks, check_fresh
 from lightning_condkd.modules.parts.checks import check_dtypes
 from lightning_condkd.randomness import Draw, seeded_generator
-from lightning_condkd.training.batches import check_class_sizes, real_batch, real_images, say_written, source_facts
+from lightning_condkd.training.batches import check_class_sizes, log_written, real_batch, real_images, source_facts
 from lightning_condkd.training.checkpoints import own_state
 from lightning_condkd.training.divergence import (
     LogitsWatch,
@@ -251,7 +251,7 @@ class ExpertTrajectories(ResumableModule):
     def on_train_end(self) -> None:
         """End a run that diverged after its last snapshot; log the folder of the snapshots."""
         self.stop_if_diverged()
-        say_written("experts", self.output, "give the folder to TrajectoryMatching as its experts", self.trainer)
+        log_written("experts", self.output, "give the folder to TrajectoryMatching as its experts", self.trainer)
 
     def _write(self, expert: int, epoch: int) -> None:
         if not self.trainer.is_global_zero or dev_steps(self.trainer):

@@ -22,9 +22,9 @@ from lightning_condkd.distributed import mean_over_ranks, sync_buffers, sync_run
 from lightning_condkd.formats.contents import CondensedInfo
 from lightning_condkd.modules.parts.checks import check_batch, check_strategy
 from lightning_condkd.randomness import Draw, seeded_generator
-from lightning_condkd.training.batches import check_class_sizes, real_batch, real_images, say_written
+from lightning_condkd.training.batches import check_class_sizes, log_written, real_batch, real_images
 from lightning_condkd.training.checkpoints import own_state
-from lightning_condkd.training.loop_counters import tick_once
+from lightning_condkd.training.loop_counters import count_step
 from lightning_condkd.training.manual_optimization import ManualOptimization
 from lightning_condkd.training.meters import Meters
 from lightning_condkd.training.resumable import ResumableModule
@@ -184,16 +184,16 @@ class GenerativeCondensation(ResumableModule):
             batch: not used; real images are drawn by step.
             batch_idx: position in the epoch.
         """
-        tick_once(self)
+        count_step(self)
         step = self.current_epoch * self.steps_per_epoch + batch_idx
         draw = Draw(self.seed, step, self.global_rank, self.trainer.world_size)
         self._set_stage(step)
         images, labels = self._draw_real("real", draw)
         before = self.iterations, {n: v.detach().clone() for n, v in self.gan.generator.state_dict().items()}
         generated = self._generator_step(images, labels, draw)
-        judged = self._critic_step(images, labels, draw)
+        critic = self._critic_step(images, labels, draw)
         self._last_good, self.iterations = before, self.iterations + 1
-        values = {f"{n}/{k}": v for n, t in (("generator", generated), ("critic", judged)) for k, v in t.values.items()}
+        values = {f"{n}/{k}": v for n, t in (("generator", generated), ("critic", critic)) for k, v in t.values.items()}
         self.meters.add(values)
         sync_running_statistics([self.gan, self.pool])
         if batch_idx == self.trainer.num_training_batches - 1 or self.global_step == self.trainer.max_steps:
@@ -231,7 +231,7 @@ class GenerativeCondensation(ResumableModule):
 
     def _matching_loss(self, real: Tensor, images: Tensor, labels: Tensor, draw: Draw) -> LossTerms:
         network = self.pool.draw_network(draw, lambda purpose: self._draw_real(purpose, draw))
-        term = self.matching(*self.pool.opinions(network, real, images, draw), labels)
+        term = self.matching(*self.pool.predictions(network, real, images, draw), labels)
         return LossTerms({"matching": term}, {"matching": self.matching.weight})
 
     def _critic_step(self, real: Tensor, labels: Tensor, draw: Draw) -> LossTerms:
@@ -308,7 +308,7 @@ class GenerativeCondensation(ResumableModule):
     def on_train_end(self) -> None:
         """Write a set, and log the path."""
         self.write()
-        say_written(
+        log_written(
             "condensed set",
             self.output,
             f"evaluate it with 'lightning-condkd evaluate {self.output} --data ...'",

@@ -222,13 +222,13 @@ class TeacherStudent(ResumableModule):
         state = own_state(checkpoint, STATE_KEY, self)
         if state["teacher"] != (self._fingerprint or self.teacher.fingerprint()):
             raise ValueError("the checkpoint was made with another teacher: load the weights that the run began with")
-        check_checkpoint(self.lasting(checkpoint["state_dict"]))
+        check_checkpoint(self.state_to_check(checkpoint["state_dict"]))
         self.teacher_accuracy = state["teacher_accuracy"]
         self._was_trained = True
         self.restore(state)
         self.check_state(checkpoint["state_dict"])
 
-    def lasting(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
+    def state_to_check(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the tensors of a checkpoint that must be finite.
 
         Args:

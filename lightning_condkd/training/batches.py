@@ -158,7 +158,7 @@ def check_class_sizes(source: ImageSource, needed: int, cure: str) -> None:
         )
 
 
-def say_written(what: str, output: str | Path, use: str, trainer: L.Trainer) -> None:
+def log_written(what: str, output: str | Path, use: str, trainer: L.Trainer) -> None:
     """Log the path of a run's result and its use; a ``fast_dev_run`` writes no result.
 
     Args:

@@ -14,7 +14,7 @@ def _nothing() -> None:
     """Do nothing, in place of the counting hooks of an optimizer."""
 
 
-def tick_once(module: L.LightningModule) -> None:
+def count_step(module: L.LightningModule) -> None:
     """Count this ``training_step`` as one step; call it first in the step.
 
     Under manual optimisation Lightning counts every optimizer step, so ``max_steps`` and ``every_n_train_steps`` would

@@ -24,8 +24,8 @@ from lightning_condkd.training.run_record import (
     constructor_arguments,
     differences,
     optimizer_settings,
-    say_differences,
     settings,
+    warn_of_differences,
 )
 from lightning_condkd.training.trainer_options import check_trainer, remark_on_going_on
 
@@ -115,7 +115,7 @@ class ResumableModule(DescribedModule):
             there = self._resumed["optimizers"]
             check_optimizers(there, self._optimizers)
             if not self.takes_new_rates:
-                say_differences(differences(there, self._optimizers), OLD_RATES)
+                warn_of_differences(differences(there, self._optimizers), OLD_RATES)
 
     def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
         """Count the epoch as started.
@@ -177,7 +177,7 @@ class ResumableModule(DescribedModule):
             seed: seed of the checkpoint.
         """
         if self.is_fitting:
-            say_differences(differences({"seed": seed}, {"seed": self.seed}), "the checkpoint's seed is used")
+            warn_of_differences(differences({"seed": seed}, {"seed": self.seed}), "the checkpoint's seed is used")
         self.seed = seed
 
     @property

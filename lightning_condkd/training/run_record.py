@@ -159,10 +159,10 @@ def check_resumed(there: Mapping[str, Any], here: Mapping[str, Any], fixed: Mapp
     found = differences(there, here)
     for name in (name for name in fixed if name in found):
         raise ValueError(f"the checkpoint's run has {_said(name, found)}: {fixed[name]}" + _others(found, besides=name))
-    say_differences(found, NEW_RATES)
+    warn_of_differences(found, NEW_RATES)
 
 
-def say_differences(found: Differences, meaning: str) -> None:
+def warn_of_differences(found: Differences, meaning: str) -> None:
     """Warn of all differences in one message.
 
     Args:

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from lightning_condkd.training.run_record import differences, say_differences
+from lightning_condkd.training.run_record import differences, warn_of_differences
 
 CURRENT, AVERAGING, STUDENT = "current_model_state", "averaging_state", "student."
 
@@ -159,7 +159,7 @@ class StudentAveraging(WeightAveraging):
         Args:
             state_dict: result of :meth:`state_dict`.
         """
-        say_differences(differences(state_dict, self.state_dict()), "the average continues with this run's settings")
+        warn_of_differences(differences(state_dict, self.state_dict()), "the average continues as set here")
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:  # noqa: ANN401
         """Store the average as the student in the checkpoint, and the trained student in addition.

@@ -50,8 +50,8 @@ def test_terms_and_weights_follow_the_formulas(loss: AdversarialLoss, on_synthet
     discriminator = ACGANDiscriminator((8,), class_weight=0.3, class_loss_on_synthetic=on_synthetic)
     alignment = _alignment(discriminator, weight=2.0, loss=loss)
     condensed, synthetic, labels = _embeddings()
-    judge = alignment.discriminator_loss(condensed, synthetic, labels)
-    forge = alignment.generator_loss(synthetic, labels)
+    discriminating = alignment.discriminator_loss(condensed, synthetic, labels)
+    generating = alignment.generator_loss(synthetic, labels)
     discriminator.eval()
     on_condensed, on_fake = discriminator(condensed, labels), discriminator(synthetic, labels)
     of_judge = {"bce": reference.discriminator_bce, "hinge": reference.discriminator_hinge}[loss]
@@ -64,12 +64,12 @@ def test_terms_and_weights_follow_the_formulas(loss: AdversarialLoss, on_synthet
         "alignment": of_forger(on_fake.realness),
         "alignment_class": fake_class_term,
     }
-    values = {**judge.values, **forge.values}
+    values = {**discriminating.values, **generating.values}
     assert values.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(values[name], value, rtol=0, atol=1e-10)
-    assert judge.weights == {"discriminator": 1.0, "discriminator_class": 0.3}
-    assert forge.weights == {"alignment": 2.0, "alignment_class": 0.6}
+    assert discriminating.weights == {"discriminator": 1.0, "discriminator_class": 0.3}
+    assert generating.weights == {"alignment": 2.0, "alignment_class": 0.6}
 
 
 @pytest.mark.parametrize("kind", [ProjectionDiscriminator, UnconditionalDiscriminator])

@@ -47,16 +47,16 @@ def _play(
     labels = torch.arange(CLASSES).repeat_interleave(POINTS)
     alignment = FeatureAlignment(discriminator, learning_rate=5e-3)
     alignment.build(TaskSpec((1, 1, 1), CLASSES, embedding_size=2), generator)
-    judge, forger = alignment.optimizer(), torch.optim.Adam([synthetic], lr=rate)
+    discriminating, generating = alignment.optimizer(), torch.optim.Adam([synthetic], lr=rate)
     before = _class_distance(synthetic.detach(), condensed)
     path = []
     for _ in range(steps):
-        judge.zero_grad()
+        discriminating.zero_grad()
         alignment.discriminator_loss(condensed.flatten(0, 1), synthetic.flatten(0, 1), labels).total().backward()
-        judge.step()
-        forger.zero_grad()
+        discriminating.step()
+        generating.zero_grad()
         alignment.generator_loss(synthetic.flatten(0, 1), labels).total().backward()
-        forger.step()
+        generating.step()
         path.append(synthetic.detach().clone())
     # The game circles around its equilibrium: the mean of the last third is what it settles on.
     settled = torch.stack(path[-steps // 3 :]).mean(0)

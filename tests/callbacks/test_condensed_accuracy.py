@@ -54,31 +54,31 @@ def run(
 
 
 def test_the_curve_is_that_of_the_evaluator_and_the_learning_does_not_depend_on_it(tmp_path: Path) -> None:
-    judge = CondensedAccuracy(2, recipe=RECIPE, runs=2, test_images=200)
-    with_judge, without = run(tmp_path / "a", judge), run(tmp_path / "b")
-    assert with_judge.output.read_bytes() == without.output.read_bytes()
-    assert [step for step, _ in judge.curve] == [0, 2, 4]
+    accuracy = CondensedAccuracy(2, recipe=RECIPE, runs=2, test_images=200)
+    evaluated, without = run(tmp_path / "a", accuracy), run(tmp_path / "b")
+    assert evaluated.output.read_bytes() == without.output.read_bytes()
+    assert [step for step, _ in accuracy.curve] == [0, 2, 4]
     condensed, source = CondensedSet.load(without.output), DigitsDataModule().val_source
     rows = torch.linspace(0, len(source) - 1, 200).long()
     test = source.images[rows], source.labels[rows]
     networks = without.method.networks
     expected = evaluate(condensed.images, condensed.labels, *test, networks, RECIPE, runs=2).last
-    assert judge.curve[-1][1] == pytest.approx(sum(expected) / 2)
-    assert judge.curve[-1][1] > 0.3
+    assert accuracy.curve[-1][1] == pytest.approx(sum(expected) / 2)
+    assert accuracy.curve[-1][1] > 0.3
 
 
 def test_a_step_size_that_is_learned_with_the_set_trains_the_networks(tmp_path: Path) -> None:
     short = replace(RECIPE, epochs=4)
-    judges = [CondensedAccuracy(2, recipe=recipe) for recipe in (short, replace(short, learning_rate=0.05), short)]
-    for judge, kind in zip(judges, (WithStepSize, DistributionMatching, DistributionMatching), strict=True):
-        run(tmp_path, judge, steps=2, kind=kind)
-    assert judges[0].curve == judges[1].curve != judges[2].curve
+    callbacks = [CondensedAccuracy(2, recipe=recipe) for recipe in (short, replace(short, learning_rate=0.05), short)]
+    for accuracy, kind in zip(callbacks, (WithStepSize, DistributionMatching, DistributionMatching), strict=True):
+        run(tmp_path, accuracy, steps=2, kind=kind)
+    assert callbacks[0].curve == callbacks[1].curve != callbacks[2].curve
 
 
 def test_a_step_of_several_batches_is_judged_once(tmp_path: Path) -> None:
-    judge = CondensedAccuracy(2, recipe=replace(RECIPE, epochs=1), test_images=50)
-    run(tmp_path, judge, steps=8, accumulate=2)
-    assert [step for step, _ in judge.curve] == [0, 2, 4]
+    accuracy = CondensedAccuracy(2, recipe=replace(RECIPE, epochs=1), test_images=50)
+    run(tmp_path, accuracy, steps=8, accumulate=2)
+    assert [step for step, _ in accuracy.curve] == [0, 2, 4]
 
 
 def test_other_networks_may_judge_and_the_curve_travels_with_the_checkpoint(tmp_path: Path) -> None:

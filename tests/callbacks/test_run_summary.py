@@ -110,9 +110,9 @@ def test_accuracies_of_a_teacher_and_of_fresh_networks(
     assert (teacher.summary["accuracy_last"], teacher.summary["accuracy_best"]) == (curve[-1], max(curve))
     assert f"accuracy, best    {100 * max(curve):.2f} %" in re.sub(" {4,}", " " * 4, teacher.out)
     assert Path(teacher.summary["best_checkpoint"]) == teacher.folder / "checkpoints" / "best_accuracy.ckpt"
-    judge = ["--trainer.callbacks=CondensedAccuracy", "--trainer.callbacks.every_n_steps=2"]
-    judge += ["--trainer.callbacks.recipe.epochs=1", "--trainer.callbacks.name=mine"]
-    dm = left(run("digits/dm", tmp_path / "d", *judge), tmp_path / "d", capsys, caplog)
+    accuracy = ["--trainer.callbacks=CondensedAccuracy", "--trainer.callbacks.every_n_steps=2"]
+    accuracy += ["--trainer.callbacks.recipe.epochs=1", "--trainer.callbacks.name=mine"]
+    dm = left(run("digits/dm", tmp_path / "d", *accuracy), tmp_path / "d", capsys, caplog)
     assert 0 < dm.summary["fresh_networks_mine"] < 1
     assert re.search(r"^fresh networks, mine +\d+\.\d\d %$", dm.out, re.MULTILINE)
     assert "best_checkpoint" not in dm.summary

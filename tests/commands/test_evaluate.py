@@ -68,7 +68,7 @@ def condensed(folder: Path, *, soft: bool = False, **info: Any) -> str:
     return str(path)
 
 
-def judged(folder: Path, path: str, **options: Any) -> tuple[str, dict[str, Any]]:
+def evaluated(folder: Path, path: str, **options: Any) -> tuple[str, dict[str, Any]]:
     output = folder / "result.json"
     given = {"networks": {"small": SMALL}, "recipe": RECIPE, "runs": 2, "data": Digits(), **options}
     report = evaluate(path, output=str(output), **given)
@@ -77,7 +77,7 @@ def judged(folder: Path, path: str, **options: Any) -> tuple[str, dict[str, Any]
 
 def test_a_set_stands_beside_random_real_images_for_every_network(tmp_path: Path) -> None:
     networks = {"small": SMALL, "other": partial(DigitsNet, width=4)}
-    report, record = judged(tmp_path, condensed(tmp_path), networks=networks)
+    report, record = evaluated(tmp_path, condensed(tmp_path), networks=networks)
     rows = [(row["network"], row["set"], row["images"]) for row in record["rows"]]
     # The data has three sevens.
     sizes = [(name, what, n) for name in networks for what, n in (("DM", 55), ("random real", 53))]
@@ -93,7 +93,7 @@ def test_a_set_stands_beside_random_real_images_for_every_network(tmp_path: Path
 
 
 def test_the_control_equals_evaluating_the_same_images_by_hand(tmp_path: Path) -> None:
-    _, record = judged(tmp_path, condensed(tmp_path), seed=4, test_every=1)
+    _, record = evaluated(tmp_path, condensed(tmp_path), seed=4, test_every=1)
     source, test = Digits().train_source, Digits().val_source
     counts = [10] + 9 * [5]
     images, labels = random_real(source, counts, seed=4)
@@ -114,7 +114,7 @@ def test_soft_labels_have_a_row_of_their_own(tmp_path: Path) -> None:
     path = condensed(tmp_path, soft=True)
     kinds = {}
     for labels in ("all", "hard", "soft"):
-        _, record = judged(tmp_path, path, labels=labels)
+        _, record = evaluated(tmp_path, path, labels=labels)
         kinds[labels] = [(row["set"], row["labels"]) for row in record["rows"]]
     hard, soft, control = ("DM", "hard"), ("DM", "soft"), ("random real", "hard")
     assert kinds == {"all": [hard, soft, control], "hard": [hard, control], "soft": [soft, control]}
@@ -126,7 +126,7 @@ def test_soft_labels_have_a_row_of_their_own(tmp_path: Path) -> None:
     )
     assert record["rows"][0]["calibration_errors"] == list(by_hand.calibration_errors)
     with pytest.raises(ValueError, match="no soft labels"):
-        judged(tmp_path, condensed(tmp_path), labels="soft")
+        evaluated(tmp_path, condensed(tmp_path), labels="soft")
 
 
 def digits_teacher() -> Observer:
@@ -137,7 +137,7 @@ def test_probabilities_that_nearly_sum_to_one_are_made_to(tmp_path: Path) -> Non
     path, labels = tmp_path / "soft.safetensors", torch.eye(10).clamp(0.01, 0.93)
     info = CondensedInfo(10, label_kind="probabilities")
     CondensedSet(torch.rand(10, 1, 8, 8), torch.arange(10), labels, info).save(path)
-    _, record = judged(tmp_path, str(path))
+    _, record = evaluated(tmp_path, str(path))
     assert [row["labels"] for row in record["rows"]] == ["hard", "soft", "hard"]
 
 
@@ -162,7 +162,7 @@ def test_a_teacher_labels_the_set_and_the_real_images(tmp_path: Path) -> None:
     path, teacher = condensed(tmp_path), digits_teacher()
     kinds = {}
     for labels in ("all", "teacher"):
-        _, record = judged(tmp_path, path, labels=labels, teacher=teacher, temperature=4.0)
+        _, record = evaluated(tmp_path, path, labels=labels, teacher=teacher, temperature=4.0)
         kinds[labels] = [(row["set"], row["labels"]) for row in record["rows"]]
     own = [("DM", "hard"), ("random real", "hard")]
     asked = [("DM", "teacher"), ("random real", "teacher")]
@@ -189,7 +189,7 @@ def test_a_teacher_that_is_not_asked_or_does_not_fit_is_refused(
     }
     for message, options in wrong.items():
         with pytest.raises(ValueError, match=message):
-            judged(tmp_path, path, **options)
+            evaluated(tmp_path, path, **options)
 
 
 def test_the_recipe_of_rded_goes_by_name_and_by_the_size_of_the_set(tmp_path: Path) -> None:
@@ -197,14 +197,14 @@ def test_the_recipe_of_rded_goes_by_name_and_by_the_size_of_the_set(tmp_path: Pa
     CondensedSet(torch.rand(10, 1, 8, 8), torch.arange(10), info=CondensedInfo(10, settings={"train_lr": 0.03})).save(
         path
     )
-    report, record = judged(tmp_path, str(path), recipe="rded", runs=1)
+    report, record = evaluated(tmp_path, str(path), recipe="rded", runs=1)
     assert (record["recipe"]["batch_size"], record["recipe"]["epochs"], record["learned_rate"]) == (10, 300, None)
     assert "300 epochs of adamw, learning rate 0.001, by a cosine to 0.0005 at the end" in report
     assert "cutmix" in report
 
 
 def test_a_rate_that_does_not_fall_is_said_to_stay(tmp_path: Path) -> None:
-    report, _ = judged(tmp_path, condensed(tmp_path), recipe=replace(RECIPE, drop_at=1), runs=1)
+    report, _ = evaluated(tmp_path, condensed(tmp_path), recipe=replace(RECIPE, drop_at=1), runs=1)
     assert "learning rate 0.01, the same in all" in report
 
 
@@ -215,18 +215,18 @@ def test_parts_of_a_recipe_may_be_given_twice() -> None:
 
 def test_classes_of_other_names_are_remarked_on(tmp_path: Path) -> None:
     quick = replace(RECIPE, epochs=1)
-    report, _ = judged(tmp_path, condensed(tmp_path, class_names=tuple("abcdefghij")), recipe=quick, runs=1)
+    report, _ = evaluated(tmp_path, condensed(tmp_path, class_names=tuple("abcdefghij")), recipe=quick, runs=1)
     assert report.endswith("its classes a, b, c and 7 more, the data 0, 1, 2 and 7 more: are they in the same order?")
-    report, _ = judged(tmp_path, condensed(tmp_path, class_names=NAMES), recipe=quick, runs=1)
+    report, _ = evaluated(tmp_path, condensed(tmp_path, class_names=NAMES), recipe=quick, runs=1)
     assert report.endswith("random real: one choice, the same for all networks")
 
 
 def test_every_recipe_takes_other_epochs(tmp_path: Path) -> None:
-    report, record = judged(tmp_path, condensed(tmp_path), recipe="dc", epochs=4, runs=1)
+    report, record = evaluated(tmp_path, condensed(tmp_path), recipe="dc", epochs=4, runs=1)
     recipe = record["recipe"]
     assert (recipe["epochs"], recipe["drop_epoch"], recipe["augment"]) == (4, 2, None)
     assert "recipe: 4 epochs of sgd" in report
-    _, record = judged(tmp_path, condensed(tmp_path), recipe="dsa", epochs=1, runs=1)
+    _, record = evaluated(tmp_path, condensed(tmp_path), recipe="dsa", epochs=1, runs=1)
     mean, std = Digits().train_source.channel_statistics()
     assert record["recipe"]["augment"] == repr(SiameseAugment(fill=mean[0], brightness=std[0] / 2))
 
@@ -240,10 +240,10 @@ def test_a_recipe_by_name_and_in_parts_is_refused(flags: list[str]) -> None:
 
 def test_a_learned_step_size_is_used_unless_another_is_given(tmp_path: Path) -> None:
     path = condensed(tmp_path, settings={"train_lr": 0.03})
-    report, record = judged(tmp_path, path)
+    report, record = evaluated(tmp_path, path)
     assert "learning rate 0.03, learned with the set" in report
     assert (record["recipe"]["learning_rate"], record["learned_rate"]) == (0.03, 0.03)
-    report, record = judged(tmp_path, path, recipe=replace(RECIPE, learning_rate=0.02))
+    report, record = evaluated(tmp_path, path, recipe=replace(RECIPE, learning_rate=0.02))
     assert "learning rate 0.02, a tenth" in report
     assert (record["recipe"]["learning_rate"], record["learned_rate"]) == (0.02, None)
 
@@ -251,12 +251,12 @@ def test_a_learned_step_size_is_used_unless_another_is_given(tmp_path: Path) -> 
 def test_without_training_images_there_is_no_control_and_statistics_must_be_given(tmp_path: Path) -> None:
     path = condensed(tmp_path)
     with pytest.raises(ValueError, match="give mean and std"):
-        judged(tmp_path, path, data=OnlyHeldOut())
-    report, record = judged(tmp_path, path, data=OnlyHeldOut(), mean=[0.3], std=[0.4])
+        evaluated(tmp_path, path, data=OnlyHeldOut())
+    report, record = evaluated(tmp_path, path, data=OnlyHeldOut(), mean=[0.3], std=[0.4])
     assert [row["set"] for row in record["rows"]] == ["DM"]
     assert "random real: no row, the data has no training images" in report
     with pytest.raises(ValueError, match="both mean and std"):
-        judged(tmp_path, path, mean=[0.3])
+        evaluated(tmp_path, path, mean=[0.3])
 
 
 def test_mistakes_are_named_before_anything_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,11 +269,11 @@ def test_mistakes_are_named_before_anything_is_trained(tmp_path: Path, monkeypat
     }
     for message, network in wrong.items():
         with pytest.raises(ValueError, match=message):
-            judged(tmp_path, path, networks={"small": SMALL, "wrong": network}, batched=True)
+            evaluated(tmp_path, path, networks={"small": SMALL, "wrong": network}, batched=True)
     with pytest.raises(ValueError, match="in another order"):
-        judged(tmp_path, condensed(tmp_path, class_names=NAMES[::-1]))
+        evaluated(tmp_path, condensed(tmp_path, class_names=NAMES[::-1]))
     with pytest.raises(ValueError, match="in another order"):
-        judged(tmp_path, condensed(tmp_path, class_names=(*"bcdefghij", "a-z")), data=Letters())
+        evaluated(tmp_path, condensed(tmp_path, class_names=(*"bcdefghij", "a-z")), data=Letters())
     with pytest.raises(NotADirectoryError, match="would lie below"):
         evaluate(path, data=Digits(), output=f"{path}/result.json")
     (tmp_path / "folder.json").mkdir()
@@ -284,10 +284,10 @@ def test_mistakes_are_named_before_anything_is_trained(tmp_path: Path, monkeypat
     other = tmp_path / "other.safetensors"
     CondensedSet(torch.rand(2, 3, 8, 8), torch.tensor([0, 9])).save(other)
     with pytest.raises(ValueError, match="image_shape"):
-        judged(tmp_path, str(other))
+        evaluated(tmp_path, str(other))
     CondensedSet(torch.rand(2, 1, 8, 8), torch.tensor([0, 1])).save(other)
     with pytest.raises(ValueError, match="num_classes"):
-        judged(tmp_path, str(other))
+        evaluated(tmp_path, str(other))
 
 
 def test_the_command_line_judges_a_packaged_set(tmp_path: Path) -> None:
@@ -310,7 +310,7 @@ def test_the_command_line_judges_a_packaged_set(tmp_path: Path) -> None:
 
 
 def test_by_default_the_network_is_the_one_of_the_literature(tmp_path: Path) -> None:
-    _, record = judged(tmp_path, condensed(tmp_path), networks=None, runs=1, recipe=replace(RECIPE, epochs=1))
+    _, record = evaluated(tmp_path, condensed(tmp_path), networks=None, runs=1, recipe=replace(RECIPE, epochs=1))
     expected = ConvNet(image_size=8, in_channels=1, depth=2)
     assert record["networks"]["ConvNet"]["parameters"] == sum(p.numel() for p in expected.parameters())
 

@@ -39,7 +39,7 @@ def _scaled(network: nn.Module) -> nn.Module:
     return network
 
 
-def judge(path: str, output: Path, **options: Any) -> str:
+def report_of(path: str, output: Path, **options: Any) -> str:
     networks = {"small": SMALL, "wide": partial(SMALL, width=6)}
     given: dict[str, Any] = {"data": Digits(), "networks": networks, "recipe": RECIPE, "runs": 2, "test_every": 2}
     return evaluate(path, output=str(output), **{**given, **options})
@@ -49,7 +49,7 @@ def interrupted(path: str, output: Path, patch: pytest.MonkeyPatch, ends_in: int
     with patch.context() as inner:
         trainings = Trainings(inner, ends_in)
         with pytest.raises(KeyboardInterrupt):
-            judge(path, output, **options)
+            report_of(path, output, **options)
         assert trainings.done == ends_in
     return output.with_suffix(".partial.json")
 
@@ -59,7 +59,7 @@ def test_only_what_is_missing_is_trained_and_the_numbers_are_the_same(
     options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     path, whole, output = condensed(tmp_path), tmp_path / "whole.json", tmp_path / "again.json"
-    expected = judge(path, whole, **options)
+    expected = report_of(path, whole, **options)
     trained = 4 if options.get("batched") else 8
     begun = interrupted(path, output, monkeypatch, 3, **options)
     assert len(json.loads(begun.read_text())["done"]) == 2
@@ -68,7 +68,7 @@ def test_only_what_is_missing_is_trained_and_the_numbers_are_the_same(
     assert len(json.loads(begun.read_text())["done"]) == 3
     with monkeypatch.context() as patch:
         trainings = Trainings(patch, ends_in=0)
-        assert judge(path, output, **options) == expected
+        assert report_of(path, output, **options) == expected
     assert trainings.done == trained - 3
     assert output.read_bytes() == whole.read_bytes()
     assert f"{begun}: an interrupted run with the same settings finished 3 trainings: these are reused" in caplog.text
@@ -94,7 +94,7 @@ def test_other_settings_are_refused(
     begun = interrupted(path, output, monkeypatch, 2)
     before, trainings = begun.read_bytes(), Trainings(monkeypatch, ends_in=1)
     with pytest.raises(ValueError, match=rf"of an interrupted run (?s:.*){named}(?s:.*)remove it"):
-        judge(path, output, **options)
+        report_of(path, output, **options)
     assert (trainings.done, begun.read_bytes()) == (0, before)
 
 
@@ -103,7 +103,7 @@ def test_another_set_of_the_same_name_is_refused(tmp_path: Path, monkeypatch: py
     interrupted(path, output, monkeypatch, 2)
     condensed(tmp_path)
     with pytest.raises(ValueError, match=r"condensed\.sha256 was "):
-        judge(path, output)
+        report_of(path, output)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_what_else_is_in_the_way_is_refused_and_stays(content: str, tmp_path: Pa
     other = tmp_path / "result.partial.json"
     other.write_text(content)
     with pytest.raises(ValueError, match="holds none that can be read: move or remove it, or choose another output"):
-        judge(condensed(tmp_path), tmp_path / "result.json")
+        report_of(condensed(tmp_path), tmp_path / "result.json")
     assert other.read_text() == content
 
 

@@ -141,7 +141,7 @@ def test_networks_are_frozen_and_a_comparison_changes_nothing_in_them() -> None:
     chosen = trained.draw_network(draw, real(draw))
     before = chosen.fingerprint()
     synthetic = IMAGES.clone().requires_grad_()
-    of_real, of_synthetic = trained.opinions(chosen, 1 - IMAGES, synthetic, draw)
+    of_real, of_synthetic = trained.predictions(chosen, 1 - IMAGES, synthetic, draw)
     SelfDistillation()(of_real, of_synthetic, LABELS).backward()
     assert synthetic.grad is not None
     assert synthetic.grad.abs().sum() > 0
@@ -155,8 +155,8 @@ def test_real_images_in_place_of_generated_ones_are_no_distance() -> None:
     for step in range(4):  # whichever operator is drawn
         draw = Draw(0, step)
         chosen = trained.draw_network(draw, real(draw))
-        opinions = trained.opinions(chosen, IMAGES, IMAGES.clone(), draw)
-        assert SelfDistillation()(*opinions, LABELS) < 1e-20
+        predictions = trained.predictions(chosen, IMAGES, IMAGES.clone(), draw)
+        assert SelfDistillation()(*predictions, LABELS) < 1e-20
 
 
 def test_networks_age_and_make_room() -> None:

@@ -158,15 +158,15 @@ def test_networks_are_judged_on_a_device(recipe: Recipe, asked: bool) -> None:
 
 
 def test_a_set_is_judged_on_the_device_while_it_is_learned(tmp_path: Path) -> None:
-    judges = [CondensedAccuracy(2, recipe=Recipe(epochs=2), test_images=100) for _ in range(2)]
-    for judge, arguments in zip(judges, ({}, trainer_arguments()), strict=True):
+    callbacks = [CondensedAccuracy(2, recipe=Recipe(epochs=2), test_images=100) for _ in range(2)]
+    for accuracy, arguments in zip(callbacks, ({}, trainer_arguments()), strict=True):
         method = DistributionMatching(FRESH, real_batch=4)
         with VirtualDevice():
             module = Condensation(method, output=tmp_path / "set.safetensors", steps_per_epoch=2)
-            fit(module, DigitsDataModule(), 1, judge, **arguments)
+            fit(module, DigitsDataModule(), 1, accuracy, **arguments)
         assert (VirtualDevice.convolutions > 0) is bool(arguments)
-    assert judges[0].curve == judges[1].curve
-    assert [step for step, _ in judges[0].curve] == [0, 2]
+    assert callbacks[0].curve == callbacks[1].curve
+    assert [step for step, _ in callbacks[0].curve] == [0, 2]
 
 
 @pytest.mark.parametrize("method", [Herding(), KCenter(), KMeans(), RealismSelection()])

@@ -79,9 +79,9 @@ class Recipe:
 
 def model(recipe: Recipe) -> CondKD:
     """The module of a recipe, the same in every process."""
-    judge: Discriminator = ProjectionDiscriminator((16,))
+    discriminator: Discriminator = ProjectionDiscriminator((16,))
     if recipe.discriminator == "acgan":
-        judge = ACGANDiscriminator((16,), class_loss_on_synthetic=True)
+        discriminator = ACGANDiscriminator((16,), class_loss_on_synthetic=True)
     numbers = recipe.numbers
     inversion = Fast(
         cadence=CADENCE,
@@ -101,7 +101,7 @@ def model(recipe: Recipe) -> CondKD:
         Observer(toy.network("teacher", norm=recipe.norm), (virtual.MEAN,), (virtual.STD,)),
         toy.network("student", norm=recipe.norm),
         inversion,
-        FeatureAlignment(judge, weight=ALIGNMENT_WEIGHT, augment=CropFlip(2) if recipe.own_view else None),
+        FeatureAlignment(discriminator, weight=ALIGNMENT_WEIGHT, augment=CropFlip(2) if recipe.own_view else None),
         augment=CropFlip(numbers.padding),
         seed=recipe.seed,
     )

@@ -13,7 +13,7 @@ from tests.distributed.jobs import Recipe
 
 pytestmark = pytest.mark.ddp
 TOLERANCE = 1e-9
-LAYER = Recipe("layer", precision="64-true")
+LAYER = Recipe("one_group", precision="64-true")
 ACGAN = Recipe("none", "acgan", "two_term", "64-true", own_view=True)
 BATCH = Recipe("batch", precision="64-true")
 BOTH = [(LAYER, "torch"), (ACGAN, "ours")]  # each with one kind of loader of real images

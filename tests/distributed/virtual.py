@@ -137,12 +137,12 @@ def run(world: World, synchronize: bool = True) -> None:
     """Play all rounds; what is trained is left in ``world``. Without ``synchronise`` running statistics stay apart."""
     n = world.numbers
     meta_adam = Adam(world.meta.parameters(), lr=n.generator_rate * n.synthesis_steps, betas=(0.5, 0.999))
-    judges = [Adam(d.parameters(), lr=n.discriminator_rate, betas=(0.5, 0.999)) for d in world.discriminators]
+    optimizers = [Adam(d.parameters(), lr=n.discriminator_rate, betas=(0.5, 0.999)) for d in world.discriminators]
     momenta = [SGD(s.parameters(), lr=n.student_rate, momentum=0.9, weight_decay=1e-4) for s in world.students]
     for round_ in range(n.rounds):
         step = round_ * (n.synthesis_steps + n.distill_steps)
         set_mode(world.students, training=False)
-        synthesize(world, round_, step, meta_adam, judges)
+        synthesize(world, round_, step, meta_adam, optimizers)
         if round_ >= n.warmup_rounds:
             set_mode(world.students, training=True)
             distil(world, round_, step + n.synthesis_steps, momenta)
@@ -150,7 +150,7 @@ def run(world: World, synchronize: bool = True) -> None:
                 share(world.students)
 
 
-def synthesize(world: World, round_: int, first: int, meta_adam: Adam, judges: Sequence[Adam]) -> None:
+def synthesize(world: World, round_: int, first: int, meta_adam: Adam, optimizers: Sequence[Adam]) -> None:
     """One batch of images into the bank, one step of the meta-generator."""
     n = world.numbers
     copies = [copy.deepcopy(world.meta) for _ in range(RANKS)]
@@ -187,7 +187,7 @@ def synthesize(world: World, round_: int, first: int, meta_adam: Adam, judges: S
             lowest, kept = joint, torch.stack([i.detach() for i in images], 1).flatten(0, 1)
         for total, parameter in zip(totals, copies[0].parameters(), strict=True):
             total += parameter.grad
-        judge(world, [s.embedding.detach() for s in seen], labels, everyone, step, judges)
+        discriminate(world, [s.embedding.detach() for s in seen], labels, everyone, step, optimizers)
     remember(world, torch.stack([s.statistics.detach() for s in seen]).mean(0))
     for parameter, total in zip(world.meta.parameters(), totals, strict=True):
         parameter.grad = total
@@ -216,8 +216,8 @@ def charm(world: World, r: int, seen: Look, labels: Tensor) -> Tensor:
     return -F.logsigmoid(world.discriminators[r].eval()(seen.embedding, labels).realness).mean()
 
 
-def judge(
-    world: World, synthetic: list[Tensor], labels: list[Tensor], everyone: Tensor, step: int, judges: Sequence[Adam]
+def discriminate(
+    world: World, synthetic: list[Tensor], labels: list[Tensor], everyone: Tensor, step: int, optimizers: Sequence[Adam]
 ) -> None:
     """One step of the discriminators against condensed images of the same classes."""
     images, classes = world.condensed
@@ -228,7 +228,7 @@ def judge(
         rows.append(int(members[offset % len(members)]))
     real = images[torch.tensor(rows)]
     views = world.views([real[r::RANKS] for r in range(RANKS)], "condensed view", step)
-    for r, (view, adam) in enumerate(zip(views, judges, strict=True)):
+    for r, (view, adam) in enumerate(zip(views, optimizers, strict=True)):
         with torch.no_grad():
             condensed = look(world.teacher, view).embedding
         both = world.discriminators[r].train()(torch.cat([condensed, synthetic[r]]), labels[r].repeat(2)).realness
@@ -236,7 +236,7 @@ def judge(
         adam.zero_grad()
         (-F.logsigmoid(on_condensed).mean() - F.logsigmoid(-on_synthetic).mean()).backward()
     average(world.discriminators)
-    for adam in judges:
+    for adam in optimizers:
         adam.step()
 
 

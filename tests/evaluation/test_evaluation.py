@@ -54,7 +54,7 @@ def task(n: int = 10, soft: bool = False) -> tuple[Tensor, Tensor, Tensor, Tenso
     return images, torch.rand(n, 3, generator=generator).softmax(1) if soft else labels, test, test_labels
 
 
-def judged(recipe: Recipe, *, n: int = 10, made: FreshNetworks | None = None, **options: Any) -> Evaluation:
+def evaluated(recipe: Recipe, *, n: int = 10, made: FreshNetworks | None = None, **options: Any) -> Evaluation:
     return evaluate(*task(n), made or networks(), recipe, **{"runs": 2, **options})
 
 
@@ -117,10 +117,10 @@ def test_mixed_targets_follow_the_pixels_and_a_teacher_sees_the_mixed_view() -> 
     for epoch in range(8):
         stored = list(Batches(images, torch.eye(3).double(), recipe, None, 0, [0, 1]).epoch(epoch))
         by_teacher = list(Batches(images, TeacherLabels(teacher()), recipe, None, 0, [0, 1]).epoch(epoch))
-        for (views, targets), (same, opinions) in zip(stored, by_teacher, strict=True):
+        for (views, targets), (same, predictions) in zip(stored, by_teacher, strict=True):
             assert torch.allclose(targets @ values, views.mean((2, 3, 4)))
             assert torch.equal(views, same)
-            assert torch.allclose(opinions[1], teacher()(views[1]).logits)
+            assert torch.allclose(predictions[1], teacher()(views[1]).logits)
             shares |= set(targets.flatten().tolist())
     assert len(shares) > 10
 
@@ -180,7 +180,7 @@ def test_a_teacher_teaches_where_labels_are_wrong() -> None:
 
 def test_networks_in_one_batch_learn_what_each_learns_alone() -> None:
     recipe = Recipe(epochs=9, batch_size=4, augment=SiameseAugment())
-    loop, batch = (judged(recipe, runs=3, test_every=2, batched=batched) for batched in (False, True))
+    loop, batch = (evaluated(recipe, runs=3, test_every=2, batched=batched) for batched in (False, True))
     assert loop.epochs == (2, 4, 6, 8, 9)
     assert batch.accuracies == loop.accuracies
     assert batch.calibration_errors == pytest.approx(loop.calibration_errors, rel=1e-9)
@@ -204,8 +204,8 @@ def test_gradients_of_a_batch_stay_with_their_network() -> None:
 def test_networks_that_cannot_be_stacked_are_refused_and_trained_one_by_one(made: FreshNetworks, what: str) -> None:
     recipe = Recipe(epochs=2)
     with pytest.raises(ValueError, match=f"{what}.*set batched to false"):
-        judged(recipe, made=made, batched=True)
-    assert len(judged(recipe, made=made).last) == 2
+        evaluated(recipe, made=made, batched=True)
+    assert len(evaluated(recipe, made=made).last) == 2
 
 
 @pytest.mark.parametrize("made", [networks(), networks("batch"), networks(dropout=0.5)])
@@ -214,7 +214,7 @@ def test_results_follow_the_seed_and_leave_the_global_stream_alone(made: FreshNe
     for seed in (0, 0, 1):
         torch.rand(len(figures) + 1)
         state = torch.random.get_rng_state()
-        figures.append(judged(recipe, made=made, seed=seed))
+        figures.append(evaluated(recipe, made=made, seed=seed))
         assert torch.equal(state, torch.random.get_rng_state())
     assert figures[0] == figures[1]
     assert figures[0].calibration_errors != figures[2].calibration_errors
@@ -223,7 +223,7 @@ def test_results_follow_the_seed_and_leave_the_global_stream_alone(made: FreshNe
 def test_more_runs_and_more_tests_change_no_run() -> None:
     recipe = Recipe(epochs=6, batch_size=4)
     for made in (networks(), networks("batch")):
-        few, many = judged(recipe, made=made), judged(recipe, made=made, runs=3, test_every=1)
+        few, many = evaluated(recipe, made=made), evaluated(recipe, made=made, runs=3, test_every=1)
         assert many.last[:2] == few.last
         assert many.calibration_errors[:2] == few.calibration_errors
         assert many.best == tuple(max(run) for run in many.accuracies)
@@ -232,7 +232,7 @@ def test_more_runs_and_more_tests_change_no_run() -> None:
 
 def test_every_image_of_a_batch_has_parameters_of_its_own_and_no_batch_is_dropped() -> None:
     augment = Counting()
-    judged(Recipe(epochs=3, batch_size=4, augment=augment), runs=1)
+    evaluated(Recipe(epochs=3, batch_size=4, augment=augment), runs=1)
     assert augment.sizes == 3 * [4, 4, 2]
 
 
@@ -265,11 +265,11 @@ def test_every_epoch_and_every_run_has_an_order_and_views_of_its_own(batch_size:
 
 def test_a_policy_by_name_has_the_strength_for_the_networks() -> None:
     by_name, written = (
-        judged(Recipe(epochs=4, augment=augment))
+        evaluated(Recipe(epochs=4, augment=augment))
         for augment in ("dsa", SiameseAugment(fill=sum(MEAN) / 3, brightness=sum(STD) / 6))
     )
     assert by_name == written
-    assert by_name != judged(Recipe(epochs=4, augment=SiameseAugment()))
+    assert by_name != evaluated(Recipe(epochs=4, augment=SiameseAugment()))
 
 
 def test_published_recipes_make_one_pass_more_than_they_say_and_drop_the_rate_where_their_code_does() -> None:
@@ -305,7 +305,7 @@ def test_real_images_teach_what_noise_does_not() -> None:
 
 def test_a_run_that_diverges_is_named() -> None:
     with pytest.raises(FloatingPointError, match="learning_rate=1e\\+200"):
-        judged(Recipe(epochs=3, learning_rate=1e200))
+        evaluated(Recipe(epochs=3, learning_rate=1e200))
 
 
 @pytest.mark.parametrize(
@@ -349,4 +349,4 @@ def test_data_that_do_not_fit_are_refused(position: int, value: Any, message: st
 def test_counts_must_make_sense() -> None:
     for arguments in ({"runs": 0}, {"test_every": -1}):
         with pytest.raises(ValueError, match="expected runs of at least 1"):
-            judged(Recipe(epochs=1), **arguments)
+            evaluated(Recipe(epochs=1), **arguments)

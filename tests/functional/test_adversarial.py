@@ -46,9 +46,9 @@ def test_generator_loss_and_its_gradient_follow_the_formula(
 @pytest.mark.parametrize("kind", ["bce", "hinge"])
 def test_the_two_sides_pull_synthetic_logits_in_opposite_directions(kind: adversarial.AdversarialLoss) -> None:
     synthetic = torch.tensor([-0.5, 0.5], requires_grad=True)
-    (judge,) = torch.autograd.grad(adversarial.discriminator_loss(torch.zeros(2), synthetic, kind), synthetic)
+    (gradient,) = torch.autograd.grad(adversarial.discriminator_loss(torch.zeros(2), synthetic, kind), synthetic)
     (forger,) = torch.autograd.grad(adversarial.generator_loss(synthetic, kind), synthetic)
-    assert (judge > 0).all()
+    assert (gradient > 0).all()
     assert (forger < 0).all()
 
 

@@ -187,7 +187,7 @@ def test_without_the_contrastive_term_nothing_of_it_is_built() -> None:
 
 
 def test_a_teacher_without_batch_norm_remembers_embeddings(student: Observer) -> None:
-    teacher = toy.observed(toy.network("teacher", norm="layer")).freeze()
+    teacher = toy.observed(toy.network("teacher", norm="one_group")).freeze()
     contrast = Contrastive(features="embedding")
     method = CMI(batch_size=12, generator_width=2, latent_size=toy.LATENT, bn_weight=0.0, contrastive=contrast)
     assert method.needs_embedding

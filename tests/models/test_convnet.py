@@ -1,8 +1,12 @@
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
-from lightning_condkd.models import ConvNet, Observer
+from lightning_condkd.models import ConvNet, DigitsNet, Observer
+from lightning_condkd.models.generators import ConvGenerator
 
 
 @pytest.mark.parametrize(
@@ -28,7 +32,7 @@ def test_only_one_channel_images_of_28_pixels_are_padded(size: int, channels: in
     assert [conv.padding[0] for conv in convolutions] == [padding, 1, 1]
 
 
-@pytest.mark.parametrize("norm", ["instance", "batch", "group", "layer"])
+@pytest.mark.parametrize("norm", ["instance", "batch", "group", "one_group", "layer"])
 def test_maps_are_normalised_over_the_dimensions_of_the_norm(norm: str) -> None:
     network = ConvNet(image_size=8, width=8, norm=norm).train()
     images = torch.rand(4, 3, 8, 8)
@@ -37,10 +41,25 @@ def test_maps_are_normalised_over_the_dimensions_of_the_norm(norm: str) -> None:
         "instance": maps.flatten(2),
         "batch": maps.transpose(0, 1).flatten(1),
         "group": maps.view(4, 4, -1),
+        "one_group": maps.flatten(1),
         "layer": maps.flatten(1),
     }[norm]
     torch.testing.assert_close(groups.mean(-1), torch.zeros(groups.shape[:-1]), rtol=0, atol=1e-5)
     torch.testing.assert_close(groups.var(-1, correction=0), torch.ones(groups.shape[:-1]), rtol=0, atol=0.05)
+
+
+def test_layer_has_a_scale_for_each_pixel_and_one_group_for_each_channel() -> None:
+    layers = [ConvNet(image_size=8, width=8, norm=norm).features[1] for norm in ("layer", "one_group")]
+    assert [layer.weight.shape for layer in layers] == [(8, 8, 8), (8,)]
+
+
+@pytest.mark.parametrize("make", [ConvNet, DigitsNet, partial(ConvGenerator, (1, 8, 8))])
+def test_norms_of_one_name_are_the_same_in_all_networks(make: Callable[..., nn.Module]) -> None:
+    for norm, groups in (("instance", {None}), ("group", {4}), ("one_group", {1})):
+        layers = [layer for layer in make(width=8, norm=norm).modules() if isinstance(layer, nn.GroupNorm)]
+        assert {None if layer.num_groups == layer.num_channels else layer.num_groups for layer in layers} == groups
+    with pytest.raises(ValueError, match=r"norm to be one of instance, batch, .* got 'spectral'"):
+        make(norm="spectral")
 
 
 def test_only_the_batch_variant_has_running_statistics() -> None:
@@ -55,7 +74,7 @@ def test_what_does_not_fit_is_refused() -> None:
         ConvNet(image_size=8, depth=4)
     with pytest.raises(ValueError, match="at least 2\\*\\*depth pixels, got 8 with depth=0"):
         ConvNet(image_size=8, depth=0)
-    with pytest.raises(ValueError, match=r"expected norm='instance', .* got 'batchnorm'"):
+    with pytest.raises(ValueError, match=r"norm to be one of instance, .*or layer\), got 'batchnorm'"):
         ConvNet(norm="batchnorm")
     with pytest.raises(ValueError, match="expected images of image_size=32 pixels"):
         ConvNet(width=8)(torch.rand(1, 3, 28, 28))

@@ -20,23 +20,23 @@ def test_the_embedding_is_the_mean_of_the_last_map() -> None:
     torch.testing.assert_close(output.embedding, output.maps[0].mean((2, 3)))
 
 
-@pytest.mark.parametrize(("norm", "layers"), [("batch", 3), ("layer", 0), ("none", 0)])
+@pytest.mark.parametrize(("norm", "layers"), [("batch", 3), ("one_group", 0), ("instance", 0), ("none", 0)])
 def test_only_batch_norm_keeps_running_statistics(norm: str, layers: int) -> None:
     assert len(Observer(DigitsNet(norm=norm)).bn_channels) == layers
 
 
 def test_convolutions_have_a_bias_where_no_norm_has_one() -> None:
-    for norm in ("batch", "layer", "none"):
+    for norm in ("batch", "one_group", "none"):
         biases = [m.bias is not None for m in DigitsNet(norm=norm).modules() if isinstance(m, nn.Conv2d)]
         assert biases == [norm == "none"] * 3
 
 
 def test_unknown_norm_is_refused() -> None:
-    with pytest.raises(ValueError, match="expected norm='batch', 'layer' or 'none', got 'instance'"):
-        DigitsNet(norm="instance")
+    with pytest.raises(ValueError, match=r"one of instance, batch, group, one_group, none .*, got 'layer'"):
+        DigitsNet(norm="layer")
 
 
-@pytest.mark.parametrize(("norm", "least"), [("batch", 0.96), ("layer", 0.94)])
+@pytest.mark.parametrize(("norm", "least"), [("batch", 0.96), ("one_group", 0.94)])
 def test_it_learns_the_digits(norm: str, least: float) -> None:
     pixels, classes = load_digits(return_X_y=True)
     order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))

@@ -31,7 +31,7 @@ def test_parameter_count_of_the_published_generator() -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("norm", ["batch", "layer", "none"])
+@pytest.mark.parametrize("norm", ["batch", "one_group", "none"])
 def test_images_have_the_shape_and_lie_in_the_unit_interval(shape: tuple[int, ...], norm: str) -> None:
     generator = ConvGenerator(shape, latent_size=6, width=4, norm=norm)
     latents = (3 * torch.randn(3, 6)).requires_grad_()
@@ -73,7 +73,7 @@ def test_images_that_are_too_small_are_refused(shape: tuple[int, ...]) -> None:
         ConvGenerator(shape)
 
 
-@pytest.mark.parametrize("norm", ["batch", "layer"])
+@pytest.mark.parametrize("norm", ["batch", "one_group"])
 def test_initialise_refills_every_layer(norm: str) -> None:
     generator = ConvGenerator((3, 32, 32), width=32, norm=norm)
     generator(torch.randn(4, 256))
@@ -108,7 +108,7 @@ def test_initialise_keeps_the_parameters_that_an_optimizer_holds() -> None:
     assert all(new is old and new.requires_grad for new, old in zip(generator.parameters(), before, strict=True))
 
 
-@pytest.mark.parametrize("norm", ["batch", "layer", "none"])
+@pytest.mark.parametrize("norm", ["batch", "one_group", "none"])
 def test_reset_refills_the_linear_layer_and_the_first_norm_alone(norm: str) -> None:
     generator = ConvGenerator((1, 8, 8), latent_size=64, width=64, norm=norm)
     with torch.no_grad():

@@ -98,10 +98,10 @@ def test_set_and_networks_must_fit(
 
 
 def test_bn_term_needs_batch_norm_in_the_teacher() -> None:
-    teacher = toy.observed(toy.network("teacher", norm="layer"))
+    teacher = toy.observed(toy.network("teacher", norm="one_group"))
     match = "bn_weight is 2.0, but the teacher has no BatchNorm layer.*set bn_weight to 0"
     _refused(match, toy.condkd(teacher=teacher), _data())
-    run = toy.fit(toy.condkd(toy.fast(bn_weight=0.0), teacher=toy.observed(toy.network("teacher", norm="layer"))))
+    run = toy.fit(toy.condkd(toy.fast(bn_weight=0.0), teacher=toy.observed(toy.network("teacher", norm="one_group"))))
     assert "synthesis/bn" not in run.metrics
 
 

@@ -60,10 +60,12 @@ def test_selection_decides_what_is_kept_and_not_how_the_generator_learns() -> No
 
 
 def test_selection_by_inversion_loss_ignores_the_alignment_term() -> None:
-    judge = ProjectionDiscriminator()
+    discriminator = ProjectionDiscriminator()
     runs = {
         selection: toy.fit(
-            toy.condkd(toy.fast(selection=selection, cadence=Cadence(4, 0)), FeatureAlignment(judge, weight=300.0)),
+            toy.condkd(
+                toy.fast(selection=selection, cadence=Cadence(4, 0)), FeatureAlignment(discriminator, weight=300.0)
+            ),
             max_epochs=1,
         )
         for selection in ("total_loss", "inversion_loss")

@@ -182,7 +182,7 @@ class Overflowing(nn.Module):
 
     def __init__(self, steps: int) -> None:
         super().__init__()
-        self.inner, self.steps = toy.network("student 1", norm="layer"), steps
+        self.inner, self.steps = toy.network("student 1", norm="one_group"), steps
         self.linear = nn.Linear(3, 3)
 
     def forward(self, images: Tensor) -> Tensor:

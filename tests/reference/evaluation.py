@@ -45,8 +45,8 @@ def distil(network: nn.Module, teacher: nn.Module, images: Tensor, epochs: int, 
     first, second = [torch.zeros_like(w) for w in weights], [torch.zeros_like(w) for w in weights]
     for epoch in range(epochs):
         rate = 0.001 * 0.5 * (1 + math.cos(math.pi * epoch / epochs / 2))
-        opinions = teacher(images).logits.detach()
-        pairs = zip(network(images).logits, opinions, strict=True)
+        predictions = teacher(images).logits.detach()
+        pairs = zip(network(images).logits, predictions, strict=True)
         total = sum((divergence(row, opinion, temperature) for row, opinion in pairs), torch.zeros(()))
         gradients = torch.autograd.grad(total / len(images), weights)
         with torch.no_grad():

@@ -50,7 +50,7 @@ class MatchingPool(nn.Module):
         >>> pool.build((3, 8, 8), 2, seed=0)
         >>> images, labels, draw = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 0, 1]), Draw(seed=0, step=0)
         >>> network = pool.draw_network(draw, lambda purpose: (images, labels))
-        >>> [logits.shape for logits in pool.opinions(network, images, 1 - images, draw)]
+        >>> [logits.shape for logits in pool.predictions(network, images, 1 - images, draw)]
         [torch.Size([4, 2]), torch.Size([4, 2])]
     """
 
@@ -130,7 +130,7 @@ class MatchingPool(nn.Module):
         for parameter, step in zip(network.parameters(), torch.split(momenta, sizes), strict=True):
             parameter.data.sub_(self.learning_rate * step.view_as(parameter))
 
-    def opinions(self, network: Observer, real: Tensor, synthetic: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+    def predictions(self, network: Observer, real: Tensor, synthetic: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         """Return the logits of real and of generated images under one view; the real ones have no graph.
 
         Args:
