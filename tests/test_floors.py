@@ -11,7 +11,17 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lightning_condkd"
 NAME = PACKAGE.name
-GROUND = ("assets", "types", "rounds", "randomness", "distributed", "precision", "pixels", "normalization")
+GROUND = (
+    "assets",
+    "types",
+    "rounds",
+    "randomness",
+    "distributed",
+    "precision",
+    "pixels",
+    "normalization",
+    "lazy_names",
+)
 FILES = ("writing", "files", "unpickling")
 ROOMS = (
     (*GROUND, *FILES),
