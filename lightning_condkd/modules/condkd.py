@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
@@ -37,7 +36,7 @@ from lightning_condkd.modules.parts.default_losses import default_distillation, 
 from lightning_condkd.modules.parts.distillation_step import DistillationStep
 from lightning_condkd.modules.parts.divergence import IMAGES, TRANSIENT, diverged, transient
 from lightning_condkd.modules.parts.synthesis_step import SynthesisStep, Synthesized
-from lightning_condkd.modules.teacher_student import STATE_KEY, TeacherStudent
+from lightning_condkd.modules.teacher_student import TeacherStudent
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.rounds import Unit
 from lightning_condkd.training.divergence import has_diverged
@@ -65,6 +64,7 @@ from lightning_condkd.training.run_length import (
 from lightning_condkd.training.run_record import fingerprint, settings
 from lightning_condkd.training.schedules import default_student_optimizer, default_student_schedule
 from lightning_condkd.training.teacher_accuracy import remark_on_condensed
+from lightning_condkd.training.trainer_access import transfer_set_of
 from lightning_condkd.types import Synthetic, TaskSpec
 
 
@@ -74,7 +74,9 @@ class CondKD(TeacherStudent):
     One epoch is one round: an inversion method synthesises a batch, alignment pulls it towards the condensed images in
     the teacher's feature space, the batch joins the memory bank, and the student takes its steps on the mixture. One
     ``training_step`` is one update of one phase, and ``global_step`` counts these units. The student object that is
-    passed is trained in place; the teacher is frozen, stays as it is to the bit and is left out of checkpoints.
+    passed is trained in place; the teacher is frozen, stays as it is to the bit and is left out of checkpoints:
+    ``CondKD.load_from_checkpoint(path, teacher=teacher, student=student, inversion=Fast(), ...)`` is given the parts of
+    the run. ``model(images)`` returns the student's logits, ``Trainer.predict`` its classes.
 
     The rows of the paper's tables: *condensed only* is ``NoInversion()``; *X* is a method with ``mix=0.0``; *X +
     condensed* is a method with ``mix="union"``; *X\** adds an ``alignment``.
@@ -140,7 +142,7 @@ class CondKD(TeacherStudent):
         seed: int | None = None,
     ) -> None:
         check_makers(student_optimizer=student_optimizer, student_scheduler=student_scheduler)
-        super().__init__(teacher, student)
+        super().__init__(teacher, student, seed)
         self.automatic_optimization = False
         self.inversion = inversion
         self.alignment = alignment
@@ -152,11 +154,11 @@ class CondKD(TeacherStudent):
         self.student_scheduler = student_scheduler
         self.student_gradient_clip = student_gradient_clip
         self.transfer_set = self._given_transfer_set = transfer_set
-        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.spec: TaskSpec | None = None
         self.unit: Unit | None = None
         self.meters, self.stopwatch = Meters(), Stopwatch()
         self._bank_state = BankState()
+        self._turns = OptimizerTurns({})  # until a fit makes the optimizers
 
     # --- before the first step -------------------------------------------------------------------------------------
 
@@ -167,11 +169,13 @@ class CondKD(TeacherStudent):
             stage: ``fit``, ``validate`` or ``test``.
         """
         super().setup(stage)
-        check_held_out(self.trainer, stage, self._condensed)
+        if stage != "predict":
+            check_held_out(self.trainer, stage, self._condensed)
         if stage != "fit":
             return
         self._bank_state.setup()
         self.transfer_set = transfer_set = find_transfer_set(self._given_transfer_set, self.trainer)
+        self.class_names = transfer_set.condensed.info.class_names
         rank_zero_info(f"condensed set: {transfer_set.condensed.line}")
         check_strategy(self.trainer)
         check_limit(self.trainer, self.inversion.cadence.length)
@@ -250,9 +254,13 @@ class CondKD(TeacherStudent):
     @property
     def _condensed(self) -> CondensedSet | None:
         """The condensed set, where one is known: to validate or test needs none."""
-        datamodule = getattr(self.trainer, "datamodule", None)
-        found = self._given_transfer_set or getattr(datamodule, "transfer_set", None) or self.transfer_set
+        found = self._given_transfer_set or transfer_set_of(self.trainer) or self.transfer_set
         return None if found is None else found.condensed
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of a round, which datamodules and loaders number."""
+        return self.inversion.cadence.length
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:
@@ -301,8 +309,7 @@ class CondKD(TeacherStudent):
         trained = [self.student, *([] if self._aligning is None else [self._aligning])]
         weights = all_finite(trained).to(self.device) & all_finite([self.inversion], transient(self)).to(self.device)
         if has_diverged(self, self.losses, weights):
-            turns = getattr(self, "_turns", None)  # none in a module that was loaded and not fitted
-            raise diverged(self, {} if turns is None else turns.optimizers(self), self._aligning)
+            raise diverged(self, self._turns.optimizers(self), self._aligning)
 
     # --- one unit of a round ---------------------------------------------------------------------------------------
 
@@ -461,18 +468,17 @@ class CondKD(TeacherStudent):
         """Return what the optimizers are called."""
         return self._turns.names
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add shapes, seed and times to what the checkpoint holds, and the bank to one that can be resumed from.
+    def save_state(self, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+        """Return shapes and times, and for a checkpoint that can be resumed from the bank.
 
         Args:
-            checkpoint: what Lightning is about to write; its tensors share memory with the module's.
+            checkpoint: what Lightning is about to write.
         """
-        super().on_save_checkpoint(checkpoint)
+        state = super().save_state(checkpoint)
         sync_buffers([self.inversion])
         has_bank = self.transfer_set is not None and "optimizer_states" in checkpoint
-        checkpoint[STATE_KEY] |= {
+        return state | {
             "spec": None if self.spec is None else list(self.spec),
-            "seed": self.seed,
             "seconds": dict(self.stopwatch.seconds),
             "meters": self.meters.state(),
             "bank": self._bank_state.save(self._transfer.bank, self.trainer) if has_bank else None,
@@ -487,13 +493,12 @@ class CondKD(TeacherStudent):
         own = {name for name in state if name.startswith("inversion.")}
         return {n: v for n, v in state.items() if n not in own or not n.split(".")[-1].startswith(TRANSIENT)}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Take seed and times from a checkpoint, the bank too in a fit, and build the method if no fit has done so.
+    def build_from(self, state: Mapping[str, Any]) -> None:
+        """Take times from a checkpoint, the bank too in a fit, and build the method if no fit has done so.
 
         Args:
-            state: what :meth:`on_save_checkpoint` stored.
+            state: what :meth:`save_state` returned.
         """
-        self.take_seed(state["seed"])
         self.stopwatch.seconds = dict(state["seconds"])
         if self.spec is None and state["spec"] is not None:
             shape, classes, size, *rest = state["spec"]

@@ -11,8 +11,9 @@ import lightning as L
 from torch import Tensor
 
 from lightning_condkd.models.finite import listed
+from lightning_condkd.randomness import run_seed
 from lightning_condkd.training.batches import data_settings
-from lightning_condkd.training.checkpoints import WholeCheckpointIO, refusal, take_average
+from lightning_condkd.training.checkpoints import WholeCheckpointIO, own_state, refusal, take_average
 from lightning_condkd.training.described_module import DescribedModule
 from lightning_condkd.training.loop_counters import count_epoch, validate_on_resume
 from lightning_condkd.training.outputs import CheckedOutputs
@@ -36,17 +37,23 @@ class ResumableModule(DescribedModule):
     """A module that is stopped between two steps and resumed from checkpoints that are read as data.
 
     They hold tensors and plain records only, wherever they lie, among these what the run is made of, which a run that
-    resumes is compared with. A subclass that overrides a hook calls this one's too.
+    resumes is compared with. A subclass writes :meth:`save_state` and :meth:`restore`; a hook that it overrides calls
+    this one's too.
+
+    Args:
+        seed: seed of all draws; ``None`` takes the one of ``seed_everything``, else 0. A resumed run keeps its own.
     """
 
     fixed_settings: ClassVar[Mapping[str, str]] = {}
     """Names in :meth:`run_settings` that cannot change within a run, with what to do instead."""
     takes_new_rates: ClassVar[bool] = False
     """Whether a resumed run takes learning rates as they are given to it, not those in the checkpoint."""
-    seed: int
+    state_key: ClassVar[str] = "state"
+    """The name under which a checkpoint holds the seed and what :meth:`save_state` returns."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int | None = None) -> None:
         super().__init__()
+        self.seed = run_seed(seed)
         self._forget()
 
     def _forget(self) -> None:
@@ -127,24 +134,33 @@ class ResumableModule(DescribedModule):
         count_epoch(self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what the run is made of.
+        """Add what the run is made of, its seed and what a subclass needs.
 
         Args:
-            checkpoint: what Lightning is about to write.
+            checkpoint: what Lightning is about to write; its tensors share memory with the module's.
         """
         made_of = {"settings": self._settings_here, "optimizers": self._optimizers} if self.is_fitting else {}
         checkpoint[RUN_KEY] = {"class": type(self).__name__, **made_of}
         if self._trainer is not None:
             take_average(self._trainer, self, checkpoint)
+        checkpoint[self.state_key] = {"seed": self.seed, **self.save_state(checkpoint)}
+
+    def save_state(self, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+        """Make what is about to be written the same on all ranks; return what else is to be restored, as plain data.
+
+        Args:
+            checkpoint: what Lightning is about to write; its tensors share memory with the module's.
+        """
+        return {}
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Check that the checkpoint is of such a run, and in a fit that it is made of the same.
+        """Check that the checkpoint is of such a run, and in a fit that it is made of the same; keep its seed.
 
         Args:
             checkpoint: what Lightning has read.
 
         Raises:
-            ValueError: if it is of another kind, or what cannot change within a run differs.
+            ValueError: if it is of another kind, or what cannot change within a run differs, or see :meth:`restore`.
         """
         run: dict[str, Any] | None = checkpoint.get(RUN_KEY)
         own = type(self).__name__
@@ -156,6 +172,20 @@ class ResumableModule(DescribedModule):
             check_resumed(run["settings"], self._settings_here, self.fixed_settings)
             validate_on_resume(self.trainer, checkpoint)
         self.take_precision()
+        state = own_state(checkpoint, self.state_key, self)
+        self._take_seed(state["seed"])
+        self.restore(state, checkpoint["state_dict"])
+
+    def restore(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Take what was saved, before the tensors are loaded; a subclass also checks these.
+
+        Args:
+            state: what :meth:`save_state` returned.
+            tensors: state dict of the checkpoint.
+
+        Raises:
+            ValueError: if the checkpoint does not fit.
+        """
 
     def take_precision(self) -> None:
         """Convert what is there as the trainer will: it does so after it has loaded, which rounds a run in float64."""
@@ -168,12 +198,8 @@ class ResumableModule(DescribedModule):
             self._settings = self.run_settings()
         return self._settings
 
-    def take_seed(self, seed: int) -> None:
-        """Keep the seed of the run that is resumed, and say so if another was asked for.
-
-        Args:
-            seed: that of the checkpoint.
-        """
+    def _take_seed(self, seed: int) -> None:
+        """Keep the seed of the run that is resumed, and say so if another was asked for."""
         if self.is_fitting:
             say_differences(differences({"seed": seed}, {"seed": self.seed}), "the checkpoint's seed is used")
         self.seed = seed
