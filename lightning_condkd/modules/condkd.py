@@ -1,28 +1,29 @@
-"""CondKD: generator, discriminator and student in turn, under manual optimisation."""
+"""CondKD: its options, its optimizers, and what is checked before, within and after a fit."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, cast
+from typing import ClassVar
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_condkd.alignment import FeatureAlignment
-from lightning_condkd.augment import Augment, CropFlip
+from lightning_condkd.augment import Augment
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.distillation import DistillationLoss
-from lightning_condkd.distributed import sync_buffers, sync_running_statistics
+from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.inversion import Inversion
 from lightning_condkd.models import Observer
 from lightning_condkd.models.finite import all_finite, check_finite
-from lightning_condkd.modules.parts.bank_state import BankState, find_transfer_set
+from lightning_condkd.modules.condkd_steps import CondKDSteps
+from lightning_condkd.modules.parts.bank_state import find_transfer_set
 from lightning_condkd.modules.parts.checks import (
     check_batch,
     check_condensed,
@@ -32,17 +33,10 @@ from lightning_condkd.modules.parts.checks import (
     check_source,
     check_strategy,
 )
-from lightning_condkd.modules.parts.default_losses import default_distillation, warn_of_attention
-from lightning_condkd.modules.parts.distillation_step import DistillationStep
-from lightning_condkd.modules.parts.divergence import IMAGES, TRANSIENT, diverged, transient
-from lightning_condkd.modules.parts.synthesis_step import SynthesisStep, Synthesized
-from lightning_condkd.modules.teacher_student import TeacherStudent
-from lightning_condkd.randomness import Draw, seeded_generator
-from lightning_condkd.rounds import Unit
+from lightning_condkd.modules.parts.default_losses import warn_of_attention
+from lightning_condkd.modules.parts.divergence import diverged, transient
 from lightning_condkd.training.divergence import has_diverged
 from lightning_condkd.training.held_out import check_before_training, check_held_out, check_loaders, loaders_in_turn
-from lightning_condkd.training.loop_counters import tick_once
-from lightning_condkd.training.meters import Meters, Stopwatch, bank_figures
 from lightning_condkd.training.optimizer_turns import OptimizerTurns
 from lightning_condkd.training.optimizers import (
     check_count,
@@ -57,18 +51,14 @@ from lightning_condkd.training.run_length import (
     check_student_steps,
     check_synthesis_steps,
     dev_steps,
-    round_length,
     student_rounds,
-    units_of_step,
 )
-from lightning_condkd.training.run_record import fingerprint, settings
 from lightning_condkd.training.schedules import default_student_optimizer, default_student_schedule
 from lightning_condkd.training.teacher_accuracy import remark_on_condensed
 from lightning_condkd.training.trainer_access import transfer_set_of
-from lightning_condkd.types import Synthetic, TaskSpec
 
 
-class CondKD(TeacherStudent):
+class CondKD(CondKDSteps):
     r"""Distil a student from a frozen teacher, a condensed set and images that inversion of the teacher adds to it.
 
     One epoch is one round: an inversion method synthesises a batch, alignment pulls it towards the condensed images in
@@ -142,25 +132,12 @@ class CondKD(TeacherStudent):
         seed: int | None = None,
     ) -> None:
         check_makers(student_optimizer=student_optimizer, student_scheduler=student_scheduler)
-        super().__init__(teacher, student, seed)
+        super().__init__(teacher, student, inversion, alignment, distillation, augment, transfer_set, seed)
         self.automatic_optimization = False
-        self.inversion = inversion
-        self.alignment = alignment
-        live = inversion.source == "live"
         self._says_loss = distillation is None and inversion.student_loss == "attention"
-        self.distillation = default_distillation(inversion) if distillation is None else distillation
-        self.augment = (CropFlip(0, 0.0) if live else CropFlip()) if augment is None else augment
         self.student_optimizer = student_optimizer
         self.student_scheduler = student_scheduler
         self.student_gradient_clip = student_gradient_clip
-        self.transfer_set = self._given_transfer_set = transfer_set
-        self.spec: TaskSpec | None = None
-        self.unit: Unit | None = None
-        self.meters, self.stopwatch = Meters(), Stopwatch()
-        self._bank_state = BankState()
-        self._turns = OptimizerTurns({})  # until a fit makes the optimizers
-
-    # --- before the first step -------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
         """Check what can be checked before any training, and find the transfer set.
@@ -204,14 +181,6 @@ class CondKD(TeacherStudent):
             self._build(spec)
         elif spec[:4] != self.spec[:4]:
             raise ValueError(f"the module was built for {self.spec}, got a task of {spec}: make a new module for it")
-
-    def _build(self, spec: TaskSpec) -> None:
-        self.spec = spec
-        self.inversion.build(spec, seeded_generator(self.seed, "inversion"))
-        if self._aligning is not None:
-            self._aligning.build(spec, seeded_generator(self.seed, "alignment"))
-            check_finite("the discriminator", self._aligning, "build it anew, or load other weights")
-        check_finite("the inversion", self.inversion, "give it another generator, or other weights")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the student's optimizer with its schedule, then those of the method and of the discriminator."""
@@ -257,16 +226,6 @@ class CondKD(TeacherStudent):
         found = self._given_transfer_set or transfer_set_of(self.trainer) or self.transfer_set
         return None if found is None else found.condensed
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps of a round, which datamodules and loaders number."""
-        return self.inversion.cadence.length
-
-    @property
-    def image_shape(self) -> tuple[int, int, int] | None:
-        """``(C, H, W)`` of the images that the student learns from, where it is known."""
-        return None if self.spec is None else self.spec.image_shape
-
     def on_validation_start(self) -> None:
         """Make the student the same on all ranks; the first time, look at the classes of the loaders."""
         super().on_validation_start()
@@ -310,211 +269,3 @@ class CondKD(TeacherStudent):
         weights = all_finite(trained).to(self.device) & all_finite([self.inversion], transient(self)).to(self.device)
         if has_diverged(self, self.losses, weights):
             raise diverged(self, self._turns.optimizers(self), self._aligning)
-
-    # --- one unit of a round ---------------------------------------------------------------------------------------
-
-    def training_step(self, batch: int, batch_idx: int) -> None:
-        """Take one unit of one phase; in a ``fast_dev_run`` one of each phase.
-
-        Args:
-            batch: not used: a loader restarts at 0 when a run resumes within a round.
-            batch_idx: position in the round.
-        """
-        tick_once(self)
-        for unit in units_of_step(self.trainer, self.inversion.cadence, self.current_epoch, batch_idx):
-            self._take(unit)
-            sync_running_statistics([self.student, self.inversion])
-        if batch_idx == round_length(self.trainer, self.inversion.cadence) - 1:
-            self._end_round(unit)
-
-    def _take(self, unit: Unit) -> None:
-        self.unit = unit
-        self._set_student_mode(unit)
-        with self.stopwatch.running(unit.phase):
-            match unit.phase:
-                case "synthesize":
-                    self._synthesize(unit)
-                case "distill":
-                    self._distill(unit)
-
-    def _set_student_mode(self, unit: Unit) -> None:
-        training = unit.phase == "distill"
-        if self.student.training != training:
-            sync_buffers([self.student])
-            self.student.train(training)
-
-    def _draw(self, unit: Unit) -> Draw:
-        return Draw(self.seed, unit.counter, self.global_rank, self.trainer.world_size)
-
-    def _synthesize(self, unit: Unit) -> None:
-        draw = self._draw(unit)
-        if unit.first:
-            self._turns.forget(self, "synthesis", self.inversion.per_round())
-            self.inversion.start(unit, draw)
-        synthesized = self._generator_step(unit, draw)
-        if self._aligning is not None:
-            self._discriminator_step(self._aligning, synthesized, unit, draw)
-        if unit.last:
-            if self.inversion.source == "bank":
-                self.stop_if_diverged()  # before the bank gets images of it; a live method's block may be one step
-            for name in self.inversion.finish(unit):
-                # Written by hand from unscaled gradients: the precision plugin's scaler must not touch it.
-                self._turns.get(self, name).optimizer.step()
-            if self.inversion.source == "bank":
-                images, labels = self.inversion.collect()
-                with self._transfer.bank.running():
-                    self._transfer.append(images, cast(Tensor, labels), unit.round)
-
-    def _generator_step(self, unit: Unit, draw: Draw) -> Synthesized:
-        self._turns.scale(self, "synthesis", self.inversion.lr_factor(unit))
-        with self._turns.turn(self, "synthesis", self.inversion.gradient_clip) as step:
-            synthesized = self.synthesis_step.generator(unit, draw)
-            if synthesized.total.values:
-                step(synthesized.total.total())
-        self.meters.add(synthesized.total.values, "synthesis/")
-        own, total = synthesized.losses()
-        self._watch("synthesis", unit, {**synthesized.total.values, "total": total}, synthesized.synthetic.images)
-        self.inversion.after_step(synthesized.synthetic, synthesized.output, own, total, unit)
-        return synthesized
-
-    def _discriminator_step(
-        self, alignment: FeatureAlignment, synthesized: Synthesized, unit: Unit, draw: Draw
-    ) -> None:
-        labels, fake = cast(Tensor, synthesized.synthetic.labels), cast(Tensor, synthesized.embedding).detach()
-        condensed = self.synthesis_step.condensed_embedding(labels, unit, draw)
-        self.meters.add(alignment.accuracy(condensed, fake, labels), "alignment/")
-        with self._turns.turn(self, "discriminator") as step:
-            terms = alignment.discriminator_loss(condensed, fake, labels)
-            total = terms.total()
-            step(total)
-        self.meters.add(terms.values, "alignment/")
-        self._watch("discriminator", unit, {**terms.values, "total": total})
-
-    def _distill(self, unit: Unit) -> None:
-        draw = self._draw(unit)
-        with self._turns.turn(self, "student", self.student_gradient_clip) as step:
-            distilled = self.distillation_step(unit, draw, self.device)
-            step(distilled.loss)
-        self.meters.add(distilled.observed, "distillation/")
-        images = None if distilled.synthetic is None else distilled.synthetic.images
-        self._watch("student", unit, {"loss": distilled.loss}, images)
-        if distilled.synthetic is not None:
-            self._replay(distilled.synthetic, unit, draw)
-
-    def _replay(self, synthetic: Synthetic, unit: Unit, draw: Draw) -> None:
-        with self._turns.turn(self, "replay") as step:
-            terms = self.inversion.replay_loss(synthetic, self.teacher, unit, draw)
-            if terms is not None:
-                total = terms.total()
-                step(total)
-                self.meters.add(terms.values, "replay/")
-                self._watch("replay", unit, {**terms.values, "total": total}, synthetic.images)
-
-    def _watch(self, optimizer: str, unit: Unit, values: Mapping[str, Tensor], images: Tensor | None = None) -> None:
-        largest = {} if images is None else {IMAGES: images.detach().amax()}
-        self.losses.add(optimizer, unit.counter, {**values, **largest})
-
-    @property
-    def synthesis_step(self) -> SynthesisStep:
-        """The forward passes of synthesis with the parts of this module."""
-        return SynthesisStep(self.teacher, self.student, self.inversion, self._aligning, self._transfer)
-
-    @property
-    def distillation_step(self) -> DistillationStep:
-        """The student's forward pass with the parts of this module."""
-        return DistillationStep(
-            self.teacher, self.student, self.distillation, self.augment, self.inversion, self._transfer
-        )
-
-    @property
-    def images_synthesized(self) -> int:
-        """Synthetic images so far: those that the bank has seen, or those rendered for the student's steps."""
-        sampled = getattr(self.inversion, "images_sampled", None)
-        return self._transfer.bank.images_seen + (0 if sampled is None else int(sampled))
-
-    def _end_round(self, unit: Unit) -> None:
-        self.stop_if_diverged()
-        if unit.phase != "idle":
-            scheduler = cast(LRScheduler, self.lr_schedulers())
-            scheduler.step()
-        figures = bank_figures(self._transfer.bank, self._transfer.condensed.num_classes)
-        self.log_dict(
-            {f"bank/{name}": v for name, v in figures.items()},
-            on_step=False,
-            on_epoch=True,
-            batch_size=1,
-            sync_dist=True,
-        )
-        self.log_dict(self.meters.pop(), on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
-
-    # --- checkpoints -----------------------------------------------------------------------------------------------
-
-    def run_settings(self) -> dict[str, Any]:
-        """Return what a resumed run is compared by, JSON values only."""
-        return {
-            "condensed": fingerprint(self._transfer.condensed),
-            "mix": self._transfer.mix,
-            "batch_size": self._transfer.batch_size,
-            "bank_capacity": self._transfer.bank.capacity,
-            "round_length": self.inversion.cadence.length,
-            "inversion": settings(self.inversion),
-            "alignment": None if self._aligning is None else settings(self._aligning),
-            "distillation": settings(self.distillation),
-            "augment": settings(self.augment),
-            "student_gradient_clip": self.student_gradient_clip,
-        }
-
-    def optimizer_names(self) -> list[str]:
-        """Return what the optimizers are called."""
-        return self._turns.names
-
-    def save_state(self, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-        """Return shapes and times, and for a checkpoint that can be resumed from the bank.
-
-        Args:
-            checkpoint: what Lightning is about to write.
-        """
-        state = super().save_state(checkpoint)
-        sync_buffers([self.inversion])
-        has_bank = self.transfer_set is not None and "optimizer_states" in checkpoint
-        return state | {
-            "spec": None if self.spec is None else list(self.spec),
-            "seconds": dict(self.stopwatch.seconds),
-            "meters": self.meters.state(),
-            "bank": self._bank_state.save(self._transfer.bank, self.trainer) if has_bank else None,
-        }
-
-    def lasting(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Leave out what a method refills.
-
-        Args:
-            state: state dict of a checkpoint.
-        """
-        own = {name for name in state if name.startswith("inversion.")}
-        return {n: v for n, v in state.items() if n not in own or not n.split(".")[-1].startswith(TRANSIENT)}
-
-    def build_from(self, state: Mapping[str, Any]) -> None:
-        """Take times from a checkpoint, the bank too in a fit, and build the method if no fit has done so.
-
-        Args:
-            state: what :meth:`save_state` returned.
-        """
-        self.stopwatch.seconds = dict(state["seconds"])
-        if self.spec is None and state["spec"] is not None:
-            shape, classes, size, *rest = state["spec"]
-            self._build(TaskSpec(tuple(shape), classes, size, *map(tuple, rest)))
-        if self.is_fitting:
-            self.meters.load(state["meters"])
-        if self.is_fitting and state["bank"] is not None:
-            self._bank_state.load(state["bank"], self._transfer.bank, self.trainer)
-        self.take_precision()
-
-    @property
-    def _aligning(self) -> FeatureAlignment | None:
-        """The alignment where it takes part: with weight 0 nothing of it is built, drawn or run."""
-        active = self.alignment is not None and self.alignment.active and self.inversion.cadence.synthesis_steps > 0
-        return self.alignment if active else None
-
-    @property
-    def _transfer(self) -> TransferSet:
-        return cast(TransferSet, self.transfer_set)

@@ -191,14 +191,14 @@ class Plain(Dataset[Tensor]):
 
 
 LOADERS: dict[str, Any] = {
-    "images": lambda: DataLoader(Plain(), 3),
-    "images in tuples": lambda: DataLoader(TensorDataset(IMAGES), 3),
-    "images and labels": lambda: DataLoader(TensorDataset(IMAGES, torch.arange(7)), 3),
-    "shuffled": lambda: DataLoader(Plain(), 3, shuffle=True),
-    "of workers": lambda: DataLoader(Plain(), 3, num_workers=1),
-    "a stream": lambda: DataLoader(Stream(), 3),
+    "images": lambda: DataLoader(Plain(), batch_size=3),
+    "images in tuples": lambda: DataLoader(TensorDataset(IMAGES), batch_size=3),
+    "images and labels": lambda: DataLoader(TensorDataset(IMAGES, torch.arange(7)), batch_size=3),
+    "shuffled": lambda: DataLoader(Plain(), batch_size=3, shuffle=True),
+    "of workers": lambda: DataLoader(Plain(), batch_size=3, num_workers=1),
+    "a stream": lambda: DataLoader(Stream(), batch_size=3),
     "a list of batches": lambda: [IMAGES[:3], IMAGES[3:]],
-    "a part": lambda: DataLoader(Subset(Plain(), range(7)), 3),
+    "a part": lambda: DataLoader(Subset(Plain(), range(7)), batch_size=3),
 }
 
 
@@ -226,13 +226,17 @@ def iter_once(batches: list[Tensor]) -> Any:
 
 def test_files_and_classes_of_torchvisions_folders_are_found_behind_parts(parts: Path) -> None:
     dataset = ImageFolder(str(parts / "test"), transform=lambda image: pil_to_tensor(image)[:1])
-    found = flat(predict(classifier(), DataLoader(Subset(Subset(dataset, [6, 2, 0]), [2, 0]), 2)))
+    found = flat(predict(classifier(), DataLoader(Subset(Subset(dataset, [6, 2, 0]), [2, 0]), batch_size=2)))
     assert [one.file for one in found] == [dataset.samples[0][0], dataset.samples[6][0]]
     assert [one.class_name for one in found] == [NAMES[one.label] for one in found]
 
 
 def test_several_loaders_have_a_column_of_their_own(tmp_path: Path) -> None:
-    predict(classifier(), [DataLoader(Plain(), 4), DataLoader(Plain(), 2)], PredictionFile(tmp_path / "out.csv"))
+    predict(
+        classifier(),
+        [DataLoader(Plain(), batch_size=4), DataLoader(Plain(), batch_size=2)],
+        PredictionFile(tmp_path / "out.csv"),
+    )
     lines = (tmp_path / "out.csv").read_text().splitlines()
     assert lines[0] == "loader,image,file,label,class,probability"
     assert [line[:3] for line in lines[1:]] == [f"{loader},{row}" for loader in "01" for row in range(7)]
@@ -240,7 +244,7 @@ def test_several_loaders_have_a_column_of_their_own(tmp_path: Path) -> None:
 
 def test_batches_without_images_first_are_refused() -> None:
     with pytest.raises(ValueError, match=r"expected real images as a tensor .* got dict"):
-        predict(classifier(), DataLoader(Dictionaries(), 2))
+        predict(classifier(), DataLoader(Dictionaries(), batch_size=2))
 
 
 def test_the_student_knows_the_names_of_its_condensed_set_also_from_a_checkpoint(photos: Path, tmp_path: Path) -> None:
@@ -277,14 +281,14 @@ def test_a_checkpoint_from_before_there_were_names_is_read(tmp_path: Path) -> No
     del content["condkd"]["class_names"]
     torch.save(content, tmp_path / "old.ckpt")
     model = toy.condkd()
-    toy.silent_trainer().predict(model, DataLoader(Plain(), 4), ckpt_path=tmp_path / "old.ckpt")
+    toy.silent_trainer().predict(model, DataLoader(Plain(), batch_size=4), ckpt_path=tmp_path / "old.ckpt")
     assert torch.equal(model.eval()(IMAGES), run.model.eval()(IMAGES))
 
 
 def test_a_condensed_datamodule_predicts_its_real_images_and_needs_some(parts: Path) -> None:
     module, condensed = condkd(), toy.condensed_set()
     held_out = ImageFolderDataModule(parts, channels=1)
-    own = DataLoader(Plain(), 4)
+    own = DataLoader(Plain(), batch_size=4)
     first = flat(predict(module, CondensedDataModule(condensed, val_data=held_out)))
     second = flat(predict(module, CondensedDataModule(condensed, val_dataloaders=own)))
     assert [one.file for one in first] == list(held_out.val_source.files)
@@ -314,18 +318,18 @@ def test_a_network_that_has_diverged_leaves_no_file(tmp_path: Path) -> None:
                 layer.bias.fill_(torch.inf)
     for module, kind in ((broken, ValueError), (large, (ValueError, FloatingPointError))):
         with pytest.raises(kind, match="NaN"):
-            predict(module, DataLoader(Plain(), 4), PredictionFile(tmp_path / "out.csv"))
+            predict(module, DataLoader(Plain(), batch_size=4), PredictionFile(tmp_path / "out.csv"))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_file_that_cannot_be_written_is_refused_before_anything_is_predicted(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="would lie below"):
-        predict(classifier(), DataLoader(Plain(), 4), PredictionFile(tmp_path / "file" / "out.csv"))
+        predict(classifier(), DataLoader(Plain(), batch_size=4), PredictionFile(tmp_path / "file" / "out.csv"))
 
 
 def test_a_dev_run_writes_no_file(tmp_path: Path) -> None:
-    predict(classifier(), DataLoader(Plain(), 4), PredictionFile(tmp_path / "out.csv"), fast_dev_run=1)
+    predict(classifier(), DataLoader(Plain(), batch_size=4), PredictionFile(tmp_path / "out.csv"), fast_dev_run=1)
     assert not (tmp_path / "out.csv").exists()
 
 
@@ -335,4 +339,4 @@ def test_what_another_module_predicts_is_refused_by_name(tmp_path: Path) -> None
             return images
 
     with pytest.raises(TypeError, match="expected a list of Prediction for a batch, got Tensor of Other"):
-        predict(Other(), DataLoader(Plain(), 4), PredictionFile(tmp_path / "out.csv"))
+        predict(Other(), DataLoader(Plain(), batch_size=4), PredictionFile(tmp_path / "out.csv"))

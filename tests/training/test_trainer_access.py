@@ -48,7 +48,7 @@ class Owned(L.LightningDataModule):
 
 def test_a_datamodule_of_an_earlier_call_is_forgotten() -> None:
     module = Classification(toy.observed(toy.network("teacher", num_classes=2)), seed=0)
-    trainer, loader = toy.silent_trainer(max_epochs=1), DataLoader(Named(("x", "y")), 2)
+    trainer, loader = toy.silent_trainer(max_epochs=1), DataLoader(Named(("x", "y")), batch_size=2)
     with pytest.raises(ValueError, match="the data has 3 classes, the network 2"):
         trainer.validate(module, Images(), verbose=False)
     assert isinstance(datamodule_of(trainer), Images)
