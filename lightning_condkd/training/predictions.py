@@ -57,6 +57,7 @@ def predictions_of(
         class_names: names of the K classes; ``None`` takes those of the loader's dataset, if it has as many.
 
     Example:
+        >>> import torch
         >>> predictions_of(torch.tensor([[0.0, 0.0, 9.0]]), None, 0, ["cat", "dog", "owl"])
         [Prediction(label=2, probability=0.999..., class_name='owl', file=None, row=None)]
     """
