@@ -22,10 +22,12 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+import lightning_condkd.data.condensed_datamodule  # noqa: F401 - a class is found by name once it is imported
 from lightning_condkd.callbacks import (
     BestCheckpoint,
     EpochLines,
     PhaseProgressBar,
+    PredictionFile,
     RunSummary,
     SyntheticImages,
     TimedCheckpoint,
@@ -38,6 +40,7 @@ from lightning_condkd.parser import ReadableLightningParser, ReadableParser, not
 from lightning_condkd.training.checkpoint_files import BEST, is_resumable, newest_first
 from lightning_condkd.training.checkpoints import WholeCheckpointIO, refusal
 from lightning_condkd.training.run_length import dev_steps
+from lightning_condkd.training.trainer_access import monitored_by
 from lightning_condkd.unpickling import check_sums
 from lightning_condkd.writing import Target, check_target
 
@@ -54,6 +57,9 @@ EPILOGUE = (
     "'export CHECKPOINT OUTPUT' writes the student"
 )
 PROGRAM = "lightning-condkd"
+OUTPUT = (
+    "CSV with the class, its probability and the file of each image (default: predictions.csv in the folder of the run)"
+)
 USAGE = f"{PROGRAM} {{fit,validate,test,predict,{','.join(COMMANDS)}}} ..."
 
 
@@ -79,6 +85,12 @@ class CondKDCLI(LightningCLI):
         """Set up the parser, with the additional commands in its usage."""
         super().setup_parser(*args, **kwargs)
         self.parser.usage = USAGE
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:  # noqa: ANN401
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "predict":
+            parser.add_argument("--output", type=Path | None, default=None, help=OUTPUT)
+        return parser
 
     def _parse_ckpt_path(self) -> None:
         subcommand = self.config.get("subcommand")
@@ -122,12 +134,14 @@ class CondKDCLI(LightningCLI):
             defaults.append(PhaseProgressBar())
         if not _has(given.callbacks, TimedCheckpoint):
             defaults.append(TimedCheckpoint())
+        if self.config.subcommand == "predict":
+            defaults.append(PredictionFile(self.config.predict.output))
         trainer = super().instantiate_trainer(**kwargs)
         if trainer.loggers or self.config.subcommand == "fit":
             check_roots(trainer)
         claim_version(trainer)
-        if not any(getattr(one, "monitor", None) for one in trainer.checkpoint_callbacks):
-            warnings.filterwarnings("ignore", message="The dirpath has changed")  # the values it discards are not used
+        if not any(monitored_by(one) for one in trainer.checkpoint_callbacks):
+            warnings.filterwarnings("ignore", message="The dirpath has changed")  # what it says is not kept is not used
         return trainer
 
 

@@ -62,11 +62,20 @@ def first_over_ranks(value: Value | None) -> Value | None:
     Args:
         value: any small object that can be pickled, or ``None``; call it on every rank.
     """
+    return next((value for value in gather_objects(value) if value is not None), None)
+
+
+def gather_objects(value: Value) -> list[Value]:
+    """Return the values of all ranks, on every rank.
+
+    Args:
+        value: any object that can be pickled.
+    """
     if not _initialized():
-        return value
-    values: list[Value | None] = [None] * dist.get_world_size()
+        return [value]
+    values: list[Value] = [value] * dist.get_world_size()
     dist.all_gather_object(values, value)
-    return next((value for value in values if value is not None), None)
+    return values
 
 
 def sync_buffers(modules: Iterable[nn.Module]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -30,6 +31,15 @@ def seeded_generator(seed: int, purpose: str, step: int = 0) -> torch.Generator:
     """
     digest = hashlib.blake2b(f"{seed}/{purpose}/{step}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def run_seed(seed: int | None) -> int:
+    """Return the seed of a run: the given one, else the one of ``seed_everything``, else 0.
+
+    Args:
+        seed: what was given.
+    """
+    return int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import os
 import signal
@@ -21,11 +22,13 @@ import torch.distributed as dist
 import yaml
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
 from lightning_condkd import __main__ as entry
 from lightning_condkd.cli import CondKDCLI, claim_version, main, newest_checkpoint
+from lightning_condkd.data.digits import load_digits_split
 from tests.conftest import ROOT
 
 CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if p.parent.name != "methods")  # see test_recipes.py
@@ -213,14 +216,65 @@ def test_a_last_checkpoint_that_is_not_there_is_refused(what: str, tmp_path: Pat
         main([what, *QUICK[1:], *SMALL, f"--trainer.default_root_dir={tmp_path}", "--ckpt_path=last"])
 
 
-@pytest.mark.parametrize("what", ["validate", "test"])
+@pytest.mark.parametrize("what", ["validate", "test", "predict"])
 def test_measuring_a_student_that_was_never_trained_is_remarked(what: str, run: Path, tmp_path: Path) -> None:
     command = [what, *QUICK[1:], *SMALL, f"--trainer.default_root_dir={tmp_path}"]
-    with pytest.warns(UserWarning, match="without a checkpoint measures the student as it was made"):
+    with pytest.warns(UserWarning, match="without a checkpoint takes the student as it was made"):
         main(command)
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*without a checkpoint measures")
+        warnings.filterwarnings("error", message=".*without a checkpoint takes")
         main([*command, f"--ckpt_path={next((run / 'checkpoints').glob('*.ckpt'))}"])
+
+
+@pytest.mark.parametrize("name", ["last", "best"])
+def test_predict_writes_a_row_for_each_image_and_says_where(
+    name: str, run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = run.parents[1]
+    with caplog.at_level("INFO"):
+        main(["predict", *QUICK[1:], *SMALL, f"--trainer.default_root_dir={root}", f"--ckpt_path={name}"])
+    written = newest(root, "predictions.csv")
+    assert f"predictions written to {written}: a row for each image" in caplog.text
+    rows = list(csv.DictReader(written.open()))
+    held_out = load_digits_split(train=False)
+    right = sum(int(row["label"]) == label for row, label in zip(rows, held_out.labels.tolist(), strict=True))
+    assert [row["image"] for row in rows] == [str(number) for number in range(500)]
+    assert all(row["class"] == row["label"] and 0 < float(row["probability"]) <= 1 for row in rows)
+    assert right / 500 == pytest.approx(json.loads((run / "summary.json").read_text())[f"student_accuracy_{name}"])
+
+
+def newest(root: Path, name: str) -> Path:
+    return max(root.rglob(name), key=lambda path: path.stat().st_mtime)
+
+
+def test_predict_takes_a_folder_of_images_and_no_condensed_set(run: Path, tmp_path: Path) -> None:
+    held_out = load_digits_split(train=False)
+    for row in range(3):
+        Image.fromarray(held_out.images[row, 0].numpy()).save(tmp_path / f'{row}, "a".png')
+    given = [
+        "predict",
+        "--config",
+        str(run / "config.yaml"),
+        f"--ckpt_path={next((run / 'checkpoints').glob('epoch*.ckpt'))}",
+    ]
+    folder = ["--data", "ImageFolderDataModule", f"--data.root={tmp_path}", "--data.channels=1"]
+    main([*given, *folder, f"--trainer.default_root_dir={tmp_path}"])
+    rows = list(csv.DictReader(newest(tmp_path, "predictions.csv").open()))
+    main([*given, f"--output={tmp_path / 'all.csv'}"])
+    of_digits = list(csv.DictReader((tmp_path / "all.csv").open()))[:3]
+    assert [row.pop("file") for row in rows] == [str(tmp_path / f'{row}, "a".png') for row in range(3)]
+    for row, expected in zip(rows, of_digits, strict=True):  # of other batches, so up to rounding
+        assert float(row.pop("probability")) == pytest.approx(float(expected.pop("probability")), rel=1e-4)
+        assert row == {name: value for name, value in expected.items() if name != "file"}
+
+
+def test_output_is_for_predictions_alone_and_is_checked_before(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    given = ["--config", str(run / "config.yaml"), f"--trainer.default_root_dir={tmp_path}"]
+    with pytest.raises(OSError, match="would lie below"):
+        main(["predict", *given, f"--output={tmp_path / 'file' / 'out.csv'}"])
+    with pytest.raises(SystemExit):
+        main(["test", *given, "--output=out.csv"])
 
 
 def typed(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,18 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lightning_condkd"
 NAME = PACKAGE.name
-GROUND = ("assets", "types", "rounds", "randomness", "distributed", "precision", "pixels", "normalization", "messages")
+GROUND = (
+    "assets",
+    "types",
+    "rounds",
+    "randomness",
+    "distributed",
+    "precision",
+    "pixels",
+    "normalization",
+    "lazy_names",
+    "messages",
+)
 FILES = ("writing", "files", "unpickling", "hashing")
 ROOMS = (
     (*GROUND, *FILES),

@@ -104,6 +104,7 @@ def test_first_screen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "MEAN": (0.5071, 0.4867, 0.4408),
         "STD": (0.2675, 0.2565, 0.2761),
         "my_val_loader": DataLoader(TensorDataset(torch.rand(4, 3, 32, 32), torch.arange(4)), batch_size=4),
+        "images": torch.rand(2, 3, 32, 32),
         "Observer": Observer,
         "CondensedDataModule": CondensedDataModule,
         "CondensedSet": CondensedSet,

@@ -4,6 +4,7 @@ from lightning_condkd.callbacks.best_checkpoint import BestCheckpoint
 from lightning_condkd.callbacks.compile_networks import CompileNetworks
 from lightning_condkd.callbacks.condensed_accuracy import CondensedAccuracy
 from lightning_condkd.callbacks.condensed_only import CondensedOnlyBaseline
+from lightning_condkd.callbacks.prediction_file import PredictionFile
 from lightning_condkd.callbacks.progress_bar import EpochLines, PhaseProgressBar
 from lightning_condkd.callbacks.run_summary import RunSummary, closing_table
 from lightning_condkd.callbacks.synthetic_images import SyntheticImages, class_grid, set_sheet
@@ -17,6 +18,7 @@ __all__ = [
     "CondensedOnlyBaseline",
     "EpochLines",
     "PhaseProgressBar",
+    "PredictionFile",
     "RunSummary",
     "StudentAveraging",
     "SyntheticImages",

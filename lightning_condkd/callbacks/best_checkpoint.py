@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning_condkd.training.checkpoint_files import best_name, free_file
 from lightning_condkd.training.resumable import ResumableModule
 from lightning_condkd.training.run_length import dev_steps
+from lightning_condkd.training.trainer_access import checkpoint_folder, monitored_by
 
 
 class BestCheckpoint(Callback):
@@ -44,7 +45,7 @@ class BestCheckpoint(Callback):
         trainer.save_checkpoint(self.path, weights_only=True)
 
     def _target(self, trainer: L.Trainer, module: Any) -> str:  # noqa: ANN401
-        folder = str(getattr(trainer.checkpoint_callback, "dirpath", None) or trainer.default_root_dir)
+        folder = str(checkpoint_folder(trainer.checkpoint_callback) or trainer.default_root_dir)
         return free_file(folder, best_name(module.best_metric), own=self.path)
 
     def state_dict(self) -> dict[str, Any]:
@@ -68,8 +69,8 @@ def monitors(callback: Callback, module: L.LightningModule) -> bool:
         callback: any callback.
         module: the trained module.
     """
-    metric = getattr(module, "best_metric", None)
-    return metric is not None and getattr(callback, "monitor", None) == metric
+    metric = module.best_metric if isinstance(module, ResumableModule) else None
+    return metric is not None and monitored_by(callback) == metric
 
 
 def _measured(trainer: L.Trainer, module: L.LightningModule) -> float | None:

@@ -14,11 +14,12 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import nn
 
 from lightning_condkd.callbacks.synthetic_images import set_sheet
-from lightning_condkd.data.image_datamodules import ImageDataModule
 from lightning_condkd.evaluation import Recipe, evaluate
 from lightning_condkd.models import FreshNetworks
 from lightning_condkd.modules.condensation import Condensation
+from lightning_condkd.training.batches import real_images
 from lightning_condkd.training.run_length import dev_steps
+from lightning_condkd.training.trainer_access import image_data_of
 
 
 class CondensedAccuracy(Callback):
@@ -74,9 +75,9 @@ class CondensedAccuracy(Callback):
             TypeError: if the module is no condensation, or has no held-out images.
             ValueError: if these differ from the training images in classes or shape.
         """
-        if not isinstance(pl_module, Condensation) or not isinstance(_data(trainer), ImageDataModule):
-            raise TypeError("CondensedAccuracy needs a Condensation fitted with an ImageDataModule: remove it here")
-        _data(trainer).check_parts()
+        if not isinstance(pl_module, Condensation) or (data := image_data_of(trainer)) is None:
+            raise TypeError("CondensedAccuracy judges what Condensation learns from an ImageDataModule: remove it here")
+        data.check_parts()
         if not trainer.global_step:
             self._evaluate(trainer, pl_module)
 
@@ -93,7 +94,7 @@ class CondensedAccuracy(Callback):
 
     @rank_zero_only
     def _evaluate(self, trainer: L.Trainer, module: Condensation) -> None:
-        source, condensed, own = _data(trainer).val_source, module.condensed(), module.method.networks
+        source, condensed, own = real_images(module).val_source, module.condensed(), module.method.networks
         rows = torch.linspace(0, len(source) - 1, min(len(source), self.test_images or len(source))).long()
         recipe = replace(self.recipe, epochs=1) if dev_steps(trainer) else self.recipe
         networks = FreshNetworks(self.network, own.mean, own.std) if self.network else own
@@ -135,7 +136,3 @@ class CondensedAccuracy(Callback):
             state_dict: result of :meth:`state_dict`.
         """
         self.curve = [(step, accuracy) for step, accuracy in state_dict["curve"]]
-
-
-def _data(trainer: L.Trainer) -> Any:  # noqa: ANN401 - what the user fitted with
-    return getattr(trainer, "datamodule", None)

@@ -27,6 +27,7 @@ from lightning_condkd.modules.generative_condensation import GenerativeCondensat
 from lightning_condkd.training.outputs import check_targets, run_folder
 from lightning_condkd.training.resumable import ResumableModule
 from lightning_condkd.training.run_length import dev_steps
+from lightning_condkd.training.trainer_access import checkpoint_folder
 from lightning_condkd.training.trainer_options import callbacks_of
 from lightning_condkd.writing import Target, write_atomic
 
@@ -138,7 +139,7 @@ class RunSummary(Callback):
             **{name: value for name, value in figures.items() if value is not None},
             **_checkpoints(trainer, module),
             f"{epoch_name(module)}s": trainer.current_epoch,
-            "seed": getattr(module, "seed", None),
+            "seed": module.seed,
             "seconds": self._seconds(module),
         }
 
@@ -190,7 +191,7 @@ def _shown(name: str, value: Any) -> str:  # noqa: ANN401 - a figure or a text
 
 
 def _metric(module: L.LightningModule) -> str:
-    return getattr(module, "best_metric", None) or "val/accuracy"
+    return (module.best_metric if isinstance(module, ResumableModule) else None) or "val/accuracy"
 
 
 def _is_taken(trainer: L.Trainer, folder: Path) -> bool:
@@ -202,7 +203,7 @@ def _checkpoints(trainer: L.Trainer, module: ResumableModule) -> dict[str, str]:
     """Return the folder of the checkpoints, and the checkpoint with the best weights, of this package or the user."""
     theirs = [c.best_model_path for c in callbacks_of(trainer, ModelCheckpoint) if monitors(c, module)]
     ours = [c.path for c in callbacks_of(trainer, BestCheckpoint)]
-    folder = getattr(trainer.checkpoint_callback, "dirpath", None)
+    folder = checkpoint_folder(trainer.checkpoint_callback)
     found = {"best_checkpoint": next(filter(None, [*theirs, *ours]), None), "checkpoints": folder}
     return {} if dev_steps(trainer) else {name: str(path) for name, path in found.items() if path}
 

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 
 from lightning_condkd.training.checkpoint_files import free_file
 from lightning_condkd.training.run_length import dev_steps
+from lightning_condkd.training.trainer_access import checkpoint_folder
 
 FILE = "by_time.ckpt"
 RANKS_AGREE_EVERY = 10  # steps between two checks of the clock with several ranks, which have to communicate for it
@@ -67,7 +68,7 @@ class TimedCheckpoint(Callback):
             trainer: the trainer.
             pl_module: the trained module.
         """
-        folder = getattr(trainer.checkpoint_callback, "dirpath", None)
+        folder = checkpoint_folder(trainer.checkpoint_callback)
         if folder is None or dev_steps(trainer):
             return
         if trainer.world_size > 1 and trainer.global_step % RANKS_AGREE_EVERY:

@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_condkd.messages import listed
 from lightning_condkd.models.finite import broken_tensors
 from lightning_condkd.models.weights import plain_name
-from lightning_condkd.modules.teacher_student import STATE_KEY
+from lightning_condkd.modules.teacher_student import TeacherStudent
 from lightning_condkd.training.checkpoint_files import checkpoint_of_run
 from lightning_condkd.training.checkpoints import WholeCheckpointIO
 from lightning_condkd.writing import Target, check_target, save_by_torch, save_tensors
@@ -33,13 +33,13 @@ def student_state(checkpoint: str | Path) -> tuple[dict[str, Tensor], dict[str, 
         ValueError: if the file is damaged or no such checkpoint, or its student holds NaN or infinity.
     """
     content = WholeCheckpointIO().load_checkpoint(checkpoint)
-    if STATE_KEY not in content:
+    if TeacherStudent.state_key not in content:
         raise ValueError(f"expected a checkpoint of CondKD, got {checkpoint}: check the path")
     state = content["state_dict"]
     weights = {plain_name(name.removeprefix(PREFIX)): value for name, value in state.items() if name.startswith(PREFIX)}
     if broken := broken_tensors(weights):
         raise ValueError(f"the student in {checkpoint} holds NaN or infinity in {listed(broken)}: take an earlier one")
-    return weights, content[STATE_KEY]["normalisation"]
+    return weights, content[TeacherStudent.state_key]["normalisation"]
 
 
 def export(checkpoint: str, output: str) -> None:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, SequentialSampler
 from lightning_condkd import distributed
 from lightning_condkd.data.bank import MemoryBank
 from lightning_condkd.data.condensed import CondensedSet
-from lightning_condkd.data.loaders import step_loader
+from lightning_condkd.data.loaders import DrawsByStep, step_loader
 from lightning_condkd.data.transfer import Mix, TransferSet
 
 
@@ -74,22 +74,29 @@ class CondensedDataModule(L.LightningDataModule):
         """Call ``setup`` of the real images.
 
         Args:
-            stage: ``fit``, ``validate`` or ``test``.
+            stage: ``fit``, ``validate``, ``test`` or ``predict``.
+
+        Raises:
+            ValueError: if there are none to predict.
         """
+        if stage == "predict" and self.val_data is None and self.val_dataloaders is None:
+            raise ValueError(
+                "found no images to predict: give val_data or val_dataloaders, or in place of CondensedDataModule "
+                "--data ImageFolderDataModule --data.root FOLDER"
+            )
         if self.val_data is not None:
             self.val_data.trainer = self.trainer
             self.val_data.setup(stage)
 
     def train_dataloader(self) -> DataLoader[int]:
-        """Return a loader of the step numbers in a round of the trained module's method."""
-        module = getattr(self.trainer, "lightning_module", None)
-        cadence = getattr(getattr(module, "inversion", None), "cadence", None)
-        if cadence is None:
+        """Return the numbers of the steps in a round of the trained module's method."""
+        module: object = None if self.trainer is None else self.trainer.lightning_module
+        if not isinstance(module, DrawsByStep):
             raise TypeError(
                 f"CondensedDataModule is for CondKD, got {type(module).__name__}: "
                 "train a plain classifier on an image datamodule instead"
             )
-        return step_loader(cadence.length)
+        return step_loader(module.steps_per_epoch)
 
     def val_dataloader(self) -> EVAL_DATALOADERS:
         """Return the real images for validation after every round; none if none were given."""
@@ -102,6 +109,12 @@ class CondensedDataModule(L.LightningDataModule):
         if self.val_data is not None:
             return _rows_of_this_rank(self.val_data.test_dataloader())
         return self.val_dataloader()
+
+    def predict_dataloader(self) -> EVAL_DATALOADERS:
+        """Return the real images once more, to predict their classes; Lightning divides them among the ranks."""
+        if self.val_data is not None:
+            return self.val_data.predict_dataloader()
+        return self.val_dataloaders
 
 
 class _RowsOfThisRank:

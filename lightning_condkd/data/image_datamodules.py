@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
@@ -10,27 +9,32 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
-import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from sklearn.datasets import load_digits
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_condkd import distributed
-from lightning_condkd.data.image_source import ImageSource, from_folder
-from lightning_condkd.data.loaders import Batch, EvaluationBatches, ResumableLoader, ShuffledBatches, step_loader
+from lightning_condkd.data.digits import load_digits_split
+from lightning_condkd.data.image_source import ImageSource, UnlabeledImages, from_folder, unlabeled_images
+from lightning_condkd.data.loaders import (
+    Batch,
+    DrawsByStep,
+    EvaluationBatches,
+    ResumableLoader,
+    ShuffledBatches,
+    step_loader,
+)
 from lightning_condkd.data.torchvision_sets import Choice, from_torchvision
 from lightning_condkd.messages import listed
-from lightning_condkd.pixels import to_bytes
-
-HELD_OUT = 500
+from lightning_condkd.randomness import run_seed
 
 
 class ImageDataModule(L.LightningDataModule, ABC):
-    """Real images as uint8: shuffled for training, in order for validation and test.
+    """Real images: shuffled for training, in order for validation, test and prediction, as uint8.
 
-    A subclass implements :meth:`load`. Images are read when they are first needed. The module converts them to the
-    units of [0, 1] and augments them, on its device. A module that draws its own images has an attribute
-    ``steps_per_epoch``; its training loader yields step numbers.
+    A subclass says where they come from by :meth:`load`. Images are read when they are first asked for. Converting them
+    to the units of [0, 1] and augmenting them is the module's part, on its device. A module that draws its own images
+    (:class:`~lightning_condkd.data.loaders.DrawsByStep`) is served step numbers.
 
     Args:
         batch_size: images in a training batch, over all ranks; images left over at the end of an epoch are dropped.
@@ -42,7 +46,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
         super().__init__()
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
-        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
+        self.seed = run_seed(seed)
         self._only_held_out = False
 
     @abstractmethod
@@ -69,6 +73,11 @@ class ImageDataModule(L.LightningDataModule, ABC):
         """The held-out images, for validation and test; they do not require training images."""
         return _said(self, "held-out", self.load(train=False))
 
+    @cached_property
+    def predict_images(self) -> UnlabeledImages:
+        """The images whose classes are predicted: the held-out ones."""
+        return UnlabeledImages(self.val_source.images, self.val_source.files, self.val_source.class_names)
+
     @property
     def _known(self) -> ImageSource:
         # If the training data is gone, classes and shape are those of the held-out images.
@@ -85,12 +94,19 @@ class ImageDataModule(L.LightningDataModule, ABC):
         return self._known.image_shape
 
     def setup(self, stage: str) -> None:
-        """Record which part of the data the stage needs.
+        """Note which part of the data the stage needs; read the images to predict, which may be refused.
 
         Args:
-            stage: ``fit``, ``validate`` or ``test``.
+            stage: ``fit``, ``validate``, ``test`` or ``predict``.
+
+        Raises:
+            ValueError: if there are fewer images to predict than processes.
         """
-        self._only_held_out = stage in ("validate", "test")
+        self._only_held_out = stage != "fit"
+        # Not in predict_dataloader: after an error in it Lightning leaves every DataLoader of the process patched.
+        if stage == "predict" and len(self.predict_images) < (ranks := distributed.world_size()):
+            count = len(self.predict_images)
+            raise ValueError(f"{count} images cannot be divided among {ranks} processes: predict on one")
 
     def check_parts(self) -> None:
         """Check that training and held-out images have the same classes and shape.
@@ -108,9 +124,9 @@ class ImageDataModule(L.LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader[tuple[object, object]] | DataLoader[int]:
         """Return an epoch of batches ``(uint8 images, labels)``, or of step numbers."""
-        steps = getattr(getattr(self.trainer, "lightning_module", None), "steps_per_epoch", None)
-        if steps is not None:
-            return step_loader(steps)
+        module: object = None if self.trainer is None else self.trainer.lightning_module
+        if isinstance(module, DrawsByStep):
+            return step_loader(module.steps_per_epoch)
         self.check_parts()
         share = {"rank": distributed.rank(), "world_size": distributed.world_size()}
         batches = ShuffledBatches(self.train_source, self.batch_size, seed=self.seed, position=self._position, **share)
@@ -124,6 +140,10 @@ class ImageDataModule(L.LightningDataModule, ABC):
     def test_dataloader(self) -> ResumableLoader[Batch]:
         """Return the same as :meth:`val_dataloader`."""
         return self.val_dataloader()
+
+    def predict_dataloader(self) -> DataLoader[Tensor]:
+        """Return the images to predict once, in order and without labels; Lightning divides them among the ranks."""
+        return DataLoader(self.predict_images, batch_size=max(1, self.eval_batch_size // distributed.world_size()))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the seed of the order."""
@@ -174,18 +194,20 @@ class DigitsDataModule(ImageDataModule):
 
 
 class ImageFolderDataModule(ImageDataModule):
-    """Image files in one subfolder for each class, decoded once.
+    """Image files in one subfolder for each class, decoded once; to predict, images in any folder.
 
     Args:
-        root: folder that contains the parts.
+        root: folder that holds the parts; to predict also a folder of images alone.
         train: name of the folder of training images below it.
         val: name of the folder of held-out images below it.
-        image_size: size in pixels to which the shorter side is resized before the central square is cropped; ``None``
-            keeps the size, which must be the same for all images.
-        channels: 3 for RGB, 1 for gray; ``None`` for gray (with a warning) if all images of a part are stored so, else
-            RGB.
-        class_names: names of all classes in the order of the labels, such as those of a condensed set; ``None`` sorts
-            the folders by number if all are numbered, else as text.
+        predict: name of a folder below it with images to predict, at any depth and without classes, ``.`` for all in
+            ``root``; ``None`` for the held-out images, or those that lie in ``root`` itself where it has none.
+        image_size: resize the shorter side to so many pixels and cut out the central square; ``None`` keeps the size,
+            which all images must share.
+        channels: 3 for RGB, 1 for gray; ``None`` is gray where all images of a part are stored so, which a warning
+            says, else RGB.
+        class_names: names of all classes in the order of the labels, such as those of a condensed set; ``None`` takes
+            the folders by number where all are numbered alike, else as text.
         batch_size: images in a training batch, over all ranks.
         eval_batch_size: images in a validation or test batch, over all ranks.
         seed: seed of the order; ``None`` for that of ``seed_everything``, else 0.
@@ -197,6 +219,7 @@ class ImageFolderDataModule(ImageDataModule):
         train: str = "train",
         val: str = "test",
         *,
+        predict: str | None = None,
         image_size: int | None = None,
         channels: Literal[1, 3] | None = None,
         class_names: Sequence[str] | None = None,
@@ -206,7 +229,17 @@ class ImageFolderDataModule(ImageDataModule):
     ) -> None:
         super().__init__(batch_size, eval_batch_size=eval_batch_size, seed=seed)
         self.root, self.folders, self.image_size, self.channels = Path(root), (val, train), image_size, channels
-        self.class_names = class_names
+        self.predict, self.class_names = predict, class_names
+
+    @cached_property
+    def predict_images(self) -> UnlabeledImages:
+        """The images whose classes are predicted."""
+        if self.predict is None and (self.root / self.folders[False]).is_dir():
+            return super().predict_images
+        folder, deep = self.root / (self.predict or "."), self.predict is not None
+        images = unlabeled_images(folder, self.image_size, self.channels, self.class_names, deep=deep)
+        rank_zero_info(f"images to predict of {type(self).__name__}: {images.describe()}")
+        return images
 
     def load(self, train: bool) -> ImageSource:
         """Read one part of the data.
@@ -274,23 +307,3 @@ class TorchvisionDataModule(ImageDataModule):
         # A link of the command line needs the data before a trainer exists, when it may not be downloaded yet.
         choice = self.choice._replace(download=self.choice.download and self.trainer is None)
         return from_torchvision(choice, self.root, train, self.image_size, self.channels)
-
-
-def load_digits_split(train: bool) -> ImageSource:
-    """Return the digits with values 0 to 16 scaled to 0 to 255.
-
-    The split is by index, without a shuffle: the last 500 of the 1797 images are held out, the first 1297 are for
-    training.
-
-    Args:
-        train: the training images, or the held-out ones.
-
-    Example:
-        >>> source = load_digits_split(train=False)
-        >>> source.images.shape, source.images.max()
-        (torch.Size([500, 1, 8, 8]), tensor(255, dtype=torch.uint8))
-    """
-    data = load_digits()
-    rows = slice(None, -HELD_OUT) if train else slice(-HELD_OUT, None)
-    images = to_bytes(torch.from_numpy(data.images[rows]) / 16).unsqueeze(1)
-    return ImageSource(images, torch.from_numpy(data.target[rows]).long(), tuple("0123456789"))

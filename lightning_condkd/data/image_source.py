@@ -13,12 +13,14 @@ import torch
 import torchvision
 from PIL.Image import Image
 from torch import Tensor
+from torch.utils.data import Dataset
 from torchvision.transforms import functional as transforms
 
 from lightning_condkd.data.counts import count_line, empty_classes
 from lightning_condkd.formats.folders import (
     all_gray,
     class_folders,
+    image_files,
     in_class_order,
     is_image,
     open_images,
@@ -37,6 +39,7 @@ class ImageSource:
         images: ``(N, C, H, W)`` uint8.
         labels: classes, ``(N,)`` int64.
         class_names: names of the classes in the order of the labels.
+        files: the files that they were read from, if any.
 
     Raises:
         ValueError: if shapes, dtypes or labels do not fit each other.
@@ -50,6 +53,7 @@ class ImageSource:
     images: Tensor
     labels: Tensor
     class_names: tuple[str, ...]
+    files: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.dim() != 4 or not len(self.images):
@@ -108,6 +112,37 @@ class ImageSource:
         return tuple(mean.tolist()), tuple(variance.sqrt().tolist())
 
 
+@dataclass(frozen=True, eq=False)
+class UnlabeledImages(Dataset[Tensor]):
+    """Images in memory whose classes are to be predicted.
+
+    Args:
+        images: ``(N, C, H, W)`` uint8.
+        files: the files that they were read from, if any.
+        classes: names of the classes, if they are known.
+
+    Example:
+        >>> images = UnlabeledImages(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), ("a.png", "b.png"))
+        >>> len(images), images[1].shape
+        (2, torch.Size([1, 8, 8]))
+    """
+
+    images: Tensor
+    files: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, row: int) -> Tensor:
+        return self.images[row]
+
+    def describe(self) -> str:
+        """Return a line about the images for a person to read."""
+        shape = " x ".join(map(str, self.images.shape[1:]))
+        return f"{len(self)} images of {shape} ({str(self.images.dtype)[6:]})"
+
+
 def from_folder(
     root: str | Path,
     image_size: int | None = None,
@@ -132,8 +167,7 @@ def from_folder(
             than 8 bits for each channel, a subfolder is a part of the data instead of a class or is not among
             ``class_names``, or ``channels`` has another value.
     """
-    if channels not in (None, 1, 3):
-        raise ValueError(f"channels: expected 1, 3 or None, got {channels}")
+    _check_channels(channels)
     if not Path(root).is_dir():
         raise FileNotFoundError(f"root: expected a folder with one subfolder for each class, found none at {root}")
     dataset: Any = _ClassFolders(Path(root), class_names)
@@ -143,7 +177,44 @@ def from_folder(
     files = [file for file, _ in dataset.samples]
     images = open_images(files, channels or _stored_channels(Path(root), files))
     pixels, labels = decode(zip(images, dataset.targets, strict=True), len(files), image_size)
-    return ImageSource(pixels, labels, tuple(dataset.classes))
+    return ImageSource(pixels, labels, tuple(dataset.classes), tuple(files))
+
+
+def unlabeled_images(
+    folder: str | Path,
+    image_size: int | None = None,
+    channels: int | None = None,
+    class_names: Sequence[str] | None = None,
+    *,
+    deep: bool = True,
+) -> UnlabeledImages:
+    """Decode the image files of a folder, sorted by their names.
+
+    Args:
+        folder: the folder.
+        image_size: see :func:`from_folder`.
+        channels: see :func:`from_folder`.
+        class_names: names of the classes that a network knows, if they are known.
+        deep: whether to look into subfolders too, except hidden ones.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or no image in it.
+        ValueError: see :func:`from_folder`.
+    """
+    _check_channels(channels)
+    found = image_files(Path(folder)) if Path(folder).is_dir() else []
+    files = [str(file) for file in found if deep or file.parent == Path(folder)]
+    if not files:
+        below = f" itself, but {len(found)} below it: predict='.' takes all" if found else ""
+        raise FileNotFoundError(f"expected image files to predict in {folder}, found none{below}")
+    images = open_images(files, channels or _stored_channels(Path(folder), files))
+    pixels, _ = decode(((image, 0) for image in images), len(files), image_size)
+    return UnlabeledImages(pixels, tuple(files), tuple(class_names or ()))
+
+
+def _check_channels(channels: int | None) -> None:
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels: expected 1, 3 or None, got {channels}")
 
 
 def _stored_channels(root: Path, files: Sequence[str]) -> int:

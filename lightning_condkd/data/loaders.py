@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,6 +16,15 @@ Item = TypeVar("Item")
 
 Batch = tuple[Tensor, Tensor]
 Position = Callable[[], tuple[int, int]]
+
+
+@runtime_checkable
+class DrawsByStep(Protocol):
+    """A module that draws its own images, so that a datamodule serves it the numbers of its steps."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in what the trainer counts as an epoch."""
 
 
 class ShuffledBatches(IterableDataset[Batch]):

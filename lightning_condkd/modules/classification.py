@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -11,29 +10,28 @@ from typing import Any, ClassVar, cast
 import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import SGD, Optimizer
 
 from lightning_condkd.augment import Augment, take
-from lightning_condkd.data.image_datamodules import ImageDataModule
 from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.models import Observer
 from lightning_condkd.models.finite import check_finite
 from lightning_condkd.models.weights import plain_state
+from lightning_condkd.modules.image_classifier import ImageClassifier
 from lightning_condkd.modules.parts.checks import check_dtypes
 from lightning_condkd.randomness import Draw
 from lightning_condkd.training.batches import log_written, real_batch
-from lightning_condkd.training.checkpoints import own_state
 from lightning_condkd.training.divergence import (
-    LogitsWatch,
     LossWatch,
     check_checkpoint,
     check_logits,
     check_measured,
     stop_if_diverged,
 )
-from lightning_condkd.training.held_out import check_parts
+from lightning_condkd.training.held_out import check_parts, class_names_of
 from lightning_condkd.training.optimizers import (
     check_count,
     check_covers,
@@ -43,17 +41,15 @@ from lightning_condkd.training.optimizers import (
     make_scheduler,
 )
 from lightning_condkd.training.outputs import state_size
-from lightning_condkd.training.resumable import ResumableModule
 from lightning_condkd.training.run_length import dev_steps
 from lightning_condkd.training.schedules import RunCosine
 from lightning_condkd.training.scores import Scores
+from lightning_condkd.training.trainer_access import image_data_of, monitored_by, num_classes_of
 from lightning_condkd.writing import Target, save_tensors
 
-STATE_KEY = "classification"
 
-
-class Classification(ResumableModule):
-    """Train a classifier on labelled images by cross-entropy, and evaluate its top-1 accuracy (micro average).
+class Classification(ImageClassifier):
+    """Train a classifier on labelled images by cross-entropy, and measure its top-1 accuracy (micro average).
 
     Of several validation or test loaders the first has the plain names ``val/accuracy`` and ``val/loss``, see
     :class:`~lightning_condkd.training.scores.Scores`.
@@ -79,6 +75,7 @@ class Classification(ResumableModule):
         2034
     """
 
+    state_key = "classification"
     best_metric = "val/accuracy"
     trains_one_network: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = ("train/", "val/")
@@ -94,7 +91,7 @@ class Classification(ResumableModule):
         output: str | Path | None = None,
         seed: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(seed)
         check_makers(optimizer=optimizer, scheduler=scheduler)
         if output is not None:
             _check_ending(Path(output))
@@ -104,20 +101,19 @@ class Classification(ResumableModule):
         self.scheduler = scheduler
         self.label_smoothing = label_smoothing
         self.output = output
-        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
-        self.losses, self._logits = LossWatch(), LogitsWatch()
+        self.losses = LossWatch()
         self.scores = Scores(network.num_classes)
 
     def setup(self, stage: str) -> None:
         """Check the network against the data.
 
         Args:
-            stage: ``fit``, ``validate`` or ``test``.
+            stage: ``fit``, ``validate``, ``test`` or ``predict``.
         """
         super().setup(stage)
         if stage == "fit":
-            check_finite("the network to begin with", self.network, "build it again, or load other weights")
-        classes = getattr(getattr(self.trainer, "datamodule", None), "num_classes", None)
+            check_finite("the network to begin with", self.network, "build it anew, or load other weights")
+        classes = num_classes_of(self.trainer) if stage != "predict" else None
         if stage == "fit":
             check_trainable("network", self.network)
         if classes is not None and classes != self.network.num_classes:
@@ -135,14 +131,20 @@ class Classification(ResumableModule):
         return [] if self.output is None else [Target(Path(self.output), state_size(self.network))]
 
     def on_train_start(self) -> None:
-        """Check that the loaders' datasets name the same classes."""
+        """Check that the loaders' datasets name the same classes, and keep their names."""
         check_parts(self.trainer)
+        loaders = CombinedLoader(self.trainer.train_dataloader).flattened
+        self.class_names = next(class_names_of(loaders), self.class_names)
+
+    @property
+    def classifier(self) -> Observer:
+        """The network."""
+        return self.network
 
     @property
     def _label_range(self) -> int | None:
-        """Number of classes to check training labels against; ``None`` for our datamodules, which have checked them."""
-        own = isinstance(getattr(self.trainer, "datamodule", None), ImageDataModule)
-        return None if own else self.network.num_classes
+        """What training labels are checked against; our datamodules have done so, and a look waits for a GPU."""
+        return self.network.num_classes if image_data_of(self.trainer) is None else None
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a batch.
@@ -217,8 +219,7 @@ class Classification(ResumableModule):
         scheduler = make_scheduler("scheduler", self.scheduler, optimizer)
         epochs = self.trainer.max_epochs
         check_count("scheduler", scheduler, epochs if epochs and epochs > 0 else None, "once an epoch")
-        monitor = getattr(scheduler, "monitor", None)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": monitor}}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": monitored_by(scheduler)}}
 
     def _cosine(self, optimizer: Optimizer) -> RunCosine:
         steps = self.trainer.estimated_stepping_batches
@@ -265,31 +266,29 @@ class Classification(ResumableModule):
         cure = "Lower the learning rate of optimizer"
         stop_if_diverged(self, self.losses, self.network, "the network", cure)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make the network's statistics the same on all ranks before rank 0 writes them, and add the seed.
+    def save_state(self, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+        """Make the network's statistics the same on all ranks before rank 0 writes them.
 
         Args:
-            checkpoint: what Lightning is about to write; its tensors share memory with the module's.
+            checkpoint: not used.
         """
-        super().on_save_checkpoint(checkpoint)
         sync_buffers([self.network])
         self.stop_if_diverged()
-        checkpoint[STATE_KEY] = {"seed": self.seed}
+        return super().save_state(checkpoint)
 
-    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Keep the seed of the run that is resumed.
+    def restore(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Check the network's weights.
 
         Args:
-            checkpoint: what Lightning has read.
+            state: what :meth:`save_state` returned.
+            tensors: state dict of the checkpoint.
 
         Raises:
-            ValueError: if the checkpoint is of another module or a diverged run.
+            ValueError: if it does not fit the network, or is of a diverged run.
         """
-        super().on_load_checkpoint(checkpoint)
-        state = own_state(checkpoint, STATE_KEY, self)
-        check_checkpoint(checkpoint["state_dict"])
-        self.check_state(checkpoint["state_dict"])
-        self.take_seed(state["seed"])
+        super().restore(state, tensors)
+        check_checkpoint(tensors)
+        self.check_state(tensors)
 
     def on_train_end(self) -> None:
         """Write the weights if an output file is set, except in a ``fast_dev_run``, and log the path."""

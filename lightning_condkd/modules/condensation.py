@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -20,13 +19,10 @@ from lightning_condkd.functional.trajectory import with_gradients
 from lightning_condkd.pixels import check_pixels, to_pixels
 from lightning_condkd.randomness import Draw, draw_by_class, seeded_generator
 from lightning_condkd.training.batches import check_class_sizes, log_written, real_images
-from lightning_condkd.training.checkpoints import own_state
 from lightning_condkd.training.class_order import check_class_order
 from lightning_condkd.training.resumable import ResumableModule
 from lightning_condkd.training.run_length import dev_steps
 from lightning_condkd.writing import Target
-
-STATE_KEY = "condensation"
 
 
 class Condensation(ResumableModule):
@@ -62,6 +58,7 @@ class Condensation(ResumableModule):
         5
     """
 
+    state_key = "condensation"
     fixed_settings: ClassVar[Mapping[str, str]] = {
         "method.class": "resume with the run's own method, or start a new run without ckpt_path",
         "ipc": "resume with as many images per class, or start a new run without ckpt_path",
@@ -82,7 +79,7 @@ class Condensation(ResumableModule):
         steps_per_epoch: int = 100,
         seed: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(seed)
         for name, number in {"ipc": ipc, "steps_per_epoch": steps_per_epoch}.items():
             if number < 1:
                 raise ValueError(f"{name}: expected a positive number, got {number}")
@@ -94,7 +91,6 @@ class Condensation(ResumableModule):
         self.init = init
         self.output = Path(output)
         self.steps_per_epoch = steps_per_epoch
-        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.pixels: nn.Parameter | None = None
         self._source: ImageSource | None = None
         self._last_good: list[Tensor] = []
@@ -234,30 +230,27 @@ class Condensation(ResumableModule):
             self.trainer,
         )
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write the set, and add seed and undone steps to what the checkpoint holds.
+    def save_state(self, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the set; return the count of undone steps.
 
         Args:
-            checkpoint: what Lightning is about to write.
+            checkpoint: not used.
         """
-        super().on_save_checkpoint(checkpoint)
         self.write()
-        checkpoint[STATE_KEY] = {"seed": self.seed, "undone": self._undone}
+        return {"undone": self._undone}
 
-    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Keep the seed of the run that is resumed, and the count of its undone steps.
+    def restore(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Take the count of undone steps, and check what was learned.
 
         Args:
-            checkpoint: what Lightning has read.
+            state: what :meth:`save_state` returned.
+            tensors: state dict of the checkpoint.
 
         Raises:
-            ValueError: if the checkpoint is of another module.
+            ValueError: if it does not fit.
         """
-        super().on_load_checkpoint(checkpoint)
-        state = own_state(checkpoint, STATE_KEY, self)
-        if self.pixels is not None:  # else they are created from the checkpoint
-            self.check_state(checkpoint["state_dict"])
-        self.take_seed(state["seed"])
+        if self.pixels is not None:  # else they are made from the checkpoint
+            self.check_state(tensors)
         self._undone = state["undone"]
 
     @property

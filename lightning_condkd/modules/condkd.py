@@ -1,29 +1,29 @@
-"""CondKD: generator, discriminator and student in turn, under manual optimisation."""
+"""CondKD: its options, its optimizers, and what is checked before, within and after a fit."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, cast
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_condkd.alignment import FeatureAlignment
-from lightning_condkd.augment import Augment, CropFlip
+from lightning_condkd.augment import Augment
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.distillation import DistillationLoss
-from lightning_condkd.distributed import sync_buffers, sync_running_statistics
+from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.inversion import Inversion
 from lightning_condkd.models import Observer
 from lightning_condkd.models.finite import all_finite, check_finite
-from lightning_condkd.modules.parts.bank_state import BankState, find_transfer_set
+from lightning_condkd.modules.condkd_steps import CondKDSteps
+from lightning_condkd.modules.parts.bank_state import find_transfer_set
 from lightning_condkd.modules.parts.checks import (
     check_batch,
     check_condensed,
@@ -33,17 +33,10 @@ from lightning_condkd.modules.parts.checks import (
     check_source,
     check_strategy,
 )
-from lightning_condkd.modules.parts.default_losses import default_distillation, warn_of_attention
-from lightning_condkd.modules.parts.divergence import TRANSIENT, diverged, transient
-from lightning_condkd.modules.teacher_student import STATE_KEY, TeacherStudent
-from lightning_condkd.randomness import Draw, seeded_generator
-from lightning_condkd.rounds import Unit
-from lightning_condkd.steps import DistillationStep, SynthesisStep, Update
+from lightning_condkd.modules.parts.default_losses import warn_of_attention
+from lightning_condkd.modules.parts.divergence import diverged, transient
 from lightning_condkd.training.divergence import has_diverged
 from lightning_condkd.training.held_out import check_before_training, check_held_out, check_loaders, loaders_in_turn
-from lightning_condkd.training.loop_counters import count_step
-from lightning_condkd.training.manual_optimization import ManualOptimization
-from lightning_condkd.training.meters import Meters, Stopwatch, bank_figures
 from lightning_condkd.training.optimizers import (
     check_count,
     check_covers,
@@ -57,30 +50,22 @@ from lightning_condkd.training.run_length import (
     check_student_steps,
     check_synthesis_steps,
     dev_steps,
-    round_length,
     student_rounds,
-    units_of_step,
 )
-from lightning_condkd.training.run_record import fingerprint, settings
 from lightning_condkd.training.schedules import default_student_optimizer, default_student_schedule
 from lightning_condkd.training.teacher_accuracy import remark_on_condensed
-from lightning_condkd.types import TaskSpec
-
-LOGGED_UNDER = {
-    "synthesis": "synthesis/",
-    "discriminator": "alignment/",
-    "student": "distillation/",
-    "replay": "replay/",
-}
+from lightning_condkd.training.trainer_access import transfer_set_of
 
 
-class CondKD(TeacherStudent):
+class CondKD(CondKDSteps):
     r"""Distil a student from a frozen teacher, a condensed set and images that inversion of the teacher adds to it.
 
     One epoch is one round: an inversion method synthesises a batch, alignment pulls it towards the condensed images in
     the teacher's feature space, the batch joins the memory bank, and the student takes its steps on the mixture. One
     ``training_step`` is one update of one phase, and ``global_step`` counts these units. The student object that is
-    passed is trained in place; the teacher is frozen, stays as it is to the bit and is left out of checkpoints.
+    passed is trained in place; the teacher is frozen, stays as it is to the bit and is left out of checkpoints:
+    ``CondKD.load_from_checkpoint(path, teacher=teacher, student=student, inversion=Fast(), ...)`` is given the parts of
+    the run. ``model(images)`` returns the student's logits, ``Trainer.predict`` its classes.
 
     The rows of the paper's tables: *condensed only* is ``NoInversion()``; *X* is a method with ``mix=0.0``; *X +
     condensed* is a method with ``mix="union"``; *X\** adds an ``alignment``.
@@ -89,21 +74,21 @@ class CondKD(TeacherStudent):
         teacher: the trained network with its normalisation. It is frozen.
         student: the network to train; one that is no :class:`Observer` gets the teacher's normalisation.
         inversion: the method that synthesises images.
-        alignment: adversarial alignment with the condensed images; ``None`` disables it.
-        distillation: loss of the student; ``None`` for that of the method's official code:
-            :class:`LogitsL1Distillation` for DFAD and PRE-DFKD, else :class:`KLDistillation`, at temperature 20 if
-            images are stored and at 1 if they are rendered for each step. ZSKT's loss also uses attention maps, whose
-            names depend on the networks: pass :class:`AttentionDistillation`.
-        augment: augmentation of the distillation images, the same for teacher and student; ``None`` for crop (pad 4)
-            and flip of stored images, and no augmentation of images rendered for a step, as in the official code.
+        alignment: the discriminator game towards the condensed images; ``None`` for plain inversion.
+        distillation: what the student minimises; ``None`` for the loss of the method's official code:
+            :class:`LogitsL1Distillation` for DFAD and PRE-DFKD, else :class:`KLDistillation`, at temperature 20 where
+            images are stored and at 1 where they are rendered for the step. ZSKT's has attention maps beside it, whose
+            names only you know: pass :class:`AttentionDistillation`.
+        augment: view of the distillation images, the same for teacher and student; ``None`` for crop (pad 4) and flip
+            of stored images, and for none of images rendered for the step, as in the official codes.
         student_optimizer: ``None`` for SGD, lr 0.2, momentum 0.9, weight decay 1e-4 (official code of Fast).
         student_scheduler: stepped once a round after warm-up; ``None`` for a cosine to a thousandth of the learning
-            rate over the student's rounds (official code of Fast), which ends with the run also after a resume with
+            rate over the student's rounds (official code of Fast), which ends with the run also after a resume to
             another length.
-        student_gradient_clip: largest norm of the student's gradient; ``None`` disables clipping.
-        transfer_set: images for the student; ``None`` for the datamodule's; giving both is an error. Its bank is saved
-            and resumed with the module; a new fit starts with an empty bank, or with images appended by hand.
-        seed: seed of all draws; ``None`` for that of ``seed_everything``, else 0. A resumed run keeps its own.
+        student_gradient_clip: largest norm of the student's gradient; ``None`` for no limit.
+        transfer_set: what the student learns from; ``None`` takes the datamodule's, and two are refused. Its bank is
+            saved and resumed with the module; a new fit starts with an empty one, or with what was appended by hand.
+        seed: seed of all draws; ``None`` takes the one of ``seed_everything``, else 0. A resumed run keeps its own.
 
     Raises:
         ValueError: at setup, if teacher, student, condensed set and trainer do not fit each other.
@@ -146,26 +131,12 @@ class CondKD(TeacherStudent):
         seed: int | None = None,
     ) -> None:
         check_makers(student_optimizer=student_optimizer, student_scheduler=student_scheduler)
-        super().__init__(teacher, student)
+        super().__init__(teacher, student, inversion, alignment, distillation, augment, transfer_set, seed)
         self.automatic_optimization = False
-        self.inversion = inversion
-        self.alignment = alignment
-        live = inversion.source == "live"
         self._says_loss = distillation is None and inversion.student_loss == "attention"
-        self.distillation = default_distillation(inversion) if distillation is None else distillation
-        self.augment = (CropFlip(0, 0.0) if live else CropFlip()) if augment is None else augment
         self.student_optimizer = student_optimizer
         self.student_scheduler = student_scheduler
         self.student_gradient_clip = student_gradient_clip
-        self.transfer_set = self._given_transfer_set = transfer_set
-        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
-        self.spec: TaskSpec | None = None
-        self.unit: Unit | None = None
-        self.meters, self.stopwatch = Meters(), Stopwatch()
-        self._optimizer_names: list[str] = []
-        self._bank_state = BankState()
-
-    # --- before the first step -------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
         """Check what can be checked before any training, and find the transfer set.
@@ -174,11 +145,13 @@ class CondKD(TeacherStudent):
             stage: ``fit``, ``validate`` or ``test``.
         """
         super().setup(stage)
-        check_held_out(self.trainer, stage, self._condensed)
+        if stage != "predict":
+            check_held_out(self.trainer, stage, self._condensed)
         if stage != "fit":
             return
         self._bank_state.setup()
         self.transfer_set = transfer_set = find_transfer_set(self._given_transfer_set, self.trainer)
+        self.class_names = transfer_set.condensed.info.class_names
         rank_zero_info(f"condensed set: {transfer_set.condensed.line}")
         check_strategy(self.trainer)
         check_limit(self.trainer, self.inversion.cadence.length)
@@ -195,7 +168,7 @@ class CondKD(TeacherStudent):
             warn_of_attention(self.inversion, self.distillation)
 
     def configure_model(self) -> None:
-        """Build the parts that depend on the task's shapes, on the CPU; a second run must have the same shapes."""
+        """Build what depends on the task's shapes, on the CPU; a second run must have the same ones."""
         if self.transfer_set is not None:
             with torch.device("cpu"):  # the trainer calls this with its device as the default one
                 self._build_for(self.transfer_set.condensed)
@@ -207,14 +180,6 @@ class CondKD(TeacherStudent):
             self._build(spec)
         elif spec[:4] != self.spec[:4]:
             raise ValueError(f"the module was built for {self.spec}, got a task of {spec}: make a new module for it")
-
-    def _build(self, spec: TaskSpec) -> None:
-        self.spec = spec
-        self.inversion.build(spec, seeded_generator(self.seed, "inversion"))
-        if self._aligning is not None:
-            self._aligning.build(spec, seeded_generator(self.seed, "alignment"))
-            check_finite("the discriminator", self._aligning, "build it again, or load other weights")
-        check_finite("the inversion", self.inversion, "give it another generator, or other weights")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the student's optimizer with its schedule, then those of the method and of the discriminator."""
@@ -235,7 +200,7 @@ class CondKD(TeacherStudent):
             check_count("student_scheduler", scheduler, rounds, "once a round after warm-up")
 
     def make_student_optimizer(self, student: nn.Module) -> Optimizer:
-        """Return a new optimizer with the student's settings.
+        """Return a fresh optimizer of the student's kind.
 
         Args:
             student: the network to train.
@@ -245,10 +210,10 @@ class CondKD(TeacherStudent):
         return default_student_optimizer(student)
 
     def make_student_scheduler(self, optimizer: Optimizer) -> LRScheduler:
-        """Return a new schedule, to be stepped once a round after warm-up.
+        """Return a fresh schedule, to be stepped once a round after warm-up.
 
         Args:
-            optimizer: result of :meth:`make_student_optimizer`.
+            optimizer: of :meth:`make_student_optimizer`.
         """
         if self.student_scheduler is not None:
             return make_scheduler("student_scheduler", self.student_scheduler, optimizer)
@@ -256,29 +221,23 @@ class CondKD(TeacherStudent):
 
     @property
     def _condensed(self) -> CondensedSet | None:
-        """The condensed set, ``None`` if unknown, since validation and test need none."""
-        datamodule = getattr(self.trainer, "datamodule", None)
-        found = self._given_transfer_set or getattr(datamodule, "transfer_set", None) or self.transfer_set
+        """The condensed set, where one is known: to validate or test needs none."""
+        found = self._given_transfer_set or transfer_set_of(self.trainer) or self.transfer_set
         return None if found is None else found.condensed
 
-    @property
-    def image_shape(self) -> tuple[int, int, int] | None:
-        """``(C, H, W)`` of the images that the student learns from, where it is known."""
-        return None if self.spec is None else self.spec.image_shape
-
     def on_validation_start(self) -> None:
-        """Make the student the same on all ranks; the first time, check the classes of the loaders."""
+        """Make the student the same on all ranks; the first time, look at the classes of the loaders."""
         super().on_validation_start()
         if self.teacher_accuracy is None:
             check_loaders(self.trainer, loaders_in_turn(self.trainer), self._condensed)
 
     def on_test_start(self) -> None:
-        """Check the classes of the loaders."""
+        """Look at the classes of the loaders."""
         super().on_test_start()
         check_loaders(self.trainer, loaders_in_turn(self.trainer), self._condensed)
 
     def on_fit_start(self) -> None:
-        """Check networks and data in the precision of the run; empty the bank or resume it."""
+        """Check networks and data in the precision of the run; let the bank start empty or go on."""
         super().on_fit_start()
         check_synthesis_steps(self.inversion, self._transfer, resumed=self.trainer.ckpt_path is not None)
         for name in ("teacher", "student"):
@@ -293,7 +252,7 @@ class CondKD(TeacherStudent):
         check_loader(self.trainer, self.inversion.cadence.length)
 
     def on_train_end(self) -> None:
-        """Make student and method the same on all ranks, even if no validation or checkpoint came last."""
+        """Make student and method the same on all ranks, whether or not a validation or a checkpoint came last."""
         super().on_train_end()
         sync_buffers([self.student, self.inversion])
         self.stop_if_diverged()
@@ -309,163 +268,3 @@ class CondKD(TeacherStudent):
         weights = all_finite(trained).to(self.device) & all_finite([self.inversion], transient(self)).to(self.device)
         if has_diverged(self, self.losses, weights):
             raise diverged(self, self._turns.optimizers, self._aligning)
-
-    # --- one unit of a round ---------------------------------------------------------------------------------------
-
-    def training_step(self, batch: int, batch_idx: int) -> None:
-        """Take one unit of one phase; in a ``fast_dev_run`` one of each phase.
-
-        Args:
-            batch: not used: a loader restarts at 0 when a run resumes within a round.
-            batch_idx: position in the round.
-        """
-        count_step(self)
-        for unit in units_of_step(self.trainer, self.inversion.cadence, self.current_epoch, batch_idx):
-            self._take(unit)
-            sync_buffers([self.student])
-            sync_running_statistics([self.inversion])
-        if batch_idx == round_length(self.trainer, self.inversion.cadence) - 1:
-            self._end_round(unit)
-
-    def _take(self, unit: Unit) -> None:
-        self.unit = unit
-        self._set_student_mode(unit)
-        draw = Draw(self.seed, unit.counter, self.global_rank, self.trainer.world_size)
-        with self.stopwatch.running(unit.phase):
-            match unit.phase:
-                case "synthesize":
-                    self._record(unit, self.synthesis_step.take(unit, draw, self._turns))
-                    if unit.last:
-                        self._finish_synthesis(unit)
-                case "distill":
-                    clip = self.student_gradient_clip
-                    self._record(unit, self.distillation_step.take(unit, draw, self._turns, clip))
-
-    def _set_student_mode(self, unit: Unit) -> None:
-        self.student.train(unit.phase == "distill")
-
-    def _record(self, unit: Unit, updates: Iterable[Update]) -> None:
-        for update in updates:
-            self.losses.add(update.optimizer, unit.counter, update.losses)
-            self.meters.add(update.observed, LOGGED_UNDER[update.optimizer])
-
-    def _finish_synthesis(self, unit: Unit) -> None:
-        stores = self.inversion.source == "bank"
-        if stores:
-            self.stop_if_diverged()  # before the bank gets images of it; a live method's block may be one step
-        self.synthesis_step.finish(unit, self._turns)
-        if stores:
-            images, labels = self.inversion.collect()
-            with self._transfer.bank.running():
-                self._transfer.append(images, cast(Tensor, labels), unit.round)
-
-    @property
-    def _turns(self) -> ManualOptimization:
-        return ManualOptimization(self, self._optimizer_names)
-
-    @property
-    def synthesis_step(self) -> SynthesisStep:
-        """The forward passes of synthesis with the parts of this module."""
-        return SynthesisStep(self.teacher, self.student, self.inversion, self._aligning, self._transfer)
-
-    @property
-    def distillation_step(self) -> DistillationStep:
-        """The student's forward pass with the parts of this module."""
-        return DistillationStep(
-            self.teacher, self.student, self.distillation, self.augment, self.inversion, self._transfer
-        )
-
-    @property
-    def images_synthesized(self) -> int:
-        """Synthetic images so far: those that the bank has seen, or those rendered for the student's steps."""
-        sampled = getattr(self.inversion, "images_sampled", None)
-        return self._transfer.bank.images_seen + (0 if sampled is None else int(sampled))
-
-    def _end_round(self, unit: Unit) -> None:
-        self.stop_if_diverged()
-        if unit.phase != "idle":
-            scheduler = cast(LRScheduler, self.lr_schedulers())
-            scheduler.step()
-        figures = bank_figures(self._transfer.bank, self._transfer.condensed.num_classes)
-        self.log_dict(
-            {f"bank/{name}": v for name, v in figures.items()},
-            on_step=False,
-            on_epoch=True,
-            batch_size=1,
-            sync_dist=True,
-        )
-        self.log_dict(self.meters.pop(), on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
-
-    # --- checkpoints -----------------------------------------------------------------------------------------------
-
-    def run_settings(self) -> dict[str, Any]:
-        """Return what a resumed run is compared by, JSON values only."""
-        return {
-            "condensed": fingerprint(self._transfer.condensed),
-            "mix": self._transfer.mix,
-            "batch_size": self._transfer.batch_size,
-            "bank_capacity": self._transfer.bank.capacity,
-            "round_length": self.inversion.cadence.length,
-            "inversion": settings(self.inversion),
-            "alignment": None if self._aligning is None else settings(self._aligning),
-            "distillation": settings(self.distillation),
-            "augment": settings(self.augment),
-            "student_gradient_clip": self.student_gradient_clip,
-        }
-
-    def optimizer_names(self) -> list[str]:
-        """Return what the optimizers are called."""
-        return self._optimizer_names
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add shapes, seed and times to what the checkpoint holds, and the bank to one that can be resumed from.
-
-        Args:
-            checkpoint: what Lightning is about to write; its tensors share memory with the module's.
-        """
-        super().on_save_checkpoint(checkpoint)
-        sync_buffers([self.inversion])
-        has_bank = self.transfer_set is not None and "optimizer_states" in checkpoint
-        checkpoint[STATE_KEY] |= {
-            "spec": None if self.spec is None else list(self.spec),
-            "seed": self.seed,
-            "seconds": dict(self.stopwatch.seconds),
-            "meters": self.meters.state(),
-            "bank": self._bank_state.save(self._transfer.bank, self.trainer) if has_bank else None,
-        }
-
-    def state_to_check(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Leave out what a method refills.
-
-        Args:
-            state: state dict of a checkpoint.
-        """
-        own = {name for name in state if name.startswith("inversion.")}
-        return {n: v for n, v in state.items() if n not in own or not n.split(".")[-1].startswith(TRANSIENT)}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Take seed and times from a checkpoint, the bank too in a fit, and build the method if no fit has done so.
-
-        Args:
-            state: what :meth:`on_save_checkpoint` stored.
-        """
-        self.take_seed(state["seed"])
-        self.stopwatch.seconds = dict(state["seconds"])
-        if self.spec is None and state["spec"] is not None:
-            shape, classes, size, *rest = state["spec"]
-            self._build(TaskSpec(tuple(shape), classes, size, *map(tuple, rest)))
-        if self.is_fitting:
-            self.meters.load(state["meters"])
-        if self.is_fitting and state["bank"] is not None:
-            self._bank_state.load(state["bank"], self._transfer.bank, self.trainer)
-        self.take_precision()
-
-    @property
-    def _aligning(self) -> FeatureAlignment | None:
-        """The alignment where it takes part: with weight 0 nothing of it is built, drawn or run."""
-        active = self.alignment is not None and self.alignment.active and self.inversion.cadence.synthesis_steps > 0
-        return self.alignment if active else None
-
-    @property
-    def _transfer(self) -> TransferSet:
-        return cast(TransferSet, self.transfer_set)

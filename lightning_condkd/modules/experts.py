@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +29,6 @@ from lightning_condkd.models.fresh_networks import FreshNetworks, check_fresh
 from lightning_condkd.modules.parts.checks import check_dtypes
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.training.batches import check_class_sizes, log_written, real_batch, real_images, source_facts
-from lightning_condkd.training.checkpoints import own_state
 from lightning_condkd.training.divergence import (
     LogitsWatch,
     LossWatch,
@@ -44,8 +42,6 @@ from lightning_condkd.training.resumable import ResumableModule
 from lightning_condkd.training.run_length import dev_steps
 from lightning_condkd.training.scores import Scores
 from lightning_condkd.writing import Target
-
-STATE_KEY = "experts"
 
 
 class ExpertTrajectories(ResumableModule):
@@ -83,6 +79,7 @@ class ExpertTrajectories(ResumableModule):
         (2, 3)
     """
 
+    state_key = "experts"
     fixed_settings: ClassVar[Mapping[str, str]] = {"epochs": "resume with as many: they number the experts"}
     metrics: ClassVar[tuple[str, ...]] = ("train/", "val/")
     plain_steps: ClassVar[bool] = True
@@ -97,13 +94,12 @@ class ExpertTrajectories(ResumableModule):
         augment: AugmentName | Augment | None = "dsa",
         seed: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(seed)
         if epochs < 1:
             raise ValueError(f"epochs: expected a positive number for each expert, got {epochs}")
         self.networks = check_fresh(networks)
         self.output, self.epochs, self.learning_rate = Path(output), epochs, learning_rate
         self.augment = resolve_augment(augment, networks.mean, networks.std)
-        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.network = self.networks.make(seeded_generator(self.seed, "expert"))
         self._layout = layout(self.network.network)
         self.losses, self._logits = LossWatch(), LogitsWatch()
@@ -276,27 +272,24 @@ class ExpertTrajectories(ResumableModule):
         """Return plain SGD."""
         return SGD(self.network.parameters(), lr=self.learning_rate)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the seed to what the checkpoint holds.
+    def save_state(self, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+        """Write nothing of a run that has diverged.
 
         Args:
-            checkpoint: what Lightning is about to write.
+            checkpoint: not used.
         """
         self.stop_if_diverged()
-        super().on_save_checkpoint(checkpoint)
-        checkpoint[STATE_KEY] = {"seed": self.seed}
+        return {}
 
-    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Keep the seed of the run that is resumed.
+    def restore(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Check the expert's weights.
 
         Args:
-            checkpoint: what Lightning has read.
+            state: not used.
+            tensors: state dict of the checkpoint.
 
         Raises:
-            ValueError: if the checkpoint is of another module or a diverged run.
+            ValueError: if it does not fit the network, or is of a diverged run.
         """
-        super().on_load_checkpoint(checkpoint)
-        state = own_state(checkpoint, STATE_KEY, self)
-        check_checkpoint(checkpoint["state_dict"])
-        self.check_state(checkpoint["state_dict"])
-        self.take_seed(state["seed"])
+        check_checkpoint(tensors)
+        self.check_state(tensors)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +22,6 @@ from lightning_condkd.formats.contents import CondensedInfo
 from lightning_condkd.modules.parts.checks import check_batch, check_strategy
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.training.batches import check_class_sizes, log_written, real_batch, real_images
-from lightning_condkd.training.checkpoints import own_state
 from lightning_condkd.training.loop_counters import count_step
 from lightning_condkd.training.manual_optimization import ManualOptimization
 from lightning_condkd.training.meters import Meters
@@ -31,8 +29,6 @@ from lightning_condkd.training.resumable import ResumableModule
 from lightning_condkd.training.run_length import dev_steps, run_steps
 from lightning_condkd.types import LossTerms
 from lightning_condkd.writing import Target
-
-STATE_KEY = "generative condensation"
 
 
 class GenerativeCondensation(ResumableModule):
@@ -80,6 +76,7 @@ class GenerativeCondensation(ResumableModule):
         Wang et al.: "DiM: Distilling Dataset into Generative Model", arXiv 2303.04707; its code.
     """
 
+    state_key = "generative condensation"
     fixed_settings: ClassVar[Mapping[str, str]] = {
         "steps_per_epoch": "resume with as many: they number the steps and seed the draws"
     }
@@ -98,7 +95,7 @@ class GenerativeCondensation(ResumableModule):
         steps_per_epoch: int = 390,
         seed: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(seed)
         for name, n, least in (("ipc", ipc, 1), ("gan_epochs", gan_epochs, 0), ("steps_per_epoch", steps_per_epoch, 1)):
             if n < least:
                 raise ValueError(f"{name}: expected at least {least}, got {n}")
@@ -110,7 +107,6 @@ class GenerativeCondensation(ResumableModule):
         self.matching = SelfDistillation() if matching is None else matching
         self.gan_epochs, self.steps_per_epoch = gan_epochs, steps_per_epoch
         self.output = Path(output)
-        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.class_names: tuple[str, ...] = ()
         self.meters = Meters()
         self.iterations = 0
@@ -315,35 +311,28 @@ class GenerativeCondensation(ResumableModule):
             self.trainer,
         )
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write a set, and add seed, shapes and progress to what the checkpoint holds.
+    def save_state(self, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+        """Write a set; return shapes and progress.
 
         Args:
-            checkpoint: what Lightning is about to write; its tensors share memory with the module's.
+            checkpoint: not used.
         """
-        super().on_save_checkpoint(checkpoint)
         sync_buffers([self.pool])
         self.write()
-        checkpoint[STATE_KEY] = {
-            "seed": self.seed,
+        return {
             "iterations": self.iterations,
             "meters": self.meters.state(),
             "image_shape": list(self.gan.image_shape),
             "class_names": list(self.class_names),
         }
 
-    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Keep the seed of the run that is resumed, and make the networks if no fit has done so.
+    def restore(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Take the progress, and make the networks if no fit has done so.
 
         Args:
-            checkpoint: what Lightning has read.
-
-        Raises:
-            ValueError: if the checkpoint is of another module.
+            state: what :meth:`save_state` returned.
+            tensors: not used.
         """
-        super().on_load_checkpoint(checkpoint)
-        state = own_state(checkpoint, STATE_KEY, self)
-        self.take_seed(state["seed"])
         self.iterations = state["iterations"]
         if self.is_fitting:
             self.meters.load(state["meters"])

@@ -12,26 +12,22 @@ from torch import Tensor, nn
 from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.models import Observer
 from lightning_condkd.models.finite import check_finite
+from lightning_condkd.modules.image_classifier import ImageClassifier
 from lightning_condkd.modules.parts.checks import check_dtypes, check_separate
 from lightning_condkd.training.batches import check_image_shape, real_batch
-from lightning_condkd.training.checkpoints import own_state
 from lightning_condkd.training.divergence import (
-    LogitsWatch,
     LossWatch,
     check_checkpoint,
     check_logits,
     check_measured,
     stop_if_diverged,
 )
-from lightning_condkd.training.resumable import ResumableModule
 from lightning_condkd.training.scores import Scores
 from lightning_condkd.training.teacher_accuracy import remark_on_accuracy
 
-STATE_KEY = "condkd"
 
-
-class TeacherStudent(ResumableModule):
-    """Base of the modules that train a student with a frozen teacher.
+class TeacherStudent(ImageClassifier):
+    """What every module that trains a student beside a frozen teacher shares.
 
     Validation and test evaluate the top-1 accuracy (micro average) of the student on real images, and of the teacher:
     once in a fit, always in a test. Of several loaders the first has the plain names, see
@@ -41,15 +37,18 @@ class TeacherStudent(ResumableModule):
     Args:
         teacher: the trained network with its normalisation. It is frozen.
         student: the network to train; one that is no :class:`Observer` gets the teacher's normalisation.
+        seed: seed of all draws; ``None`` takes the one of ``seed_everything``, else 0. A resumed run keeps its own.
 
     Raises:
         ValueError: if teacher and student share memory, or the teacher or, in a fit, the student contains NaN.
     """
 
+    state_key = "condkd"
+    part = "student"
     best_metric = "val/student_accuracy"
 
-    def __init__(self, teacher: Observer, student: nn.Module) -> None:
-        super().__init__()
+    def __init__(self, teacher: Observer, student: nn.Module, seed: int | None = None) -> None:
+        super().__init__(seed)
         self.strict_loading = False  # the teacher is not in the checkpoint; on_load_checkpoint checks the other keys
         self.register_state_dict_post_hook(_without_teacher)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_post_hook(_expects_no_teacher)  # type: ignore[no-untyped-call]
@@ -57,7 +56,7 @@ class TeacherStudent(ResumableModule):
         self.teacher = teacher.freeze()
         self.student = student if isinstance(student, Observer) else _observed_like(teacher, student)
         self.scores = Scores(teacher.num_classes)
-        self.losses, self._logits = LossWatch(), LogitsWatch()
+        self.losses = LossWatch()
         self.teacher_accuracy: float | None = None
         self._fingerprint: str | None = None
         self._was_trained = False
@@ -77,9 +76,9 @@ class TeacherStudent(ResumableModule):
         self._was_trained = self._was_trained or stage == "fit"
 
     @property
-    def image_shape(self) -> tuple[int, int, int] | None:
-        """``(C, H, W)`` of the images that the student learns from, where it is known."""
-        return None
+    def classifier(self) -> Observer:
+        """The student."""
+        return self.student
 
     def on_fit_start(self) -> None:
         """Check the networks in the precision of the run."""
@@ -113,6 +112,11 @@ class TeacherStudent(ResumableModule):
         check_dtypes(self.trainer, teacher=self.teacher, student=self.student)
         check_measured(self.student, "the student")
 
+    def on_predict_start(self) -> None:
+        """See that there is a student that was trained."""
+        super().on_predict_start()
+        self._remark_untrained("predict")
+
     def stop_if_diverged(self) -> None:
         """End the run if a loss, weight or statistic is not finite.
 
@@ -124,7 +128,7 @@ class TeacherStudent(ResumableModule):
     def _remark_untrained(self, what: str) -> None:
         if not self._was_trained:  # set by a fit, or by a loaded checkpoint
             rank_zero_warn(
-                f"{what} without a checkpoint measures the student as it was made, before any training: give "
+                f"{what} without a checkpoint takes the student as it was made, before any training: give "
                 "--ckpt_path (ckpt_path=...), unless it came with weights of its own"
             )
 
@@ -194,39 +198,38 @@ class TeacherStudent(ResumableModule):
 
     # --- checkpoints -----------------------------------------------------------------------------------------------
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what the checkpoint needs to be checked and resumed.
+    def save_state(self, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a checkpoint needs to be checked.
 
         Args:
-            checkpoint: what Lightning is about to write; its tensors share memory with the module's.
+            checkpoint: not used.
         """
-        super().on_save_checkpoint(checkpoint)
         sync_buffers([self.student])
         self.stop_if_diverged()
-        checkpoint[STATE_KEY] = {
+        return super().save_state(checkpoint) | {
             "teacher": self._fingerprint or self.teacher.fingerprint(),
             "teacher_accuracy": self.teacher_accuracy,
             "normalisation": _normalization(self.student),
         }
 
-    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Check that the checkpoint belongs to this teacher and these networks.
 
         Args:
-            checkpoint: what Lightning has read.
+            state: what :meth:`save_state` returned.
+            tensors: state dict of the checkpoint.
 
         Raises:
             ValueError: if the teacher is another one, keys do not match, or the checkpoint is of a diverged run.
         """
-        super().on_load_checkpoint(checkpoint)
-        state = own_state(checkpoint, STATE_KEY, self)
+        super().restore(state, tensors)
         if state["teacher"] != (self._fingerprint or self.teacher.fingerprint()):
             raise ValueError("the checkpoint was made with another teacher: load the weights that the run began with")
-        check_checkpoint(self.state_to_check(checkpoint["state_dict"]))
+        check_checkpoint(self.state_to_check(tensors))
         self.teacher_accuracy = state["teacher_accuracy"]
         self._was_trained = True
-        self.restore(state)
-        self.check_state(checkpoint["state_dict"])
+        self.build_from(state)
+        self.check_state(tensors)
 
     def state_to_check(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the tensors of a checkpoint that must be finite.
@@ -236,11 +239,11 @@ class TeacherStudent(ResumableModule):
         """
         return state
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Take from a checkpoint what must be known before its tensors are loaded.
+    def build_from(self, state: Mapping[str, Any]) -> None:
+        """Make what must be there before the tensors of a checkpoint are checked and loaded.
 
         Args:
-            state: what :meth:`on_save_checkpoint` stored.
+            state: what :meth:`save_state` returned.
         """
 
 

@@ -17,6 +17,7 @@ from lightning_condkd.hashing import content_hash
 from lightning_condkd.messages import listed
 from lightning_condkd.pixels import to_pixels
 from lightning_condkd.training.run_length import dev_steps
+from lightning_condkd.training.trainer_access import image_data_of
 
 
 def real_batch(batch: Any, num_classes: int | None = None) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - of any loader
@@ -36,23 +37,44 @@ def real_batch(batch: Any, num_classes: int | None = None) -> tuple[Tensor, Tens
     """
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         raise ValueError(f"expected batches (images, labels) of real images, got {type(batch).__name__}")
-    images = batch[0]
-    if not isinstance(images, Tensor) or images.dim() != 4:
-        found = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(f"expected real images as a tensor (N, C, H, W), got {found}: convert them in the dataset")
+    images = _tensor(batch[0])
     labels = class_labels(batch[1], len(images), num_classes)
-    if images.dtype == torch.uint8:
-        return to_pixels(images), labels
-    if not images.is_floating_point():
-        raise ValueError(f"expected real images in [0, 1] or uint8, got {images.dtype}: convert 0 to 255 with .byte()")
-    if images.numel():
-        low, high = float(images.min()), float(images.max())
+    return image_pixels(images), labels
+
+
+def image_pixels(images: object) -> Tensor:
+    """Return images in the units of [0, 1] in the default dtype.
+
+    Args:
+        images: ``(N, C, H, W)``, uint8 or floating point in [0, 1].
+
+    Raises:
+        ValueError: if they are no such tensor, normalised or not finite.
+
+    Example:
+        >>> image_pixels(torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)).max()
+        tensor(1.)
+    """
+    pixels = _tensor(images)
+    if pixels.dtype == torch.uint8:
+        return to_pixels(pixels)
+    if not pixels.is_floating_point():
+        raise ValueError(f"expected real images in [0, 1] or uint8, got {pixels.dtype}: convert 0 to 255 with .byte()")
+    if pixels.numel():
+        low, high = float(pixels.min()), float(pixels.max())
         if math.isnan(low) or math.isinf(low) or math.isinf(high):
             raise ValueError(
                 "real images hold NaN or infinity: look for division by zero, or damaged files, in the loader"
             )
         _check_pixels(low, high)
-    return images.to(torch.get_default_dtype()), labels
+    return pixels.to(torch.get_default_dtype())
+
+
+def _tensor(images: object) -> Tensor:
+    if not isinstance(images, Tensor) or images.dim() != 4:
+        found = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise ValueError(f"expected real images as a tensor (N, C, H, W), got {found}: convert them in the dataset")
+    return images
 
 
 def _check_pixels(low: float, high: float) -> None:
@@ -90,8 +112,8 @@ def real_images(module: L.LightningModule) -> ImageDataModule:
     Raises:
         TypeError: if it is fitted with something else.
     """
-    data = getattr(module.trainer, "datamodule", None)
-    if not isinstance(data, ImageDataModule):
+    data = image_data_of(module.trainer)
+    if data is None:
         name = type(module).__name__
         raise TypeError(f"{name} needs real images: fit it with an ImageDataModule, such as DigitsDataModule")
     return data
@@ -118,8 +140,8 @@ def data_settings(trainer: L.Trainer) -> dict[str, Any]:
     Args:
         trainer: the trainer, with its data attached.
     """
-    data = getattr(trainer, "datamodule", None)
-    if not isinstance(data, ImageDataModule):
+    data = image_data_of(trainer)
+    if data is None:
         return {}
     source = data.train_source
     names = content_hash(repr(list(source.class_names)))

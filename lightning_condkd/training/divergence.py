@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lightning_condkd.distributed import first_over_ranks, mean_over_ranks
 from lightning_condkd.messages import listed
 from lightning_condkd.models.finite import all_finite, broken_parts, broken_tensors
+from lightning_condkd.training.trainer_access import checkpoint_folder
 
 STREAK = 8  # non-finite losses in a row that count as divergence with a gradient scaler, which skips such steps
 
@@ -232,7 +233,7 @@ def where_to_resume(trainer: L.Trainer) -> str:
     for callback in trainer.checkpoint_callbacks:
         paths += [getattr(callback, name, None) for name in ("last_model_path", "best_model_path")]
         paths += getattr(callback, "best_k_models", {})
-        paths += Path(getattr(callback, "dirpath", None) or "nowhere").glob("by_time*.ckpt")
+        paths += Path(checkpoint_folder(callback) or "nowhere").glob("by_time*.ckpt")
     there = [Path(path) for path in paths if path and Path(path).exists()]
     if not there:
         return "No checkpoint of this run was written before: start a new run"

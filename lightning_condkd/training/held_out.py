@@ -14,10 +14,10 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.utils.data import Subset
 
 from lightning_condkd.data.condensed import CondensedSet
-from lightning_condkd.data.image_datamodules import ImageDataModule
 from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.messages import listed
 from lightning_condkd.training.class_order import check_class_order, check_fit, class_order, remarks_on_names
+from lightning_condkd.training.trainer_access import held_out_data_of
 
 
 def check_held_out(trainer: L.Trainer, stage: str, condensed: CondensedSet | None) -> None:
@@ -31,7 +31,7 @@ def check_held_out(trainer: L.Trainer, stage: str, condensed: CondensedSet | Non
     Raises:
         ValueError: if classes or image shape differ, or the classes are known to be in another order.
     """
-    data = _image_data(trainer)
+    data = held_out_data_of(trainer)
     if data is None or condensed is None or (stage == "fit" and not trainer.limit_val_batches):
         return
     check_fit(condensed, data.val_source)
@@ -82,9 +82,9 @@ def check_loaders(trainer: L.Trainer, loaders: Iterable[Any], condensed: Condens
     Raises:
         ValueError: if the classes are known to be in another order.
     """
-    if condensed is None or _image_data(trainer) is not None:
+    if condensed is None or held_out_data_of(trainer) is not None:
         return
-    for names in _class_names(loaders):
+    for names in class_names_of(loaders):
         check_class_order(condensed, names)
         _remark_on_names(condensed, names)
 
@@ -122,7 +122,7 @@ def check_parts(trainer: L.Trainer) -> None:
     """
     loaders = _own_loaders(trainer)
     training = CombinedLoader(trainer.train_dataloader).flattened
-    for train, held_out in itertools.product(_class_names(training), _class_names(loaders)):
+    for train, held_out in itertools.product(class_names_of(training), class_names_of(loaders)):
         order, counts = class_order(train, held_out), (len(train), len(held_out))
         found = (
             f"the training images have {counts[0]} classes {listed(train)}, "
@@ -134,16 +134,10 @@ def check_parts(trainer: L.Trainer) -> None:
             rank_zero_warn(f"{found}: are they in the same order?")
 
 
-def _image_data(trainer: L.Trainer) -> ImageDataModule | None:
-    data = getattr(trainer, "datamodule", None)
-    data = getattr(data, "val_data", None) or data
-    return data if isinstance(data, ImageDataModule) else None
-
-
 def _own_loaders(trainer: L.Trainer) -> Sequence[Any]:
     """Return the user's validation loaders at the start of a fit; none for a datamodule of this package."""
     loaders = loaders_in_turn(trainer)
-    return [] if _image_data(trainer) is not None else loaders
+    return [] if held_out_data_of(trainer) is not None else loaders
 
 
 def _remark_on_names(condensed: CondensedSet, names: Sequence[str]) -> None:
@@ -151,7 +145,12 @@ def _remark_on_names(condensed: CondensedSet, names: Sequence[str]) -> None:
         rank_zero_warn(remark)
 
 
-def _class_names(loaders: Iterable[Any]) -> Iterator[tuple[str, ...]]:
+def class_names_of(loaders: Iterable[Any]) -> Iterator[tuple[str, ...]]:
+    """Yield the names of the classes of those loaders whose datasets tell them, in the order of the labels.
+
+    Args:
+        loaders: the loaders.
+    """
     for loader in loaders:
         dataset = getattr(getattr(loader, "loader", loader), "dataset", None)
         while isinstance(dataset, Subset):

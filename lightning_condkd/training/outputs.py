@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from lightning_condkd.training.checkpoints import write_whole
 from lightning_condkd.training.described_module import DescribedModule
 from lightning_condkd.training.run_length import dev_steps
+from lightning_condkd.training.trainer_access import checkpoint_folder
 from lightning_condkd.writing import Target, check_target
 
 
@@ -79,7 +80,7 @@ def state_size(module: nn.Module) -> int:
 
 def _folders(trainer: L.Trainer, checkpoint: int) -> Iterator[Target]:
     logs = trainer.log_dir if trainer.loggers else None
-    checkpoints = [getattr(callback, "dirpath", None) for callback in trainer.checkpoint_callbacks]
+    checkpoints = [checkpoint_folder(callback) for callback in trainer.checkpoint_callbacks]
     for place, size in ((logs, 0), *((folder, checkpoint) for folder in checkpoints)):
         if place is not None and "://" not in str(place):
             yield Target(Path(place), size, folder=True)

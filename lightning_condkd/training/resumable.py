@@ -11,8 +11,9 @@ import lightning as L
 from torch import Tensor
 
 from lightning_condkd.messages import listed
+from lightning_condkd.randomness import run_seed
 from lightning_condkd.training.batches import data_settings
-from lightning_condkd.training.checkpoints import WholeCheckpointIO, refusal, take_average
+from lightning_condkd.training.checkpoints import WholeCheckpointIO, own_state, refusal, take_average
 from lightning_condkd.training.described_module import DescribedModule
 from lightning_condkd.training.loop_counters import count_epoch, validate_on_resume
 from lightning_condkd.training.outputs import CheckedOutputs
@@ -35,18 +36,24 @@ RUN_KEY = "lightning_condkd"
 class ResumableModule(DescribedModule):
     """A module that can be stopped between two steps and resumed from checkpoints that are read without running code.
 
-    Checkpoints contain tensors and plain records only, including the settings of the run, with which a resumed run is
-    compared. A subclass that overrides a hook must call ``super()``.
+    They hold tensors and plain records only, wherever they lie, among these what the run is made of, which a run that
+    resumes is compared with. A subclass writes :meth:`save_state` and :meth:`restore`; a hook that it overrides calls
+    this one's too.
+
+    Args:
+        seed: seed of all draws; ``None`` takes the one of ``seed_everything``, else 0. A resumed run keeps its own.
     """
 
     fixed_settings: ClassVar[Mapping[str, str]] = {}
     """Names in :meth:`run_settings` that cannot change within a run, with advice."""
     takes_new_rates: ClassVar[bool] = False
-    """Whether a resumed run uses the learning rates of its own settings instead of those in the checkpoint."""
-    seed: int
+    """Whether a resumed run takes learning rates as they are given to it, not those in the checkpoint."""
+    state_key: ClassVar[str] = "state"
+    """The name under which a checkpoint holds the seed and what :meth:`save_state` returns."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int | None = None) -> None:
         super().__init__()
+        self.seed = run_seed(seed)
         self._forget()
 
     def _forget(self) -> None:
@@ -127,24 +134,33 @@ class ResumableModule(DescribedModule):
         count_epoch(self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the settings of the run.
+        """Add what the run is made of, its seed and what a subclass needs.
 
         Args:
-            checkpoint: the content to be written.
+            checkpoint: what Lightning is about to write; its tensors share memory with the module's.
         """
         made_of = {"settings": self._settings_here, "optimizers": self._optimizers} if self.is_fitting else {}
         checkpoint[RUN_KEY] = {"class": type(self).__name__, **made_of}
         if self._trainer is not None:
             take_average(self._trainer, self, checkpoint)
+        checkpoint[self.state_key] = {"seed": self.seed, **self.save_state(checkpoint)}
+
+    def save_state(self, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+        """Make what is about to be written the same on all ranks; return what else is to be restored, as plain data.
+
+        Args:
+            checkpoint: what Lightning is about to write; its tensors share memory with the module's.
+        """
+        return {}
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Check that the checkpoint is of this kind of module, and in a fit that its settings agree.
+        """Check that the checkpoint is of such a run, and in a fit that it is made of the same; keep its seed.
 
         Args:
             checkpoint: the content read by Lightning.
 
         Raises:
-            ValueError: if it is of another kind, or a setting differs that cannot change within a run.
+            ValueError: if it is of another kind, or what cannot change within a run differs, or see :meth:`restore`.
         """
         if self._trainer is not None:
             say_found(self._trainer)
@@ -158,6 +174,20 @@ class ResumableModule(DescribedModule):
             check_resumed(run["settings"], self._settings_here, self.fixed_settings)
             validate_on_resume(self.trainer, checkpoint)
         self.take_precision()
+        state = own_state(checkpoint, self.state_key, self)
+        self._take_seed(state["seed"])
+        self.restore(state, checkpoint["state_dict"])
+
+    def restore(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Take what was saved, before the tensors are loaded; a subclass also checks these.
+
+        Args:
+            state: what :meth:`save_state` returned.
+            tensors: state dict of the checkpoint.
+
+        Raises:
+            ValueError: if the checkpoint does not fit.
+        """
 
     def take_precision(self) -> None:
         """Convert the module to the trainer's precision; Lightning does so after loading, which would round float64."""
@@ -170,12 +200,8 @@ class ResumableModule(DescribedModule):
             self._settings = self.run_settings()
         return self._settings
 
-    def take_seed(self, seed: int) -> None:
-        """Use the seed of the resumed run, and warn if another was given.
-
-        Args:
-            seed: seed of the checkpoint.
-        """
+    def _take_seed(self, seed: int) -> None:
+        """Keep the seed of the run that is resumed, and say so if another was asked for."""
         if self.is_fitting:
             warn_of_differences(differences({"seed": seed}, {"seed": self.seed}), "the checkpoint's seed is used")
         self.seed = seed

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from lightning_condkd.training.run_record import differences, warn_of_differences
+from lightning_condkd.training.trainer_access import CountsUnits, student_of
 
 CURRENT, AVERAGING, STUDENT = "current_model_state", "averaging_state", "student."
 
@@ -55,7 +56,7 @@ class StudentAveraging(WeightAveraging):
         """
         if stage != "fit":
             return
-        if not isinstance(getattr(pl_module, "student", None), nn.Module):
+        if student_of(pl_module) is None:
             raise ValueError(
                 f"StudentAveraging: expected a module that trains a student, got {type(pl_module).__name__}: use "
                 "EMAWeightAveraging, which averages a whole module"
@@ -87,7 +88,7 @@ class StudentAveraging(WeightAveraging):
             trainer: the trainer.
             pl_module: the module.
         """
-        unit = getattr(pl_module, "unit", None)
+        unit = pl_module.unit if isinstance(pl_module, CountsUnits) else None
         if trainer.current_epoch < self.first_round or (unit is not None and unit.phase != "distill"):
             return
         self._average.update_parameters(pl_module.student)

@@ -22,9 +22,9 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_condkd.data.image_datamodules import ImageDataModule
 from lightning_condkd.training.described_module import DescribedModule
 from lightning_condkd.training.student_averaging import StudentAveraging
+from lightning_condkd.training.trainer_access import image_data_of, monitored_by
 
 WHOLE_MODULE = "treats all networks of the module as one, including frozen ones"
 AVERAGE = "use lightning_condkd.callbacks.StudentAveraging for a student, leave it out elsewhere"
@@ -77,7 +77,7 @@ def _of_length(trainer: L.Trainer) -> Iterator[str]:
 
 def _of_data(module: DescribedModule) -> Iterator[str]:
     trainer = module.trainer
-    plain = module.trains_one_network and not isinstance(getattr(trainer, "datamodule", None), ImageDataModule)
+    plain = module.trains_one_network and image_data_of(trainer) is None
     if getattr(trainer, "overfit_batches", 0) and not plain:
         yield "overfit_batches takes the first batches of a loader, but these images are drawn by step: leave it out"
     if callbacks_of(trainer, BatchSizeFinder) and not plain:
@@ -127,7 +127,7 @@ def _of_steps(module: DescribedModule) -> Iterator[str]:
 
 def _remark_on_monitors(module: DescribedModule) -> None:
     for callback in callbacks_of(module.trainer, L.Callback):
-        monitor = getattr(callback, "monitor", None)
+        monitor = monitored_by(callback)
         if isinstance(monitor, str) and not monitor.startswith((*module.metrics, "epoch", "step")):
             rank_zero_warn(
                 f"{type(callback).__name__} monitors {monitor!r}, which {type(module).__name__} does not log (its "

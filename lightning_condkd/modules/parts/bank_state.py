@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning_condkd.data.bank import MemoryBank
 from lightning_condkd.data.chunks import runs_in
 from lightning_condkd.data.transfer import TransferSet
+from lightning_condkd.training.trainer_access import checkpoint_folder, datamodule_of, transfer_set_of
 
 STATE_KEY, SAVE_ID = "bank", "save"
 
@@ -28,16 +29,17 @@ def find_transfer_set(given: TransferSet | None, trainer: L.Trainer) -> Transfer
     Raises:
         ValueError: if there is none, or two.
     """
-    datamodule = getattr(trainer, "datamodule", None)
-    others = getattr(datamodule, "transfer_set", None)
-    if given is None and others is None:
+    others = transfer_set_of(trainer)
+    found = others if given is None else given
+    if found is None:
         raise ValueError("CondKD found no transfer set: fit with CondensedDataModule, or pass transfer_set=...")
     if given is not None and others is not None and given is not others:
         raise ValueError(
-            f"CondKD was given transfer_set=... and {type(datamodule).__name__} holds another one: leave transfer_set "
-            "out to learn from the datamodule's, or fit with step_loader(inversion.cadence.length) in its place"
+            f"CondKD was given transfer_set=... and {type(datamodule_of(trainer)).__name__} holds another one: leave "
+            "transfer_set out to learn from the datamodule's, or fit with step_loader(inversion.cadence.length) in its "
+            "place"
         )
-    return cast(TransferSet, others if given is None else given)
+    return found
 
 
 def bank_folder(trainer: L.Trainer) -> Path | None:
@@ -54,7 +56,7 @@ def bank_folder(trainer: L.Trainer) -> Path | None:
     """
     if trainer.checkpoint_callback is None:
         return None
-    checkpoints = getattr(trainer.checkpoint_callback, "dirpath", None)
+    checkpoints = checkpoint_folder(trainer.checkpoint_callback)
     place = str(checkpoints or trainer.log_dir or trainer.default_root_dir)
     if "://" in place:
         return None
@@ -198,7 +200,7 @@ def _read(path: Path) -> _Saved | None:
 
 def _checkpoints(trainer: L.Trainer) -> Iterator[Path]:
     for callback in trainer.checkpoint_callbacks:
-        if folder := getattr(callback, "dirpath", None):
+        if folder := checkpoint_folder(callback):
             yield from Path(folder).rglob("*.ckpt")
     yield from Path(trainer.default_root_dir).glob("hpc_ckpt_*.ckpt")
     if trainer.ckpt_path is not None and Path(trainer.ckpt_path).exists():

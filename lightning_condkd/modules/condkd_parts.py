@@ -1,0 +1,159 @@
+"""What CondKD is made of, and how that travels in checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from torch import nn
+
+from lightning_condkd.alignment import FeatureAlignment
+from lightning_condkd.augment import Augment, CropFlip
+from lightning_condkd.data.transfer import TransferSet
+from lightning_condkd.distillation import DistillationLoss
+from lightning_condkd.distributed import sync_buffers
+from lightning_condkd.inversion import Inversion
+from lightning_condkd.models import Observer
+from lightning_condkd.models.finite import check_finite
+from lightning_condkd.modules.parts.bank_state import BankState
+from lightning_condkd.modules.parts.default_losses import default_distillation
+from lightning_condkd.modules.parts.divergence import TRANSIENT
+from lightning_condkd.modules.teacher_student import TeacherStudent
+from lightning_condkd.randomness import seeded_generator
+from lightning_condkd.training.meters import Meters, Stopwatch
+from lightning_condkd.training.run_record import fingerprint, settings
+from lightning_condkd.types import TaskSpec
+
+
+class CondKDParts(TeacherStudent):
+    """Networks, method, alignment, loss and transfer set of one module, with their state.
+
+    Args:
+        teacher: the trained network with its normalisation. It is frozen.
+        student: the network to train.
+        inversion: the method that synthesises images.
+        alignment: the discriminator game towards the condensed images; ``None`` for plain inversion.
+        distillation: what the student minimises; ``None`` for the method's own.
+        augment: view of the distillation images; ``None`` for the method's own.
+        transfer_set: what the student learns from; ``None`` takes the datamodule's.
+        seed: seed of all draws; ``None`` takes the one of ``seed_everything``, else 0.
+    """
+
+    student_gradient_clip: float | None = None
+
+    def __init__(
+        self,
+        teacher: Observer,
+        student: nn.Module,
+        inversion: Inversion,
+        alignment: FeatureAlignment | None,
+        distillation: DistillationLoss | None,
+        augment: Augment | None,
+        transfer_set: TransferSet | None,
+        seed: int | None,
+    ) -> None:
+        super().__init__(teacher, student, seed)
+        self.inversion = inversion
+        self.alignment = alignment
+        self.distillation = default_distillation(inversion) if distillation is None else distillation
+        usual = CropFlip(0, 0.0) if inversion.source == "live" else CropFlip()
+        self.augment = usual if augment is None else augment
+        self.transfer_set = self._given_transfer_set = transfer_set
+        self.spec: TaskSpec | None = None
+        self.meters, self.stopwatch = Meters(), Stopwatch()
+        self._bank_state = BankState()
+        self._optimizer_names: list[str] = []  # until a fit makes the optimizers
+
+    def _build(self, spec: TaskSpec) -> None:
+        self.spec = spec
+        self.inversion.build(spec, seeded_generator(self.seed, "inversion"))
+        if self._aligning is not None:
+            self._aligning.build(spec, seeded_generator(self.seed, "alignment"))
+            check_finite("the discriminator", self._aligning, "build it anew, or load other weights")
+        check_finite("the inversion", self.inversion, "give it another generator, or other weights")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of a round, which datamodules and loaders number."""
+        return self.inversion.cadence.length
+
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """``(C, H, W)`` of the images that the student learns from, where it is known."""
+        return None if self.spec is None else self.spec.image_shape
+
+    @property
+    def images_synthesized(self) -> int:
+        """Synthetic images so far: those that the bank has seen, or those rendered for the student's steps."""
+        sampled = getattr(self.inversion, "images_sampled", None)
+        return self._transfer.bank.images_seen + (0 if sampled is None else int(sampled))
+
+    def run_settings(self) -> dict[str, Any]:
+        """Return what a resumed run is compared by, JSON values only."""
+        return {
+            "condensed": fingerprint(self._transfer.condensed),
+            "mix": self._transfer.mix,
+            "batch_size": self._transfer.batch_size,
+            "bank_capacity": self._transfer.bank.capacity,
+            "round_length": self.inversion.cadence.length,
+            "inversion": settings(self.inversion),
+            "alignment": None if self._aligning is None else settings(self._aligning),
+            "distillation": settings(self.distillation),
+            "augment": settings(self.augment),
+            "student_gradient_clip": self.student_gradient_clip,
+        }
+
+    def optimizer_names(self) -> list[str]:
+        """Return what the optimizers are called."""
+        return self._optimizer_names
+
+    def save_state(self, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+        """Return shapes and times, and for a checkpoint that can be resumed from the bank.
+
+        Args:
+            checkpoint: what Lightning is about to write.
+        """
+        state = super().save_state(checkpoint)
+        sync_buffers([self.inversion])
+        has_bank = self.transfer_set is not None and "optimizer_states" in checkpoint
+        return state | {
+            "spec": None if self.spec is None else list(self.spec),
+            "seconds": dict(self.stopwatch.seconds),
+            "meters": self.meters.state(),
+            "bank": self._bank_state.save(self._transfer.bank, self.trainer) if has_bank else None,
+        }
+
+    def state_to_check(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Leave out what a method refills.
+
+        Args:
+            state: state dict of a checkpoint.
+        """
+        own = {name for name in state if name.startswith("inversion.")}
+        return {n: v for n, v in state.items() if n not in own or not n.split(".")[-1].startswith(TRANSIENT)}
+
+    def build_from(self, state: Mapping[str, Any]) -> None:
+        """Take times from a checkpoint, the bank too in a fit, and build the method if no fit has done so.
+
+        Args:
+            state: what :meth:`save_state` returned.
+        """
+        self.stopwatch.seconds = dict(state["seconds"])
+        if self.spec is None and state["spec"] is not None:
+            shape, classes, size, *rest = state["spec"]
+            self._build(TaskSpec(tuple(shape), classes, size, *map(tuple, rest)))
+        if self.is_fitting:
+            self.meters.load(state["meters"])
+        if self.is_fitting and state["bank"] is not None:
+            self._bank_state.load(state["bank"], self._transfer.bank, self.trainer)
+        self.take_precision()
+
+    @property
+    def _aligning(self) -> FeatureAlignment | None:
+        """The alignment where it takes part: with weight 0 nothing of it is built, drawn or run."""
+        active = self.alignment is not None and self.alignment.active and self.inversion.cadence.synthesis_steps > 0
+        return self.alignment if active else None
+
+    @property
+    def _transfer(self) -> TransferSet:
+        return cast(TransferSet, self.transfer_set)

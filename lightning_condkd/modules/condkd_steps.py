@@ -1,0 +1,110 @@
+"""One round of CondKD: generator, discriminator and student in turn, under manual optimisation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
+
+from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
+
+from lightning_condkd.distributed import sync_buffers, sync_running_statistics
+from lightning_condkd.modules.condkd_parts import CondKDParts
+from lightning_condkd.randomness import Draw
+from lightning_condkd.rounds import Unit
+from lightning_condkd.steps import DistillationStep, SynthesisStep, Update
+from lightning_condkd.training.loop_counters import count_step
+from lightning_condkd.training.manual_optimization import ManualOptimization
+from lightning_condkd.training.meters import bank_figures
+from lightning_condkd.training.run_length import round_length, units_of_step
+
+LOGGED_UNDER = {
+    "synthesis": "synthesis/",
+    "discriminator": "alignment/",
+    "student": "distillation/",
+    "replay": "replay/",
+}
+
+
+class CondKDSteps(CondKDParts):
+    """The updates of a round; each ``training_step`` is one of them."""
+
+    unit: Unit | None = None
+
+    def training_step(self, batch: int, batch_idx: int) -> None:
+        """Take one unit of one phase; in a ``fast_dev_run`` one of each phase.
+
+        Args:
+            batch: not used: a loader restarts at 0 when a run resumes within a round.
+            batch_idx: position in the round.
+        """
+        count_step(self)
+        for unit in units_of_step(self.trainer, self.inversion.cadence, self.current_epoch, batch_idx):
+            self._take(unit)
+            sync_buffers([self.student])
+            sync_running_statistics([self.inversion])
+        if batch_idx == round_length(self.trainer, self.inversion.cadence) - 1:
+            self._end_round(unit)
+
+    def _take(self, unit: Unit) -> None:
+        self.unit = unit
+        self._set_student_mode(unit)
+        draw = Draw(self.seed, unit.counter, self.global_rank, self.trainer.world_size)
+        with self.stopwatch.running(unit.phase):
+            match unit.phase:
+                case "synthesize":
+                    self._record(unit, self.synthesis_step.take(unit, draw, self._turns))
+                    if unit.last:
+                        self._finish_synthesis(unit)
+                case "distill":
+                    clip = self.student_gradient_clip
+                    self._record(unit, self.distillation_step.take(unit, draw, self._turns, clip))
+
+    def _set_student_mode(self, unit: Unit) -> None:
+        self.student.train(unit.phase == "distill")
+
+    def _record(self, unit: Unit, updates: Iterable[Update]) -> None:
+        for update in updates:
+            self.losses.add(update.optimizer, unit.counter, update.losses)
+            self.meters.add(update.observed, LOGGED_UNDER[update.optimizer])
+
+    def _finish_synthesis(self, unit: Unit) -> None:
+        stores = self.inversion.source == "bank"
+        if stores:
+            self.stop_if_diverged()  # before the bank gets images of it; a live method's block may be one step
+        self.synthesis_step.finish(unit, self._turns)
+        if stores:
+            images, labels = self.inversion.collect()
+            with self._transfer.bank.running():
+                self._transfer.append(images, cast(Tensor, labels), unit.round)
+
+    @property
+    def _turns(self) -> ManualOptimization:
+        return ManualOptimization(self, self._optimizer_names)
+
+    @property
+    def synthesis_step(self) -> SynthesisStep:
+        """The forward passes of synthesis with the parts of this module."""
+        return SynthesisStep(self.teacher, self.student, self.inversion, self._aligning, self._transfer)
+
+    @property
+    def distillation_step(self) -> DistillationStep:
+        """The student's forward pass with the parts of this module."""
+        return DistillationStep(
+            self.teacher, self.student, self.distillation, self.augment, self.inversion, self._transfer
+        )
+
+    def _end_round(self, unit: Unit) -> None:
+        self.stop_if_diverged()
+        if unit.phase != "idle":
+            scheduler = cast(LRScheduler, self.lr_schedulers())
+            scheduler.step()
+        figures = bank_figures(self._transfer.bank, self._transfer.condensed.num_classes)
+        self.log_dict(
+            {f"bank/{name}": v for name, v in figures.items()},
+            on_step=False,
+            on_epoch=True,
+            batch_size=1,
+            sync_dist=True,
+        )
+        self.log_dict(self.meters.pop(), on_step=False, on_epoch=True, batch_size=1, sync_dist=True)

@@ -1,0 +1,132 @@
+"""What modules, callbacks and checks ask of a trainer and of what is attached to it, in one place and typed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import lightning as L
+from torch import nn
+
+from lightning_condkd.data.condensed_datamodule import CondensedDataModule
+from lightning_condkd.data.image_datamodules import ImageDataModule
+from lightning_condkd.data.transfer import TransferSet
+from lightning_condkd.rounds import Unit
+
+
+@runtime_checkable
+class HoldsTransferSet(Protocol):
+    """A datamodule with what a student learns from, such as ``CondensedDataModule``."""
+
+    transfer_set: TransferSet | None
+
+
+@runtime_checkable
+class KnowsClasses(Protocol):
+    """A datamodule that tells its number of classes."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K."""
+
+
+@runtime_checkable
+class CountsUnits(Protocol):
+    """A module whose training step is one update of one of several networks."""
+
+    unit: Unit | None
+
+
+@runtime_checkable
+class Monitors(Protocol):
+    """A callback that goes by a metric."""
+
+    monitor: str | None
+
+
+@runtime_checkable
+class WritesCheckpoints(Protocol):
+    """A callback that writes checkpoints into a folder."""
+
+    dirpath: str | Path | None
+
+
+def datamodule_of(trainer: L.Trainer) -> L.LightningDataModule | None:
+    """Return the datamodule of the running fit, validation, test or prediction; ``None`` where it has loaders.
+
+    ``trainer.datamodule`` is the last one of an earlier call, too.
+
+    Args:
+        trainer: the trainer.
+    """
+    hooks = trainer._data_connector._datahook_selector
+    return None if hooks is None else hooks.datamodule
+
+
+def image_data_of(trainer: L.Trainer) -> ImageDataModule | None:
+    """Return the datamodule if it is one of real images in memory.
+
+    Args:
+        trainer: the trainer.
+    """
+    data = datamodule_of(trainer)
+    return data if isinstance(data, ImageDataModule) else None
+
+
+def held_out_data_of(trainer: L.Trainer) -> ImageDataModule | None:
+    """Return the datamodule that real images to measure on come from, if it has them in memory.
+
+    Args:
+        trainer: the trainer.
+    """
+    data = datamodule_of(trainer)
+    if isinstance(data, CondensedDataModule):
+        data = data.val_data
+    return data if isinstance(data, ImageDataModule) else None
+
+
+def transfer_set_of(trainer: L.Trainer) -> TransferSet | None:
+    """Return what the datamodule has for a student to learn from.
+
+    Args:
+        trainer: the trainer.
+    """
+    data = datamodule_of(trainer)
+    return data.transfer_set if isinstance(data, HoldsTransferSet) else None
+
+
+def num_classes_of(trainer: L.Trainer) -> int | None:
+    """Return the number of classes of the datamodule, where it tells.
+
+    Args:
+        trainer: the trainer.
+    """
+    data = datamodule_of(trainer)
+    return data.num_classes if isinstance(data, KnowsClasses) else None
+
+
+def student_of(module: L.LightningModule) -> nn.Module | None:
+    """Return the network that a module trains as its student.
+
+    Args:
+        module: any module.
+    """
+    return dict(module.named_children()).get("student")
+
+
+def monitored_by(callback: object) -> str | None:
+    """Return the metric that a callback goes by.
+
+    Args:
+        callback: any callback.
+    """
+    return callback.monitor if isinstance(callback, Monitors) else None
+
+
+def checkpoint_folder(callback: object) -> str | Path | None:
+    """Return the folder into which a callback writes checkpoints; ``None`` before it knows, or if it writes none.
+
+    Args:
+        callback: any callback, such as ``trainer.checkpoint_callback``.
+    """
+    return callback.dirpath if isinstance(callback, WritesCheckpoints) else None
