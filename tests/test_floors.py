@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "lightning_condkd"
 NAME = PACKAGE.name
 GROUND = ("assets", "types", "rounds", "randomness", "distributed", "precision", "pixels", "normalization")
-FILES = ("writing", "files", "unpickling")
+FILES = ("writing", "files", "unpickling", "subclassing")
 ROOMS = (
     (*GROUND, *FILES),
     ("functional",),

@@ -166,9 +166,8 @@ class CMI(Inversion):
         """
         return cls(cadence=cadence, class_weight=class_weight, **arguments)
 
-    def build(self, spec: TaskSpec, generator: torch.Generator) -> None:
+    def make(self, spec: TaskSpec, generator: torch.Generator) -> None:
         """Make the generator, the latents, the head and the ring."""
-        super().build(spec, generator)
         self._check(spec)
         given, latent_size = self.given_generator[0], self.latent_size
         self.generator = make_generator(given, lambda: self._own_generator(spec), latent_size, spec, generator)
@@ -202,7 +201,7 @@ class CMI(Inversion):
                 "initialise(generator) that refills it from a torch.Generator: add it"
             )
 
-    def optimizers(self) -> dict[str, Optimizer]:
+    def make_optimizers(self) -> dict[str, Optimizer]:
         """Return ``synthesis``, Adam over generator and latents (betas 0.5, 0.999) and over the head (0.9, 0.999)."""
         groups: list[dict[str, Any]] = [{"params": self.per_round(), "lr": self.generator_lr, "betas": (0.5, 0.999)}]
         if self.contrasts:
@@ -214,10 +213,8 @@ class CMI(Inversion):
         """Return the generator's parameters and the latents; the head's Adam remembers the blocks before."""
         return [*self.generator.parameters(), self.latent]
 
-    @torch.no_grad()
-    def start(self, unit: Unit, draw: Draw) -> None:
+    def begin(self, unit: Unit, draw: Draw) -> None:
         """Refill the generator and draw latents and labels."""
-        super().start(unit, draw)
         self.generator.initialize(draw.generator("generator"))  # type: ignore[operator]
         self.latent.copy_(torch.randn(self.latent.shape, generator=draw.generator("latent")))
         self.labels.copy_(torch.randint(self.num_classes, self.labels.shape, generator=draw.generator("labels")))
@@ -232,19 +229,19 @@ class CMI(Inversion):
         """Return class, BN-statistics, adversarial and contrastive terms; a term of weight 0 is left out."""
         view = self.view(synthetic.images, unit, draw)
         output = self._look(observe, view, bn=self.bn_weight != 0)
-        values: dict[str, Tensor] = {}
-        if self.class_weight and synthetic.labels is not None:
-            values["class"] = class_loss(output.logits, synthetic.labels)
-        if self.bn_weight:
-            values["bn"] = bn_distance(output.bn)
-        if self.adversarial_weight and unit.round >= self.cadence.warmup_rounds:
-            values["adversarial"] = adversarial_divergence(output.logits, student(view).logits)
-        if self.contrasts:
-            local = self._look(observe, self.local_augment.view(synthetic.images, draw, "local view"))
-            values["contrastive"] = self._contrast(self._features(local), self._features(output), draw)
-        weights = {"class": self.class_weight, "bn": self.bn_weight, "adversarial": self.adversarial_weight}
-        weights["contrastive"] = self.contrastive_weight
-        return LossTerms(values, {name: weights[name] for name in values}), output
+        terms = {
+            "class": lambda: class_loss(output.logits, cast(Tensor, synthetic.labels)),
+            "bn": lambda: bn_distance(output.bn),
+            "adversarial": lambda: adversarial_divergence(output.logits, student(view).logits),
+            "contrastive": lambda: self._contrastive(synthetic.images, output, observe, draw),
+        }
+        weights = {"class": self.class_weight, "bn": self.bn_weight, "contrastive": self.contrastive_weight}
+        weights["adversarial"] = self.adversarial_weight if unit.round >= self.cadence.warmup_rounds else 0.0
+        return LossTerms(terms, weights), output
+
+    def _contrastive(self, images: Tensor, output: NetworkOutput, observe: Observe, draw: Draw) -> Tensor:
+        local = self._look(observe, self.local_augment.view(images, draw, "local view"))
+        return self._contrast(self._features(local), self._features(output), draw)
 
     def _look(self, observe: Observe, view: Tensor, bn: bool = False) -> NetworkOutput:
         channel_means = self.contrasts and not self.needs_embedding
@@ -268,14 +265,12 @@ class CMI(Inversion):
         features = features.to(next(self.head.parameters()).dtype)
         return F.normalize(at_least_float32(self.head(features)), dim=1)
 
-    @torch.no_grad()
-    def keep(self, better: Tensor, synthetic: Synthetic) -> None:
+    def keep_more(self, better: Tensor) -> None:
         """Remember the features of the images that are kept."""
-        super().keep(better, synthetic)
         if self._step_features is not None:
             self.kept_features.copy_(torch.where(better, self._step_features, self.kept_features))
 
-    def finish(self, unit: Unit) -> Sequence[str]:
+    def end(self, unit: Unit) -> Sequence[str]:
         """Write the features of the kept images to the ring."""
         if self.contrasts:
             self.ring.write(self.kept_features)

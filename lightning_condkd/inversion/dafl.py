@@ -157,4 +157,4 @@ class DAFL(LiveInversion):
             "balance": lambda: balance_loss(output.logits, log10=self.balance_log10),
         }
         weights = {"class": self.class_weight, "activation": self.activation_weight, "balance": self.balance_weight}
-        return LossTerms.of(terms, weights), output
+        return LossTerms(terms, weights), output

@@ -73,7 +73,5 @@ class DFAD(LiveInversion):
         """Return the adversarial term; with weight 0 it is left out."""
         view = self.view(synthetic.images, unit, draw)
         output = observe(view)
-        if not self.adversarial_weight:
-            return LossTerms({}, {}), output
-        difference = -logits_l1(student(view).logits, output.logits)
-        return LossTerms({"adversarial": difference}, {"adversarial": self.adversarial_weight}), output
+        terms = {"adversarial": lambda: -logits_l1(student(view).logits, output.logits)}
+        return LossTerms(terms, {"adversarial": self.adversarial_weight}), output

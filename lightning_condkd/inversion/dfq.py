@@ -81,10 +81,9 @@ class DFQ(LiveInversion):
         self.adversarial_weight, self.bn_weight = adversarial_weight, bn_weight
         self.class_weight, self.balance_weight = class_weight, balance_weight
 
-    def build(self, spec: TaskSpec, generator: torch.Generator) -> None:
-        """Make the generator."""
+    def make_more(self, spec: TaskSpec, generator: torch.Generator) -> None:
+        """Check that the teacher has the BatchNorm layers that are compared."""
         check_bn(self.bn_weight, spec)
-        super().build(spec, generator)
 
     def default_generator(self, spec: TaskSpec) -> nn.Module:
         """Return a :class:`~lightning_condkd.models.ConvGenerator`."""
@@ -104,4 +103,4 @@ class DFQ(LiveInversion):
         }
         weights = {"adversarial": self.adversarial_weight, "bn": self.bn_weight}
         weights |= {"class": self.class_weight, "balance": self.balance_weight}
-        return LossTerms.of(terms, weights), output
+        return LossTerms(terms, weights), output

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,7 @@ class Fast(Inversion):
         Fang et al., "Up to 100x Faster Data-Free Knowledge Distillation", AAAI 2022.
     """
 
+    finish_steps = ("meta",)
     inner: nn.Module
     meta: nn.Module
     labels: Tensor
@@ -123,9 +124,8 @@ class Fast(Inversion):
         setting = {"cadence": Cadence(steps, 400, warmup_rounds=20), "generator_lr": rates[steps][0]}
         return cls(**{**setting, "latent_lr": rates[steps][1], **arguments})
 
-    def build(self, spec: TaskSpec, generator: torch.Generator) -> None:
+    def make(self, spec: TaskSpec, generator: torch.Generator) -> None:
         """Make the two generators, the latents and the moving statistics."""
-        super().build(spec, generator)
         self._check(spec)
         given, latent_size = self.given_generator[0], self.latent_size
         self.meta = make_generator(given, lambda: self._own_generator(spec), latent_size, spec, generator)
@@ -151,7 +151,7 @@ class Fast(Inversion):
                 "reset_first_layers(generator): add it or set reset_round to None"
             )
 
-    def optimizers(self) -> dict[str, Optimizer]:
+    def make_optimizers(self) -> dict[str, Optimizer]:
         """Return ``synthesis`` (the copy and the latents) and ``meta``, both Adam with betas (0.5, 0.999)."""
         groups = [
             {"params": list(self.inner.parameters()), "lr": self.generator_lr},
@@ -164,10 +164,8 @@ class Fast(Inversion):
         """Return the copy's parameters and the latents: the official code makes a new Adam for every batch."""
         return [*self.inner.parameters(), self.latent]
 
-    @torch.no_grad()
-    def start(self, unit: Unit, draw: Draw) -> None:
+    def begin(self, unit: Unit, draw: Draw) -> None:
         """Copy the meta-generator and draw latents and labels."""
-        super().start(unit, draw)
         if self._resets(unit):
             self.meta.reset_first_layers(draw.generator("reset"))  # type: ignore[operator]
         self.inner.load_state_dict(self.meta.state_dict())
@@ -190,29 +188,22 @@ class Fast(Inversion):
         """Return class, BN-statistics and adversarial terms; a term of weight 0 is left out."""
         view = self.view(synthetic.images, unit, draw)
         output = observe(view, bn=self.bn_weight != 0)
-        values: dict[str, Tensor] = {}
-        if self.class_weight and synthetic.labels is not None:
-            values["class"] = class_loss(output.logits, synthetic.labels)
-        if self.bn_weight:
-            values["bn"] = bn_distance(self._blended(output.bn))
-        if self.adversarial_weight and unit.round >= self.cadence.warmup_rounds:
-            values["adversarial"] = adversarial_divergence(output.logits, student(view).logits)
-        weights = {"class": self.class_weight, "bn": self.bn_weight, "adversarial": self.adversarial_weight}
-        return LossTerms(values, {name: weights[name] for name in values}), output
+        terms = {
+            "class": lambda: class_loss(output.logits, cast(Tensor, synthetic.labels)),
+            "bn": lambda: bn_distance(self._blended(output.bn)),
+            "adversarial": lambda: adversarial_divergence(output.logits, student(view).logits),
+        }
+        adversarial = self.adversarial_weight if unit.round >= self.cadence.warmup_rounds else 0.0
+        return LossTerms(terms, {"class": self.class_weight, "bn": self.bn_weight, "adversarial": adversarial}), output
 
-    @torch.no_grad()
-    def after_step(
-        self, synthetic: Synthetic, output: NetworkOutput, inversion_loss: Tensor, total_loss: Tensor, unit: Unit
-    ) -> None:
-        """Keep the best images, add up the gradients for the meta-generator, remember the last step's statistics."""
-        super().after_step(synthetic, output, inversion_loss, total_loss, unit)
+    def observe_step(self, synthetic: Synthetic, output: NetworkOutput, unit: Unit) -> None:
+        """Add up the gradients for the meta-generator, and remember the last step's statistics."""
         if self.meta_update == "fomaml":
             self._add_up_gradients()
         if unit.last and output.bn:
             self._update_moving_statistics(output.bn)
 
-    @torch.no_grad()
-    def finish(self, unit: Unit) -> Sequence[str]:
+    def end(self, unit: Unit) -> Sequence[str]:
         """Write the meta-generator's gradient: the sum over inner steps (FOMAML) or the displacement (Reptile)."""
         self.blocks_done += 1
         displacement = (m - i for m, i in zip(self.meta.parameters(), self.inner.parameters(), strict=True))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar, final
+
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
@@ -21,8 +24,9 @@ class LiveInversion(Inversion):
     generator stays in train mode throughout, as in the official codes of DAFL and ZSKT, so its BatchNorm layers use the
     statistics of each rank's own batch.
 
-    A subclass says which generator is built unless one is given (:meth:`default_generator`) and what it minimises
-    (:meth:`~lightning_condkd.inversion.base.Inversion.loss`).
+    A subclass says which generator is built unless one is given (:meth:`default_generator`), what it minimises
+    (:meth:`~lightning_condkd.inversion.base.Inversion.loss`), and what it has beside the generator (:meth:`make_more`);
+    :meth:`make` is final here.
 
     Args:
         cadence: how a round is divided.
@@ -40,6 +44,7 @@ class LiveInversion(Inversion):
         ValueError: if the source is unknown, or in :meth:`build`, if the generator does not fit the task.
     """
 
+    finals: ClassVar[Mapping[str, str]] = {"make": "make_more(spec, generator)"}
     generator: nn.Module
 
     def __init__(
@@ -69,13 +74,22 @@ class LiveInversion(Inversion):
         """
         raise NotImplementedError
 
-    def build(self, spec: TaskSpec, generator: torch.Generator) -> None:
+    @final
+    def make(self, spec: TaskSpec, generator: torch.Generator) -> None:
         """Make the generator."""
-        super().build(spec, generator)
         given, latent_size = self.given_generator[0], self.latent_size
         self.generator = make_generator(given, lambda: self.default_generator(spec), latent_size, spec, generator)
+        self.make_more(spec, generator)
 
-    def optimizers(self) -> dict[str, Optimizer]:
+    def make_more(self, spec: TaskSpec, generator: torch.Generator) -> None:
+        """Make what the method has beside its generator: nothing here.
+
+        Args:
+            spec: shapes of the task.
+            generator: source of the initial values.
+        """
+
+    def make_optimizers(self) -> dict[str, Optimizer]:
         """Return ``synthesis``, an Adam over the generator."""
         return {"synthesis": Adam(self.generator.parameters(), lr=self.generator_lr, betas=self.betas)}
 
@@ -94,8 +108,6 @@ class LiveInversion(Inversion):
         """Return images of fresh latents, without labels: the teacher's prediction is used."""
         return Synthetic(self.generator(self.latents(self.batch_size, unit, draw)), None)
 
-    @torch.no_grad()
-    def sample(self, count: int, observe: Observe, unit: Unit, draw: Draw) -> Synthetic:
+    def render_sample(self, count: int, observe: Observe, unit: Unit, draw: Draw) -> Synthetic:
         """Return images for a student step."""
-        self.images_sampled += count
         return Synthetic(self.generator(self.latents(count, unit, draw)), None)

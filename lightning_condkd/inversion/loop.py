@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 from torch.optim import Optimizer
 
-from lightning_condkd.inversion.base import Inversion, Observe, clip_gradients, scale_learning_rates
+from lightning_condkd.inversion.base import Inversion, Observe, SynthesisLoss, clip_gradients, scale_learning_rates
 from lightning_condkd.randomness import Draw
 from lightning_condkd.types import Synthetic
 
@@ -44,8 +45,7 @@ def synthesize(
             inversion.start(unit, draw)
         if "synthesis" in optimizers:
             scale_learning_rates(optimizers["synthesis"], inversion.lr_factor(unit))
-        synthetic = inversion.render(unit, draw)
-        terms, output = inversion.loss(synthetic, teacher, student, unit, draw)
+        synthetic, terms, output = cast(SynthesisLoss, inversion(teacher, student, unit, draw))
         loss = terms.total()
         if loss.requires_grad:
             optimizers["synthesis"].zero_grad()

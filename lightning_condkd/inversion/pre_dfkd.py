@@ -156,9 +156,8 @@ class PREDFKD(LiveInversion):
     def _shared(self, spec: TaskSpec) -> dict[str, Any]:
         return {"mean": spec.mean, "std": spec.std, "latent_size": self.latent_size, "bn_eps": self.bn_eps}
 
-    def build(self, spec: TaskSpec, generator: torch.Generator) -> None:
-        """Make the novel generator and, where there is a memory, its two networks."""
-        super().build(spec, generator)
+    def make_more(self, spec: TaskSpec, generator: torch.Generator) -> None:
+        """Make, where there is a memory, its two networks."""
         if not self.memory.share:
             return
         for name in ("batch_size", "replay_novel"):
@@ -174,11 +173,11 @@ class PREDFKD(LiveInversion):
         settings: dict[str, Any] = {"latent_size": self.latent_size, "std": spec.std, "log10": self.balance_log10}
         self.autoencoder = ReplayMemory(decoder, encoder, memory=self.memory, **settings)
 
-    def optimizers(self) -> dict[str, Optimizer]:
+    def make_optimizers(self) -> dict[str, Optimizer]:
         """Return ``synthesis``, an Adam over the novel generator, and ``replay``, one over the autoencoder."""
         if not self.memory.share:
-            return super().optimizers()
-        return {**super().optimizers(), "replay": Adam(self.autoencoder.parameters(), lr=self.memory.lr)}
+            return super().make_optimizers()
+        return {**super().make_optimizers(), "replay": Adam(self.autoencoder.parameters(), lr=self.memory.lr)}
 
     def loss(
         self, synthetic: Synthetic, observe: Observe, student: Observe, unit: Unit, draw: Draw
@@ -192,18 +191,16 @@ class PREDFKD(LiveInversion):
             "activation": lambda: activation_loss(cast(Tensor, output.embedding)),
             "competition": lambda: self.competition.loss(output.logits.detach(), student(view).logits),
         }
-        return LossTerms.of(terms, self.weights), output
+        return LossTerms(terms, self.weights), output
 
     # --- the student's side ------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
-    def sample(self, count: int, observe: Observe, unit: Unit, draw: Draw) -> Synthetic:
+    def render_sample(self, count: int, observe: Observe, unit: Unit, draw: Draw) -> Synthetic:
         """Return novel images, then memory images."""
         memory = self._memory_count(count, unit, draw)
-        novel = super().sample(count - memory, observe, unit, draw)
+        novel = super().render_sample(count - memory, observe, unit, draw)
         if not memory:
             return novel
-        self.images_sampled += memory
         self.autoencoder.eval()
         latents = self.autoencoder.recall(memory, "memory latent", observe, draw).latents
         return Synthetic(torch.cat((novel.images, self.autoencoder.decode(latents))), None)

@@ -123,7 +123,5 @@ class ZSKT(LiveInversion):
         """Return the adversarial term; with weight 0 it is left out."""
         view = self.view(synthetic.images, unit, draw)
         output = observe(view)
-        if not self.adversarial_weight:
-            return LossTerms({}, {}), output
-        divergence = negative_divergence(output.logits, student(view).logits, self.reduction)
-        return LossTerms({"adversarial": divergence}, {"adversarial": self.adversarial_weight}), output
+        terms = {"adversarial": lambda: negative_divergence(output.logits, student(view).logits, self.reduction)}
+        return LossTerms(terms, {"adversarial": self.adversarial_weight}), output

@@ -36,6 +36,11 @@ from lightning_condkd.modules.parts.checks import (
 from lightning_condkd.modules.parts.default_losses import default_distillation, warn_of_attention
 from lightning_condkd.modules.parts.distillation_step import DistillationStep
 from lightning_condkd.modules.parts.divergence import IMAGES, TRANSIENT, diverged, transient
+from lightning_condkd.modules.parts.own_methods import (
+    check_discriminator,
+    check_nothing_to_train,
+    check_stages,
+)
 from lightning_condkd.modules.parts.synthesis_step import SynthesisStep, Synthesized
 from lightning_condkd.modules.teacher_student import STATE_KEY, TeacherStudent
 from lightning_condkd.randomness import Draw, seeded_generator
@@ -141,6 +146,7 @@ class CondKD(TeacherStudent):
     ) -> None:
         check_makers(student_optimizer=student_optimizer, student_scheduler=student_scheduler)
         super().__init__(teacher, student)
+        check_stages(inversion, alignment, distillation)
         self.automatic_optimization = False
         self.inversion = inversion
         self.alignment = alignment
@@ -157,6 +163,7 @@ class CondKD(TeacherStudent):
         self.unit: Unit | None = None
         self.meters, self.stopwatch = Meters(), Stopwatch()
         self._bank_state = BankState()
+        self._discriminator_reached = False
 
     # --- before the first step -------------------------------------------------------------------------------------
 
@@ -177,6 +184,7 @@ class CondKD(TeacherStudent):
         check_limit(self.trainer, self.inversion.cadence.length)
         transfer_set.check_world_size(self.trainer.world_size)
         check_source(self.inversion, transfer_set, self.trainer.world_size)
+        check_nothing_to_train(self.distillation)
         check_maps("teacher", self.teacher, self.distillation.teacher_maps)
         check_maps("student", self.student, self.distillation.student_maps)
         if self.inversion.cadence.synthesis_steps:
@@ -380,6 +388,9 @@ class CondKD(TeacherStudent):
             terms = alignment.discriminator_loss(condensed, fake, labels)
             total = terms.total()
             step(total)
+        if not self._discriminator_reached:
+            check_discriminator(alignment.discriminator)
+            self._discriminator_reached = True
         self.meters.add(terms.values, "alignment/")
         self._watch("discriminator", unit, {**terms.values, "total": total})
 

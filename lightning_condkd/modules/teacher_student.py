@@ -13,6 +13,7 @@ from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.models import Observer
 from lightning_condkd.models.finite import check_finite
 from lightning_condkd.modules.parts.checks import check_dtypes, check_separate
+from lightning_condkd.modules.parts.own_methods import check_networks
 from lightning_condkd.training.batches import check_image_shape, real_batch
 from lightning_condkd.training.checkpoints import own_state
 from lightning_condkd.training.divergence import (
@@ -43,6 +44,7 @@ class TeacherStudent(ResumableModule):
         student: the network to train; one that is no :class:`Observer` gets the teacher's normalisation.
 
     Raises:
+        TypeError: if the teacher is no :class:`Observer`, or the student no module.
         ValueError: if teacher and student share memory, or the teacher or, in a fit, the student holds NaN.
     """
 
@@ -50,6 +52,7 @@ class TeacherStudent(ResumableModule):
 
     def __init__(self, teacher: Observer, student: nn.Module) -> None:
         super().__init__()
+        check_networks(teacher, student)
         self.strict_loading = False  # the teacher is not in the checkpoint; on_load_checkpoint checks the other keys
         self.register_state_dict_post_hook(_without_teacher)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_post_hook(_expects_no_teacher)  # type: ignore[no-untyped-call]

@@ -51,8 +51,8 @@ def test_a_broken_student_is_refused(tensor: str) -> None:
 
 
 class Broken(ACGANDiscriminator):
-    def build(self, embedding_size: int, num_classes: int, generator: torch.Generator) -> None:
-        super().build(embedding_size, num_classes, generator)
+    def build_heads(self, width: int, num_classes: int) -> None:
+        super().build_heads(width, num_classes)
         next(self.parameters()).data.fill_(torch.nan)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -80,9 +80,9 @@ class DistillationStep(NamedTuple):
 
     def _loss(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor, condensed: Tensor) -> Tensor:
         if self.transfer_set.mix != "two_term" or bool(condensed.all()):
-            return cast(Tensor, self.distillation(student, teacher, labels))
+            return self.distillation(student, teacher, labels)
         first, second = (
             self.distillation(student.select(rows), teacher.select(rows), labels[rows])
             for rows in (condensed, ~condensed)
         )
-        return cast(Tensor, first + second)
+        return first + second

@@ -88,9 +88,7 @@ class SynthesisStep(NamedTuple):
             draw: its randomness.
         """
         shared = self.alignment is not None and self.alignment.augment is None
-        rendered = self.inversion.render(unit, draw)
-        observe = _Observed(self.teacher, shared)
-        terms, output = self.inversion.loss(rendered, observe, self.student, unit, draw)
+        rendered, terms, output = self.inversion(_Observed(self.teacher, shared), self.student, unit, draw)
         labels = output.logits.argmax(1) if rendered.labels is None else rendered.labels
         if self.alignment is None:
             return Synthesized(Synthetic(rendered.images, labels), output, None, terms, terms)
