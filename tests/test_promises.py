@@ -130,6 +130,16 @@ class Forgets(Pixels):
         self.offset = nn.Parameter(torch.zeros(1))
 
 
+class EndsWithout(Forgets):
+    finish_steps = ("meta",)
+
+    def make_optimizers(self) -> dict[str, Optimizer]:
+        return {**super().make_optimizers(), "meta": SGD([self.offset], lr=0.1)}
+
+    def end(self, unit: Unit) -> tuple[str, ...]:
+        return ("meta",)
+
+
 class Unregistered(Forgets):
     def make_optimizers(self) -> dict[str, Optimizer]:
         self.loose = [torch.zeros(1, requires_grad=True)]
@@ -183,6 +193,10 @@ INVERSIONS: dict[str, tuple[Callable[[], Inversion], str]] = {
     "replay of stored images": (ReplaysNothing, "called 'replay'.*write replay_loss and set source = 'live'"),
     "no step to finish with": (FinishesNothing, "finish_steps names 'meta', but there is no optimizer of that name"),
     "not declared": (EndsUndeclared, r"EndsUndeclared.end: expected names out of finish_steps, which are \(\)"),
+    "ends without gradient": (
+        EndsWithout,
+        "no gradient reached offset in the first step, so 'meta' does not",
+    ),
     "no dict": (NoDict, "expected a dict of torch optimizers by name"),
     "no optimizer": (Forgets, r"no optimizer holds offset: add it to one, or freeze it"),
     "not registered": (Unregistered, "synthesis holds a tensor that is no parameter of the method"),
@@ -295,6 +309,38 @@ def test_live_samples_are_counted_and_checked() -> None:
     with pytest.raises(ValueError, match=r"Live.render_sample: expected images \(6, 1, 8, 8\)"):
         method.sample(6, _networks()[0], Cadence(2, 2).unit(0, 2), Draw(0, 0))
     assert int(method.images_sampled) == 0
+
+
+class Replays(Forgets):
+    """A live method that learns after the student's steps."""
+
+    source = "live"
+
+    def __init__(self, trains: str | None) -> None:
+        super().__init__()
+        self.trains = trains
+
+    def make_optimizers(self) -> dict[str, Optimizer]:
+        replay = {"replay": SGD([self.offset], lr=0.1)} if self.trains else {}
+        self.offset.requires_grad_(self.trains is not None)
+        return {**super().make_optimizers(), **replay}
+
+    def render_sample(self, count: int, observe: Any, unit: Unit, draw: Draw) -> Synthetic:
+        return Synthetic(self.pixels.detach()[:count], None)
+
+    def replay_loss(self, synthetic: Synthetic, *_: Any) -> LossTerms:
+        trained = self.offset if self.trains == "offset" else self.pixels
+        return LossTerms({"mean": (trained.sum() - 1).square()}, {"mean": 1.0})
+
+
+def test_what_is_learned_after_the_student_s_step_is_checked_too() -> None:
+    with pytest.raises(ValueError, match=r"Replays.replay_loss returned terms, but make_optimizers has no 'replay'"):
+        toy.fit(toy.condkd(Replays(None)), mix=0.25, max_epochs=1)
+    with pytest.raises(ValueError, match="no gradient of the loss reaches what the optimizer 'replay' trains"):
+        toy.fit(toy.condkd(Replays("pixels")), mix=0.25, max_epochs=1)
+    method = Replays("offset")
+    toy.fit(toy.condkd(method), mix=0.25, max_epochs=1)
+    assert float(method.offset.detach()) > 0
 
 
 # --- distillation ----------------------------------------------------------------------------------------------------
@@ -418,6 +464,11 @@ class Idle(Discriminator):
         self.unused = nn.Linear(width, num_classes)
 
 
+class Detached(Discriminator):
+    def judge(self, features: Tensor, realness: Tensor, labels: Tensor) -> DiscriminatorOutput:
+        return DiscriminatorOutput(realness.detach())
+
+
 class Wide(Discriminator):
     def judge(self, features: Tensor, realness: Tensor, labels: Tensor) -> DiscriminatorOutput:
         return DiscriminatorOutput(realness[:, None])
@@ -432,6 +483,7 @@ class Bare(Discriminator):
     ("make", "match"),
     [
         (Idle, "Idle: no gradient reached unused.weight, unused.bias in the first step, so nothing trains it"),
+        (Detached, "no gradient of the loss reaches what the optimizer 'discriminator' trains"),
         (Wide, r"Wide.judge: expected realness of shape \(12,\), got \(12, 1\)"),
         (Bare, r"Bare.judge: expected DiscriminatorOutput\(realness\), got Tensor"),
     ],

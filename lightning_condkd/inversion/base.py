@@ -154,6 +154,7 @@ class Inversion(FinalMethods, nn.Module):
         "after_step": "observe_step(synthetic, output, unit)",
         "keep": "keep_more(better)",
         "finish": "end(unit)",
+        "check_reached": "make_optimizers()",
         "collect": "observe_step(synthetic, output, unit), which may return the images to keep",
         "sample": "render_sample(count, observe, unit, draw)",
     }
@@ -194,8 +195,8 @@ class Inversion(FinalMethods, nn.Module):
         self.register_buffer("kept_labels", torch.zeros(self.batch_size, dtype=torch.long))
         self.register_buffer("kept_loss", torch.tensor(torch.inf))
         self.register_buffer("images_sampled", torch.zeros((), dtype=torch.long))
-        self._spec, self._to_train, self._has_terms = spec, list[str](), False
-        self._unchecked = {"forward", "gradients", "sample"}  # what the first unit still has to show
+        self._spec, self._trained, self._has_terms = spec, dict[str, list[str]](), False
+        self._unchecked = {"forward", "sample"}  # what the first unit still has to show
         self.make(spec, generator)
 
     def make(self, spec: TaskSpec, generator: torch.Generator) -> None:
@@ -221,7 +222,8 @@ class Inversion(FinalMethods, nn.Module):
         replays = self.source == "live" and type(self).replay_loss is not Inversion.replay_loss
         known = ("synthesis", *(["replay"] if replays else []), *self.finish_steps)
         check_optimizers(self, optimizers, known, self.per_round())
-        self._to_train = names_held(self, optimizers["synthesis"]) if "synthesis" in optimizers else []
+        self._trained = {name: names_held(self, optimizer) for name, optimizer in optimizers.items()}
+        self._unchecked |= self._trained.keys()
         return optimizers
 
     def make_optimizers(self) -> dict[str, Optimizer]:
@@ -288,7 +290,7 @@ class Inversion(FinalMethods, nn.Module):
         teacher, pupil = (_Requested(one, type(self).__name__, self.needs_embedding) for one in (observe, student))
         found = self.loss(synthetic, teacher, pupil, unit, draw)
         if first:
-            trains = bool(self._to_train) and torch.is_grad_enabled()
+            trains = "synthesis" in self._trained and torch.is_grad_enabled()
             check_loss(self, found, rows, self._spec.num_classes, trains)
             self._unchecked.discard("forward")
         terms, output = found
@@ -346,9 +348,8 @@ class Inversion(FinalMethods, nn.Module):
         Raises:
             ValueError: if no gradient reached a parameter in the first step.
         """
-        if self._has_terms and "gradients" in self._unchecked:
-            check_gradients(self, self._to_train)
-            self._unchecked.discard("gradients")
+        if self._has_terms:
+            self.check_reached("synthesis")
         synthetic = self.observe_step(synthetic, output, unit) or synthetic
         loss = mean_over_ranks(inversion_loss if self.selection == "inversion_loss" else total_loss)
         better = torch.ones_like(loss, dtype=torch.bool) if self.selection == "last" else loss < self.kept_loss
@@ -402,11 +403,27 @@ class Inversion(FinalMethods, nn.Module):
             Names of the optimizers whose gradient was written by hand and that are to be stepped now.
 
         Raises:
-            ValueError: if the method does not declare one of them.
+            ValueError: if the method does not declare one of them, or wrote no gradient for it.
         """
         names = self.end(unit)
         check_finished(self, names, self.finish_steps)
+        for name in names:
+            self.check_reached(name)
         return names
+
+    @final
+    def check_reached(self, name: str) -> None:
+        """Check, the first time, that a gradient reached all that an optimizer trains.
+
+        Args:
+            name: the optimizer, whose gradients are in place.
+
+        Raises:
+            ValueError: if one has none.
+        """
+        if name in self._unchecked:
+            check_gradients(self, name, self._trained[name])
+            self._unchecked.discard(name)
 
     def end(self, unit: Unit) -> Sequence[str]:
         """Do what is left to do at the end of a block, without graph: nothing here.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from functools import partial
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from lightning_condkd.functional.divergence import adversarial_divergence
 from lightning_condkd.functional.inversion import bn_distance, class_loss
 from lightning_condkd.inversion.base import Inversion, Observe, Selection
 from lightning_condkd.inversion.parts.feature_ring import FeatureRing
-from lightning_condkd.inversion.parts.generator import check_bn, make_generator
+from lightning_condkd.inversion.parts.generator import GeneratorSettings, check_bn, complete, make_generator
 from lightning_condkd.models.generators import ConvGenerator
 from lightning_condkd.precision import at_least_float32
 from lightning_condkd.randomness import Draw, seeded_initialization
@@ -88,12 +89,9 @@ class CMI(Inversion):
     Args:
         cadence: 200 synthesis steps, 400 student steps; the published table was made with 500 synthesis steps.
         batch_size: images of a block.
-        generator: network from latents ``(N, latent_size)`` to images ``(N, C, H, W)`` in [0, 1], with a method
-            ``initialise(generator)`` that refills it; ``None`` builds
-            :class:`~lightning_condkd.models.ConvGenerator` of ``generator_width``.
-        generator_width: base width of the built generator.
-        latent_size: length of a latent.
-        generator_lr: learning rate of the generator and of the latents.
+        generator: the generator, whose learning rate is that of the latents too (betas: official code). The one built
+            is a :class:`~lightning_condkd.models.ConvGenerator`; one given must have a method
+            ``initialize(generator)`` that refills it.
         class_weight: weight of the cross-entropy to the sampled labels (``scratch_cmi``, ``cmi_cifar10``: 1;
             ``adv_cmi``: 0.5).
         bn_weight: weight of the distance to the teacher's BatchNorm statistics (all scripts).
@@ -114,16 +112,15 @@ class CMI(Inversion):
     generator: nn.Module
     labels: Tensor
     kept_features: Tensor
+    recorded: ClassVar[tuple[str, ...]] = ("betas",)
+    published: ClassVar[GeneratorSettings] = GeneratorSettings(64, 256, lr=1e-3, betas=(0.5, 0.999))
 
     def __init__(
         self,
         *,
         cadence: Cadence = Cadence(synthesis_steps=200, distill_steps=400),
         batch_size: int = 256,
-        generator: nn.Module | None = None,
-        generator_width: int = 64,
-        latent_size: int = 256,
-        generator_lr: float = 1e-3,
+        generator: GeneratorSettings = published,
         class_weight: float = 1.0,
         bn_weight: float = 1.0,
         adversarial_weight: float = 0.5,
@@ -133,9 +130,9 @@ class CMI(Inversion):
         selection: Selection = "total_loss",
     ) -> None:
         super().__init__(cadence, batch_size, CropFlip() if augment is None else augment, selection)
-        self.given_generator = [generator]  # in a list: not a submodule before it is copied in build
-        self.generator_width, self.latent_size = generator_width, latent_size
-        self.generator_lr, self.contrastive = generator_lr, contrastive
+        self.generator_settings = complete(generator, self.published)
+        self.generator_width, self.latent_size, self.generator_lr, self.betas = self.generator_settings.numbers
+        self.contrastive = contrastive
         self.class_weight, self.bn_weight, self.adversarial_weight = class_weight, bn_weight, adversarial_weight
         self.contrastive_weight, self.contrasts = contrastive_weight, contrastive_weight != 0
         self.needs_embedding = self.contrasts and contrastive.features == "embedding"
@@ -169,8 +166,8 @@ class CMI(Inversion):
     def make(self, spec: TaskSpec, generator: torch.Generator) -> None:
         """Make the generator, the latents, the head and the ring."""
         self._check(spec)
-        given, latent_size = self.given_generator[0], self.latent_size
-        self.generator = make_generator(given, lambda: self._own_generator(spec), latent_size, spec, generator)
+        own = partial(self._own_generator, spec)
+        self.generator = make_generator(self.generator_settings, own, spec, generator)
         self.latent = nn.Parameter(torch.zeros(self.batch_size, self.latent_size))
         self.register_buffer("labels", torch.zeros(self.batch_size, dtype=torch.long))
         self.num_classes = spec.num_classes
@@ -194,16 +191,16 @@ class CMI(Inversion):
                 "contrastive.features is 'batch_norm', but the teacher has no BatchNorm layer with running statistics: "
                 "set contrastive.features to 'embedding', or contrastive_weight to 0, or use a teacher with BatchNorm"
             )
-        given = self.given_generator[0]
+        given = self.generator_settings.network
         if given is not None and not hasattr(given, "initialize"):
             raise ValueError(
                 f"every block starts the generator anew, but {type(given).__name__} has no method "
-                "initialise(generator) that refills it from a torch.Generator: add it"
+                "initialize(generator) that refills it from a torch.Generator: add it"
             )
 
     def make_optimizers(self) -> dict[str, Optimizer]:
-        """Return ``synthesis``, Adam over generator and latents (betas 0.5, 0.999) and over the head (0.9, 0.999)."""
-        groups: list[dict[str, Any]] = [{"params": self.per_round(), "lr": self.generator_lr, "betas": (0.5, 0.999)}]
+        """Return ``synthesis``, Adam over generator, latents and, with betas 0.9 and 0.999, the head."""
+        groups: list[dict[str, Any]] = [{"params": self.per_round(), "lr": self.generator_lr, "betas": self.betas}]
         if self.contrasts:
             head = list(self.head.parameters())
             groups.append({"params": head, "lr": self.contrastive.head_lr, "betas": (0.9, 0.999)})

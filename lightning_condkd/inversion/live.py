@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import ClassVar, final
 
 import torch
@@ -11,7 +12,7 @@ from torch.optim import Adam, Optimizer
 
 from lightning_condkd.augment import Augment
 from lightning_condkd.inversion.base import Inversion, Observe, Source
-from lightning_condkd.inversion.parts.generator import make_generator
+from lightning_condkd.inversion.parts.generator import GeneratorSettings, complete, make_generator
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Unit
 from lightning_condkd.types import Synthetic, TaskSpec
@@ -31,20 +32,21 @@ class LiveInversion(Inversion):
     Args:
         cadence: how a round is divided.
         batch_size: images of a synthesis step, over all ranks.
-        generator: network from latents ``(N, latent_size)`` to images ``(N, C, H, W)`` in the units of [0, 1]; ``None``
-            for the method's own.
-        latent_size: length of a latent.
-        generator_lr: learning rate of the generator's Adam.
-        betas: of the generator's Adam.
+        generator: the generator and its Adam; what is left out is as ``published`` has it.
         augment: the main view; ``None`` for the images as they are.
         source: ``live`` renders images for every student step; ``bank`` stores the images of each block's last
             synthesis step instead, which the student then draws from like those of any other method.
+
+    Attributes:
+        published: the method's own settings of the generator, here those of the DataFree code.
 
     Raises:
         ValueError: if the source is unknown, or in :meth:`build`, if the generator does not fit the task.
     """
 
     finals: ClassVar[Mapping[str, str]] = {"make": "make_more(spec, generator)"}
+    recorded: ClassVar[tuple[str, ...]] = ("betas",)
+    published: ClassVar[GeneratorSettings] = GeneratorSettings(64, 256, lr=1e-3, betas=(0.5, 0.999))
     generator: nn.Module
 
     def __init__(
@@ -52,18 +54,15 @@ class LiveInversion(Inversion):
         cadence: Cadence,
         batch_size: int,
         *,
-        generator: nn.Module | None,
-        latent_size: int,
-        generator_lr: float,
-        betas: tuple[float, float],
+        generator: GeneratorSettings,
         augment: Augment | None,
         source: Source,
     ) -> None:
         super().__init__(cadence, batch_size, augment, selection="last")
         if source not in ("live", "bank"):
             raise ValueError(f"expected source 'live' or 'bank', got {source!r}")
-        self.given_generator = [generator]  # in a list: not a submodule before it is copied in build
-        self.latent_size, self.generator_lr, self.betas = latent_size, generator_lr, betas
+        self.generator_settings = complete(generator, self.published)
+        self.generator_width, self.latent_size, self.generator_lr, self.betas = self.generator_settings.numbers
         self.source = source
 
     def default_generator(self, spec: TaskSpec) -> nn.Module:
@@ -77,8 +76,8 @@ class LiveInversion(Inversion):
     @final
     def make(self, spec: TaskSpec, generator: torch.Generator) -> None:
         """Make the generator."""
-        given, latent_size = self.given_generator[0], self.latent_size
-        self.generator = make_generator(given, lambda: self.default_generator(spec), latent_size, spec, generator)
+        own = partial(self.default_generator, spec)
+        self.generator = make_generator(self.generator_settings, own, spec, generator)
         self.make_more(spec, generator)
 
     def make_more(self, spec: TaskSpec, generator: torch.Generator) -> None:

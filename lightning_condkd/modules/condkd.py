@@ -39,6 +39,7 @@ from lightning_condkd.modules.parts.divergence import IMAGES, TRANSIENT, diverge
 from lightning_condkd.modules.parts.own_methods import (
     check_discriminator,
     check_nothing_to_train,
+    check_replayed,
     check_stages,
 )
 from lightning_condkd.modules.parts.synthesis_step import SynthesisStep, Synthesized
@@ -409,8 +410,10 @@ class CondKD(TeacherStudent):
         with self._turns.turn(self, "replay") as step:
             terms = self.inversion.replay_loss(synthetic, self.teacher, unit, draw)
             if terms is not None:
+                check_replayed(self.inversion, self._turns.names)
                 total = terms.total()
                 step(total)
+                self.inversion.check_reached("replay")
                 self.meters.add(terms.values, "replay/")
                 self._watch("replay", unit, {**terms.values, "total": total}, synthetic.images)
 

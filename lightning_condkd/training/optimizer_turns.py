@@ -75,6 +75,9 @@ class OptimizerTurns:
             module: the module that configured it.
             name: its name; where there is none, the forward pass runs without a graph and the update does nothing.
             gradient_clip: largest norm of the whole gradient; ``None`` for no limit.
+
+        Raises:
+            ValueError: by the update, if the loss has no graph.
         """
         if name not in self.names:
             with torch.no_grad():
@@ -83,6 +86,11 @@ class OptimizerTurns:
         optimizer = self.get(module, name)
 
         def step(loss: Tensor) -> None:
+            if not loss.requires_grad:
+                raise ValueError(
+                    f"no gradient of the loss reaches what the optimizer {name!r} trains: compute it without detach, "
+                    "argmax or no_grad, from what that optimizer holds"
+                )
             optimizer.zero_grad()
             module.manual_backward(loss)
             if gradient_clip is not None:

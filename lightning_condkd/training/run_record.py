@@ -56,6 +56,8 @@ def _hash(tensor: Tensor) -> str:
 def settings(part: object, depth: int = DEPTH) -> dict[str, Any]:
     """Return the class of a part, its plain public attributes and those of the parts that its constructor took.
 
+    Attributes that its class names as ``recorded`` are among them.
+
     Args:
         part: an object; of what it keeps, parameters, buffers and functions are left out, and a tensor is its hash.
         depth: how many parts within parts are looked into.
@@ -67,6 +69,7 @@ def settings(part: object, depth: int = DEPTH) -> dict[str, Any]:
     """
     record: dict[str, Any] = {"class": type(part).__name__}
     arguments, own = constructor_arguments(type(part)), getattr(part, "__dict__", {})
+    arguments |= set(getattr(type(part), "recorded", ()))
     for name in sorted(arguments | {name for name, value in own.items() if _simple(name, value)}):
         value = getattr(part, name, None)
         registered = isinstance(value, Tensor) and name not in own  # parameters and buffers are the state of the run

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_condkd.alignment import ACGANDiscriminator, FeatureAlignment
 from lightning_condkd.data import CondensedDataModule
+from lightning_condkd.inversion import GeneratorSettings
 from lightning_condkd.models import Observer
 from lightning_condkd.models.finite import all_finite, broken_parts
 from lightning_condkd.models.weights import load_weights
@@ -66,7 +67,10 @@ def _spoiled_generator() -> nn.Module:
     ("model", "match"),
     [
         (lambda: toy.condkd(alignment=FeatureAlignment(Broken())), "the discriminator holds NaN or infinity"),
-        (lambda: toy.condkd(toy.fast(generator=_spoiled_generator())), r"the inversion holds .*meta.project.bias"),
+        (
+            lambda: toy.condkd(toy.fast(generator=GeneratorSettings(network=_spoiled_generator()))),
+            r"the inversion holds .*meta.project.bias",
+        ),
     ],
     ids=["discriminator", "generator"],
 )

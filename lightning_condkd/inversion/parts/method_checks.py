@@ -102,11 +102,12 @@ def shares_memory(method: nn.Module, images: Tensor) -> bool:
     return any(parameter.untyped_storage().data_ptr() == place for parameter in method.parameters())
 
 
-def check_gradients(method: nn.Module, names: Sequence[str]) -> None:
+def check_gradients(method: nn.Module, optimizer: str, names: Sequence[str]) -> None:
     """Check after a step that a gradient reached what was to be trained.
 
     Args:
         method: the method.
+        optimizer: what the optimizer is called.
         names: of the parameters.
 
     Raises:
@@ -114,9 +115,9 @@ def check_gradients(method: nn.Module, names: Sequence[str]) -> None:
     """
     if unreached := [name for name in names if method.get_parameter(name).grad is None]:
         raise ValueError(
-            f"{type(method).__name__}: no gradient reached {listed(unreached)} in the first step, so 'synthesis' does "
-            "not train it: use it in render or loss without detach or no_grad, freeze it with requires_grad_(False), "
-            "or leave it out"
+            f"{type(method).__name__}: no gradient reached {listed(unreached)} in the first step, so {optimizer!r} "
+            "does not train it: use it in the loss without detach or no_grad (or write its gradient in end), freeze it "
+            "with requires_grad_(False), or leave it out"
         )
 
 

@@ -75,6 +75,23 @@ def check_nothing_to_train(loss: DistillationLoss) -> None:
         )
 
 
+def check_replayed(inversion: Inversion, optimizers: Sequence[str]) -> None:
+    """Check that there is something to train by a loss after the student's step.
+
+    Args:
+        inversion: the method, whose ``replay_loss`` returned terms.
+        optimizers: names of the optimizers.
+
+    Raises:
+        ValueError: if none is for it.
+    """
+    if "replay" not in optimizers:
+        raise ValueError(
+            f"{type(inversion).__name__}.replay_loss returned terms, but make_optimizers has no 'replay' to train by "
+            "them: add it, or return None"
+        )
+
+
 def check_discriminator(discriminator: Discriminator) -> None:
     """Check after a step that a gradient reached all of a discriminator.
 
