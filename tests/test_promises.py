@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch.optim import SGD, Optimizer
 
 from lightning_condkd.alignment import ACGANDiscriminator, FeatureAlignment
 from lightning_condkd.alignment.discriminators import Discriminator, DiscriminatorOutput
+from lightning_condkd.cli import main
 from lightning_condkd.condensation import CondensationMethod, DistributionMatching
 from lightning_condkd.data import DigitsDataModule
 from lightning_condkd.distillation import DistillationLoss, KLDistillation
@@ -23,6 +25,7 @@ from lightning_condkd.modules import Condensation
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.rounds import Cadence, Unit
 from lightning_condkd.types import LossTerms, NetworkOutput, Synthetic, TaskSpec
+from tests.conftest import ROOT
 from tests.helpers import toy
 from tests.test_own_parts import Means, Pixels
 
@@ -447,6 +450,25 @@ def test_a_part_of_the_wrong_kind_is_refused_with_what_to_give(case: str) -> Non
     given, match = KINDS[case]
     with pytest.raises(TypeError, match=match):
         toy.condkd(**given)
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        (
+            "teacher=DigitsNet",
+            "model.teacher: DigitsNet is a class of another kind .*: wrap the network, with class_path",
+        ),
+        ("inversion=DigitsNet", "model.inversion: DigitsNet is a class of another kind than is wanted here"),
+        ("distillation=torch.nn.MSELoss", "model.distillation: .*a subclass of DistillationLoss"),
+    ],
+)
+def test_a_class_of_the_wrong_kind_is_refused_on_the_command_line(
+    flag: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", f"--config={ROOT / 'configs' / 'quickstart.yaml'}", f"--model.init_args.{flag}"])
+    assert re.search(said, capsys.readouterr().err)
 
 
 def test_a_plain_module_as_discriminator_or_method_is_refused(tmp_path: Path) -> None:
