@@ -266,6 +266,6 @@ def test_a_loaded_module_is_held_to_its_task(saved: Saved) -> None:
         inversion=toy.fast(),
         alignment=FeatureAlignment(),
     )
-    with pytest.raises(ValueError, match=r"the module was built for Spec.*make a new module"):
+    with pytest.raises(ValueError, match=r"the module was built for TaskSpec.*make a new module"):
         toy.fit(loaded, condensed=toy.condensed_set(shape=(1, 16, 16)))
     assert toy.fit(loaded, max_epochs=2).trainer.global_step == 2 * toy.CADENCE.length
