@@ -82,6 +82,9 @@ def _few_subclasses(found: re.Match[str]) -> str:
     return "known subclasses: " + ", ".join([*words, *([f"{rest} of the libraries"] if rest else [])])
 
 
+CURES = {"teacher": ": wrap the network, with class_path Observer and init_args network, mean and std"}
+
+
 class _Part(NamedTuple):
     indent: int
     keys: tuple[str, ...]
@@ -131,7 +134,10 @@ def _parts(message: str) -> Iterator[_Part]:
 
 def _cause(part: _Part) -> str:
     if found := NO_CLASS.match(part.text):
-        near = get_close_matches(found[1], _class_names(), n=3)
+        if found[1] in (names := _class_names()):
+            cure = CURES.get(part.keys[-1] if part.keys else "", "")
+            return f"{found[1]} is a class of another kind than is expected here{cure}"
+        near = get_close_matches(found[1], names, n=3)
         return f"found no class or file {found[1]!r}" + (f", did you mean {' or '.join(near)}?" if near else "")
     owner = locate(part.owner) if part.owner else None
     if NO_ARGUMENT.match(part.text) and isinstance(owner, type):

@@ -49,42 +49,40 @@ class NetworkOutput(NamedTuple):
         Args:
             rows: index or boolean mask over the batch, ``(N,)``. Batch statistics are dropped, as they do not apply.
         """
-        embedding, means = (None if x is None else x[rows] for x in (self.embedding, self.channel_means))
-        return NetworkOutput(self.logits[rows], embedding, tuple(m[rows] for m in self.maps), channel_means=means)
+        logits, embedding, maps, _, means = self
+        embedding, means = (None if x is None else x[rows] for x in (embedding, means))
+        return type(self)(logits[rows], embedding, tuple(m[rows] for m in maps), channel_means=means)
 
 
-class LossTerms(NamedTuple):
+class LossTerms:
     """Named loss terms with their weights; :meth:`total` is the only place where they are multiplied.
 
     Args:
-        values: unweighted scalar terms.
+        terms: unweighted scalar terms, or functions that compute them: those of weight 0 are left out and not called.
         weights: one weight for each term.
+
+    Raises:
+        ValueError: if a term has no weight or a weight no term, or a term is no scalar tensor.
+
+    Attributes:
+        values: the terms that are there.
+        weights: theirs.
 
     Example:
         >>> import torch
-        >>> LossTerms({"class": torch.tensor(2.0), "bn": torch.tensor(1.0)}, {"class": 0.5, "bn": 10.0}).total()
+        >>> terms = {"class": torch.tensor(2.0), "bn": lambda: torch.tensor(1.0), "prior": lambda: torch.ones(())}
+        >>> LossTerms(terms, {"class": 0.5, "bn": 10.0, "prior": 0.0}).total()
         tensor(11.)
     """
 
-    values: Mapping[str, Tensor]
-    weights: Mapping[str, float]
+    __slots__ = ("values", "weights")
 
-    @classmethod
-    def of(cls, terms: Mapping[str, Callable[[], Tensor]], weights: Mapping[str, float]) -> LossTerms:
-        """Compute the terms whose weight is not 0; the others are left out.
-
-        Args:
-            terms: what computes each.
-            weights: one for each term.
-
-        Example:
-            >>> import torch
-            >>> terms = {"class": lambda: torch.ones(()), "bn": lambda: torch.zeros(())}
-            >>> LossTerms.of(terms, {"class": 2.0, "bn": 0.0}).total()
-            tensor(2.)
-        """
-        weights = {name: weight for name, weight in weights.items() if weight}
-        return cls({name: terms[name]() for name in weights}, weights)
+    def __init__(self, terms: Mapping[str, Tensor | Callable[[], Tensor]], weights: Mapping[str, float]) -> None:
+        for what, name in _unpaired(terms, weights):
+            raise ValueError(f"the loss term {name!r} has no {what}: give terms and weights the same names")
+        there = {name: term for name, term in terms.items() if weights[name] or isinstance(term, Tensor)}
+        self.values = {name: _scalar(name, term) for name, term in there.items()}
+        self.weights = {name: weights[name] for name in there}
 
     def total(self) -> Tensor:
         """Return the weighted sum of the terms, 0 without any."""
@@ -93,8 +91,30 @@ class LossTerms(NamedTuple):
         return torch.stack([self.weights[name] * value for name, value in self.values.items()]).sum()
 
     def merge(self, other: LossTerms) -> LossTerms:
-        """Return the terms of both; names must differ."""
+        """Return the terms of both.
+
+        Args:
+            other: terms of other names.
+
+        Raises:
+            ValueError: if both have a term of the same name.
+        """
+        for name in self.values.keys() & other.values.keys():
+            raise ValueError(f"two loss terms are called {name!r}: rename one")
         return LossTerms({**self.values, **other.values}, {**self.weights, **other.weights})
+
+
+def _unpaired(terms: Mapping[str, object], weights: Mapping[str, float]) -> list[tuple[str, str]]:
+    lacking = [("weight", name) for name in terms if name not in weights]
+    return lacking + [("value", name) for name in weights if name not in terms]
+
+
+def _scalar(name: str, term: Tensor | Callable[[], Tensor]) -> Tensor:
+    value = term if isinstance(term, Tensor) else term()
+    if not isinstance(value, Tensor) or value.dim():
+        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"the loss term {name!r}: expected a scalar tensor, got {got}; return its mean or sum")
+    return value
 
 
 class Synthetic(NamedTuple):

@@ -24,7 +24,7 @@ GROUND = (
     "lazy_names",
     "messages",
 )
-FILES = ("writing", "files", "unpickling", "hashing")
+FILES = ("writing", "files", "unpickling", "hashing", "subclassing")
 ROOMS = (
     (*GROUND, *FILES),
     ("functional",),

@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 QUICK = ["fit", "--config", str(ROOT / "configs" / "quickstart.yaml")]
 INVERSION = "--model.init_args.inversion"
 CADENCE = "cadence.synthesis_steps=5, cadence.distill_steps=60, cadence.warmup_rounds=1"
-REST = "generator_width=16, latent_size=64, generator_lr=0.01"
+REST = "generator.width=16, generator.latent_size=64, generator.lr=0.01"
 
 
 @pytest.fixture

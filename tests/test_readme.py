@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_condkd import CondensedDataModule, CondensedSet, CondKD, FeatureAlignment, Observer
 from lightning_condkd.data import DigitsDataModule
-from lightning_condkd.inversion import Fast
+from lightning_condkd.inversion import Fast, GeneratorSettings
 from lightning_condkd.models import CifarResNet, DigitsNet
 from lightning_condkd.rounds import Cadence
 from tests.conftest import ROOT
@@ -91,7 +91,9 @@ def test_first_screen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = student.linear.weight.clone()
 
     def quick_fast() -> Fast:
-        return Fast(cadence=Cadence(synthesis_steps=1, distill_steps=2), batch_size=8, generator_width=4)
+        return Fast(
+            cadence=Cadence(synthesis_steps=1, distill_steps=2), batch_size=8, generator=GeneratorSettings(width=4)
+        )
 
     def quick_trainer(**given: Any) -> L.Trainer:
         assert given.pop("max_epochs") == 220

@@ -21,7 +21,7 @@ from tests.helpers.contract import methods
 RECIPES = sorted((ROOT / "configs" / "methods").glob("*.yaml"))
 TASKS = [ROOT / "configs" / "quickstart.yaml", ROOT / "configs" / "cifar10" / "fast.yaml"]
 # Networks of the task's shapes, or objects with defaults of their own.
-FREE = {"generator", "memory_generator", "encoder", "selection", "augment", "images", "ring_dtype", "memory"}
+FREE = {"memory_generator", "encoder", "selection", "augment", "images", "ring_dtype", "memory"}
 every_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 
 

@@ -25,7 +25,7 @@ from lightning_condkd.condensation import (
     TrajectorySchedule,
 )
 from lightning_condkd.data import CondensedDataModule, CondensedSet, DigitsDataModule
-from lightning_condkd.inversion import Inversion, LiveInversion, Memory, NoInversion
+from lightning_condkd.inversion import GeneratorSettings, Inversion, LiveInversion, Memory, NoInversion
 from lightning_condkd.inversion.cmi import Contrastive
 from lightning_condkd.models import ConvNet, DigitsNet, FreshNetworks, Observer
 from lightning_condkd.modules import Condensation, CondKD
@@ -82,8 +82,7 @@ def _method(name: str) -> Inversion:
     sizes = {
         "cadence": Cadence(STEPS, STEPS),
         "batch_size": 20,
-        "generator_width": 8,
-        "latent_size": 16,
+        "generator": GeneratorSettings(width=8, latent_size=16),
         "selection": "last",
         "augment": CROP,
         "contrastive": Contrastive(ring_size=40, ring_draws=20, head_size=8),

@@ -15,7 +15,7 @@ from benchmarks.support.plain_loops import MEAN, STD, PlainLoops
 from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.callbacks import CompileNetworks
 from lightning_condkd.data import CondensedDataModule, CondensedSet
-from lightning_condkd.inversion import Fast
+from lightning_condkd.inversion import Fast, GeneratorSettings
 from lightning_condkd.models import CifarResNet, ConvGenerator, Observer, SmallImageResNet
 from lightning_condkd.modules import CondKD
 from lightning_condkd.rounds import Cadence
@@ -144,7 +144,11 @@ class Task(NamedTuple):
             alignment: makes Fast Fast*.
         """
         teacher, student = self.pair(form)
-        inversion = Fast(cadence=CADENCES[self.phase], batch_size=self.batch, generator=self.generator(form))
+        inversion = Fast(
+            cadence=CADENCES[self.phase],
+            batch_size=self.batch,
+            generator=GeneratorSettings(network=self.generator(form)),
+        )
         return CondKD(Observer(teacher, MEAN, STD), student, inversion, alignment, seed=0)
 
     def datamodule(self) -> L.LightningDataModule:

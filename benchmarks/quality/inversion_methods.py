@@ -109,7 +109,7 @@ def cifar10(steps: int, **arguments: object) -> list[str]:
 
 CROP = "{class_path: CropFlip, init_args: {padding: 1, flip_probability: 0.0}}"
 ROLL = "{class_path: RollFlip, init_args: {pixels: 1, flip_probability: 0.0}}"
-SMALL = {"generator_width": 16, "latent_size": 64}
+SMALL = {"generator__width": 16, "generator__latent_size": 64}
 DIGITS = Suite(
     base=[
         "config=configs/quickstart.yaml",
@@ -119,7 +119,7 @@ DIGITS = Suite(
     methods={
         "noise": digits(1),
         "real_subset": digits(1, images="data/digits-train.safetensors"),
-        "fast": digits(5, **SMALL, generator_lr=0.01, latent_lr=0.05, augment=CROP),
+        "fast": digits(5, **SMALL, generator__lr=0.01, latent_lr=0.05, augment=CROP),
         "deep_inversion": digits(100, augment=ROLL),
         "adaptive_deep_inversion": digits(100, augment=ROLL, competition="{weight: 1.0}"),
         "cmi": digits(100, **SMALL, augment=CROP, contrastive__ring_draws=128),
@@ -141,13 +141,13 @@ CIFAR10 = Suite(
     methods={
         "noise": cifar10(1),
         "real_subset": cifar10(1, images="data/cifar10-train.safetensors"),
-        "fast": cifar10(5, generator_width=32, bn_weight=1.0),
+        "fast": cifar10(5, generator__width=32, bn_weight=1.0),
         "deep_inversion": cifar10(40, optimizer__lr=0.1),
-        "cmi": cifar10(40, generator_width=32, contrastive__ring_draws=512),
+        "cmi": cifar10(40, generator__width=32, contrastive__ring_draws=512),
         "dafl": cifar10(40, source="bank"),
         "zskt": cifar10(40, source="bank", anneal_blocks=11),
-        "dfq": cifar10(40, generator_width=32, source="bank"),
-        "dfad": cifar10(40, generator_width=32, source="bank"),
+        "dfq": cifar10(40, generator__width=32, source="bank"),
+        "dfad": cifar10(40, generator__width=32, source="bank"),
         "pre_dfkd": cifar10(40, memory__batch_size=32, memory__replay_novel=32),
     },
     student_steps=40,

@@ -24,7 +24,7 @@ from lightning_condkd.alignment import (
     UnconditionalDiscriminator,
 )
 from lightning_condkd.data import CondensedDataModule
-from lightning_condkd.inversion import Fast
+from lightning_condkd.inversion import Fast, GeneratorSettings
 from lightning_condkd.models import CifarResNet, Observer
 from lightning_condkd.modules import CondKD
 from lightning_condkd.randomness import Draw
@@ -66,7 +66,7 @@ def fit(kind: type[Discriminator], weight: float, options: argparse.Namespace) -
     """Return the pulls of a short run, the early and the late half of its rounds apart."""
     teacher = Observer(CifarResNet(20), MEAN, STD, weights=options.data / "resnet20-cifar10.safetensors")
     cadence = Cadence(synthesis_steps=5, distill_steps=options.distill_steps, warmup_rounds=2)
-    inversion = Fast(cadence=cadence, batch_size=200, generator_width=32, bn_weight=1.0)
+    inversion = Fast(cadence=cadence, batch_size=200, generator=GeneratorSettings(width=32), bn_weight=1.0)
     model = Pulls(teacher, CifarResNet(8), inversion, FeatureAlignment(kind(), weight=weight), seed=0)
     data = CondensedDataModule(options.data / "res_DM_CIFAR10_ConvNet_10ipc.pt")
     with tempfile.TemporaryDirectory() as folder:

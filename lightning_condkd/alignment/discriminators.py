@@ -5,15 +5,16 @@ The paper says little more than that its discriminator is conditional; form, siz
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple, TypeVar
+from typing import ClassVar, NamedTuple, TypeVar, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from lightning_condkd.randomness import seeded_initialization
+from lightning_condkd.subclassing import FinalMethods, check_initialized
 
 Layer = TypeVar("Layer", nn.Linear, nn.Embedding)
 
@@ -35,12 +36,14 @@ def _bounded(layer: Layer) -> Layer:
     return layer
 
 
-class Discriminator(nn.Module):
+class Discriminator(FinalMethods, nn.Module):
     """A multi-layer perceptron with spectral norm on every linear map, LeakyReLU 0.2, and a realness head.
 
-    It has no BatchNorm, whose statistics would reveal which batch is which. Autocast is off inside: the network is
-    small, and its norms and logits should not be rounded. To write another kind, override :meth:`build_heads` and
-    :meth:`judge`.
+    It has no BatchNorm, by whose statistics the two batches could be told apart. Autocast is off inside: it is small,
+    and neither its norms nor its logits are to be rounded.
+
+    What a kind of one's own writes: :meth:`score`, and :meth:`build_heads` for layers of its own. What the base does,
+    in methods that are final: :meth:`build` makes all layers from one seed, :meth:`forward` checks what was judged.
 
     Args:
         hidden: widths of the hidden layers (our default).
@@ -56,6 +59,10 @@ class Discriminator(nn.Module):
         Miyato et al.: "Spectral Normalization for Generative Adversarial Networks", arXiv 1802.05957.
     """
 
+    finals: ClassVar[Mapping[str, str]] = {
+        "build": "build_heads(width, num_classes)",
+        "forward": "score(features, realness, labels)",
+    }
     class_weight: float = 0.0
     class_loss_on_synthetic: bool = False
 
@@ -67,6 +74,7 @@ class Discriminator(nn.Module):
         self.body = nn.Sequential()
         self.realness: nn.Linear
 
+    @final
     def build(self, embedding_size: int, num_classes: int, generator: torch.Generator) -> None:
         """Create the layers on the CPU; a second call replaces them.
 
@@ -75,6 +83,7 @@ class Discriminator(nn.Module):
             num_classes: number of classes K.
             generator: CPU generator of all initial values.
         """
+        check_initialized(self, "super().__init__(hidden)")
         with seeded_initialization(generator):
             self.body = nn.Sequential()
             for width_in, width_out in pairwise((embedding_size, *self.hidden)):
@@ -90,6 +99,7 @@ class Discriminator(nn.Module):
             num_classes: number of classes K.
         """
 
+    @final  # type: ignore[misc]  # torch declares it as an attribute
     def forward(self, embedding: Tensor, labels: Tensor) -> DiscriminatorOutput:
         """Score a batch.
 
@@ -99,6 +109,7 @@ class Discriminator(nn.Module):
 
         Raises:
             RuntimeError: before :meth:`build`.
+            TypeError: if :meth:`score` returns something else than it is to.
         """
         if not len(self.body):
             raise RuntimeError(
@@ -107,7 +118,16 @@ class Discriminator(nn.Module):
             )
         with torch.autocast(embedding.device.type, enabled=False):
             features = self.body(embedding.to(self.realness.bias.dtype))
-            return self.score(features, self.realness(features).squeeze(1), labels)
+            output = self.score(features, self.realness(features).squeeze(1), labels)
+        self._check(output, len(embedding))
+        return output
+
+    def _check(self, output: object, rows: int) -> None:
+        hook = f"{type(self).__name__}.score"
+        if not isinstance(output, DiscriminatorOutput):
+            raise TypeError(f"{hook}: expected DiscriminatorOutput(realness), got {type(output).__name__}")
+        if output.realness.shape != (rows,):
+            raise TypeError(f"{hook}: expected realness of shape {(rows,)}, got {tuple(output.realness.shape)}")
 
     def score(self, features: Tensor, realness: Tensor, labels: Tensor) -> DiscriminatorOutput:
         """Return the output, given the last hidden layer; the unchanged realness by default.

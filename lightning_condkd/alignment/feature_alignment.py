@@ -40,6 +40,7 @@ class FeatureAlignment(nn.Module):
             discriminator; ``None`` reuses the view of the inversion.
 
     Raises:
+        TypeError: if the discriminator is none.
         ValueError: if the weight or the number of rounds is negative, or the loss unknown.
 
     Example:
@@ -75,6 +76,10 @@ class FeatureAlignment(nn.Module):
         if ramp_rounds < 0:
             raise ValueError(f"ramp_rounds: expected a count of rounds, 0 for no ramp, got {ramp_rounds}.")
         adversarial.check_kind(loss)
+        given: object = discriminator
+        if given is not None and not isinstance(given, Discriminator):
+            got = getattr(given, "__name__", type(given).__name__)
+            raise TypeError(f"discriminator: expected a Discriminator, got {got}: subclass it and write judge")
         self.discriminator = ACGANDiscriminator() if discriminator is None else discriminator
         self.weight, self.ramp_rounds = weight, ramp_rounds
         self.loss: adversarial.AdversarialLoss = loss
@@ -115,13 +120,13 @@ class FeatureAlignment(nn.Module):
         """
         with self._in_eval_mode():
             output = self.discriminator(embedding, labels)
-        values = {"alignment": adversarial.generator_loss(output.realness, self.loss)}
+        terms = {"alignment": adversarial.generator_loss(output.realness, self.loss)}
         weight = self.weight if round is None else self.weight * self._ramp(round)
         weights = {"alignment": weight}
         if (class_loss := _class_loss(output, labels)) is not None:
-            values["alignment_class"] = class_loss
+            terms["alignment_class"] = class_loss
             weights["alignment_class"] = weight * self.discriminator.class_weight
-        return LossTerms(values, weights)
+        return LossTerms(terms, weights)
 
     def discriminator_loss(self, condensed_embedding: Tensor, synthetic_embedding: Tensor, labels: Tensor) -> LossTerms:
         """Return the loss of the discriminator; no gradient reaches the embeddings.
@@ -138,13 +143,13 @@ class FeatureAlignment(nn.Module):
             ValueError: if the batches do not match.
         """
         condensed, synthetic = self._score_both(condensed_embedding.detach(), synthetic_embedding.detach(), labels)
-        values = {"discriminator": adversarial.discriminator_loss(condensed.realness, synthetic.realness, self.loss)}
+        terms = {"discriminator": adversarial.discriminator_loss(condensed.realness, synthetic.realness, self.loss)}
         weights = {"discriminator": 1.0}
         if (class_loss := _class_loss(condensed, labels)) is not None:
             on_synthetic = _class_loss(synthetic, labels) if self.discriminator.class_loss_on_synthetic else None
-            values["discriminator_class"] = class_loss if on_synthetic is None else class_loss + on_synthetic
+            terms["discriminator_class"] = class_loss if on_synthetic is None else class_loss + on_synthetic
             weights["discriminator_class"] = self.discriminator.class_weight
-        return LossTerms(values, weights)
+        return LossTerms(terms, weights)
 
     @torch.no_grad()
     def accuracy(self, condensed_embedding: Tensor, synthetic_embedding: Tensor, labels: Tensor) -> dict[str, Tensor]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, final
 
 from torch import Tensor, nn
 
+from lightning_condkd.messages import listed
 from lightning_condkd.models.fresh_networks import FreshNetworks
 from lightning_condkd.randomness import Draw
+from lightning_condkd.subclassing import FinalMethods, check_initialized
 from lightning_condkd.types import LossTerms
 
 
@@ -26,11 +29,22 @@ class RealImages(NamedTuple):
     class_rows: Sequence[Tensor]
 
 
-class CondensationMethod(nn.Module, ABC):
+class CondensationMethod(FinalMethods, nn.Module, ABC):
     """Base of the methods that learn the pixels of a condensed set; plain PyTorch.
 
     What a method must remember from one iteration to the next is a buffer or a frozen parameter. What it learns beside
     the pixels is a parameter.
+
+    What a method of one's own writes:
+
+    - ``name``, ``pixel_lr`` and, in the constructor, ``networks``;
+    - :meth:`losses`: the loss of an iteration; :meth:`settings`: what a file records;
+    - :meth:`make`, :meth:`check_classes`: what depends on the task, where something does;
+    - :meth:`parameter_groups`, :meth:`is_sound`: for what it learns beside the pixels.
+
+    What the base does, in the final :meth:`build`: it checks the networks against the data, that nothing of these is
+    missing, that the settings can be written and that every parameter is learned. The first iteration is checked for
+    gradients.
 
     Attributes:
         name: name of the method in the files that it makes.
@@ -39,12 +53,14 @@ class CondensationMethod(nn.Module, ABC):
         networks: makes the networks through which images are compared.
     """
 
+    finals: ClassVar[Mapping[str, str]] = {"build": "make(image_shape, num_classes, ipc)"}
     name: str
     pixel_lr: float
     networks: FreshNetworks
 
+    @final
     def build(self, image_shape: tuple[int, int, int], num_classes: int, ipc: int) -> None:
-        """Check and size what depends on the task; called once, before the first iteration.
+        """Check the method against the task, see :meth:`make`; called once, before the first iteration.
 
         Args:
             image_shape: ``(C, H, W)`` in pixels.
@@ -52,9 +68,52 @@ class CondensationMethod(nn.Module, ABC):
             ipc: images per class.
 
         Raises:
-            ValueError: if the networks have another number of classes, or cannot read such images.
+            TypeError: if the method lacks an attribute, or its settings are no JSON values.
+            ValueError: if the networks have another number of classes, or cannot read such images, or a parameter is in
+                no group.
         """
+        check_initialized(self, "super().__init__()")
+        self._check_attribute("networks", FreshNetworks, "FreshNetworks(network, mean, std), set in the constructor")
         self.networks.check(image_shape, num_classes)
+        self.make(image_shape, num_classes, ipc)
+        self._check_attribute("name", str, "what the method is called in files")
+        self._check_attribute("pixel_lr", (int, float), "a step size on normalised pixels, such as 1.0")
+        self._check_settings()
+        self._check_groups()
+
+    def make(self, image_shape: tuple[int, int, int], num_classes: int, ipc: int) -> None:
+        """Check and size what depends on the task: nothing here.
+
+        Args:
+            image_shape: ``(C, H, W)`` in pixels.
+            num_classes: number of classes K.
+            ipc: images per class.
+
+        Raises:
+            ValueError: if something does not fit.
+        """
+
+    def _check_attribute(self, name: str, kind: type | tuple[type, ...], expected: str) -> None:
+        if not isinstance(got := getattr(self, name, None), kind):
+            raise TypeError(f"{type(self).__name__}.{name}: expected {expected}, got {got!r}")
+
+    def _check_settings(self) -> None:
+        try:
+            json.dumps(self.settings())
+        except TypeError as error:
+            cure = "return numbers, text, lists and dicts"
+            raise TypeError(
+                f"{type(self).__name__}.settings: a file could not record them ({error}): {cure}"
+            ) from error
+
+    def _check_groups(self) -> None:
+        held = {id(parameter) for group in self.parameter_groups() for parameter in group["params"]}
+        idle = [name for name, one in self.named_parameters() if one.requires_grad and id(one) not in held]
+        if idle:
+            raise ValueError(
+                f"{type(self).__name__}.parameter_groups: no group holds {listed(idle)}: add it to one, or freeze it "
+                "with requires_grad_(False)"
+            )
 
     def check_classes(self, class_names: Sequence[str]) -> None:
         """Check the names of the classes; called after :meth:`build`.

@@ -164,8 +164,8 @@ class ConditionalGAN(nn.Module):
             labels: their intended classes, ``(N,)`` int64.
         """
         realness, class_logits = self.critic(images)
-        values = {"realness": generator_loss(realness, "hinge"), "class": _cross_entropy(class_logits, labels)}
-        return LossTerms(values, dict.fromkeys(values, 1.0))
+        terms = {"realness": generator_loss(realness, "hinge"), "class": _cross_entropy(class_logits, labels)}
+        return LossTerms(terms, dict.fromkeys(terms, 1.0))
 
     def critic_loss(self, images: Tensor, labels: Tensor, draw: Draw) -> LossTerms:
         """Return the loss of the critic, with new images of uniformly drawn classes, without their graph.
@@ -182,13 +182,13 @@ class ConditionalGAN(nn.Module):
         with torch.no_grad():
             synthetic = self.render(wanted, draw, "critic latents")
         on_real, on_synthetic = self.critic(images), self.critic(synthetic)
-        values = {
+        terms = {
             "distance": critic_loss(on_real.realness, on_synthetic.realness),
             "class_real": _cross_entropy(on_real.class_logits, labels),
             "class_synthetic": _cross_entropy(on_synthetic.class_logits, wanted),
             "penalty": gradient_penalty(lambda x: self.critic(x).realness, images, synthetic, mix, scale=0.5),
         }
-        return LossTerms(values, dict.fromkeys(values, 1.0) | {"penalty": self.penalty})
+        return LossTerms(terms, dict.fromkeys(terms, 1.0) | {"penalty": self.penalty})
 
     @torch.no_grad()
     def sample(self, labels: Tensor, random: torch.Generator) -> Tensor:

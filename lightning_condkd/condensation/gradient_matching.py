@@ -115,19 +115,15 @@ class GradientMatching(MatchingMethod):
         self.distance, self.inner_steps, self.network_epochs = distance, inner_steps, network_epochs
         self.observer = self.networks.make(seeded_generator(0, "network")).requires_grad_(False)
 
-    def build(self, image_shape: tuple[int, int, int], num_classes: int, ipc: int) -> None:
-        """Check the networks against the data, and look up the loops that are not given.
+    def make_more(self, ipc: int) -> None:
+        """Look up the loops that are not given.
 
         Args:
-            image_shape: ``(C, H, W)`` in pixels.
-            num_classes: number of classes K.
             ipc: images per class.
 
         Raises:
-            ValueError: if the networks have another number of classes or cannot read the images, or there are no
-                published loops for the images per class.
+            ValueError: if there are no published loops for the images per class.
         """
-        super().build(image_shape, num_classes, ipc)
         if self.inner_steps is not None and self.network_epochs is not None:
             return
         if ipc not in PUBLISHED_LOOPS:

@@ -123,8 +123,8 @@ class TrajectoryMatching(CondensationMethod):
         # Its weights are not used but replaced by those of experts.
         return self.networks.make(seeded_generator(0, "network")).requires_grad_(False)
 
-    def build(self, image_shape: tuple[int, int, int], num_classes: int, ipc: int) -> None:
-        """Open the experts, and check them and the network against the data.
+    def make(self, image_shape: tuple[int, int, int], num_classes: int, ipc: int) -> None:
+        """Open the experts, and check them against the data.
 
         Args:
             image_shape: ``(C, H, W)`` in pixels.
@@ -134,7 +134,6 @@ class TrajectoryMatching(CondensationMethod):
         Raises:
             ValueError: if something does not fit.
         """
-        super().build(image_shape, num_classes, ipc)
         if self._published is not None:
             self._follow(published_schedule(self._published, ipc))
         if (self.schedule.batch_size or 1) > num_classes * ipc:

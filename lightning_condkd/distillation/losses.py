@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, final
 
+import torch
 from torch import Tensor, nn
 
 from lightning_condkd.functional.divergence import kd_divergence, logits_l1
+from lightning_condkd.subclassing import FinalMethods, RequestedOutput
 from lightning_condkd.types import NetworkOutput
 
 
-class DistillationLoss(nn.Module):
-    """Loss of the student on a batch, given the outputs of student and teacher.
+class LossInput(RequestedOutput):
+    """The output of student or teacher, of which only that can be read which the loss declares."""
 
-    A loss of one's own subclasses it, implements :meth:`forward` and states what it needs beside the logits.
+    __slots__ = ()
+    cures: ClassVar[Mapping[str, str]] = {
+        "embedding": "set needs_embedding = True in the loss; in a bare loop call the networks with embedding=True",
+        "maps": "set teacher_maps and student_maps in the loss; in a bare loop call the networks with maps=[...]",
+        "bn": "a distillation loss is given logits, embedding and maps",
+        "channel_means": "a distillation loss is given logits, embedding and maps",
+    }
+
+
+class DistillationLoss(FinalMethods, nn.Module):
+    """What the student minimises on a batch that the teacher has seen as well.
+
+    What a loss of one's own writes:
+
+    - :meth:`forward`: the loss, a scalar;
+    - ``needs_embedding``, ``teacher_maps``, ``student_maps``: what it reads beside the logits.
+
+    What the base does, in the final ``loss(student, teacher, labels)``: it refuses to read what was not declared, and a
+    loss that is no scalar or through which no gradient reaches the student. Nothing trains parameters of a loss, so a
+    fit refuses them; buffers and frozen parameters are allowed.
 
     Attributes:
         needs_embedding: whether both outputs must carry the penultimate embedding.
@@ -21,7 +43,6 @@ class DistillationLoss(nn.Module):
         student_maps: likewise of the student.
 
     Example:
-        >>> import torch
         >>> class Squared(DistillationLoss):
         ...     def forward(self, student, teacher, labels=None):
         ...         return (student.logits - teacher.logits).square().mean()
@@ -29,12 +50,37 @@ class DistillationLoss(nn.Module):
         tensor(1.)
     """
 
+    finals: ClassVar[Mapping[str, str]] = {"__call__": "forward(student, teacher, labels)"}
     needs_embedding: bool = False
     teacher_maps: Sequence[str] = ()
     student_maps: Sequence[str] = ()
 
+    @final  # type: ignore[misc]  # torch declares it as an attribute
+    def __call__(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor | None = None) -> Tensor:
+        """Return the loss of a batch, see :meth:`forward`.
+
+        Args:
+            student: output of the student, with a graph.
+            teacher: output of the teacher on the same images.
+            labels: classes, ``(N,)`` int64; ``None`` where unknown.
+
+        Raises:
+            ValueError: if the loss reads what it did not declare, or is no scalar that depends on the student.
+        """
+        loss = super().__call__(LossInput(*student), LossInput(*teacher), labels)
+        name = f"{type(self).__name__}.forward"
+        if not isinstance(loss, Tensor) or loss.dim():
+            got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise ValueError(f"{name}: expected a scalar tensor, got {got}; return the mean over the batch")
+        if student.logits.requires_grad and torch.is_grad_enabled() and not loss.requires_grad:
+            raise ValueError(
+                f"{name}: no gradient of the loss reaches the student: compute it from student.logits, or from what "
+                "else the loss declares, without detach, argmax or no_grad"
+            )
+        return loss
+
     def forward(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor | None = None) -> Tensor:
-        """Return the loss of a batch.
+        """Return the loss of a batch; to be written.
 
         Args:
             student: output of the student, with a graph.

@@ -10,6 +10,7 @@ from lightning_condkd.inversion.dfq import DFQ
 from lightning_condkd.inversion.fast import Fast
 from lightning_condkd.inversion.live import LiveInversion
 from lightning_condkd.inversion.parts.competition import Competition
+from lightning_condkd.inversion.parts.generator import GeneratorSettings
 from lightning_condkd.inversion.parts.pixel_optimizer import ImagePrior, PixelAdam
 from lightning_condkd.inversion.parts.replay_memory import LatentStep, Memory
 from lightning_condkd.inversion.pre_dfkd import PREDFKD
@@ -26,6 +27,7 @@ __all__ = [
     "Contrastive",
     "DeepInversion",
     "Fast",
+    "GeneratorSettings",
     "ImagePrior",
     "Inversion",
     "LatentStep",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, Protocol, cast, get_args
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal, NamedTuple, Protocol, cast, final, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,18 @@ from torch.optim import Optimizer
 
 from lightning_condkd.augment import Augment
 from lightning_condkd.distributed import gather_rows, mean_over_ranks
+from lightning_condkd.inversion.parts.method_checks import (
+    check_finished,
+    check_gradients,
+    check_loss,
+    check_optimizers,
+    check_synthetic,
+    names_held,
+    shares_memory,
+)
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Unit
+from lightning_condkd.subclassing import FinalMethods, RequestedOutput, check_initialized
 from lightning_condkd.types import LossTerms, NetworkOutput, Synthetic, TaskSpec
 
 Selection = Literal["total_loss", "inversion_loss", "last"]
@@ -36,15 +46,65 @@ class Observe(Protocol):
         ...
 
 
-class Inversion(nn.Module):
+class _Requested(NamedTuple):
+    """A network whose outputs can only be read as far as they were asked for, the embedding where it was declared."""
+
+    network: Observe
+    method: str
+    declared: bool
+
+    def __call__(
+        self,
+        images: Tensor,
+        *,
+        embedding: bool = False,
+        bn: bool = False,
+        maps: Sequence[str] = (),
+        channel_means: bool = False,
+    ) -> NetworkOutput:
+        if embedding and not self.declared:
+            raise ValueError(f"{self.method}.loss asks for the embedding: set needs_embedding = True in the method")
+        output = self.network(images, embedding=embedding, bn=bn, maps=maps, channel_means=channel_means)
+        return RequestedOutput(*output)
+
+
+class SynthesisLoss(NamedTuple):
+    """What a method computes in a synthesis step, with its graph.
+
+    Args:
+        synthetic: what :meth:`Inversion.render` returned.
+        terms: the named terms.
+        output: the teacher's output on the main view.
+    """
+
+    synthetic: Synthetic
+    terms: LossTerms
+    output: NetworkOutput
+
+
+class Inversion(FinalMethods, nn.Module):
     """Base of the methods that turn a frozen teacher into images.
 
     A method is plain PyTorch: it knows no trainer, no data and no other stage. All that it must remember is a
     registered parameter or buffer of the *global* synthesis batch, so ``state_dict`` holds a round in mid-flight and a
     run resumes on any number of ranks. The loop calls, in this order::
 
-        build -> optimizers -> (start -> (render -> loss -> [backward, step] -> after_step) x synthesis_steps -> finish)
+        build -> optimizers -> (start -> (forward -> [backward, step] -> after_step) x synthesis_steps -> finish)
         x rounds
+
+    What a method of one's own writes, of which :meth:`render` and :meth:`loss` are all that each must have:
+
+    - :meth:`make`: its parameters and buffers; :meth:`make_optimizers`: their optimizers;
+    - :meth:`begin`: what is drawn anew for a block;
+    - :meth:`render`: the images of a step; :meth:`loss`: the terms and the teacher's output;
+    - :meth:`observe_step`, :meth:`keep_more`: what it remembers of a step, and of the best one; :meth:`end`;
+    - :meth:`render_sample`, :meth:`replay_loss`: for a method whose images are ``live``;
+    - :meth:`view`, :meth:`lr_factor`, :meth:`per_round`, :meth:`check_sample`: where the defaults do not do.
+
+    What the base does, in methods that are final: :meth:`build` makes room for the images that are kept,
+    :meth:`optimizers` refuses an optimizer that no step takes and a parameter that none holds, :meth:`start` forgets
+    what the block before kept, :meth:`forward` checks the first step's images, labels and terms, :meth:`after_step`
+    keeps the best images and checks that a gradient reached every parameter of the first step, :meth:`sample` counts.
 
     Args:
         cadence: division of a round into synthesis and distillation.
@@ -59,15 +119,29 @@ class Inversion(nn.Module):
         needs_embedding: whether :meth:`loss` uses the teacher's embedding.
         balanced_labels: whether a block has equally many labels of every class, up to one.
         gradient_clip: largest norm of the gradient in a synthesis step; ``None`` for no limit.
-        student_loss: student's loss in the published method: ``kl`` for the divergence of predictions, ``logits_l1``
-            for the difference of logits, ``attention`` for the divergence and attention maps.
+        student_loss: what the published method teaches its student by: ``kl`` for the divergence of predictions,
+            ``logits_l1`` for the difference of logits, ``attention`` for the divergence and attention maps.
+        finish_steps: names of the optimizers that :meth:`end` may ask to be stepped.
     """
 
+    finals: ClassVar[Mapping[str, str]] = {
+        "build": "make(spec, generator)",
+        "optimizers": "make_optimizers()",
+        "start": "begin(unit, draw)",
+        "forward": "render(unit, draw) and loss(synthetic, observe, student, unit, draw)",
+        "after_step": "observe_step(synthetic, output, unit)",
+        "keep": "keep_more(better)",
+        "finish": "end(unit)",
+        "check_reached": "make_optimizers()",
+        "collect": "observe_step(synthetic, output, unit), which may return the images to keep",
+        "sample": "render_sample(count, observe, unit, draw)",
+    }
     source: Source = "bank"
     student_loss: StudentLoss = "kl"
     needs_embedding: bool = False
     balanced_labels: bool = False
     gradient_clip: float | None = None
+    finish_steps: Sequence[str] = ()
     images_sampled: Tensor
     kept_images: Tensor
     kept_labels: Tensor
@@ -86,20 +160,56 @@ class Inversion(nn.Module):
         self.augment = augment
         self.selection: Selection = selection
 
+    @final
     def build(self, spec: TaskSpec, generator: torch.Generator) -> None:
-        """Make parameters and buffers.
+        """Make parameters and buffers, see :meth:`make`.
 
         Args:
             spec: shapes of the task.
             generator: source of the initial values.
         """
+        check_initialized(self, "super().__init__(cadence, batch_size)")
         self.register_buffer("kept_images", torch.zeros(self.batch_size, *spec.image_shape))
         self.register_buffer("kept_labels", torch.zeros(self.batch_size, dtype=torch.long))
         self.register_buffer("kept_loss", torch.tensor(torch.inf))
         self.register_buffer("images_sampled", torch.zeros((), dtype=torch.long))
+        self._spec, self._trained, self._has_terms = spec, dict[str, list[str]](), False
+        self._unchecked = {"forward", "sample"}  # what the first unit still has to show
+        self.make(spec, generator)
 
+    def make(self, spec: TaskSpec, generator: torch.Generator) -> None:
+        """Make the method's own parameters and buffers: none here.
+
+        Args:
+            spec: shapes of the task.
+            generator: source of the initial values.
+        """
+
+    @final
     def optimizers(self) -> dict[str, Optimizer]:
-        """Return the optimizers by name; ``synthesis`` is stepped on the loss of :meth:`loss`."""
+        """Return the optimizers by name, see :meth:`make_optimizers`.
+
+        Raises:
+            RuntimeError: before :meth:`build`.
+            ValueError: if no step takes one of them, one holds what is no parameter of the method, or none holds a
+                parameter that is to be trained.
+        """
+        if "_spec" not in vars(self):
+            raise RuntimeError(f"{type(self).__name__}: call build(spec, generator) before optimizers()")
+        optimizers = self.make_optimizers()
+        replays = self.source == "live" and type(self).replay_loss is not Inversion.replay_loss
+        known = ("synthesis", *(["replay"] if replays else []), *self.finish_steps)
+        check_optimizers(self, optimizers, known, self.per_round())
+        self._trained = {name: names_held(self, optimizer) for name, optimizer in optimizers.items()}
+        self._unchecked |= self._trained.keys()
+        return optimizers
+
+    def make_optimizers(self) -> dict[str, Optimizer]:
+        """Return the optimizers by name: none here.
+
+        ``synthesis`` is stepped on the loss of :meth:`loss`, ``replay`` on that of :meth:`replay_loss`, and those that
+        ``finish_steps`` names where :meth:`end` asks for it.
+        """
         return {}
 
     def per_round(self) -> list[nn.Parameter]:
@@ -114,14 +224,56 @@ class Inversion(nn.Module):
         """
         return 1.0
 
+    @final
+    @torch.no_grad()
     def start(self, unit: Unit, draw: Draw) -> None:
-        """Begin a block: refill what is optimised anew.
+        """Begin a block: forget what the block before kept, see :meth:`begin`.
 
         Args:
             unit: the first synthesis unit of the block.
             draw: randomness of the unit.
         """
         self.kept_loss.fill_(torch.inf)
+        self.begin(unit, draw)
+
+    def begin(self, unit: Unit, draw: Draw) -> None:
+        """Draw what a block begins with, without graph: nothing here.
+
+        Args:
+            unit: the first synthesis unit of the block.
+            draw: randomness of the unit.
+        """
+
+    @final  # type: ignore[misc]  # torch declares it as an attribute
+    def forward(self, observe: Observe, student: Observe, unit: Unit, draw: Draw) -> SynthesisLoss:
+        """Return the images of a synthesis step and their loss, see :meth:`render` and :meth:`loss`.
+
+        Args:
+            observe: the frozen teacher.
+            student: the student, in eval mode.
+            unit: the current unit.
+            draw: randomness of the unit.
+
+        Raises:
+            TypeError: if a hook returns something else than it is to.
+            ValueError: in the first step, if images, labels or terms are not as they are to be.
+        """
+        synthetic = self.render(unit, draw)
+        rows = len(range(self.batch_size)[draw.rows])
+        if first := "forward" in self._unchecked:
+            check_synthetic(f"{type(self).__name__}.render", synthetic, rows, self._spec)
+            self._shares_memory = shares_memory(self, synthetic.images)
+        if self._shares_memory:  # else the step would change the images that its loss was computed on
+            synthetic = synthetic._replace(images=synthetic.images.clone())
+        teacher, pupil = (_Requested(one, type(self).__name__, self.needs_embedding) for one in (observe, student))
+        found = self.loss(synthetic, teacher, pupil, unit, draw)
+        if first:
+            trains = "synthesis" in self._trained and torch.is_grad_enabled()
+            check_loss(self, found, rows, self._spec.num_classes, trains)
+            self._unchecked.discard("forward")
+        terms, output = found
+        self._has_terms = bool(terms.values)
+        return SynthesisLoss(synthetic, terms, NetworkOutput(*output))
 
     def render(self, unit: Unit, draw: Draw) -> Synthetic:
         """Return this rank's rows of the global synthesis batch, with their graph.
@@ -130,7 +282,7 @@ class Inversion(nn.Module):
             unit: the current unit.
             draw: randomness of the unit; ``draw.rows`` are this rank's.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__}.render: write which images a step has")
 
     def loss(
         self, synthetic: Synthetic, observe: Observe, student: Observe, unit: Unit, draw: Draw
@@ -144,7 +296,7 @@ class Inversion(nn.Module):
             unit: the current unit.
             draw: randomness of the unit.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__}.loss: write which terms a step minimises")
 
     def view(self, images: Tensor, unit: Unit, draw: Draw, purpose: str = "view") -> Tensor:
         """Return the main view of local rows of a global batch.
@@ -157,11 +309,12 @@ class Inversion(nn.Module):
         """
         return images if self.augment is None else self.augment.view(images, draw, purpose)
 
+    @final
     @torch.no_grad()
     def after_step(
         self, synthetic: Synthetic, output: NetworkOutput, inversion_loss: Tensor, total_loss: Tensor, unit: Unit
     ) -> None:
-        """Look at a finished step; gradients of the step are still in place.
+        """Look at a finished step and keep its images if they are the best so far; its gradients are still in place.
 
         Args:
             synthetic: the images that the loss was computed on, with labels.
@@ -169,13 +322,33 @@ class Inversion(nn.Module):
             inversion_loss: the method's own loss, scalar.
             total_loss: the loss that was minimised, alignment included, scalar.
             unit: the current unit.
+
+        Raises:
+            ValueError: if no gradient reached a parameter in the first step.
         """
+        if self._has_terms:
+            self.check_reached("synthesis")
+        synthetic = self.observe_step(synthetic, output, unit) or synthetic
         loss = mean_over_ranks(inversion_loss if self.selection == "inversion_loss" else total_loss)
         better = torch.ones_like(loss, dtype=torch.bool) if self.selection == "last" else loss < self.kept_loss
         labels = output.logits.argmax(1) if synthetic.labels is None else synthetic.labels
         self.keep(better, Synthetic(synthetic.images, labels))
         self.kept_loss.copy_(torch.where(better, loss, self.kept_loss))
 
+    def observe_step(self, synthetic: Synthetic, output: NetworkOutput, unit: Unit) -> Synthetic | None:
+        """Look at a finished step before its images are compared, without graph; its gradients are still in place.
+
+        Args:
+            synthetic: the images that the loss was computed on, with labels.
+            output: the teacher's output on their main view.
+            unit: the current unit.
+
+        Returns:
+            The images and labels to keep in place of these; ``None`` for these.
+        """
+        return None
+
+    @final
     @torch.no_grad()
     def keep(self, better: Tensor, synthetic: Synthetic) -> None:
         """Keep the images of a step if they are the best of the block so far.
@@ -187,18 +360,62 @@ class Inversion(nn.Module):
         labels = cast(Tensor, synthetic.labels)
         self.kept_images.copy_(torch.where(better, gather_rows(synthetic.images), self.kept_images))
         self.kept_labels.copy_(torch.where(better, gather_rows(labels), self.kept_labels))
+        self.keep_more(better)
 
+    def keep_more(self, better: Tensor) -> None:
+        """Remember what else belongs to the best step of a block: nothing here.
+
+        Args:
+            better: whether the step is the best so far, a boolean scalar, the same on every rank.
+        """
+
+    @final
+    @torch.no_grad()
     def finish(self, unit: Unit) -> Sequence[str]:
-        """End a block.
+        """End a block, see :meth:`end`.
 
         Args:
             unit: the last synthesis unit of the block.
 
         Returns:
-            Names of the optimizers whose gradient was written by hand and that must be stepped now.
+            Names of the optimizers whose gradient was written by hand and that are to be stepped now.
+
+        Raises:
+            ValueError: if the method does not declare one of them, or wrote no gradient for it.
+        """
+        names = self.end(unit)
+        check_finished(self, names, self.finish_steps)
+        for name in names:
+            self.check_reached(name)
+        return names
+
+    @final
+    def check_reached(self, name: str) -> None:
+        """Check, the first time, that a gradient reached all that an optimizer trains.
+
+        Args:
+            name: the optimizer, whose gradients are in place.
+
+        Raises:
+            ValueError: if one has none.
+        """
+        if name in self._unchecked:
+            check_gradients(self, name, self._trained[name])
+            self._unchecked.discard(name)
+
+    def end(self, unit: Unit) -> Sequence[str]:
+        """Do what is left to do at the end of a block, without graph: nothing here.
+
+        Args:
+            unit: the last synthesis unit of the block.
+
+        Returns:
+            Names out of ``finish_steps`` of the optimizers whose gradient was written by hand and that are to be
+            stepped now.
         """
         return ()
 
+    @final
     def collect(self) -> Synthetic:
         """Return the kept images of the block, for the whole global batch.
 
@@ -214,7 +431,26 @@ class Inversion(nn.Module):
 
     # --- methods whose images are rendered for every student step ----------------------------------------------------
 
+    @final
+    @torch.no_grad()
     def sample(self, count: int, observe: Observe, unit: Unit, draw: Draw) -> Synthetic:
+        """Return this rank's rows of the synthetic images of a student step, and count them; for ``live`` methods.
+
+        Args:
+            count: synthetic images in the global batch.
+            observe: the frozen teacher.
+            unit: the current distillation unit.
+            draw: randomness of the unit.
+        """
+        synthetic = self.render_sample(count, observe, unit, draw)
+        if "sample" in self._unchecked:
+            rows = len(range(count)[draw.rows])
+            check_synthetic(f"{type(self).__name__}.render_sample", synthetic, rows, self._spec)
+            self._unchecked.discard("sample")
+        self.images_sampled += count
+        return synthetic
+
+    def render_sample(self, count: int, observe: Observe, unit: Unit, draw: Draw) -> Synthetic:
         """Return this rank's rows of the synthetic images of a student step, without graph; for ``live`` methods.
 
         Args:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from functools import partial
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from lightning_condkd.functional.divergence import adversarial_divergence
 from lightning_condkd.functional.inversion import bn_distance, class_loss
 from lightning_condkd.inversion.base import Inversion, Observe, Selection
 from lightning_condkd.inversion.parts.feature_ring import FeatureRing
-from lightning_condkd.inversion.parts.generator import check_bn, make_generator
+from lightning_condkd.inversion.parts.generator import GeneratorSettings, check_bn, complete, make_generator
 from lightning_condkd.models.generators import ConvGenerator
 from lightning_condkd.precision import at_least_float32
 from lightning_condkd.randomness import Draw, seeded_initialization
@@ -89,12 +90,9 @@ class CMI(Inversion):
     Args:
         cadence: 200 synthesis steps, 400 student steps; the published table was made with 500 synthesis steps.
         batch_size: images of a block.
-        generator: network from latents ``(N, latent_size)`` to images ``(N, C, H, W)`` in [0, 1], with a method
-            ``initialise(generator)`` that refills it; ``None`` builds
-            :class:`~lightning_condkd.models.ConvGenerator` of ``generator_width``.
-        generator_width: base width of the built generator.
-        latent_size: length of a latent.
-        generator_lr: learning rate of the generator and of the latents.
+        generator: the generator, whose learning rate is that of the latents too (betas: official code). The one built
+            is a :class:`~lightning_condkd.models.ConvGenerator`; one given must have a method
+            ``initialize(generator)`` that refills it.
         class_weight: weight of the cross-entropy to the sampled labels (``scratch_cmi``, ``cmi_cifar10``: 1;
             ``adv_cmi``: 0.5).
         bn_weight: weight of the distance to the teacher's BatchNorm statistics (all scripts).
@@ -115,16 +113,15 @@ class CMI(Inversion):
     generator: nn.Module
     labels: Tensor
     kept_features: Tensor
+    recorded: ClassVar[tuple[str, ...]] = ("betas",)
+    published: ClassVar[GeneratorSettings] = GeneratorSettings(64, 256, lr=1e-3, betas=(0.5, 0.999))
 
     def __init__(
         self,
         *,
         cadence: Cadence = Cadence(synthesis_steps=200, distill_steps=400),
         batch_size: int = 256,
-        generator: nn.Module | None = None,
-        generator_width: int = 64,
-        latent_size: int = 256,
-        generator_lr: float = 1e-3,
+        generator: GeneratorSettings = published,
         class_weight: float = 1.0,
         bn_weight: float = 1.0,
         adversarial_weight: float = 0.5,
@@ -134,9 +131,9 @@ class CMI(Inversion):
         selection: Selection = "total_loss",
     ) -> None:
         super().__init__(cadence, batch_size, CropFlip() if augment is None else augment, selection)
-        self.given_generator = [generator]  # in a list: not a submodule before it is copied in build
-        self.generator_width, self.latent_size = generator_width, latent_size
-        self.generator_lr, self.contrastive = generator_lr, contrastive
+        self.generator_settings = complete(generator, self.published)
+        self.generator_width, self.latent_size, self.generator_lr, self.betas = self.generator_settings.numbers
+        self.contrastive = contrastive
         self.class_weight, self.bn_weight, self.adversarial_weight = class_weight, bn_weight, adversarial_weight
         self.contrastive_weight, self.contrasts = contrastive_weight, contrastive_weight != 0
         self.needs_embedding = self.contrasts and contrastive.features == "embedding"
@@ -167,12 +164,11 @@ class CMI(Inversion):
         """
         return cls(cadence=cadence, class_weight=class_weight, **arguments)
 
-    def build(self, spec: TaskSpec, generator: torch.Generator) -> None:
+    def make(self, spec: TaskSpec, generator: torch.Generator) -> None:
         """Make the generator, the latents, the head and the ring."""
-        super().build(spec, generator)
         self._check(spec)
-        given, latent_size = self.given_generator[0], self.latent_size
-        self.generator = make_generator(given, lambda: self._own_generator(spec), latent_size, spec, generator)
+        own = partial(self._own_generator, spec)
+        self.generator = make_generator(self.generator_settings, own, spec, generator)
         self.latent = nn.Parameter(torch.zeros(self.batch_size, self.latent_size))
         self.register_buffer("labels", torch.zeros(self.batch_size, dtype=torch.long))
         self.num_classes = spec.num_classes
@@ -196,16 +192,16 @@ class CMI(Inversion):
                 "contrastive.features is 'batch_norm', but the teacher has no BatchNorm layer with running statistics: "
                 "set contrastive.features to 'embedding', or contrastive_weight to 0, or use a teacher with BatchNorm"
             )
-        given = self.given_generator[0]
+        given = self.generator_settings.network
         if given is not None and not hasattr(given, "initialize"):
             raise ValueError(
-                f"every block resets the generator, but {type(given).__name__} has no method "
-                "initialise(generator) that refills it from a torch.Generator: add it"
+                f"every block starts the generator anew, but {type(given).__name__} has no method "
+                "initialize(generator) that refills it from a torch.Generator: add it"
             )
 
-    def optimizers(self) -> dict[str, Optimizer]:
-        """Return ``synthesis``, Adam over generator and latents (betas 0.5, 0.999) and over the head (0.9, 0.999)."""
-        groups: list[dict[str, Any]] = [{"params": self.per_round(), "lr": self.generator_lr, "betas": (0.5, 0.999)}]
+    def make_optimizers(self) -> dict[str, Optimizer]:
+        """Return ``synthesis``, Adam over generator, latents and, with betas 0.9 and 0.999, the head."""
+        groups: list[dict[str, Any]] = [{"params": self.per_round(), "lr": self.generator_lr, "betas": self.betas}]
         if self.contrasts:
             head = list(self.head.parameters())
             groups.append({"params": head, "lr": self.contrastive.head_lr, "betas": (0.9, 0.999)})
@@ -215,10 +211,8 @@ class CMI(Inversion):
         """Return the generator's parameters and the latents; the head's Adam keeps its state between blocks."""
         return [*self.generator.parameters(), self.latent]
 
-    @torch.no_grad()
-    def start(self, unit: Unit, draw: Draw) -> None:
+    def begin(self, unit: Unit, draw: Draw) -> None:
         """Refill the generator and draw latents and labels."""
-        super().start(unit, draw)
         self.generator.initialize(draw.generator("generator"))  # type: ignore[operator]
         self.latent.copy_(torch.randn(self.latent.shape, generator=draw.generator("latent")))
         self.labels.copy_(torch.randint(self.num_classes, self.labels.shape, generator=draw.generator("labels")))
@@ -233,19 +227,19 @@ class CMI(Inversion):
         """Return class, BN-statistics, adversarial and contrastive terms; a term of weight 0 is left out."""
         view = self.view(synthetic.images, unit, draw)
         output = self._look(observe, view, bn=self.bn_weight != 0)
-        values: dict[str, Tensor] = {}
-        if self.class_weight and synthetic.labels is not None:
-            values["class"] = class_loss(output.logits, synthetic.labels)
-        if self.bn_weight:
-            values["bn"] = bn_distance(output.bn)
-        if self.adversarial_weight and unit.round >= self.cadence.warmup_rounds:
-            values["adversarial"] = adversarial_divergence(output.logits, student(view).logits)
-        if self.contrasts:
-            local = self._look(observe, self.local_augment.view(synthetic.images, draw, "local view"))
-            values["contrastive"] = self._contrast(self._features(local), self._features(output), draw)
-        weights = {"class": self.class_weight, "bn": self.bn_weight, "adversarial": self.adversarial_weight}
-        weights["contrastive"] = self.contrastive_weight
-        return LossTerms(values, {name: weights[name] for name in values}), output
+        terms = {
+            "class": lambda: class_loss(output.logits, cast(Tensor, synthetic.labels)),
+            "bn": lambda: bn_distance(output.bn),
+            "adversarial": lambda: adversarial_divergence(output.logits, student(view).logits),
+            "contrastive": lambda: self._contrastive(synthetic.images, output, observe, draw),
+        }
+        weights = {"class": self.class_weight, "bn": self.bn_weight, "contrastive": self.contrastive_weight}
+        weights["adversarial"] = self.adversarial_weight if unit.round >= self.cadence.warmup_rounds else 0.0
+        return LossTerms(terms, weights), output
+
+    def _contrastive(self, images: Tensor, output: NetworkOutput, observe: Observe, draw: Draw) -> Tensor:
+        local = self._look(observe, self.local_augment.view(images, draw, "local view"))
+        return self._contrast(self._features(local), self._features(output), draw)
 
     def _look(self, observe: Observe, view: Tensor, bn: bool = False) -> NetworkOutput:
         channel_means = self.contrasts and not self.needs_embedding
@@ -269,14 +263,12 @@ class CMI(Inversion):
         features = features.to(next(self.head.parameters()).dtype)
         return F.normalize(at_least_float32(self.head(features)), dim=1)
 
-    @torch.no_grad()
-    def keep(self, better: Tensor, synthetic: Synthetic) -> None:
-        """Keep the images and their features."""
-        super().keep(better, synthetic)
+    def keep_more(self, better: Tensor) -> None:
+        """Remember the features of the images that are kept."""
         if self._step_features is not None:
             self.kept_features.copy_(torch.where(better, self._step_features, self.kept_features))
 
-    def finish(self, unit: Unit) -> Sequence[str]:
+    def end(self, unit: Unit) -> Sequence[str]:
         """Write the features of the kept images to the ring."""
         if self.contrasts:
             self.ring.write(self.kept_features)

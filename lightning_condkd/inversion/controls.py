@@ -42,15 +42,12 @@ class SmoothNoise(Inversion):
         super().__init__(cadence, batch_size, selection="last")
         self.grid_size, self.contrast = grid_size, contrast
 
-    def build(self, spec: TaskSpec, generator: torch.Generator) -> None:
-        """Create the buffer of a batch of images."""
-        super().build(spec, generator)
+    def make(self, spec: TaskSpec, generator: torch.Generator) -> None:
+        """Make room for a batch of images."""
         self.register_buffer("noise", torch.zeros(self.batch_size, *spec.image_shape))
 
-    @torch.no_grad()
-    def start(self, unit: Unit, draw: Draw) -> None:
+    def begin(self, unit: Unit, draw: Draw) -> None:
         """Draw the images of a block."""
-        super().start(unit, draw)
         _, channels, *size = self.noise.shape
         shape = (self.batch_size, channels, self.grid_size, self.grid_size)
         coarse = torch.randn(shape, generator=draw.generator("noise")).to(self.noise)
@@ -114,9 +111,8 @@ class RealSubset(Inversion):
         super().__init__(cadence, batch_size, selection="last")
         self.given_images = images
 
-    def build(self, spec: TaskSpec, generator: torch.Generator) -> None:
+    def make(self, spec: TaskSpec, generator: torch.Generator) -> None:
         """Read and check the images."""
-        super().build(spec, generator)
         given = self.given_images
         self.images = given.detach().cpu() if isinstance(given, Tensor) else _read(given)
         _check(self.images, spec.image_shape)

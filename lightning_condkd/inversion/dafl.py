@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, cast, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
 from torch import Tensor, nn
 
 from lightning_condkd.functional.inversion import activation_loss, balance_loss, class_loss
 from lightning_condkd.inversion.base import Observe, Source
 from lightning_condkd.inversion.live import LiveInversion
+from lightning_condkd.inversion.parts.generator import GeneratorSettings, with_published
 from lightning_condkd.models.generators import ConvGenerator, NormalizedGenerator
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Unit
@@ -30,17 +31,14 @@ class DAFL(LiveInversion):
         cadence: 1 generator step and 1 student step, 120 times a round. The official code makes both steps on the same
             images; here the student's images are generated after the generator's step, from new latents.
         batch_size: images of a generator step.
-        generator: see :class:`~lightning_condkd.inversion.live.LiveInversion`.
+        generator: the generator and its Adam (official code, CIFAR-10). The width is the channels of all stages of the
+            built one but the last, which has half as many.
         generator_output: ``normalized`` builds :class:`~lightning_condkd.models.NormalizedGenerator`, whose images are
             normalised as the teacher's input and may leave [0, 1]; ``sigmoid`` builds
             :class:`~lightning_condkd.models.ConvGenerator` with the same widths.
-        generator_width: channels of all stages of the built generator but the last, which has half as many.
         generator_bn_eps: eps of the BatchNorm layers between the stages of the normalised generator. The official code
-            has 0.8, probably meant as a momentum, and its published numbers use it.
-        latent_size: length of a latent.
-        generator_lr: learning rate of Adam.
-        betas: of Adam.
-        class_weight: weight of the cross-entropy to the classes that the teacher predicts, taken as constants.
+            has 0.8 there, probably meant as a momentum; its numbers were reached with it.
+        class_weight: weight of the cross-entropy to the classes that the teacher itself predicts, held constant.
         activation_weight: weight of the negative mean magnitude of the teacher's embedding.
         balance_weight: weight of the negative entropy of the mean prediction, over each rank's own batch.
         balance_log10: whether that entropy is to base 10, as in the official code; else natural, 2.303 times as large.
@@ -57,18 +55,16 @@ class DAFL(LiveInversion):
         Chen et al.: "Data-Free Learning of Student Networks", ICCV 2019, arXiv 1904.01186.
     """
 
+    published: ClassVar[GeneratorSettings] = GeneratorSettings(128, 1000, lr=0.02, betas=(0.9, 0.999))
+
     def __init__(
         self,
         *,
         cadence: Cadence = Cadence(synthesis_steps=1, distill_steps=1, repeats=120),
         batch_size: int = 1024,
-        generator: nn.Module | None = None,
+        generator: GeneratorSettings = published,
         generator_output: Output = "normalized",
-        generator_width: int = 128,
         generator_bn_eps: float = 1e-5,
-        latent_size: int = 1000,
-        generator_lr: float = 0.02,
-        betas: tuple[float, float] = (0.9, 0.999),
         class_weight: float = 0.05,
         activation_weight: float = 0.01,
         balance_weight: float = 5.0,
@@ -79,16 +75,13 @@ class DAFL(LiveInversion):
             cadence,
             batch_size,
             generator=generator,
-            latent_size=latent_size,
-            generator_lr=generator_lr,
-            betas=betas,
             augment=None,
             source=source,
         )
         if generator_output not in get_args(Output):
             raise ValueError(f"expected generator_output 'normalised' or 'sigmoid', got {generator_output!r}")
         self.generator_output: Output = generator_output
-        self.generator_width, self.generator_bn_eps = generator_width, generator_bn_eps
+        self.generator_bn_eps = generator_bn_eps
         self.class_weight, self.activation_weight = class_weight, activation_weight
         self.balance_weight, self.balance_log10 = balance_weight, balance_log10
         self.needs_embedding = activation_weight != 0
@@ -113,7 +106,8 @@ class DAFL(LiveInversion):
             arguments: arguments with other values.
         """
         weights = {"class_weight": 1.0, "activation_weight": 0.1, "balance_weight": 5.0}
-        return cls(**{**weights, "batch_size": 512, "latent_size": 100, "generator_lr": 0.2, **arguments})
+        generator = with_published(arguments, GeneratorSettings(latent_size=100, lr=0.2))
+        return cls(**{**weights, "batch_size": 512, **arguments, "generator": generator})
 
     @classmethod
     def datafree(cls, **arguments: Any) -> DAFL:  # noqa: ANN401 - those of the class
@@ -126,9 +120,10 @@ class DAFL(LiveInversion):
             arguments: arguments with other values.
         """
         weights = {"class_weight": 1.0, "activation_weight": 1e-3, "balance_weight": 20.0, "balance_log10": False}
-        generator = {"generator_output": "sigmoid", "latent_size": 512, "generator_lr": 1e-3, "betas": (0.5, 0.999)}
+        generator = with_published(arguments, GeneratorSettings(latent_size=512, lr=1e-3, betas=(0.5, 0.999)))
         cadence = Cadence(synthesis_steps=1, distill_steps=5, repeats=80)
-        return cls(**{**weights, **generator, "cadence": cadence, "batch_size": 256, **arguments})
+        setting = {"generator_output": "sigmoid", "cadence": cadence, "batch_size": 256}
+        return cls(**{**weights, **setting, **arguments, "generator": generator})
 
     def default_generator(self, spec: TaskSpec) -> nn.Module:
         """Return the generator of ``generator_output``."""
@@ -155,4 +150,4 @@ class DAFL(LiveInversion):
             "balance": lambda: balance_loss(output.logits, log10=self.balance_log10),
         }
         weights = {"class": self.class_weight, "activation": self.activation_weight, "balance": self.balance_weight}
-        return LossTerms.of(terms, weights), output
+        return LossTerms(terms, weights), output

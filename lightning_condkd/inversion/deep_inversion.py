@@ -169,9 +169,8 @@ class DeepInversion(Inversion):
             **arguments,
         )
 
-    def build(self, spec: TaskSpec, generator: torch.Generator) -> None:
+    def make(self, spec: TaskSpec, generator: torch.Generator) -> None:
         """Make the pixels and their labels."""
-        super().build(spec, generator)
         check_bn(self.bn_weight, spec)
         self.num_classes = spec.num_classes
         self.pixels = nn.Parameter(torch.zeros(self.batch_size, *spec.image_shape))
@@ -179,7 +178,7 @@ class DeepInversion(Inversion):
         self.register_buffer("mean", torch.tensor(spec.mean or (0.0,)).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std or (1.0,)).view(-1, 1, 1), persistent=False)
 
-    def optimizers(self) -> dict[str, Optimizer]:
+    def make_optimizers(self) -> dict[str, Optimizer]:
         """Return ``synthesis``, an Adam over the pixels."""
         return {"synthesis": Adam([self.pixels], lr=self.optimizer.lr, betas=self.optimizer.betas)}
 
@@ -194,10 +193,8 @@ class DeepInversion(Inversion):
             return self.optimizer.factor(unit.step, low)
         return self.optimizer.factor(unit.step - low, self.cadence.synthesis_steps - low)
 
-    @torch.no_grad()
-    def start(self, unit: Unit, draw: Draw) -> None:
+    def begin(self, unit: Unit, draw: Draw) -> None:
         """Draw noise and labels."""
-        super().start(unit, draw)
         self.pixels.copy_(torch.randn(self.pixels.shape, generator=draw.generator("pixels")))
         self.labels.copy_(self._draw_labels(draw.generator("labels")))
 
@@ -231,7 +228,7 @@ class DeepInversion(Inversion):
             "image_norm": lambda: self._image_norm(normalized, draw),
             "competition": lambda: self.competition.loss(output.logits, student(view).logits),
         }
-        return LossTerms.of(terms, self._weights(unit)), output
+        return LossTerms(terms, self._weights(unit)), output
 
     def _weights(self, unit: Unit) -> dict[str, float]:
         return {
@@ -258,14 +255,11 @@ class DeepInversion(Inversion):
         value = image_norm(images, self.prior.image_norm)
         return value * draw.world_size**0.5 if self.prior.image_norm == "batch" else value
 
-    @torch.no_grad()
-    def after_step(
-        self, synthetic: Synthetic, output: NetworkOutput, inversion_loss: Tensor, total_loss: Tensor, unit: Unit
-    ) -> None:
-        """Keep the best images of the full size, and put the pixels back into the valid range."""
+    def observe_step(self, synthetic: Synthetic, output: NetworkOutput, unit: Unit) -> Synthetic | None:
+        """Forget images of half the size, and put the pixels back into the valid range."""
         if unit.step == self.low_resolution_steps:
-            self.kept_loss.fill_(torch.inf)  # losses at half size are not comparable
-        if self.clip:
-            synthetic = synthetic._replace(images=synthetic.images.clamp(0, 1))
-            self.pixels.clamp_(-self.mean / self.std, (1 - self.mean) / self.std)
-        super().after_step(synthetic, output, inversion_loss, total_loss, unit)
+            self.kept_loss.fill_(torch.inf)  # losses at half size are of another kind
+        if not self.clip:
+            return None
+        self.pixels.clamp_(-self.mean / self.std, (1 - self.mean) / self.std)
+        return synthetic._replace(images=synthetic.images.clamp(0, 1))

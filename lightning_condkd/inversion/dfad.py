@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import nn
 
 from lightning_condkd.functional.divergence import logits_l1
 from lightning_condkd.inversion.base import Observe, Source, StudentLoss
 from lightning_condkd.inversion.live import LiveInversion
+from lightning_condkd.inversion.parts.generator import GeneratorSettings
 from lightning_condkd.models.generators import ConvGenerator
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Unit
@@ -23,12 +26,8 @@ class DFAD(LiveInversion):
     Args:
         cadence: 1 generator step and 5 student steps, 80 times a round (400 student steps a round).
         batch_size: images of a generator step.
-        generator: see :class:`~lightning_condkd.inversion.live.LiveInversion`; ``None`` builds
-            :class:`~lightning_condkd.models.ConvGenerator` of ``generator_width``.
-        generator_width: base width of the built generator. DataFree's has twice as many channels in its first stages.
-        latent_size: length of a latent.
-        generator_lr: learning rate of Adam.
-        betas: of Adam.
+        generator: the generator and its Adam (DataFree code). The one built is a
+            :class:`~lightning_condkd.models.ConvGenerator`; DataFree's has twice as many channels in its first stages.
         adversarial_weight: weight of the negative difference.
         source: ``live``, or ``bank`` to store images.
 
@@ -37,17 +36,14 @@ class DFAD(LiveInversion):
     """
 
     student_loss: StudentLoss = "logits_l1"
+    published: ClassVar[GeneratorSettings] = GeneratorSettings(64, 256, lr=1e-3, betas=(0.5, 0.999))
 
     def __init__(
         self,
         *,
         cadence: Cadence = Cadence(synthesis_steps=1, distill_steps=5, repeats=80),
         batch_size: int = 256,
-        generator: nn.Module | None = None,
-        generator_width: int = 64,
-        latent_size: int = 256,
-        generator_lr: float = 1e-3,
-        betas: tuple[float, float] = (0.5, 0.999),
+        generator: GeneratorSettings = published,
         adversarial_weight: float = 1.0,
         source: Source = "live",
     ) -> None:
@@ -55,13 +51,10 @@ class DFAD(LiveInversion):
             cadence,
             batch_size,
             generator=generator,
-            latent_size=latent_size,
-            generator_lr=generator_lr,
-            betas=betas,
             augment=None,
             source=source,
         )
-        self.generator_width, self.adversarial_weight = generator_width, adversarial_weight
+        self.adversarial_weight = adversarial_weight
 
     def default_generator(self, spec: TaskSpec) -> nn.Module:
         """Return a :class:`~lightning_condkd.models.ConvGenerator`."""
@@ -73,7 +66,5 @@ class DFAD(LiveInversion):
         """Return the adversarial term; with weight 0 it is left out."""
         view = self.view(synthetic.images, unit, draw)
         output = observe(view)
-        if not self.adversarial_weight:
-            return LossTerms({}, {}), output
-        difference = -logits_l1(student(view).logits, output.logits)
-        return LossTerms({"adversarial": difference}, {"adversarial": self.adversarial_weight}), output
+        terms = {"adversarial": lambda: -logits_l1(student(view).logits, output.logits)}
+        return LossTerms(terms, {"adversarial": self.adversarial_weight}), output

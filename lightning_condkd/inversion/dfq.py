@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from lightning_condkd.functional.divergence import negative_divergence
 from lightning_condkd.functional.inversion import balance_loss, bn_distance, class_loss
 from lightning_condkd.inversion.base import Observe, Source
 from lightning_condkd.inversion.live import LiveInversion
-from lightning_condkd.inversion.parts.generator import check_bn
+from lightning_condkd.inversion.parts.generator import GeneratorSettings, check_bn
 from lightning_condkd.models.generators import ConvGenerator
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Unit
@@ -29,12 +30,8 @@ class DFQ(LiveInversion):
     Args:
         cadence: 1 generator step and 10 student steps, 40 times a round (400 student steps a round).
         batch_size: images of a generator step.
-        generator: see :class:`~lightning_condkd.inversion.live.LiveInversion`; ``None`` builds
-            :class:`~lightning_condkd.models.ConvGenerator` of ``generator_width``.
-        generator_width: base width of the built generator. DataFree's has twice as many channels in its first stages.
-        latent_size: length of a latent.
-        generator_lr: learning rate of Adam.
-        betas: of Adam.
+        generator: the generator and its Adam (DataFree code). The one built is a
+            :class:`~lightning_condkd.models.ConvGenerator`; DataFree's has twice as many channels in its first stages.
         adversarial_weight: weight of the negative divergence, mean over samples.
         bn_weight: weight of the distance to the teacher's BatchNorm statistics, over each rank's own batch.
         class_weight: weight of the cross-entropy to the classes that the teacher predicts, taken as constants.
@@ -50,16 +47,14 @@ class DFQ(LiveInversion):
         Choi et al.: "Data-Free Network Quantization With Adversarial Knowledge Distillation", arXiv 2005.04136.
     """
 
+    published: ClassVar[GeneratorSettings] = GeneratorSettings(64, 256, lr=1e-3, betas=(0.5, 0.999))
+
     def __init__(
         self,
         *,
         cadence: Cadence = Cadence(synthesis_steps=1, distill_steps=10, repeats=40),
         batch_size: int = 256,
-        generator: nn.Module | None = None,
-        generator_width: int = 64,
-        latent_size: int = 256,
-        generator_lr: float = 1e-3,
-        betas: tuple[float, float] = (0.5, 0.999),
+        generator: GeneratorSettings = published,
         adversarial_weight: float = 1.0,
         bn_weight: float = 1.0,
         class_weight: float = 1.0,
@@ -70,20 +65,15 @@ class DFQ(LiveInversion):
             cadence,
             batch_size,
             generator=generator,
-            latent_size=latent_size,
-            generator_lr=generator_lr,
-            betas=betas,
             augment=None,
             source=source,
         )
-        self.generator_width = generator_width
         self.adversarial_weight, self.bn_weight = adversarial_weight, bn_weight
         self.class_weight, self.balance_weight = class_weight, balance_weight
 
-    def build(self, spec: TaskSpec, generator: torch.Generator) -> None:
-        """Make the generator."""
+    def make_more(self, spec: TaskSpec, generator: torch.Generator) -> None:
+        """Check that the teacher has the BatchNorm layers that are compared."""
         check_bn(self.bn_weight, spec)
-        super().build(spec, generator)
 
     def default_generator(self, spec: TaskSpec) -> nn.Module:
         """Return a :class:`~lightning_condkd.models.ConvGenerator`."""
@@ -103,4 +93,4 @@ class DFQ(LiveInversion):
         }
         weights = {"adversarial": self.adversarial_weight, "bn": self.bn_weight}
         weights |= {"class": self.class_weight, "balance": self.balance_weight}
-        return LossTerms.of(terms, weights), output
+        return LossTerms(terms, weights), output

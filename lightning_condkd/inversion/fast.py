@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from functools import partial
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +17,17 @@ from lightning_condkd.distributed import mean_over_ranks
 from lightning_condkd.functional.divergence import adversarial_divergence
 from lightning_condkd.functional.inversion import blend_statistics, bn_distance, class_loss
 from lightning_condkd.inversion.base import Inversion, Observe, Selection
-from lightning_condkd.inversion.parts.generator import check_bn, make_generator
+from lightning_condkd.inversion.parts.generator import (
+    GeneratorSettings,
+    check_bn,
+    complete,
+    make_generator,
+    with_published,
+)
 from lightning_condkd.models.generators import ConvGenerator
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Unit
 from lightning_condkd.types import BatchNormStatistics, LossTerms, NetworkOutput, Synthetic, TaskSpec
-
-BETAS = (0.5, 0.999)
 
 
 class Fast(Inversion):
@@ -35,11 +40,8 @@ class Fast(Inversion):
     Args:
         cadence: 5 synthesis steps, 400 student steps, 20 warm-up rounds without student.
         batch_size: images of a block.
-        generator: network from latents ``(N, latent_size)`` to images ``(N, C, H, W)`` in [0, 1]; ``None`` builds
-            :class:`~lightning_condkd.models.ConvGenerator` of ``generator_width``.
-        generator_width: base width of the built generator.
-        latent_size: length of a latent.
-        generator_lr: learning rate of the copy; the meta-generator uses ``generator_lr * synthesis_steps``.
+        generator: the generator, of which the copy has this learning rate and the meta-generator that times
+            ``synthesis_steps``. The one built is a :class:`~lightning_condkd.models.ConvGenerator`.
         latent_lr: learning rate of the latents.
         class_weight: weight of the cross-entropy to the sampled labels.
         bn_weight: weight of the distance to the teacher's BatchNorm statistics.
@@ -60,22 +62,21 @@ class Fast(Inversion):
         Fang et al., "Up to 100x Faster Data-Free Knowledge Distillation", AAAI 2022.
     """
 
+    finish_steps = ("meta",)
     inner: nn.Module
     meta: nn.Module
     labels: Tensor
     mean_ema: Tensor
     variance_ema: Tensor
     blocks_done: Tensor
+    published: ClassVar[GeneratorSettings] = GeneratorSettings(64, 256, lr=3e-3, betas=(0.5, 0.999))
 
     def __init__(
         self,
         *,
         cadence: Cadence = Cadence(synthesis_steps=5, distill_steps=400, warmup_rounds=20),
         batch_size: int = 256,
-        generator: nn.Module | None = None,
-        generator_width: int = 64,
-        latent_size: int = 256,
-        generator_lr: float = 3e-3,
+        generator: GeneratorSettings = published,
         latent_lr: float = 0.01,
         class_weight: float = 0.5,
         bn_weight: float = 10.0,
@@ -91,9 +92,9 @@ class Fast(Inversion):
             raise ValueError(f"expected bn_momentum in [0, 1), got {bn_momentum}")
         if meta_update not in ("fomaml", "reptile"):
             raise ValueError(f"expected meta_update 'fomaml' or 'reptile', got {meta_update!r}")
-        self.given_generator = [generator]  # in a list: not a submodule before it is copied in build
-        self.generator_width, self.latent_size = generator_width, latent_size
-        self.generator_lr, self.latent_lr = generator_lr, latent_lr
+        self.generator_settings = complete(generator, self.published)
+        self.generator_width, self.latent_size, self.generator_lr, self.betas = self.generator_settings.numbers
+        self.latent_lr = latent_lr
         self.class_weight, self.bn_weight, self.adversarial_weight = class_weight, bn_weight, adversarial_weight
         self.bn_momentum = bn_momentum
         self.meta_update: Literal["fomaml", "reptile"] = meta_update
@@ -114,21 +115,21 @@ class Fast(Inversion):
             ValueError: if there is no such setting.
 
         Example:
-            >>> Fast.cifar(10, class_weight=0.4).generator_lr
-            0.002
+            >>> Fast.cifar(10, generator=GeneratorSettings(width=32)).generator_settings.numbers
+            GeneratorNumbers(width=32, latent_size=256, lr=0.002, betas=(0.5, 0.999))
         """
         rates = {2: (5e-3, 0.015), 5: (3e-3, 0.01), 10: (2e-3, 0.01)}
         if steps not in rates:
             raise ValueError(f"expected 2, 5 or 10 synthesis steps, got {steps}: pass your own rates to Fast(...)")
-        setting = {"cadence": Cadence(steps, 400, warmup_rounds=20), "generator_lr": rates[steps][0]}
-        return cls(**{**setting, "latent_lr": rates[steps][1], **arguments})
+        lr, latent_lr = rates[steps]
+        setting = {"cadence": Cadence(steps, 400, warmup_rounds=20), "latent_lr": latent_lr, **arguments}
+        return cls(**{**setting, "generator": with_published(arguments, GeneratorSettings(lr=lr))})
 
-    def build(self, spec: TaskSpec, generator: torch.Generator) -> None:
-        """Create the two generators, the latents and the moving statistics."""
-        super().build(spec, generator)
+    def make(self, spec: TaskSpec, generator: torch.Generator) -> None:
+        """Make the two generators, the latents and the moving statistics."""
         self._check(spec)
-        given, latent_size = self.given_generator[0], self.latent_size
-        self.meta = make_generator(given, lambda: self._own_generator(spec), latent_size, spec, generator)
+        own = partial(self._own_generator, spec)
+        self.meta = make_generator(self.generator_settings, own, spec, generator)
         self.inner = copy.deepcopy(self.meta)
         self.latent = nn.Parameter(torch.zeros(self.batch_size, self.latent_size))
         self.register_buffer("labels", torch.zeros(self.batch_size, dtype=torch.long))
@@ -144,30 +145,31 @@ class Fast(Inversion):
 
     def _check(self, spec: TaskSpec) -> None:
         check_bn(self.bn_weight, spec)
-        given = self.given_generator[0]
+        given = self.generator_settings.network
         if self.reset_round is not None and given is not None and not hasattr(given, "reset_first_layers"):
             raise ValueError(
                 f"reset_round is {self.reset_round}, but {type(given).__name__} has no method "
                 "reset_first_layers(generator): add it or set reset_round to None"
             )
 
-    def optimizers(self) -> dict[str, Optimizer]:
-        """Return ``synthesis`` (the copy and the latents) and ``meta``, both Adam with betas (0.5, 0.999)."""
+    def make_optimizers(self) -> dict[str, Optimizer]:
+        """Return ``synthesis`` (the copy and the latents) and ``meta``, both Adam."""
         groups = [
             {"params": list(self.inner.parameters()), "lr": self.generator_lr},
             {"params": [self.latent], "lr": self.latent_lr},
         ]
         meta_lr = self.generator_lr * self.cadence.synthesis_steps
-        return {"synthesis": Adam(groups, betas=BETAS), "meta": Adam(self.meta.parameters(), lr=meta_lr, betas=BETAS)}
+        return {
+            "synthesis": Adam(groups, betas=self.betas),
+            "meta": Adam(self.meta.parameters(), lr=meta_lr, betas=self.betas),
+        }
 
     def per_round(self) -> list[nn.Parameter]:
         """Return the copy's parameters and the latents: the official code makes a new Adam for every batch."""
         return [*self.inner.parameters(), self.latent]
 
-    @torch.no_grad()
-    def start(self, unit: Unit, draw: Draw) -> None:
+    def begin(self, unit: Unit, draw: Draw) -> None:
         """Copy the meta-generator and draw latents and labels."""
-        super().start(unit, draw)
         if self._resets(unit):
             self.meta.reset_first_layers(draw.generator("reset"))  # type: ignore[operator]
         self.inner.load_state_dict(self.meta.state_dict())
@@ -190,29 +192,22 @@ class Fast(Inversion):
         """Return class, BN-statistics and adversarial terms; a term of weight 0 is left out."""
         view = self.view(synthetic.images, unit, draw)
         output = observe(view, bn=self.bn_weight != 0)
-        values: dict[str, Tensor] = {}
-        if self.class_weight and synthetic.labels is not None:
-            values["class"] = class_loss(output.logits, synthetic.labels)
-        if self.bn_weight:
-            values["bn"] = bn_distance(self._blended(output.bn))
-        if self.adversarial_weight and unit.round >= self.cadence.warmup_rounds:
-            values["adversarial"] = adversarial_divergence(output.logits, student(view).logits)
-        weights = {"class": self.class_weight, "bn": self.bn_weight, "adversarial": self.adversarial_weight}
-        return LossTerms(values, {name: weights[name] for name in values}), output
+        terms = {
+            "class": lambda: class_loss(output.logits, cast(Tensor, synthetic.labels)),
+            "bn": lambda: bn_distance(self._blended(output.bn)),
+            "adversarial": lambda: adversarial_divergence(output.logits, student(view).logits),
+        }
+        adversarial = self.adversarial_weight if unit.round >= self.cadence.warmup_rounds else 0.0
+        return LossTerms(terms, {"class": self.class_weight, "bn": self.bn_weight, "adversarial": adversarial}), output
 
-    @torch.no_grad()
-    def after_step(
-        self, synthetic: Synthetic, output: NetworkOutput, inversion_loss: Tensor, total_loss: Tensor, unit: Unit
-    ) -> None:
-        """Keep the best images, add up the gradients for the meta-generator, remember the last step's statistics."""
-        super().after_step(synthetic, output, inversion_loss, total_loss, unit)
+    def observe_step(self, synthetic: Synthetic, output: NetworkOutput, unit: Unit) -> None:
+        """Add up the gradients for the meta-generator, and remember the last step's statistics."""
         if self.meta_update == "fomaml":
             self._add_up_gradients()
         if unit.last and output.bn:
             self._update_moving_statistics(output.bn)
 
-    @torch.no_grad()
-    def finish(self, unit: Unit) -> Sequence[str]:
+    def end(self, unit: Unit) -> Sequence[str]:
         """Write the meta-generator's gradient: the sum over inner steps (FOMAML) or the displacement (Reptile)."""
         self.blocks_done += 1
         displacement = (m - i for m, i in zip(self.meta.parameters(), self.inner.parameters(), strict=True))

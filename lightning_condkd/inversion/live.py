@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
+from typing import ClassVar, final
+
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from lightning_condkd.augment import Augment
 from lightning_condkd.inversion.base import Inversion, Observe, Source
-from lightning_condkd.inversion.parts.generator import make_generator
+from lightning_condkd.inversion.parts.generator import GeneratorSettings, complete, make_generator
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Unit
 from lightning_condkd.types import Synthetic, TaskSpec
@@ -21,25 +25,28 @@ class LiveInversion(Inversion):
     generator is always in train mode, as in the official code of DAFL and ZSKT, so its BatchNorm layers use the
     statistics of each rank's own batch.
 
-    A subclass says which generator is built unless one is given (:meth:`default_generator`) and what it minimises
-    (:meth:`~lightning_condkd.inversion.base.Inversion.loss`).
+    A subclass says which generator is built unless one is given (:meth:`default_generator`), what it minimises
+    (:meth:`~lightning_condkd.inversion.base.Inversion.loss`), and what it has beside the generator (:meth:`make_more`);
+    :meth:`make` is final here.
 
     Args:
         cadence: how a round is divided.
         batch_size: images of a synthesis step, over all ranks.
-        generator: network from latents ``(N, latent_size)`` to images ``(N, C, H, W)`` in the units of [0, 1]; ``None``
-            for the method's own.
-        latent_size: length of a latent.
-        generator_lr: learning rate of the generator's Adam.
-        betas: of the generator's Adam.
+        generator: the generator and its Adam; what is left out is as ``published`` has it.
         augment: the main view; ``None`` for the images as they are.
         source: ``live`` renders images for every student step; ``bank`` stores the images of each block's last
             synthesis step instead, from which the student's batches are drawn as for other methods.
+
+    Attributes:
+        published: the method's own settings of the generator, here those of the DataFree code.
 
     Raises:
         ValueError: if the source is unknown, or in :meth:`build`, if the generator does not fit the task.
     """
 
+    finals: ClassVar[Mapping[str, str]] = {"make": "make_more(spec, generator)"}
+    recorded: ClassVar[tuple[str, ...]] = ("betas",)
+    published: ClassVar[GeneratorSettings] = GeneratorSettings(64, 256, lr=1e-3, betas=(0.5, 0.999))
     generator: nn.Module
 
     def __init__(
@@ -47,18 +54,15 @@ class LiveInversion(Inversion):
         cadence: Cadence,
         batch_size: int,
         *,
-        generator: nn.Module | None,
-        latent_size: int,
-        generator_lr: float,
-        betas: tuple[float, float],
+        generator: GeneratorSettings,
         augment: Augment | None,
         source: Source,
     ) -> None:
         super().__init__(cadence, batch_size, augment, selection="last")
         if source not in ("live", "bank"):
             raise ValueError(f"expected source 'live' or 'bank', got {source!r}")
-        self.given_generator = [generator]  # in a list: not a submodule before it is copied in build
-        self.latent_size, self.generator_lr, self.betas = latent_size, generator_lr, betas
+        self.generator_settings = complete(generator, self.published)
+        self.generator_width, self.latent_size, self.generator_lr, self.betas = self.generator_settings.numbers
         self.source = source
 
     def default_generator(self, spec: TaskSpec) -> nn.Module:
@@ -69,13 +73,22 @@ class LiveInversion(Inversion):
         """
         raise NotImplementedError
 
-    def build(self, spec: TaskSpec, generator: torch.Generator) -> None:
+    @final
+    def make(self, spec: TaskSpec, generator: torch.Generator) -> None:
         """Make the generator."""
-        super().build(spec, generator)
-        given, latent_size = self.given_generator[0], self.latent_size
-        self.generator = make_generator(given, lambda: self.default_generator(spec), latent_size, spec, generator)
+        own = partial(self.default_generator, spec)
+        self.generator = make_generator(self.generator_settings, own, spec, generator)
+        self.make_more(spec, generator)
 
-    def optimizers(self) -> dict[str, Optimizer]:
+    def make_more(self, spec: TaskSpec, generator: torch.Generator) -> None:
+        """Make what the method has beside its generator: nothing here.
+
+        Args:
+            spec: shapes of the task.
+            generator: source of the initial values.
+        """
+
+    def make_optimizers(self) -> dict[str, Optimizer]:
         """Return ``synthesis``, an Adam over the generator."""
         return {"synthesis": Adam(self.generator.parameters(), lr=self.generator_lr, betas=self.betas)}
 
@@ -94,8 +107,6 @@ class LiveInversion(Inversion):
         """Return images of fresh latents, without labels: the teacher's prediction is used."""
         return Synthetic(self.generator(self.latents(self.batch_size, unit, draw)), None)
 
-    @torch.no_grad()
-    def sample(self, count: int, observe: Observe, unit: Unit, draw: Draw) -> Synthetic:
+    def render_sample(self, count: int, observe: Observe, unit: Unit, draw: Draw) -> Synthetic:
         """Return images for a student step."""
-        self.images_sampled += count
         return Synthetic(self.generator(self.latents(count, unit, draw)), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from lightning_condkd.functional.inversion import activation_loss, balance_loss,
 from lightning_condkd.inversion.base import Observe, StudentLoss
 from lightning_condkd.inversion.live import LiveInversion
 from lightning_condkd.inversion.parts.competition import Competition
+from lightning_condkd.inversion.parts.generator import GeneratorSettings
 from lightning_condkd.inversion.parts.replay_memory import Memory, ReplayMemory
 from lightning_condkd.models.checks import check_encoder, check_generator
 from lightning_condkd.models.encoder import Encoder
@@ -47,12 +48,9 @@ class PREDFKD(LiveInversion):
     Args:
         cadence: 1 step of the novel generator and 10 student steps, 36 times a round.
         batch_size: images of a step of the novel generator.
-        generator: the novel one, see :class:`~lightning_condkd.inversion.live.LiveInversion`; ``None`` builds a
-            :class:`~lightning_condkd.models.NormalizedGenerator` of ``generator_width`` with spectral norm.
-        generator_width: width of the built novel generator.
-        latent_size: length of a latent.
-        generator_lr: learning rate of the novel generator's Adam.
-        betas: of the novel generator's Adam.
+        generator: the novel one and its Adam (official code, CIFAR). The one built is a
+            :class:`~lightning_condkd.models.NormalizedGenerator` with spectral norm. The latent size is the memory's
+            too.
         class_weight: weight of the cross-entropy to the teacher's own prediction.
         balance_weight: weight of the negative entropy of the mean prediction.
         balance_log10: whether that entropy, also that of memory images, is to base 10, 2.303 times weaker.
@@ -79,17 +77,14 @@ class PREDFKD(LiveInversion):
     autoencoder: ReplayMemory
 
     student_loss: StudentLoss = "logits_l1"
+    published: ClassVar[GeneratorSettings] = GeneratorSettings(128, 1000, lr=0.02, betas=(0.9, 0.999))
 
     def __init__(
         self,
         *,
         cadence: Cadence = Cadence(synthesis_steps=1, distill_steps=10, repeats=36),
         batch_size: int = 1024,
-        generator: nn.Module | None = None,
-        generator_width: int = 128,
-        latent_size: int = 1000,
-        generator_lr: float = 0.02,
-        betas: tuple[float, float] = (0.9, 0.999),
+        generator: GeneratorSettings = published,
         class_weight: float = 1.0,
         balance_weight: float = 5.0,
         balance_log10: bool = False,
@@ -102,13 +97,10 @@ class PREDFKD(LiveInversion):
             cadence,
             batch_size,
             generator=generator,
-            latent_size=latent_size,
-            generator_lr=generator_lr,
-            betas=betas,
             augment=None,
             source="live",
         )
-        self.generator_width, self.bn_eps = generator_width, bn_eps
+        self.bn_eps = bn_eps
         self.competition, self.memory = competition or Competition(weight=0.0), memory
         self.weights = {
             "class": class_weight,
@@ -155,9 +147,8 @@ class PREDFKD(LiveInversion):
     def _shared(self, spec: TaskSpec) -> dict[str, Any]:
         return {"mean": spec.mean, "std": spec.std, "latent_size": self.latent_size, "bn_eps": self.bn_eps}
 
-    def build(self, spec: TaskSpec, generator: torch.Generator) -> None:
-        """Make the novel generator and, where there is a memory, its two networks."""
-        super().build(spec, generator)
+    def make_more(self, spec: TaskSpec, generator: torch.Generator) -> None:
+        """Make, where there is a memory, its two networks."""
         if not self.memory.share:
             return
         for name in ("batch_size", "replay_novel"):
@@ -173,11 +164,11 @@ class PREDFKD(LiveInversion):
         settings: dict[str, Any] = {"latent_size": self.latent_size, "std": spec.std, "log10": self.balance_log10}
         self.autoencoder = ReplayMemory(decoder, encoder, memory=self.memory, **settings)
 
-    def optimizers(self) -> dict[str, Optimizer]:
+    def make_optimizers(self) -> dict[str, Optimizer]:
         """Return ``synthesis``, an Adam over the novel generator, and ``replay``, one over the autoencoder."""
         if not self.memory.share:
-            return super().optimizers()
-        return {**super().optimizers(), "replay": Adam(self.autoencoder.parameters(), lr=self.memory.lr)}
+            return super().make_optimizers()
+        return {**super().make_optimizers(), "replay": Adam(self.autoencoder.parameters(), lr=self.memory.lr)}
 
     def loss(
         self, synthetic: Synthetic, observe: Observe, student: Observe, unit: Unit, draw: Draw
@@ -191,18 +182,16 @@ class PREDFKD(LiveInversion):
             "activation": lambda: activation_loss(cast(Tensor, output.embedding)),
             "competition": lambda: self.competition.loss(output.logits.detach(), student(view).logits),
         }
-        return LossTerms.of(terms, self.weights), output
+        return LossTerms(terms, self.weights), output
 
     # --- the student's side ------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
-    def sample(self, count: int, observe: Observe, unit: Unit, draw: Draw) -> Synthetic:
+    def render_sample(self, count: int, observe: Observe, unit: Unit, draw: Draw) -> Synthetic:
         """Return novel images, then memory images."""
         memory = self._memory_count(count, unit, draw)
-        novel = super().sample(count - memory, observe, unit, draw)
+        novel = super().render_sample(count - memory, observe, unit, draw)
         if not memory:
             return novel
-        self.images_sampled += memory
         self.autoencoder.eval()
         latents = self.autoencoder.recall(memory, "memory latent", observe, draw).latents
         return Synthetic(torch.cat((novel.images, self.autoencoder.decode(latents))), None)

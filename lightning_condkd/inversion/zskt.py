@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from lightning_condkd.functional.divergence import Reduction, check_reduction, negative_divergence
 from lightning_condkd.inversion.base import Observe, Source, StudentLoss
 from lightning_condkd.inversion.live import LiveInversion
+from lightning_condkd.inversion.parts.generator import GeneratorSettings
 from lightning_condkd.models.generators import NormalizedGenerator
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Unit
@@ -28,16 +30,13 @@ class ZSKT(LiveInversion):
     Args:
         cadence: 1 generator step and 10 student steps, 400 times a round: 80 000 blocks in 200 rounds.
         batch_size: images of a generator step.
-        generator: see :class:`~lightning_condkd.inversion.live.LiveInversion`; ``None`` builds
+        generator: the generator and its Adam, lr that of the first block (official code, CIFAR-10). The one built is a
             :class:`~lightning_condkd.models.NormalizedGenerator` without tanh and with a learned scale and offset of
-            the last BatchNorm, whose images may leave [0, 1].
-        generator_width: channels of all stages of the built generator but the last, which has half as many.
-        latent_size: length of a latent.
-        generator_lr: learning rate of Adam in the first block.
-        betas: of Adam.
-        gradient_clip: largest norm of the generator's gradient; ``None`` disables clipping.
-        anneal_blocks: number of blocks over which the generator's learning rate falls to 0 along half a cosine, warm-up
-            rounds included; set it to the blocks of the run. ``None`` keeps the rate constant.
+            the last BatchNorm, whose images may leave [0, 1]. The width is the channels of all its stages but the last,
+            which has half as many.
+        gradient_clip: largest norm of the generator's gradient; ``None`` for no limit.
+        anneal_blocks: blocks in which the generator's learning rate falls to 0 along half a cosine, those of warm-up
+            rounds included; set it to the blocks of the run. ``None`` keeps the rate.
         adversarial_weight: weight of the negative divergence, at temperature 1.
         reduction: of the divergence; ``elementwise`` divides by the number of classes as well (official code),
             ``batchmean`` does not (DataFree). With Adam it matters where the gradient is clipped or alignment added.
@@ -53,17 +52,14 @@ class ZSKT(LiveInversion):
     """
 
     student_loss: StudentLoss = "attention"
+    published: ClassVar[GeneratorSettings] = GeneratorSettings(128, 100, lr=1e-3, betas=(0.9, 0.999))
 
     def __init__(
         self,
         *,
         cadence: Cadence = Cadence(synthesis_steps=1, distill_steps=10, repeats=400),
         batch_size: int = 128,
-        generator: nn.Module | None = None,
-        generator_width: int = 128,
-        latent_size: int = 100,
-        generator_lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        generator: GeneratorSettings = published,
         gradient_clip: float | None = 5.0,
         anneal_blocks: int | None = 80_000,
         adversarial_weight: float = 1.0,
@@ -74,16 +70,13 @@ class ZSKT(LiveInversion):
             cadence,
             batch_size,
             generator=generator,
-            latent_size=latent_size,
-            generator_lr=generator_lr,
-            betas=betas,
             augment=None,
             source=source,
         )
         check_reduction(reduction)
         if anneal_blocks is not None and anneal_blocks <= 0:
             raise ValueError(f"expected anneal_blocks above 0, or None for a constant rate, got {anneal_blocks}")
-        self.generator_width, self.gradient_clip, self.anneal_blocks = generator_width, gradient_clip, anneal_blocks
+        self.gradient_clip, self.anneal_blocks = gradient_clip, anneal_blocks
         self.adversarial_weight = adversarial_weight
         self.reduction: Reduction = reduction
 
@@ -123,7 +116,5 @@ class ZSKT(LiveInversion):
         """Return the adversarial term; with weight 0 it is left out."""
         view = self.view(synthetic.images, unit, draw)
         output = observe(view)
-        if not self.adversarial_weight:
-            return LossTerms({}, {}), output
-        divergence = negative_divergence(output.logits, student(view).logits, self.reduction)
-        return LossTerms({"adversarial": divergence}, {"adversarial": self.adversarial_weight}), output
+        terms = {"adversarial": lambda: negative_divergence(output.logits, student(view).logits, self.reduction)}
+        return LossTerms(terms, {"adversarial": self.adversarial_weight}), output

@@ -71,7 +71,7 @@ def check_generator(generator: nn.Module, latent_size: int, image_shape: tuple[i
     Raises:
         ValueError: if it does not.
     """
-    problem = f"the generator cannot read latents of latent_size={latent_size}: set latent_size to its own"
+    problem = f"the generator cannot read latents of latent_size={latent_size}: set generator.latent_size to its own"
     with _read_by(copy.deepcopy(generator), problem, (latent_size,)) as images:
         shape = tuple(images.shape[1:])
     if shape != image_shape:

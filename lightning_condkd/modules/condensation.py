@@ -18,6 +18,7 @@ from lightning_condkd.formats.contents import CondensedInfo
 from lightning_condkd.functional.trajectory import with_gradients
 from lightning_condkd.pixels import check_pixels, to_pixels
 from lightning_condkd.randomness import Draw, draw_by_class, seeded_generator
+from lightning_condkd.steps.part_checks import check_method, check_part, check_reached
 from lightning_condkd.training.batches import check_class_sizes, log_written, real_images
 from lightning_condkd.training.class_order import check_class_order
 from lightning_condkd.training.resumable import ResumableModule
@@ -80,6 +81,7 @@ class Condensation(ResumableModule):
         seed: int | None = None,
     ) -> None:
         super().__init__(seed)
+        check_method(method)
         for name, number in {"ipc": ipc, "steps_per_epoch": steps_per_epoch}.items():
             if number < 1:
                 raise ValueError(f"{name}: expected a positive number, got {number}")
@@ -95,6 +97,7 @@ class Condensation(ResumableModule):
         self._source: ImageSource | None = None
         self._last_good: list[Tensor] = []
         self._undone = 0
+        self._reached = False
         self.register_load_state_dict_pre_hook(_make_room)  # type: ignore[no-untyped-call]
 
     def configure_model(self) -> None:
@@ -148,11 +151,17 @@ class Condensation(ResumableModule):
         pixels, *learned = self._learned
         images = pixels.detach().requires_grad_()
         loss, gradients = images.new_zeros(()), [torch.zeros_like(tensor) for tensor in (images, *learned)]
+        reached = [False for _ in gradients]
         for terms in self.method.losses(images, self.labels, self._real_images(), draw):
+            check_part(self.method, terms)
             total = terms.total()
             parts = torch.autograd.grad(total, [images, *learned], allow_unused=True)
+            reached = [was or part is not None for was, part in zip(reached, parts, strict=True)]
             gradients = [g if part is None else g + part for g, part in zip(gradients, parts, strict=True)]
             loss = loss + total.detach()
+        if not self._reached:
+            check_reached(self.method, reached)
+            self._reached = True
         return with_gradients(loss, [pixels, *learned], gradients)
 
     def _real_images(self) -> RealImages:

@@ -35,6 +35,7 @@ from lightning_condkd.modules.parts.checks import (
 )
 from lightning_condkd.modules.parts.default_losses import warn_of_attention
 from lightning_condkd.modules.parts.divergence import diverged, transient
+from lightning_condkd.steps.part_checks import check_nothing_to_train, check_stages
 from lightning_condkd.training.divergence import has_diverged
 from lightning_condkd.training.held_out import check_before_training, check_held_out, check_loaders, loaders_in_turn
 from lightning_condkd.training.optimizers import (
@@ -131,6 +132,7 @@ class CondKD(CondKDSteps):
         seed: int | None = None,
     ) -> None:
         check_makers(student_optimizer=student_optimizer, student_scheduler=student_scheduler)
+        check_stages(inversion, alignment, distillation)
         super().__init__(teacher, student, inversion, alignment, distillation, augment, transfer_set, seed)
         self.automatic_optimization = False
         self._says_loss = distillation is None and inversion.student_loss == "attention"
@@ -157,6 +159,7 @@ class CondKD(CondKDSteps):
         check_limit(self.trainer, self.inversion.cadence.length)
         transfer_set.check_world_size(self.trainer.world_size)
         check_source(self.inversion, transfer_set, self.trainer.world_size)
+        check_nothing_to_train(self.distillation)
         check_maps("teacher", self.teacher, self.distillation.teacher_maps)
         check_maps("student", self.student, self.distillation.student_maps)
         if self.inversion.cadence.synthesis_steps:

@@ -14,6 +14,7 @@ from lightning_condkd.models import Observer
 from lightning_condkd.models.finite import check_finite
 from lightning_condkd.modules.image_classifier import ImageClassifier
 from lightning_condkd.modules.parts.checks import check_dtypes, check_separate
+from lightning_condkd.steps.part_checks import check_networks
 from lightning_condkd.training.batches import check_image_shape, real_batch
 from lightning_condkd.training.divergence import (
     LossWatch,
@@ -40,6 +41,7 @@ class TeacherStudent(ImageClassifier):
         seed: seed of all draws; ``None`` takes the one of ``seed_everything``, else 0. A resumed run keeps its own.
 
     Raises:
+        TypeError: if the teacher is no :class:`Observer`, or the student no module.
         ValueError: if teacher and student share memory, or the teacher or, in a fit, the student contains NaN.
     """
 
@@ -49,6 +51,7 @@ class TeacherStudent(ImageClassifier):
 
     def __init__(self, teacher: Observer, student: nn.Module, seed: int | None = None) -> None:
         super().__init__(seed)
+        check_networks(teacher, student)
         self.strict_loading = False  # the teacher is not in the checkpoint; on_load_checkpoint checks the other keys
         self.register_state_dict_post_hook(_without_teacher)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_post_hook(_expects_no_teacher)  # type: ignore[no-untyped-call]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from lightning_condkd.models import Observer
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Unit
 from lightning_condkd.steps.optimizer_turns import LARGEST_PIXEL, OptimizerTurns, Update
+from lightning_condkd.steps.part_checks import check_replayed
 from lightning_condkd.types import NetworkOutput, Synthetic
 
 
@@ -75,8 +76,10 @@ class DistillationStep(NamedTuple):
             terms = self.inversion.replay_loss(synthetic, self.teacher, unit, draw)
             if terms is None:
                 return []
+            check_replayed(self.inversion, list(turns.optimizers))
             total = terms.total()
             step(total)
+        self.inversion.check_reached("replay")
         losses = {**terms.values, "total": total, LARGEST_PIXEL: synthetic.images.amax()}
         return [Update("replay", losses, terms.values)]
 
@@ -109,9 +112,9 @@ class DistillationStep(NamedTuple):
 
     def _loss(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor, condensed: Tensor) -> Tensor:
         if self.transfer_set.mix != "two_term" or bool(condensed.all()):
-            return cast(Tensor, self.distillation(student, teacher, labels))
+            return self.distillation(student, teacher, labels)
         first, second = (
             self.distillation(student.select(rows), teacher.select(rows), labels[rows])
             for rows in (condensed, ~condensed)
         )
-        return cast(Tensor, first + second)
+        return first + second

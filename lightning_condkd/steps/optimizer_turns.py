@@ -78,6 +78,9 @@ class OptimizerTurns:
             name: name of the optimizer; where there is none, the forward pass runs without a graph and the update does
                 nothing.
             gradient_clip: largest norm of the whole gradient; ``None`` for no limit.
+
+        Raises:
+            ValueError: by the update, if the loss has no graph.
         """
         if name not in self.optimizers:
             with torch.no_grad():
@@ -98,6 +101,11 @@ class OptimizerTurns:
         return [parameter for parameter in others if parameter.requires_grad and id(parameter) not in own]
 
     def _update(self, name: str, gradient_clip: float | None, loss: Tensor) -> None:
+        if not loss.requires_grad:
+            raise ValueError(
+                f"no gradient of the loss reaches what the optimizer {name!r} trains: compute it without detach, "
+                "argmax or no_grad, from what that optimizer holds"
+            )
         optimizer = self.optimizers[name]
         optimizer.zero_grad()
         self.backward(loss)

@@ -16,6 +16,7 @@ from lightning_condkd.inversion.base import Observe
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Unit
 from lightning_condkd.steps.optimizer_turns import LARGEST_PIXEL, OptimizerTurns, Update
+from lightning_condkd.steps.part_checks import check_discriminator
 from lightning_condkd.types import LossTerms, NetworkOutput, Synthetic
 
 
@@ -116,6 +117,8 @@ class SynthesisStep(NamedTuple):
             terms = alignment.discriminator_loss(condensed, fake, labels)
             total = terms.total()
             step(total)
+        if unit.first:
+            check_discriminator(alignment.discriminator)
         return Update("discriminator", {**terms.values, "total": total}, {**accuracy, **terms.values})
 
     def finish(self, unit: Unit, turns: OptimizerTurns) -> None:
@@ -136,9 +139,7 @@ class SynthesisStep(NamedTuple):
             draw: its randomness.
         """
         shared = self.alignment is not None and self.alignment.augment is None
-        rendered = self.inversion.render(unit, draw)
-        observe = _Observed(self.teacher, shared)
-        terms, output = self.inversion.loss(rendered, observe, self.student, unit, draw)
+        rendered, terms, output = self.inversion(_Observed(self.teacher, shared), self.student, unit, draw)
         labels = output.logits.argmax(1) if rendered.labels is None else rendered.labels
         if self.alignment is None:
             return Synthesized(Synthetic(rendered.images, labels), output, None, terms, terms)

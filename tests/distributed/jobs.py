@@ -24,7 +24,7 @@ from lightning_condkd.data import CondensedDataModule
 from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.data.loaders import EvaluationBatches, ResumableLoader
 from lightning_condkd.distributed import rank, world_size
-from lightning_condkd.inversion import Fast
+from lightning_condkd.inversion import Fast, GeneratorSettings
 from lightning_condkd.models import Observer
 from lightning_condkd.models.norms import Norm
 from lightning_condkd.modules import CondKD
@@ -86,9 +86,11 @@ def model(recipe: Recipe) -> CondKD:
     inversion = Fast(
         cadence=CADENCE,
         batch_size=numbers.synthesis_batch,
-        generator=toy.small_generator(norm=recipe.norm),
-        latent_size=numbers.latent_size,
-        generator_lr=numbers.generator_rate,
+        generator=GeneratorSettings(
+            latent_size=numbers.latent_size,
+            lr=numbers.generator_rate,
+            network=toy.small_generator(norm=recipe.norm),
+        ),
         latent_lr=numbers.latent_rate,
         class_weight=numbers.class_weight,
         bn_weight=numbers.bn_weight,

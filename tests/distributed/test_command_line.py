@@ -26,7 +26,7 @@ QUICK = [
 ]
 LIVE = [
     "--model.init_args.inversion=DAFL",
-    "--model.init_args.inversion.init_args.generator_width=8",
+    "--model.init_args.inversion.init_args.generator.width=8",
     "--data.init_args.mix=0.25",
 ]
 COMPILED = ["--trainer.callbacks+=CompileNetworks", "--trainer.callbacks.backend=eager"]

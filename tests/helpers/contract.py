@@ -9,7 +9,7 @@ import torch
 
 from lightning_condkd import inversion
 from lightning_condkd.alignment import FeatureAlignment, ProjectionDiscriminator
-from lightning_condkd.inversion import Inversion, LiveInversion, Memory, NoInversion
+from lightning_condkd.inversion import GeneratorSettings, Inversion, LiveInversion, Memory, NoInversion
 from lightning_condkd.inversion.cmi import Contrastive
 from lightning_condkd.modules import CondKD
 from lightning_condkd.randomness import seeded_generator
@@ -24,8 +24,7 @@ def _sizes() -> dict[str, Any]:
     return {
         "cadence": CADENCE,
         "batch_size": 12,
-        "generator_width": 2,
-        "latent_size": toy.LATENT,
+        "generator": GeneratorSettings(width=2, latent_size=toy.LATENT),
         "reset_round": 1,
         "selection": "last",
         "augment": toy.CROP,
@@ -46,7 +45,7 @@ def make(name: str, **arguments: Any) -> Inversion:
     """A method of small sizes, its weights and rates at their defaults."""
     method = methods()[name]
     known = inspect.signature(method).parameters
-    return method(**{key: value for key, value in {**_sizes(), **arguments}.items() if key in known})
+    return method(**{key: value for key, value in toy.changed(_sizes(), arguments).items() if key in known})
 
 
 def built(name: str) -> Inversion:

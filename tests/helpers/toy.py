@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.augment import CropFlip
 from lightning_condkd.data import CondensedDataModule, CondensedSet, MemoryBank
-from lightning_condkd.inversion import Fast, Inversion
+from lightning_condkd.inversion import Fast, GeneratorSettings, Inversion
 from lightning_condkd.models import DigitsNet, Observer
 from lightning_condkd.models.generators import ConvGenerator
 from lightning_condkd.modules import CondKD
@@ -56,10 +57,17 @@ def condensed_set(name: str = "condensed", per_class: int = 2, shape: tuple[int,
     return CondensedSet(torch.rand(len(labels), *shape, generator=seeded_generator(0, name)), labels)
 
 
+def changed(defaults: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments in place of defaults; of the generator's settings those that are given."""
+    generator = arguments.get("generator", GeneratorSettings()).over(defaults["generator"])
+    return {**defaults, **arguments, "generator": generator}
+
+
 def fast(**arguments: Any) -> Fast:
-    defaults = {"cadence": CADENCE, "batch_size": 12, "generator": small_generator(), "latent_size": LATENT}
-    rates = {"generator_lr": 0.05, "latent_lr": 1.0, "bn_weight": 2.0, "reset_round": None, "augment": CROP}
-    return Fast(**{**defaults, **rates, **arguments})
+    generator = GeneratorSettings(latent_size=LATENT, lr=0.05, network=small_generator())
+    defaults = {"cadence": CADENCE, "batch_size": 12, "generator": generator}
+    rates = {"latent_lr": 1.0, "bn_weight": 2.0, "reset_round": None, "augment": CROP}
+    return Fast(**changed({**defaults, **rates}, arguments))
 
 
 def spec(**changes: Any) -> TaskSpec:

@@ -12,7 +12,7 @@ from torch import nn
 from torchvision.models import VisionTransformer
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 
-from lightning_condkd.inversion import DFAD, Fast, Inversion
+from lightning_condkd.inversion import DFAD, Fast, GeneratorSettings, Inversion
 from lightning_condkd.models import ConvGenerator, ConvNet, Observer
 from lightning_condkd.randomness import seeded_generator, seeded_initialization
 from lightning_condkd.rounds import Cadence
@@ -54,11 +54,13 @@ def run(teacher: Observer, inversion: Inversion, **arguments: Any) -> toy.Run:
 def dfad() -> DFAD:
     with seeded_initialization(seeded_generator(0, "generator")):
         generator = ConvGenerator(SHAPE, latent_size=8, width=4)
-    return DFAD(cadence=Cadence(1, 2, repeats=2), batch_size=8, generator=generator, latent_size=8)
+    return DFAD(
+        cadence=Cadence(1, 2, repeats=2), batch_size=8, generator=GeneratorSettings(latent_size=8, network=generator)
+    )
 
 
 def fast(**arguments: Any) -> Fast:
-    defaults = {"bn_weight": 0.0, "generator_width": 4, "latent_size": 8, "reset_round": None}
+    defaults = {"bn_weight": 0.0, "generator": GeneratorSettings(width=4, latent_size=8), "reset_round": None}
     return Fast(cadence=Cadence(2, 2), batch_size=8, **{**defaults, **arguments})
 
 
@@ -91,7 +93,7 @@ def test_dfad_needs_no_batch_norm(teacher: Observer) -> None:
     assert ran.model.spec.bn_channels == ()
     # The disagreement is a real one, and its gradient reached the generator through both networks.
     assert ran.metrics["synthesis/adversarial"] < -1e-3
-    given = method.given_generator[0]
+    given = method.generator_settings.network
     assert given is not None
     assert not torch.equal(method.generator.project.weight, given.project.weight)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_condkd.augment import Augment, AugmentParameters, CropFlip, ResizedCrop
-from lightning_condkd.inversion import cmi
+from lightning_condkd.inversion import GeneratorSettings, cmi
 from lightning_condkd.inversion.cmi import CMI, Contrastive
 from lightning_condkd.models import DigitsNet, Observer
 from lightning_condkd.randomness import Draw, seeded_generator
@@ -26,11 +26,11 @@ WIDTH = sum(toy.spec().bn_channels)
 
 
 def _built(**arguments: Any) -> CMI:
-    sizes = {"cadence": toy.CADENCE, "batch_size": 12, "generator_width": 2, "latent_size": toy.LATENT}
+    sizes = {"cadence": toy.CADENCE, "batch_size": 12, "generator": GeneratorSettings(2, toy.LATENT, lr=0.01)}
     contrast = {"head_size": 4, "ring_size": 20, "ring_draws": 16}
     contrast |= {name: arguments.pop(name) for name in list(arguments) if name in Contrastive.__dataclass_fields__}
-    rates = {"generator_lr": 0.01, "augment": toy.CROP, "contrastive": Contrastive(**contrast)}
-    method = CMI(**{**sizes, **rates, **arguments})
+    rates = {"augment": toy.CROP, "contrastive": Contrastive(**contrast)}
+    method = CMI(**toy.changed({**sizes, **rates}, arguments))
     method.build(toy.spec(), seeded_generator(0, "build"))
     return method
 
@@ -128,7 +128,7 @@ def test_images_learn_through_their_local_view_alone(teacher: Observer, student:
 def test_ranks_share_the_negatives_and_average_to_the_whole(
     teacher: Observer, student: Observer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    method = _built(generator=toy.small_generator(norm="none"))
+    method = _built(generator=GeneratorSettings(network=toy.small_generator(norm="none")))
     method.ring.write(torch.randn(9, 2 * WIDTH, generator=seeded_generator(0, "bank")))
     method.start(UNIT, Draw(0, 0))
 
@@ -189,7 +189,9 @@ def test_without_the_contrastive_term_nothing_of_it_is_built() -> None:
 def test_a_teacher_without_batch_norm_remembers_embeddings(student: Observer) -> None:
     teacher = toy.observed(toy.network("teacher", norm="one_group")).freeze()
     contrast = Contrastive(features="embedding")
-    method = CMI(batch_size=12, generator_width=2, latent_size=toy.LATENT, bn_weight=0.0, contrastive=contrast)
+    method = CMI(
+        batch_size=12, generator=GeneratorSettings(width=2, latent_size=toy.LATENT), bn_weight=0.0, contrastive=contrast
+    )
     assert method.needs_embedding
     assert not CMI.needs_embedding
     method.build(toy.spec(bn_channels=()), seeded_generator(0, "build"))
@@ -201,7 +203,7 @@ def test_a_teacher_without_batch_norm_remembers_embeddings(student: Observer) ->
 
 
 def test_a_block_survives_in_the_middle(teacher: Observer, student: Observer) -> None:
-    method, resumed = _built(), _built(generator=toy.small_generator())
+    method, resumed = _built(), _built(generator=GeneratorSettings(network=toy.small_generator()))
     optimizer = method.optimizers()
     synthesize(method, optimizer, teacher, student, 0)
     unit = method.cadence.unit(1, 0)
@@ -256,10 +258,10 @@ def _class_spread(seed: int, weight: float) -> float:
     """How unlike digits of a class are that CMI makes, at about the same share of wanted classes."""
     normalization = {"mean": [0.3059], "std": [0.3754]}
     teacher = Observer(DigitsNet(), **normalization, weights="package:digits-teacher.safetensors").freeze()
-    sizes = {"batch_size": 100, "generator_width": 16, "latent_size": 32, "cadence": Cadence(60, 1, 1, 1)}
+    sizes = {"batch_size": 100, "generator": GeneratorSettings(16, 32, lr=2e-3), "cadence": Cadence(60, 1, 1, 1)}
     local = Contrastive(local_augment=ResizedCrop(flip_probability=0.0))
     views = {"contrastive": local, "augment": CropFlip(1, 0.0)}
-    method = CMI(**sizes, **views, generator_lr=2e-3, contrastive_weight=weight)
+    method = CMI(**sizes, **views, contrastive_weight=weight)
     method.build(TaskSpec((1, 8, 8), 10, 64, teacher.bn_channels), seeded_generator(seed, "build"))
     images, labels = synthesize(method, method.optimizers(), teacher, teacher, 0, seed)
     assert labels is not None
@@ -299,7 +301,7 @@ def test_arguments_are_checked(arguments: dict[str, Any], match: str) -> None:
 def test_a_teacher_without_batch_norm_is_refused_where_it_is_needed(
     arguments: dict[str, Any], match: str | None
 ) -> None:
-    method = CMI(batch_size=4, generator_width=2, latent_size=6, **arguments)
+    method = CMI(batch_size=4, generator=GeneratorSettings(width=2, latent_size=6), **arguments)
     if match is None:
         method.build(toy.spec(bn_channels=()), seeded_generator(0, "build"))
         return
@@ -308,10 +310,12 @@ def test_a_teacher_without_batch_norm_is_refused_where_it_is_needed(
 
 
 def test_generators_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="Sequential has no method initialise"):
-        _built(generator=nn.Sequential(nn.Linear(toy.LATENT, 64), nn.Unflatten(1, toy.SHAPE)))
+    with pytest.raises(ValueError, match="Sequential has no method initialize"):
+        _built(
+            generator=GeneratorSettings(network=nn.Sequential(nn.Linear(toy.LATENT, 64), nn.Unflatten(1, toy.SHAPE)))
+        )
     with pytest.raises(ValueError, match=r"images of shape .1, 8, 8., got .1, 16, 16."):
-        _built(generator=toy.small_generator(image_shape=(1, 16, 16)))
+        _built(generator=GeneratorSettings(network=toy.small_generator(image_shape=(1, 16, 16))))
 
 
 def test_the_defaults_are_the_published_ones_but_for_the_ring() -> None:

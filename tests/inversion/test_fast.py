@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.augment import CropFlip
-from lightning_condkd.inversion import Fast
+from lightning_condkd.inversion import Fast, GeneratorSettings
 from lightning_condkd.models import Observer
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.rounds import Cadence
@@ -82,7 +82,7 @@ def test_building_draws_from_its_generator_alone() -> None:
     state = torch.random.get_rng_state()
     methods = []
     for seed in (0, 0, 1):
-        methods.append(Fast(batch_size=4, generator_width=2, latent_size=6))
+        methods.append(Fast(batch_size=4, generator=GeneratorSettings(width=2, latent_size=6)))
         methods[-1].build(toy.spec(), seeded_generator(seed, "build"))
         torch.rand(3)  # what else draws does not matter
     torch.random.set_rng_state(state)
@@ -96,7 +96,7 @@ def test_the_given_generator_is_copied() -> None:
     generator = toy.small_generator()
     before = {name: value.clone() for name, value in generator.state_dict().items()}
     teacher, student = toy.observed(toy.network("teacher")).freeze(), toy.observed(toy.network("student 1")).eval()
-    method = _built(generator=generator)
+    method = _built(generator=GeneratorSettings(network=generator))
     assert toy.same(before, dict(method.meta.state_dict()))
     _block(method, teacher, student)
     assert toy.same(before, dict(generator.state_dict()))
@@ -104,7 +104,7 @@ def test_the_given_generator_is_copied() -> None:
 
 
 def test_a_rank_renders_its_rows() -> None:
-    method = _built(generator=toy.small_generator(norm="none"))
+    method = _built(generator=GeneratorSettings(network=toy.small_generator(norm="none")))
     method.start(method.cadence.unit(0, 0), Draw(0, 0))
     whole = method.render(UNIT, Draw(0, 0))
     part = method.render(UNIT, Draw(0, 0, rank=1, world_size=3))
@@ -234,7 +234,7 @@ def test_the_first_layers_are_reset_at_one_block_only() -> None:
 
 def test_a_block_survives_in_the_middle(teacher: Observer, student: Observer) -> None:
     """The state holds copy, latents, labels, sums and statistics: a second object goes on as the first would have."""
-    method, resumed = _built(), _built(generator=toy.small_generator())
+    method, resumed = _built(), _built(generator=GeneratorSettings(network=toy.small_generator()))
     _block(method, teacher, student)
     unit = method.cadence.unit(1, 0)
     draw = Draw(0, unit.counter)
@@ -271,7 +271,7 @@ def test_arguments_are_checked() -> None:
 )
 def test_a_generator_that_does_not_fit_is_refused(generator: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
-        _built(generator=toy.small_generator(**generator))
+        _built(generator=GeneratorSettings(network=toy.small_generator(**generator)))
 
 
 def test_the_defaults_are_the_published_ones() -> None:

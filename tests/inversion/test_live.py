@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_condkd.inversion import DFAD, LiveInversion
+from lightning_condkd.inversion import DFAD, GeneratorSettings, LiveInversion
 from lightning_condkd.inversion.dafl import DAFL
 from lightning_condkd.inversion.dfq import DFQ
 from lightning_condkd.inversion.zskt import ZSKT
@@ -35,11 +35,12 @@ WEIGHTS = {
 every_method = pytest.mark.parametrize("kind", WEIGHTS)
 every_term = pytest.mark.parametrize(("kind", "weight"), [(k, w) for k, names in WEIGHTS.items() for w in names])
 Kind = Callable[..., LiveInversion]
+UNFIT = GeneratorSettings(network=toy.small_generator(latent_size=7))
 
 
 def _built(kind: Kind, **arguments: Any) -> LiveInversion:
-    small = {"cadence": CADENCE, "batch_size": 12, "generator_width": 4, "latent_size": toy.LATENT}
-    method = kind(**{**small, **arguments})
+    small = {"cadence": CADENCE, "batch_size": 12, "generator": GeneratorSettings(width=4, latent_size=toy.LATENT)}
+    method = kind(**toy.changed(small, arguments))
     method.build(toy.spec(mean=(0.25,), std=(0.5,)), seeded_generator(0, "build"))
     return method
 
@@ -149,7 +150,7 @@ def test_every_term_by_itself_reaches_the_generator_and_no_network(
 @every_method
 def test_a_bare_loop_lowers_the_loss(kind: Kind, teacher: Observer, student: Observer) -> None:
     """By much more than it varies between batches of latents that were not trained on."""
-    method = _built(kind, generator_lr=0.01, cadence=Cadence(20, 0), batch_size=24)
+    method = _built(kind, generator=GeneratorSettings(lr=0.01), cadence=Cadence(20, 0), batch_size=24)
 
     def losses() -> Tensor:
         return torch.stack([_loss(method, teacher, student, step)[0].total() for step in range(1000, 1004)]).detach()
@@ -320,7 +321,7 @@ def test_building_draws_from_its_generator_alone(kind: Kind) -> None:
 def test_the_given_generator_is_copied(kind: Kind, teacher: Observer, student: Observer) -> None:
     given = toy.small_generator()
     before = copy.deepcopy(dict(given.state_dict()))
-    method = _built(kind, generator=given)
+    method = _built(kind, generator=GeneratorSettings(network=given))
     assert toy.same(before, dict(method.generator.state_dict()))
     synthesize(method, method.optimizers(), teacher, student, round=0)
     assert toy.same(before, dict(given.state_dict()))
@@ -331,10 +332,7 @@ def test_the_given_generator_is_copied(kind: Kind, teacher: Observer, student: O
     ("kind", "arguments", "match"),
     [
         *((kind, {"source": "disk"}, "expected source 'live' or 'bank', got 'disk'") for kind in WEIGHTS),
-        *(
-            (kind, {"generator": toy.small_generator(latent_size=7)}, "latent_size to the generator")
-            for kind in WEIGHTS
-        ),
+        *((kind, {"generator": UNFIT}, "set generator.latent_size to") for kind in WEIGHTS),
         (DAFL, {"generator_output": "tanh"}, "generator_output 'normalised' or 'sigmoid', got 'tanh'"),
         (ZSKT, {"reduction": "sum"}, "reduction 'batchmean' or 'elementwise', got 'sum'"),
         (ZSKT, {"anneal_blocks": 0}, "anneal_blocks above 0, or None for a constant rate, got 0"),
@@ -349,4 +347,4 @@ def test_dfq_without_batch_norm_in_the_teacher_needs_bn_weight_zero() -> None:
     spec = toy.spec(bn_channels=())
     with pytest.raises(ValueError, match=r"bn_weight is 1.0, but the teacher has no BatchNorm.*set bn_weight to 0"):
         DFQ().build(spec, seeded_generator(0, "build"))
-    DFQ(bn_weight=0.0, generator_width=2).build(spec, seeded_generator(0, "build"))
+    DFQ(bn_weight=0.0, generator=GeneratorSettings(width=2)).build(spec, seeded_generator(0, "build"))

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lightning_condkd.inversion import GeneratorSettings
 from lightning_condkd.inversion.parts.competition import Competition
 from lightning_condkd.inversion.parts.replay_memory import LatentStep, Memory
 from lightning_condkd.inversion.pre_dfkd import PREDFKD
@@ -39,8 +40,8 @@ def _latents(**arguments: Any) -> Memory:
 
 
 def _method(**arguments: Any) -> PREDFKD:
-    sizes = {"cadence": CADENCE, "batch_size": 12, "latent_size": toy.LATENT, "generator_width": 4, "memory": MEMORY}
-    return PREDFKD(**{**sizes, **arguments})
+    sizes = {"cadence": CADENCE, "batch_size": 12, "generator": GeneratorSettings(4, toy.LATENT), "memory": MEMORY}
+    return PREDFKD(**toy.changed(sizes, arguments))
 
 
 def _built(**arguments: Any) -> PREDFKD:
@@ -464,7 +465,7 @@ def test_defaults_are_the_published_ones() -> None:
 
 
 def test_the_released_code_is_available_by_name() -> None:
-    sizes: dict[str, Any] = {"batch_size": 12, "generator_width": 4, "latent_size": toy.LATENT}
+    sizes: dict[str, Any] = {"batch_size": 12, "generator": GeneratorSettings(width=4, latent_size=toy.LATENT)}
     method = PREDFKD.released_code(memory=_latents(lr=0.01), **sizes)
     method.build(toy.spec(), seeded_generator(0, "build"))
     for network in (method.generator.stages, method.autoencoder.generator.stages):  # type: ignore[union-attr]
@@ -492,7 +493,7 @@ def test_without_competition_the_student_is_not_looked_at(teacher: Observer) -> 
 
 
 def test_weights_start_uniform_and_biases_at_zero() -> None:
-    method = _built(generator_width=16, memory=_memory(width=16))
+    method = _built(generator=GeneratorSettings(width=16), memory=_memory(width=16))
     assert isinstance(method.generator, NormalizedGenerator)
     assert isinstance(method.autoencoder.encoder, Encoder)
     seen = 0
@@ -512,7 +513,9 @@ def test_weights_start_uniform_and_biases_at_zero() -> None:
 def test_given_networks_are_copied() -> None:
     shared: dict[str, Any] = {"latent_size": toy.LATENT, "width": 2}
     decoder, encoder = toy.small_generator(), Encoder(toy.SHAPE, **shared)
-    method = _built(memory=_memory(generator=decoder, encoder=encoder), generator=toy.small_generator())
+    method = _built(
+        memory=_memory(generator=decoder, encoder=encoder), generator=GeneratorSettings(network=toy.small_generator())
+    )
     for given, copied in ((decoder, method.autoencoder.generator), (encoder, method.autoencoder.encoder)):
         assert copied is not given
         assert toy.same(dict(given.state_dict()), dict(copied.state_dict()))

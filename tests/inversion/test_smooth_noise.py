@@ -71,6 +71,8 @@ def test_nothing_is_trained() -> None:
 
 def test_no_inversion_synthesises_nothing() -> None:
     assert NoInversion().cadence == Cadence(0, 400)
-    assert NoInversion().optimizers() == {}
+    nothing = NoInversion()
+    nothing.build(SPEC, seeded_generator(0, "build"))
+    assert nothing.optimizers() == {}
     with pytest.raises(ValueError, match="set synthesis_steps to 0, got 1"):
         NoInversion(cadence=Cadence(1, 4))

@@ -10,7 +10,7 @@ from torchvision.models import squeezenet1_1
 from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.condensation import Herding
 from lightning_condkd.data import CondensedDataModule, CondensedSet
-from lightning_condkd.inversion import DFAD, Fast
+from lightning_condkd.inversion import DFAD, Fast, GeneratorSettings
 from lightning_condkd.models import Observer
 from lightning_condkd.modules import CondKD
 from lightning_condkd.rounds import Cadence
@@ -103,7 +103,7 @@ def test_logits_of_another_width_than_was_guessed_are_refused() -> None:
 @pytest.mark.parametrize("alignment", [None, FeatureAlignment()], ids=["plain", "aligned"])
 def test_squeezenets_are_teacher_and_student(alignment: FeatureAlignment | None) -> None:
     condensed = CondensedSet(torch.rand(10, 3, 64, 64), torch.arange(10))
-    method = Fast(cadence=Cadence(1, 1), batch_size=4, generator_width=2, latent_size=4, bn_weight=0)
+    method = Fast(cadence=Cadence(1, 1), batch_size=4, generator=GeneratorSettings(width=2, latent_size=4), bn_weight=0)
     student = squeezenet()
     before = {name: value.clone() for name, value in student.state_dict().items()}
     model = CondKD(Observer(squeezenet()), student, inversion=method, alignment=alignment)
@@ -114,7 +114,11 @@ def test_squeezenets_are_teacher_and_student(alignment: FeatureAlignment | None)
 def test_a_teacher_without_an_embedding_distils_plainly_and_refuses_alignment() -> None:
     def model(alignment: FeatureAlignment | None) -> CondKD:
         teacher = toy.observed(pooled(nn.Conv2d(1, toy.CLASSES, 3)))
-        method = DFAD(cadence=Cadence(1, 2), batch_size=4, generator=toy.small_generator(), latent_size=toy.LATENT)
+        method = DFAD(
+            cadence=Cadence(1, 2),
+            batch_size=4,
+            generator=GeneratorSettings(latent_size=toy.LATENT, network=toy.small_generator()),
+        )
         return toy.condkd(method, alignment, teacher=teacher, student=pooled(nn.Conv2d(1, toy.CLASSES, 5)))
 
     assert toy.fit(model(None), mix=0.5, max_epochs=1).trainer.global_step == 3

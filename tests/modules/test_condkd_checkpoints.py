@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.data import CondensedDataModule
+from lightning_condkd.inversion import GeneratorSettings
 from lightning_condkd.models import Observer
 from lightning_condkd.modules import CondKD
 from lightning_condkd.rounds import Cadence
@@ -197,7 +198,7 @@ def _aligned() -> CondKD:
 
 def _aligned_in_double() -> CondKD:
     networks = {"teacher": toy.observed(toy.network("teacher").double()), "student": toy.network("student 1").double()}
-    inversion = toy.fast(generator=toy.small_generator().double())
+    inversion = toy.fast(generator=GeneratorSettings(network=toy.small_generator().double()))
     return toy.condkd(inversion, FeatureAlignment(), **networks)
 
 

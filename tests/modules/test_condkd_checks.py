@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.data import CondensedDataModule, CondensedInfo, CondensedSet, TransferSet, step_loader
 from lightning_condkd.distillation import AttentionDistillation
-from lightning_condkd.inversion import NoInversion
+from lightning_condkd.inversion import GeneratorSettings, NoInversion
 from lightning_condkd.modules import CondKD
 from lightning_condkd.modules.parts.checks import check_batch, check_strategy
 from lightning_condkd.rounds import Cadence
@@ -256,9 +256,10 @@ def test_arguments_of_the_methods(match: str, arguments: dict[str, Any]) -> None
 
 def test_reset_needs_a_generator_that_can() -> None:
     generator = nn.Sequential(nn.Linear(toy.LATENT, 64), nn.Sigmoid(), nn.Unflatten(1, toy.SHAPE))
-    model = toy.condkd(toy.fast(generator=generator, reset_round=1))
+    settings = GeneratorSettings(network=generator)
+    model = toy.condkd(toy.fast(generator=settings, reset_round=1))
     _refused("Sequential has no method reset_first_layers.*set reset_round to None", model, _data())
-    run = toy.fit(toy.condkd(toy.fast(generator=generator)))
+    run = toy.fit(toy.condkd(toy.fast(generator=settings)))
     assert len(run.bank) == 36
 
 

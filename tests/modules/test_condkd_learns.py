@@ -10,7 +10,7 @@ from lightning_condkd.alignment import FeatureAlignment, ProjectionDiscriminator
 from lightning_condkd.augment import CropFlip
 from lightning_condkd.data import CondensedDataModule
 from lightning_condkd.data.image_datamodules import load_digits_split
-from lightning_condkd.inversion import Fast, Inversion, NoInversion
+from lightning_condkd.inversion import Fast, GeneratorSettings, Inversion, NoInversion
 from lightning_condkd.models import DigitsNet, Observer
 from lightning_condkd.modules import CondKD
 from lightning_condkd.randomness import seeded_generator, seeded_initialization
@@ -46,7 +46,9 @@ def _accuracies(inversion: Inversion, alignment: FeatureAlignment | None, rounds
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_student_learns_the_digits(seed: int) -> None:
     cadence = Cadence(synthesis_steps=8, distill_steps=DISTILL_STEPS, warmup_rounds=1)
-    inversion = Fast(cadence=cadence, batch_size=64, generator_width=12, latent_size=32, augment=CROP)
+    inversion = Fast(
+        cadence=cadence, batch_size=64, generator=GeneratorSettings(width=12, latent_size=32), augment=CROP
+    )
     alignment = FeatureAlignment(ProjectionDiscriminator(), weight=5.0)
     measured = _accuracies(inversion, alignment, ROUNDS, seed)
     assert measured["test/teacher_accuracy"] > 0.95

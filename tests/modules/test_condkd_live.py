@@ -19,7 +19,7 @@ from lightning_condkd.augment import CropFlip
 from lightning_condkd.callbacks.condensed_only import CondensedOnlyBaseline
 from lightning_condkd.data import CondensedDataModule
 from lightning_condkd.distillation import KLDistillation, LogitsL1Distillation
-from lightning_condkd.inversion import DFAD, DFQ, LiveInversion
+from lightning_condkd.inversion import DFAD, DFQ, GeneratorSettings, LiveInversion
 from lightning_condkd.inversion.dafl import DAFL
 from lightning_condkd.inversion.zskt import ZSKT
 from lightning_condkd.modules import CondKD
@@ -33,8 +33,8 @@ SHARE = "distillation/condensed_share"
 
 
 def _live(kind: type[LiveInversion] = DFAD, **arguments: Any) -> LiveInversion:
-    sizes = {"cadence": CADENCE, "batch_size": 12, "generator_width": 4, "latent_size": toy.LATENT}
-    return kind(**{**sizes, "generator_lr": 0.01, **arguments})
+    sizes = {"cadence": CADENCE, "batch_size": 12, "generator": GeneratorSettings(4, toy.LATENT, lr=0.01)}
+    return kind(**{**sizes, **arguments})
 
 
 def _condkd(kind: type[LiveInversion] = DFAD, weight: float | None = None, **arguments: Any) -> CondKD:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_condkd.augment import CropFlip
+from lightning_condkd.inversion import GeneratorSettings
 from lightning_condkd.randomness import seeded_generator
 from lightning_condkd.rounds import Cadence
 from tests.helpers import toy
@@ -75,7 +76,7 @@ def _ours(recipe: reference.Recipe) -> toy.Run:
     inversion = toy.fast(
         cadence=Cadence(recipe.synthesis_steps, recipe.distill_steps, warmup_rounds=recipe.warmup_rounds),
         batch_size=recipe.synthesis_batch,
-        generator_lr=recipe.generator_rate,
+        generator=GeneratorSettings(lr=recipe.generator_rate),
         latent_lr=recipe.latent_rate,
         class_weight=recipe.class_weight,
         bn_weight=recipe.bn_weight,

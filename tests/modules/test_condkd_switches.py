@@ -9,6 +9,7 @@ import torch
 
 from lightning_condkd.alignment import FeatureAlignment, ProjectionDiscriminator
 from lightning_condkd.augment import DifferentiableAugment
+from lightning_condkd.inversion import GeneratorSettings
 from lightning_condkd.randomness import seeded_generator
 from lightning_condkd.rounds import Cadence
 from tests.helpers import toy
@@ -50,7 +51,10 @@ def test_reset_after_the_last_round_changes_nothing(plain: toy.Run) -> None:
 def test_selection_decides_what_is_kept_and_not_how_the_generator_learns() -> None:
     """Before the student learns from the stored images, only they differ."""
     warm, later = (
-        [toy.fit(toy.condkd(toy.fast(selection=s, generator_lr=0.3, **without))) for s in ("total_loss", "last")]
+        [
+            toy.fit(toy.condkd(toy.fast(selection=s, generator=GeneratorSettings(lr=0.3), **without)))
+            for s in ("total_loss", "last")
+        ]
         for without in ({"cadence": Cadence(4, 0, warmup_rounds=3)}, {})
     )
     assert _differs(*warm, 0)

@@ -19,7 +19,7 @@ from lightning_condkd.alignment import FeatureAlignment, ProjectionDiscriminator
 from lightning_condkd.callbacks import CondensedOnlyBaseline, RunSummary
 from lightning_condkd.cli import main
 from lightning_condkd.data import CondensedDataModule
-from lightning_condkd.inversion import NoInversion
+from lightning_condkd.inversion import GeneratorSettings, NoInversion
 from lightning_condkd.modules import CondKD
 from lightning_condkd.rounds import Cadence
 from lightning_condkd.training.divergence import STREAK, LossWatch
@@ -69,8 +69,8 @@ def test_a_student_that_diverges_ends_the_run_in_its_round(name: str, tmp_path: 
 
 @pytest.mark.parametrize("name", [name for name in contract.methods() if hasattr(contract.make(name), "generator_lr")])
 def test_a_generator_that_diverges_ends_the_run_by_its_name(name: str, tmp_path: Path) -> None:
-    model = toy.condkd(contract.make(name, generator_lr=1e30))
-    diverge(model, tmp_path, r"optimizer 'synthesis'\) diverged in round 0.*Lower inversion.generator_lr \(1e\+30\)")
+    model = toy.condkd(contract.make(name, generator=GeneratorSettings(lr=1e30)))
+    diverge(model, tmp_path, r"optimizer 'synthesis'\) diverged in round 0.*Lower inversion.generator.lr \(1e\+30\)")
     assert not len(model.transfer_set.bank)  # type: ignore[union-attr]
     assert not list(tmp_path.rglob("*.ckpt"))
 

@@ -25,6 +25,7 @@ from lightning_condkd.inversion import (
     ZSKT,
     Contrastive,
     DeepInversion,
+    GeneratorSettings,
     Inversion,
     PixelAdam,
 )
@@ -40,7 +41,10 @@ Make = Callable[[float], Inversion]
 MEAN, STD = (0.3059,), (0.3754,)
 CROP, ROLL = CropFlip(padding=1, flip_probability=0.0), RollFlip(1, flip_probability=0.0)
 STORED, LIVE, ALONE = Cadence(40, 40, warmup_rounds=1), Cadence(1, 5, repeats=20), Cadence(20, 0)
-SMALL: dict[str, Any] = {"batch_size": 64, "generator_width": 16, "latent_size": 64}
+
+
+def _small(lr: float) -> dict[str, Any]:
+    return {"batch_size": 64, "generator": GeneratorSettings(16, 64, lr=lr)}
 
 
 def _deep_inversion(factor: float) -> Inversion:
@@ -49,27 +53,27 @@ def _deep_inversion(factor: float) -> Inversion:
 
 def _cmi(factor: float) -> Inversion:
     contrastive = Contrastive(ring_draws=64)
-    return CMI(cadence=STORED, **SMALL, generator_lr=5e-3 * factor, augment=CROP, contrastive=contrastive)
+    return CMI(cadence=STORED, **_small(5e-3 * factor), augment=CROP, contrastive=contrastive)
 
 
 def _dfq(factor: float) -> Inversion:
-    return DFQ(cadence=LIVE, **SMALL, generator_lr=1e-2 * factor)
+    return DFQ(cadence=LIVE, **_small(1e-2 * factor))
 
 
 def _zskt(factor: float) -> Inversion:
-    return ZSKT(cadence=LIVE, **SMALL, generator_lr=1e-3 * factor, anneal_blocks=None)
+    return ZSKT(cadence=LIVE, **_small(1e-3 * factor), anneal_blocks=None)
 
 
 def _dafl(factor: float) -> Inversion:
-    return DAFL(cadence=ALONE, **SMALL, generator_lr=0.02 * factor)
+    return DAFL(cadence=ALONE, **_small(0.02 * factor))
 
 
 def _pre_dfkd(factor: float) -> Inversion:
-    return PREDFKD(cadence=ALONE, **SMALL, generator_lr=0.02 * factor)
+    return PREDFKD(cadence=ALONE, **_small(0.02 * factor))
 
 
 def _dfad(factor: float) -> Inversion:
-    return DFAD(cadence=ALONE, **SMALL, generator_lr=1e-3 * factor)
+    return DFAD(cadence=ALONE, **_small(1e-3 * factor))
 
 
 def _networks(seed: int) -> tuple[Observer, DigitsNet]:

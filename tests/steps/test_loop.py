@@ -174,27 +174,17 @@ def test_a_block_that_the_round_does_not_have_is_refused(block: int) -> None:
         synthesize(parts.inversion, parts.optimizers, parts.teacher, parts.student, 0, block=block)
 
 
-# The __init__ files of the package and of data/ pass on modules and datamodules, too.
 WITHOUT_LIGHTNING = """
-import sys, types
+import sys
 sys.modules["lightning"] = sys.modules["pytorch_lightning"] = None
-for name in ("lightning_condkd", "lightning_condkd.data"):
-    package = sys.modules[name] = types.ModuleType(name)
-    package.__path__ = [name.replace(".", "/")]
 import torch
-from lightning_condkd.alignment import FeatureAlignment
-from lightning_condkd.augment import CropFlip
-from lightning_condkd.data.condensed import CondensedSet
-from lightning_condkd.data.transfer import TransferSet
-from lightning_condkd.distillation import KLDistillation
-from lightning_condkd.inversion import Fast
-from lightning_condkd.models import DigitsNet, Observer
-from lightning_condkd.rounds import Cadence
+from lightning_condkd import Cadence, CondensedSet, CropFlip, DigitsNet, Fast, FeatureAlignment, KLDistillation
+from lightning_condkd import Observer, TaskSpec, TransferSet
+from lightning_condkd.inversion import GeneratorSettings
 from lightning_condkd.steps import DistillationStep, distill, synthesize
-from lightning_condkd.types import TaskSpec
 teacher, student = (Observer(DigitsNet(width=2), [0.3], [0.4]) for _ in range(2))
 transfer = TransferSet(CondensedSet(torch.rand(10, 1, 8, 8), torch.arange(10)), batch_size=4)
-fast, alignment = Fast(cadence=Cadence(1, 1), batch_size=4, generator_width=2), FeatureAlignment()
+fast, alignment = Fast(cadence=Cadence(1, 1), batch_size=4, generator=GeneratorSettings(width=2)), FeatureAlignment()
 task = TaskSpec((1, 8, 8), 10, teacher.embedding_size, teacher.bn_channels)
 for part in (fast, alignment):
     part.build(task, torch.Generator())

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_condkd.alignment import ACGANDiscriminator, FeatureAlignment
 from lightning_condkd.data import CondensedDataModule
+from lightning_condkd.inversion import GeneratorSettings
 from lightning_condkd.models import Observer
 from lightning_condkd.models.finite import all_finite, broken_parts
 from lightning_condkd.models.weights import load_weights
@@ -51,8 +52,8 @@ def test_a_broken_student_is_refused(tensor: str) -> None:
 
 
 class Broken(ACGANDiscriminator):
-    def build(self, embedding_size: int, num_classes: int, generator: torch.Generator) -> None:
-        super().build(embedding_size, num_classes, generator)
+    def build_heads(self, width: int, num_classes: int) -> None:
+        super().build_heads(width, num_classes)
         next(self.parameters()).data.fill_(torch.nan)
 
 
@@ -66,7 +67,10 @@ def _spoiled_generator() -> nn.Module:
     ("model", "match"),
     [
         (lambda: toy.condkd(alignment=FeatureAlignment(Broken())), "the discriminator holds NaN or infinity"),
-        (lambda: toy.condkd(toy.fast(generator=_spoiled_generator())), r"the inversion holds .*meta.project.bias"),
+        (
+            lambda: toy.condkd(toy.fast(generator=GeneratorSettings(network=_spoiled_generator()))),
+            r"the inversion holds .*meta.project.bias",
+        ),
     ],
     ids=["discriminator", "generator"],
 )

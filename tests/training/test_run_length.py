@@ -12,7 +12,7 @@ import torch
 from lightning_condkd.callbacks.condensed_only import CondensedOnlyBaseline
 from lightning_condkd.cli import main
 from lightning_condkd.data import CondensedDataModule
-from lightning_condkd.inversion import DFAD, Inversion, NoInversion
+from lightning_condkd.inversion import DFAD, GeneratorSettings, Inversion, NoInversion
 from lightning_condkd.rounds import Cadence
 from lightning_condkd.training.run_length import run_steps, student_rounds
 from tests.conftest import ROOT
@@ -81,7 +81,7 @@ def test_without_student_steps_a_run_says_that_it_only_synthesises() -> None:
 
 
 def _live() -> Inversion:
-    return DFAD(cadence=Cadence(0, 2), batch_size=4, generator_width=2, latent_size=4)
+    return DFAD(cadence=Cadence(0, 2), batch_size=4, generator=GeneratorSettings(width=2, latent_size=4))
 
 
 def test_without_synthesis_there_must_be_images() -> None:

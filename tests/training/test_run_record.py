@@ -20,7 +20,7 @@ from lightning_condkd.data import CondensedDataModule
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.distillation import KLDistillation
 from lightning_condkd.formats import CondensedInfo
-from lightning_condkd.inversion import SmoothNoise
+from lightning_condkd.inversion import GeneratorSettings, SmoothNoise
 from lightning_condkd.modules import CondKD
 from lightning_condkd.rounds import Cadence
 from lightning_condkd.training.run_record import fingerprint, settings
@@ -127,7 +127,7 @@ def test_one_warning_lists_all_other_differences(checkpoint: Path) -> None:
 
 def test_new_rates_of_an_optimizer_are_said_not_to_be_used(checkpoint: Path) -> None:
     model = toy.condkd(
-        toy.fast(generator_lr=0.01),
+        toy.fast(generator=GeneratorSettings(lr=0.01)),
         FeatureAlignment(weight=1.0),
         student_optimizer=partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=1e-4),
     )

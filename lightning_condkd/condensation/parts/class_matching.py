@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any, ClassVar, cast, final
 
 import torch
 from torch import Tensor
@@ -39,6 +40,8 @@ class MatchingMethod(CondensationMethod):
         Son et al., "FYI: Flip Your Images for Dataset Distillation", ECCV 2024.
     """
 
+    finals: ClassVar[Mapping[str, str]] = {"make": "make_more(ipc)"}
+
     def __init__(
         self,
         networks: FreshNetworks,
@@ -58,8 +61,9 @@ class MatchingMethod(CondensationMethod):
         self.real_batch, self.chunk, self.mirrored = real_batch, chunk, mirrored
         self.representative = representative
 
-    def build(self, image_shape: tuple[int, int, int], num_classes: int, ipc: int) -> None:
-        """Check the networks against the data.
+    @final
+    def make(self, image_shape: tuple[int, int, int], num_classes: int, ipc: int) -> None:
+        """Make room for representative images, see :meth:`make_more`.
 
         Args:
             image_shape: ``(C, H, W)`` in pixels.
@@ -67,12 +71,18 @@ class MatchingMethod(CondensationMethod):
             ipc: images per class.
 
         Raises:
-            ValueError: if they have another number of classes or cannot read the images, or the pool of representative
-                images is too small.
+            ValueError: if the pool of representative images is too small.
         """
-        super().build(image_shape, num_classes, ipc)
         if self.representative is not None:
             self.representative.build(num_classes, self.real_batch)
+        self.make_more(ipc)
+
+    def make_more(self, ipc: int) -> None:
+        """Check and size what else the method has: nothing here.
+
+        Args:
+            ipc: images per class.
+        """
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that a file of this method records."""

@@ -1,9 +1,11 @@
-"""The generator that a method makes for a task, and whether its teacher has BatchNorm statistics."""
+"""The generator of a method: its settings, how it is made for a task, whether the teacher has what is compared."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -30,19 +32,113 @@ def check_bn(bn_weight: float, spec: TaskSpec) -> None:
         )
 
 
+class GeneratorNumbers(NamedTuple):
+    """The numbers of settings that leave none out, see :class:`GeneratorSettings`."""
+
+    width: int
+    latent_size: int
+    lr: float
+    betas: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class GeneratorSettings:
+    """The generator of a method, and its Adam; what is ``None`` is as the method has it.
+
+    Args:
+        width: base width of the generator that the method builds.
+        latent_size: length of a latent.
+        lr: learning rate of Adam.
+        betas: of Adam.
+        network: network from latents ``(N, latent_size)`` to images ``(N, C, H, W)`` in the units of [0, 1], which is
+            copied; ``None`` for the one that the method builds.
+
+    Raises:
+        ValueError: if a number is out of its range.
+
+    Example:
+        >>> GeneratorSettings(width=16).over(GeneratorSettings(64, 256, 1e-3, (0.5, 0.999))).numbers
+        GeneratorNumbers(width=16, latent_size=256, lr=0.001, betas=(0.5, 0.999))
+    """
+
+    width: int | None = None
+    latent_size: int | None = None
+    lr: float | None = None
+    betas: tuple[float, float] | None = None
+    network: nn.Module | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("width", "latent_size"):
+            if (count := getattr(self, name)) is not None and count < 1:
+                raise ValueError(f"expected {name} of the generator of at least 1, got {count}")
+        if self.lr is not None and self.lr < 0:
+            raise ValueError(f"expected lr of the generator of at least 0, got {self.lr}")
+        if self.betas is not None and not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"expected betas of the generator in [0, 1), got {self.betas}")
+
+    def over(self, defaults: GeneratorSettings) -> GeneratorSettings:
+        """Return these settings, with others in place of those that are ``None``.
+
+        Args:
+            defaults: the others.
+        """
+        names = [field.name for field in fields(GeneratorSettings)]
+        return GeneratorSettings(
+            **{n: getattr(defaults, n) if getattr(self, n) is None else getattr(self, n) for n in names}
+        )
+
+    @property
+    def numbers(self) -> GeneratorNumbers:
+        """All but the network.
+
+        Raises:
+            ValueError: if one is ``None``.
+        """
+        found = self.width, self.latent_size, self.lr, self.betas
+        if None in found:
+            raise ValueError(f"published: expected width, latent_size, lr and betas of the generator, got {found}")
+        return GeneratorNumbers(*cast(GeneratorNumbers, found))
+
+
+def complete(given: object, published: GeneratorSettings) -> GeneratorSettings:
+    """Return the settings that a method runs with.
+
+    Args:
+        given: what the user gave.
+        published: the method's own, in place of what is ``None``.
+
+    Raises:
+        TypeError: if no settings were given.
+    """
+    if not isinstance(given, GeneratorSettings):
+        cure = "give GeneratorSettings(width=..., lr=...), a network of your own as GeneratorSettings(network=...)"
+        raise TypeError(f"generator: expected GeneratorSettings, got {type(given).__name__}: {cure}")
+    return given.over(published)
+
+
+def with_published(arguments: Mapping[str, Any], published: GeneratorSettings) -> GeneratorSettings:
+    """Return the generator settings out of arguments, with those of a published setting where they leave some out.
+
+    Args:
+        arguments: of a method's constructor.
+        published: of the setting.
+    """
+    return complete(arguments.get("generator", GeneratorSettings()), published)
+
+
 def make_generator(
-    given: nn.Module | None, default: Callable[[], nn.Module], latent_size: int, spec: TaskSpec, source: torch.Generator
+    settings: GeneratorSettings, default: Callable[[], nn.Module], spec: TaskSpec, source: torch.Generator
 ) -> nn.Module:
     """Copy a given generator, or make the method's own, and check that it fits the task.
 
     Args:
-        given: the user's network.
+        settings: with the user's network, where there is one.
         default: makes the method's own.
-        latent_size: length of a latent.
         spec: shapes of the task.
         source: of the initial values.
     """
+    given = settings.network
     with seeded_initialization(source):
         generator = default() if given is None else copy.deepcopy(given)
-    check_generator(generator, latent_size, spec.image_shape)
+    check_generator(generator, settings.numbers.latent_size, spec.image_shape)
     return generator

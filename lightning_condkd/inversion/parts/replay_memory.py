@@ -191,7 +191,7 @@ class ReplayMemory(nn.Module):
             "latent_variance": step.variance_weight,
             "latent_mean": step.mean_weight,
         }
-        return LossTerms.of(terms, weights)
+        return LossTerms(terms, weights)
 
     def reconstruction(self, images: Tensor, observe: Observe, draw: Draw) -> LossTerms:
         """Return the distances between images and their reconstructions by the memory.
@@ -215,4 +215,4 @@ class ReplayMemory(nn.Module):
             "logits": self.memory.logits_weight,
             "divergence": self.memory.divergence_weight,
         }
-        return LossTerms.of(terms, weights)
+        return LossTerms(terms, weights)

@@ -139,7 +139,11 @@ def _cure(culprit: str, module: Trained, aligning: FeatureAlignment | None) -> s
     if culprit == "replay":
         return "inversion.memory.lr"
     numbers = {name: value for name, value in vars(inversion).items() if isinstance(value, int | float) and value}
-    rates = [f"inversion.{name} ({value:g})" for name, value in numbers.items() if name.endswith("_lr")]
+    rates = [
+        f"inversion.{name.replace('generator_lr', 'generator.lr')} ({value:g})"
+        for name, value in numbers.items()
+        if name.endswith("_lr")
+    ]
     rates += [f"inversion.optimizer.lr ({inversion.optimizer.lr:g})"] if isinstance(inversion, DeepInversion) else []
     weights = [f"inversion.{name}" for name in numbers if name.endswith("_weight") and culprit != "meta"]
     return listed([*rates, *weights], 8) or "the learning rates and weights of the inversion"

@@ -1,0 +1,160 @@
+"""Whether the parts that a user gives are of the right kind, and whether what they learn is learned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from lightning_condkd.alignment import FeatureAlignment
+from lightning_condkd.alignment.discriminators import Discriminator
+from lightning_condkd.condensation import CondensationMethod
+from lightning_condkd.distillation import DistillationLoss
+from lightning_condkd.inversion import Inversion
+from lightning_condkd.messages import listed
+from lightning_condkd.models import Observer
+from lightning_condkd.subclassing import check_initialized
+from lightning_condkd.types import LossTerms
+
+
+def _check_kind(name: str, given: object, kind: type[nn.Module], cure: str) -> None:
+    if not isinstance(given, kind):
+        got = f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
+        raise TypeError(f"{name}: expected {kind.__name__}, got {got}: {cure}")
+    check_initialized(given, "super().__init__(...)")
+
+
+def check_networks(teacher: object, student: object) -> None:
+    """Check that a teacher can be looked into and that a student is a network.
+
+    Args:
+        teacher: what was given as teacher.
+        student: what was given as student.
+
+    Raises:
+        TypeError: if they are not.
+    """
+    _check_kind("teacher", teacher, Observer, "wrap it as Observer(network, mean, std), those of its data")
+    _check_kind("student", student, nn.Module, "give a network that maps images to logits")
+
+
+def check_stages(inversion: object, alignment: object, distillation: object) -> None:
+    """Check that the parts of a run are of the right kind.
+
+    Args:
+        inversion: what was given as inversion.
+        alignment: what was given as alignment; ``None`` for none.
+        distillation: what was given as distillation; ``None`` for the default.
+
+    Raises:
+        TypeError: if one is not.
+    """
+    own = "a method of your own subclasses Inversion and writes render and loss"
+    _check_kind("inversion", inversion, Inversion, f"give a method such as Fast(); {own}")
+    if alignment is not None:
+        cure = "give FeatureAlignment(discriminator); a discriminator of your own subclasses Discriminator"
+        _check_kind("alignment", alignment, FeatureAlignment, cure)
+    if distillation is not None:
+        cure = "subclass DistillationLoss and write forward(student, teacher, labels), which gets both outputs"
+        _check_kind("distillation", distillation, DistillationLoss, cure)
+
+
+def check_nothing_to_train(loss: DistillationLoss) -> None:
+    """Check that a distillation loss has no parameters that would have to be trained.
+
+    Args:
+        loss: what the student minimises.
+
+    Raises:
+        ValueError: if it has.
+    """
+    if trained := [name for name, parameter in loss.named_parameters() if parameter.requires_grad]:
+        raise ValueError(
+            f"distillation: nothing trains {listed(trained)} of {type(loss).__name__}: freeze them with "
+            "requires_grad_(False), make them buffers, or put the layers into the student"
+        )
+
+
+def check_replayed(inversion: Inversion, optimizers: Sequence[str]) -> None:
+    """Check that there is something to train by a loss after the student's step.
+
+    Args:
+        inversion: the method, whose ``replay_loss`` returned terms.
+        optimizers: names of the optimizers.
+
+    Raises:
+        ValueError: if none is for it.
+    """
+    if "replay" not in optimizers:
+        raise ValueError(
+            f"{type(inversion).__name__}.replay_loss returned terms, but make_optimizers has no 'replay' to train by "
+            "them: add it, or return None"
+        )
+
+
+def check_discriminator(discriminator: Discriminator) -> None:
+    """Check after a step that a gradient reached all of a discriminator.
+
+    Args:
+        discriminator: the network that was just trained.
+
+    Raises:
+        ValueError: if a parameter has no gradient.
+    """
+    trained = [(name, one) for name, one in discriminator.named_parameters() if one.requires_grad]
+    if unreached := [name for name, parameter in trained if parameter.grad is None]:
+        raise ValueError(
+            f"{type(discriminator).__name__}: no gradient reached {listed(unreached)} in the first step, so nothing "
+            "trains it: use it in score, do not make it in build_heads, or freeze it with requires_grad_(False)"
+        )
+
+
+def check_method(method: object) -> None:
+    """Check that a condensation method is one.
+
+    Args:
+        method: what was given as method.
+
+    Raises:
+        TypeError: if it is not.
+    """
+    cure = "give a method such as DistributionMatching(network); one of your own subclasses it and writes losses"
+    _check_kind("method", method, CondensationMethod, cure)
+
+
+def check_part(method: CondensationMethod, terms: object) -> None:
+    """Check a part of a condensation method's loss.
+
+    Args:
+        method: the method.
+        terms: what its ``losses`` yielded.
+
+    Raises:
+        TypeError: if it is no :class:`LossTerms`.
+        ValueError: if it has no graph.
+    """
+    hook = f"{type(method).__name__}.losses"
+    if not isinstance(terms, LossTerms):
+        raise TypeError(f"{hook}: expected it to yield LossTerms(terms, weights), got {type(terms).__name__}")
+    if not terms.total().requires_grad:
+        raise ValueError(f"{hook}: no gradient of {', '.join(terms.values)} reaches the images: compute it from images")
+
+
+def check_reached(method: CondensationMethod, reached: Sequence[bool]) -> None:
+    """Check that the parts of an iteration reached all that is learned.
+
+    Args:
+        method: the method.
+        reached: whether a gradient reached the images, and what is learned beside them.
+
+    Raises:
+        ValueError: if one did not.
+    """
+    learned = [id(parameter) for group in method.parameter_groups() for parameter in group["params"]]
+    names = {id(parameter): name for name, parameter in method.named_parameters()}
+    whole = ["the images", *(names.get(key, "a parameter") for key in learned)]
+    if idle := [name for name, there in zip(whole, reached, strict=True) if not there]:
+        raise ValueError(
+            f"{type(method).__name__}.losses: no gradient reached {listed(idle)} in the first iteration: yield terms "
+            "that are computed from it"
+        )
