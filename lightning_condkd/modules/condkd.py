@@ -22,7 +22,6 @@ from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.inversion import Inversion
 from lightning_condkd.models import Observer
 from lightning_condkd.models.finite import all_finite, check_finite
-from lightning_condkd.modules.condkd_steps import CondKDSteps
 from lightning_condkd.modules.parts.bank_state import find_transfer_set
 from lightning_condkd.modules.parts.checks import (
     check_batch,
@@ -33,6 +32,7 @@ from lightning_condkd.modules.parts.checks import (
     check_source,
     check_strategy,
 )
+from lightning_condkd.modules.parts.condkd_steps import CondKDSteps
 from lightning_condkd.modules.parts.default_losses import warn_of_attention
 from lightning_condkd.modules.parts.divergence import diverged, transient
 from lightning_condkd.steps.part_checks import check_nothing_to_train, check_stages

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_condkd.distributed import sync_buffers, sync_running_statistics
-from lightning_condkd.modules.condkd_parts import CondKDParts
+from lightning_condkd.modules.parts.condkd_parts import CondKDParts
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Unit
 from lightning_condkd.steps import DistillationStep, SynthesisStep, Update
