@@ -76,7 +76,7 @@ class CondensedAccuracy(Callback):
             ValueError: if these differ from the training images in classes or shape.
         """
         if not isinstance(pl_module, Condensation) or (data := image_data_of(trainer)) is None:
-            raise TypeError("CondensedAccuracy judges what Condensation learns from an ImageDataModule: remove it here")
+            raise TypeError("CondensedAccuracy needs a Condensation fitted with an ImageDataModule: remove it here")
         data.check_parts()
         if not trainer.global_step:
             self._evaluate(trainer, pl_module)

@@ -66,13 +66,13 @@ def test_a_checkpoint_of_another_module_is_refused(
 @pytest.mark.parametrize(
     ("name", "changed", "match"),
     [
-        ("condkd", {"student_optimizer": ADAM}, "student.class 'SGD', this one 'Adam': the state"),
+        ("condkd", {"student_optimizer": ADAM}, "student.class 'SGD', this one 'Adam': the saved state"),
         (
             "condkd",
             {"student_scheduler": partial(StepLR, step_size=2)},
             "scheduler.class 'RunCosine', this one 'StepLR'",
         ),
-        ("classification", {"optimizer": ADAM}, "optimizer.class 'SGD', this one 'Adam': the state"),
+        ("classification", {"optimizer": ADAM}, "optimizer.class 'SGD', this one 'Adam': the saved state"),
         ("classification", {"scheduler": STEPS}, "'RunCosine', this one 'StepLR'"),
         ("classification", {"width": 8}, r"does not fit the module: it has network.\S+ \(4.*, here \(8.* and \d+ more"),
         ("condensation", {"ipc": 2}, "ipc 1, this one 2: resume with as many"),

@@ -13,6 +13,7 @@ import torch
 
 from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.data import DigitsDataModule
+from lightning_condkd.models import FreshNetworks
 from tests.helpers import small_runs as tasks
 from tests.helpers import toy
 
@@ -46,7 +47,7 @@ def parts(kind: str, folder: Path) -> dict[str, Any]:
         student = toy.network("another student")
         return {"teacher": fresh.teacher, "student": student, "inversion": toy.fast(), "alignment": FeatureAlignment()}
     if kind == "experts":
-        return {"network": tasks.NETWORK}
+        return {"networks": FreshNetworks(tasks.NETWORK)}
     names = {"classification": ["network"], "condensation": ["method"], "generative": ["pool", "gan", "matching"]}
     return {name: getattr(fresh, name) for name in names[kind]}
 

@@ -75,7 +75,7 @@ def test_a_transfer_set_is_found_in_a_datamodule_of_the_users_own() -> None:
 
 def test_condensed_data_for_a_classifier_is_refused() -> None:
     module = Classification(toy.observed(toy.network("teacher")), seed=0)
-    with pytest.raises(TypeError, match="serves the steps of CondKD, got Classification"):
+    with pytest.raises(TypeError, match="is for CondKD, got Classification"):
         toy.silent_trainer(max_epochs=1).fit(module, CondensedDataModule(toy.condensed_set()))
 
 
