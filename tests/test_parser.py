@@ -87,7 +87,8 @@ def test_helps_list_our_own_classes_and_fit_on_a_few_screens(
     shown = capsys.readouterr().out
     assert len(shown.splitlines()) < 150
     assert "torch.nn.Identity" not in shown
-    assert all(name in shown for name in names)
+    unwrapped = " ".join(shown.split())  # where a line ends depends on the classes that other tests define
+    assert [name for name in names if name not in unwrapped] == []
 
 
 def test_the_usage_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
