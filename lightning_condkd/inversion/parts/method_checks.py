@@ -25,7 +25,8 @@ def check_optimizers(
 
     Raises:
         TypeError: if this is no mapping of names to optimizers.
-        ValueError: if an optimizer is never stepped, missing or holds a wrong parameter, or no optimizer holds a parameter.
+        ValueError: if an optimizer is never stepped or missing, or holds a wrong parameter, or no optimizer holds a
+            parameter.
     """
     hook = f"{type(method).__name__}.make_optimizers"
     if not isinstance(optimizers, Mapping) or not all(isinstance(one, Optimizer) for one in optimizers.values()):
