@@ -150,7 +150,7 @@ class CondKDParts(TeacherStudent):
 
     @property
     def _aligning(self) -> FeatureAlignment | None:
-        """The alignment; ``None`` if it has no effect, as with weight 0, so that nothing of it is built, drawn or run."""
+        """The alignment; ``None`` if it has no effect (such as weight 0), and then nothing of it is built or run."""
         active = self.alignment is not None and self.alignment.active and self.inversion.cadence.synthesis_steps > 0
         return self.alignment if active else None
 
