@@ -40,7 +40,7 @@ class DistributionMatching(MatchingMethod):
             ones in every iteration.
 
     Raises:
-        ValueError: if a count is not positive, or parts or chunks are asked for with BatchNorm.
+        ValueError: if a count is not positive, or parts or chunks are set with BatchNorm.
 
     Example:
         >>> from lightning_condkd.models import ConvNet

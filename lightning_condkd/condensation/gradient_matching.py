@@ -219,7 +219,7 @@ class GradientMatching(MatchingMethod):
         reduction: Literal["mean", "sum"] = "mean",
         create_graph: bool = False,
     ) -> tuple[Tensor, ...]:
-        """Return the gradients of the loss, for copies of the network's parameters; with a graph if asked for."""
+        """Return the gradients of the loss, for copies of the network's parameters; with a graph if requested."""
         # New copies at every call: autocast would reuse weights that it cast before the network was trained.
         copies = {name: value.detach().requires_grad_() for name, value in self.observer.named_parameters()}
         logits = functional_call(self.observer, copies, (images,)).logits

@@ -72,7 +72,7 @@ class SynthesisLoss(NamedTuple):
     """Result of a synthesis step of a method, with its graph.
 
     Args:
-        synthetic: what :meth:`Inversion.render` returned.
+        synthetic: result of :meth:`Inversion.render`.
         terms: the named terms.
         output: the teacher's output on the main view.
     """

@@ -222,7 +222,7 @@ class Fast(Inversion):
     def _add_up_gradients(self) -> None:
         pairs = zip(self._meta_gradients(), self.inner.parameters(), strict=True)
         reached = [(total, parameter.grad) for total, parameter in pairs if parameter.grad is not None]
-        # A gradient scaler skips the copy's step where half precision overflows; the meta-generator must skip it too.
+        # A gradient scaler skips the copy's step if half precision overflows; the meta-generator must also skip it.
         finite = get_total_norm([gradient for _, gradient in reached]).isfinite()
         for total, gradient in reached:
             total.add_(torch.where(finite, gradient, 0.0))

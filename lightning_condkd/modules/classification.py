@@ -280,7 +280,7 @@ class Classification(ImageClassifier):
         """Check the network's weights.
 
         Args:
-            state: what :meth:`save_state` returned.
+            state: result of :meth:`save_state`.
             tensors: state dict of the checkpoint.
 
         Raises:

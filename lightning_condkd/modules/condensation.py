@@ -252,7 +252,7 @@ class Condensation(ResumableModule):
         """Restore the count of undone steps, and check the learned values.
 
         Args:
-            state: what :meth:`save_state` returned.
+            state: result of :meth:`save_state`.
             tensors: state dict of the checkpoint.
 
         Raises:

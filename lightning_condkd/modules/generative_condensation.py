@@ -330,7 +330,7 @@ class GenerativeCondensation(ResumableModule):
         """Restore the progress, and create the networks if no fit has done so.
 
         Args:
-            state: what :meth:`save_state` returned.
+            state: result of :meth:`save_state`.
             tensors: not used.
         """
         self.iterations = state["iterations"]

@@ -79,7 +79,7 @@ class ImageClassifier(ResumableModule):
         """Restore the names of the classes.
 
         Args:
-            state: what :meth:`save_state` returned; older checkpoints have no names.
+            state: result of :meth:`save_state`; older checkpoints have no names.
             tensors: not used.
         """
         self.class_names = state.get("class_names") or self.class_names

@@ -219,7 +219,7 @@ class TeacherStudent(ImageClassifier):
         """Check that the checkpoint belongs to this teacher and these networks.
 
         Args:
-            state: what :meth:`save_state` returned.
+            state: result of :meth:`save_state`.
             tensors: state dict of the checkpoint.
 
         Raises:
@@ -246,7 +246,7 @@ class TeacherStudent(ImageClassifier):
         """Create the parts that are needed before the tensors of a checkpoint are checked and loaded.
 
         Args:
-            state: what :meth:`save_state` returned.
+            state: result of :meth:`save_state`.
         """
 
 

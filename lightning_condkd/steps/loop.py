@@ -34,8 +34,8 @@ def synthesize(
 
     Args:
         inversion: the method, built.
-        optimizers: what ``inversion.optimizers()`` returned, with an alignment also its ``discriminator``; keep them
-            from round to round. Parameters of other optimizers, such as a ``student``, get no gradient here.
+        optimizers: result of ``inversion.optimizers()``, with an alignment also its ``discriminator``; keep them from
+            round to round. Parameters of other optimizers, such as a ``student``, get no gradient here.
         teacher: the frozen teacher.
         student: the student, in eval mode.
         round: number of the round, from 0.

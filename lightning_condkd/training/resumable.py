@@ -183,7 +183,7 @@ class ResumableModule(DescribedModule):
         """Restore the saved state before the tensors are loaded; a subclass also checks the tensors.
 
         Args:
-            state: what :meth:`save_state` returned.
+            state: result of :meth:`save_state`.
             tensors: state dict of the checkpoint.
 
         Raises:

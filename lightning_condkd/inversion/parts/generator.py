@@ -104,7 +104,7 @@ def complete(given: object, published: GeneratorSettings) -> GeneratorSettings:
     """Return complete settings for a method.
 
     Args:
-        given: what the user gave.
+        given: value given by the user.
         published: the method's defaults, which fill in missing values.
 
     Raises:

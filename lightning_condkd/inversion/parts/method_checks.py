@@ -19,7 +19,7 @@ def check_optimizers(
 
     Args:
         method: the method, built.
-        optimizers: what its ``make_optimizers`` returned.
+        optimizers: result of its ``make_optimizers``.
         known: names of optimizers that are stepped.
         per_round: parameters whose optimizer state is reset.
 
@@ -79,7 +79,7 @@ def check_finished(method: nn.Module, names: object, declared: Sequence[str]) ->
 
     Args:
         method: the method.
-        names: what its ``end`` returned.
+        names: result of its ``end``.
         declared: its ``finish_steps``.
 
     Raises:
@@ -97,7 +97,7 @@ def shares_memory(method: nn.Module, images: Tensor) -> bool:
 
     Args:
         method: the method.
-        images: what it rendered.
+        images: images that it rendered.
     """
     # Storage addresses are not compared, because not every device has them.
     return any(parameter is images or parameter is images._base for parameter in method.parameters())

@@ -136,7 +136,7 @@ class CondKDParts(TeacherStudent):
         """Restore times and, in a fit, the bank from a checkpoint; build the method if no fit has done so.
 
         Args:
-            state: what :meth:`save_state` returned.
+            state: result of :meth:`save_state`.
         """
         self.stopwatch.seconds = dict(state["seconds"])
         if self.spec is None and state["spec"] is not None:
