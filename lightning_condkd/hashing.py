@@ -1,4 +1,4 @@
-"""SHA-256 of files and of what is in memory, by which contents are told apart."""
+"""SHA-256 of files and of values in memory, to identify contents."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def file_hash(path: Path) -> str:
 
 
 def content_hash(*parts: str | bytes | Tensor) -> str:
-    """Return the hexadecimal SHA-256 of texts, bytes and tensors, one after the other.
+    """Return the hexadecimal SHA-256 of a sequence of texts, bytes and tensors.
 
-    Of a tensor only the values count: name, shape and dtype are texts that the caller puts before it.
+    Only the values of a tensor are hashed, so the caller adds name, shape and dtype as texts.
 
     Args:
-        parts: texts are encoded in UTF-8; tensors are of any shape, dtype and device.
+        parts: texts, encoded in UTF-8, bytes, and tensors of any shape, dtype and device.
 
     Example:
         >>> content_hash("a", torch.tensor(98, dtype=torch.uint8), b"c") == content_hash("abc")

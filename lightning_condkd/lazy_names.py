@@ -1,4 +1,4 @@
-"""Names that a package passes on from its files, which are imported when one of their names is first asked for."""
+"""Lazy names of a package: its files are imported at the first use of one of their names."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ Lookup = tuple[Callable[[str], object], Callable[[], list[str]]]
 
 
 def lazy_names(package: dict[str, Any], files: Sequence[str]) -> Lookup:
-    """Return ``__getattr__`` and ``__dir__`` for a package, so that to import it does not import what it passes on.
+    """Return ``__getattr__`` and ``__dir__`` of a package, so that importing the package does not import its files.
 
     Args:
-        package: its ``globals()``, with ``__all__``; they keep what was asked for.
-        files: names of its files and packages, in the order in which a name is looked for, quick to import ones first.
+        package: ``globals()`` of the package, with ``__all__``; requested names are stored in it.
+        files: names of its files and packages in the order of the search for a name, those that import quickly first.
 
     Example:
         >>> find, names = lazy_names({"__name__": "concurrent", "__all__": ["Future"]}, ["futures"])

@@ -1,4 +1,4 @@
-"""What messages to the user have in common."""
+"""Helpers for messages to the user."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:
-    """Return names for a message, the first of them.
+    """Return the first of some names as text for a message.
 
     Args:
         names: the names.
-        most: how many are named.
+        most: largest number of names in the text.
 
     Example:
         >>> listed(["a", "b", "c", "d", "e"])

@@ -1,4 +1,4 @@
-"""What a base class holds its subclasses to: final methods, and outputs of networks that were asked for."""
+"""Rules for subclasses that are checked at run time: final methods, and access to requested outputs only."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from lightning_condkd.types import BatchNormStatistics, NetworkOutput
 
 
 class FinalMethods:
-    """Refuses a subclass that defines a method by which its base keeps a promise.
+    """Base class that refuses subclasses which override its final methods.
 
     Attributes:
-        finals: each final method that a class defines, with what a subclass writes instead.
+        finals: name of each final method of a class, with the method that a subclass writes instead.
 
     Example:
         >>> class Base(FinalMethods):
@@ -43,10 +43,10 @@ def check_initialized(part: nn.Module, call: str) -> None:
 
     Args:
         part: the object.
-        call: the call that is missing, as it is written.
+        call: the missing call as source text.
 
     Raises:
-        TypeError: if it did not.
+        TypeError: if the constructor was not called.
     """
     if "_modules" not in vars(part):
         name = type(part).__name__
@@ -61,7 +61,7 @@ class _Maps(tuple[Tensor, ...]):
 
 
 class RequestedOutput(NetworkOutput):
-    """The output of a network, of which only that can be read which was asked for.
+    """Output of a network that gives access only to requested values.
 
     Example:
         >>> import torch
@@ -91,7 +91,7 @@ class RequestedOutput(NetworkOutput):
 
     @property
     def bn(self) -> tuple[BatchNormStatistics, ...]:
-        """One record per BatchNorm layer."""
+        """One record for each BatchNorm layer."""
         value: tuple[BatchNormStatistics, ...] = self._requested("bn")
         return value
 

@@ -1,6 +1,6 @@
-"""Discriminators of embeddings: condensed or synthetic, with or without the class.
+"""Discriminators between embeddings of condensed and synthetic images, with or without the class.
 
-The paper says little more than that its discriminator is conditional; form, sizes and regularisation are our choices.
+The paper specifies only that its discriminator is conditional; form, sizes and regularisation are our choices.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ def _bounded(layer: Layer) -> Layer:
 class Discriminator(FinalMethods, nn.Module):
     """A multi-layer perceptron with spectral norm on every linear map, LeakyReLU 0.2, and a realness head.
 
-    It has no BatchNorm, by whose statistics the two batches could be told apart. Autocast is off inside: it is small,
-    and neither its norms nor its logits are to be rounded.
+    It has no BatchNorm, whose statistics would distinguish the two batches. It is small, so autocast is off inside,
+    and its norms and logits are not rounded.
 
-    What a kind of one's own writes: :meth:`score`, and :meth:`build_heads` for layers of its own. What the base does,
-    in methods that are final: :meth:`build` makes all layers from one seed, :meth:`forward` checks what was judged.
+    A subclass writes :meth:`score`, and :meth:`build_heads` for further layers. The final methods of the base:
+    :meth:`build` creates all layers from one seed, :meth:`forward` checks the output.
 
     Args:
         hidden: widths of the hidden layers (our default).
@@ -109,7 +109,7 @@ class Discriminator(FinalMethods, nn.Module):
 
         Raises:
             RuntimeError: before :meth:`build`.
-            TypeError: if :meth:`score` returns something else than it is to.
+            TypeError: if :meth:`score` returns a wrong type.
         """
         if not len(self.body):
             raise RuntimeError(

@@ -22,7 +22,7 @@ def _class_loss(output: DiscriminatorOutput, labels: Tensor) -> Tensor | None:
 
 
 class FeatureAlignment(nn.Module):
-    """A discriminator of teacher embeddings of condensed and synthetic images, and the losses of both sides.
+    """A discriminator between teacher embeddings of condensed and synthetic images, with the losses of both sides.
 
     Condensed and synthetic batches are class-matched: row i of both is of class ``labels[i]``. Only
     :meth:`discriminator_loss` advances the power iteration of spectral norm; no other method changes the module.
@@ -31,16 +31,16 @@ class FeatureAlignment(nn.Module):
         discriminator: ``None`` for :class:`~lightning_condkd.alignment.discriminators.ACGANDiscriminator` (our
             default).
         weight: factor of the generator's alignment terms (our default 5: on CIFAR-10, 5 and 20 both improve the
-            student and 1 does not, ``benchmarks/results/cifar10.json``). With 0 there is no alignment.
+            student and 1 does not, ``benchmarks/results/cifar10.json``). 0 disables alignment.
         ramp_rounds: rounds over which the weight rises from 0 to its value, while the discriminator learns from the
             first round on; 0 for the full weight from the start (our default).
         loss: form of the adversarial loss (our default).
-        learning_rate: of the discriminator's Adam (our default).
+        learning_rate: learning rate of the discriminator's Adam (our default).
         augment: differentiable augmentation of condensed and synthetic images before the teacher embeds them for the
-            discriminator; ``None`` reuses the view of the inversion.
+            discriminator; ``None`` uses the view of the inversion.
 
     Raises:
-        TypeError: if the discriminator is none.
+        TypeError: if the discriminator has another type.
         ValueError: if the weight or the number of rounds is negative, or the loss unknown.
 
     Example:
@@ -111,7 +111,7 @@ class FeatureAlignment(nn.Module):
         freezes them in this step.
 
         Args:
-            embedding: of synthetic images, with a graph, ``(N, D)``.
+            embedding: embedding of synthetic images, with a graph, ``(N, D)``.
             labels: ``(N,)`` int64.
             round: index of the round, from 0, for the ramp; ``None`` for the full weight.
 
@@ -132,8 +132,8 @@ class FeatureAlignment(nn.Module):
         """Return the loss of the discriminator; no gradient reaches the embeddings.
 
         Args:
-            condensed_embedding: of condensed images, ``(N, D)``.
-            synthetic_embedding: of synthetic images, ``(N, D)``.
+            condensed_embedding: embedding of condensed images, ``(N, D)``.
+            synthetic_embedding: embedding of synthetic images, ``(N, D)``.
             labels: classes of both, ``(N,)`` int64.
 
         Returns:
@@ -156,8 +156,8 @@ class FeatureAlignment(nn.Module):
         """Return the share of samples that the discriminator classifies correctly as condensed or synthetic.
 
         Args:
-            condensed_embedding: of condensed images, ``(N, D)``.
-            synthetic_embedding: of synthetic images, ``(N, D)``.
+            condensed_embedding: embedding of condensed images, ``(N, D)``.
+            synthetic_embedding: embedding of synthetic images, ``(N, D)``.
             labels: classes of both, ``(N,)`` int64.
 
         Returns:

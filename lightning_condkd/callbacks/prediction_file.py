@@ -1,4 +1,4 @@
-"""The file of what was predicted."""
+"""Callback that writes predictions to a file."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ Rows = dict[tuple[int, int], Prediction]
 
 
 class PredictionFile(L.Callback):
-    """Write what ``Trainer.predict`` predicts as a CSV: a row for each image, once and in the order of the data.
+    """Write the predictions of ``Trainer.predict`` as a CSV: one row for each image, in the order of the data.
 
-    Of several loaders a first column names the loader. On several ranks rank 0 writes. A ``fast_dev_run`` writes none.
+    With several loaders, the first column is the number of the loader. With several ranks, rank 0 writes the file. A
+    ``fast_dev_run`` writes none.
 
     Args:
         output: the file; ``None`` for ``predictions.csv`` in the folder of the run.
@@ -53,19 +54,19 @@ class PredictionFile(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the predictions of a batch.
+        """Store the predictions of a batch.
 
         Args:
             trainer: the trainer.
             pl_module: the module.
-            outputs: what it predicts.
+            outputs: its predictions.
             batch: not used.
             batch_idx: position in the loader.
             dataloader_idx: number of the loader.
 
         Raises:
-            TypeError: if the module predicts something else.
-            ValueError: on several ranks, if it is not known which images these are.
+            TypeError: if the module returns something else.
+            ValueError: with several ranks, if the positions of these images are unknown.
         """
         if not isinstance(outputs, list) or not all(isinstance(one, Prediction) for one in outputs):
             name = type(pl_module).__name__
@@ -80,7 +81,7 @@ class PredictionFile(L.Callback):
             self._rows[dataloader_idx, position if prediction.row is None else prediction.row] = prediction
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the file, and say where it is.
+        """Write the file, and log its path.
 
         Args:
             trainer: the trainer.
@@ -94,7 +95,7 @@ class PredictionFile(L.Callback):
 
 
 def as_csv(rows: Rows) -> bytes:
-    """Return predictions as a CSV in the order of the data; a column names the loader if there are several.
+    """Return predictions as a CSV in the order of the data; with several loaders a column has the loader's number.
 
     Args:
         rows: the predictions by number of the loader and of the image.
@@ -112,4 +113,4 @@ def as_csv(rows: Rows) -> bytes:
     for (loader, row), one in sorted(rows.items()):
         line = (row, one.file, one.label, one.class_name, one.probability)
         writer.writerow((loader, *line) if several else line)
-    return buffer.getvalue().encode(errors="surrogateescape")  # as which Python reads names that are no text
+    return buffer.getvalue().encode(errors="surrogateescape")  # as Python decodes file names

@@ -1,4 +1,4 @@
-"""Condensation methods, which make a small set of images that represents a dataset, and selection of real images."""
+"""Condensation methods, which create a small set of images that represents a dataset, and selection of real ones."""
 
 from lightning_condkd.condensation.base import CondensationMethod, RealImages
 from lightning_condkd.condensation.distribution_matching import DistributionMatching

@@ -1,4 +1,4 @@
-"""Base class of condensation methods, and their access to real images."""
+"""Base class of condensation methods, and access to real images."""
 
 from __future__ import annotations
 
@@ -32,25 +32,24 @@ class RealImages(NamedTuple):
 class CondensationMethod(FinalMethods, nn.Module, ABC):
     """Base of the methods that learn the pixels of a condensed set; plain PyTorch.
 
-    What a method must remember from one iteration to the next is a buffer or a frozen parameter. What it learns beside
-    the pixels is a parameter.
+    State kept between iterations is a buffer or a frozen parameter; anything learned in addition to the pixels is a
+    parameter.
 
-    What a method of one's own writes:
+    A subclass writes:
 
     - ``name``, ``pixel_lr`` and, in the constructor, ``networks``;
-    - :meth:`losses`: the loss of an iteration; :meth:`settings`: what a file records;
-    - :meth:`make`, :meth:`check_classes`: what depends on the task, where something does;
-    - :meth:`parameter_groups`, :meth:`is_sound`: for what it learns beside the pixels.
+    - :meth:`losses`: the loss of an iteration; :meth:`settings`: the settings recorded in a file;
+    - :meth:`make`, :meth:`check_classes`: checks and buffers that depend on the task, if any;
+    - :meth:`parameter_groups`, :meth:`is_sound`: for parameters learned in addition to the pixels.
 
-    What the base does, in the final :meth:`build`: it checks the networks against the data, that nothing of these is
-    missing, that the settings can be written and that every parameter is learned. The first iteration is checked for
-    gradients.
+    The final :meth:`build` of the base checks that the networks fit the data, that no attribute is missing, that the
+    settings can be written and that every parameter is learned. The first iteration is checked for gradients.
 
     Attributes:
         name: name of the method in the files that it makes.
         pixel_lr: published step size on normalised pixels; :class:`~lightning_condkd.modules.Condensation` multiplies
             it by the networks' squared standard deviation, which converts it to pixels in the units of [0, 1].
-        networks: makes the networks through which images are compared.
+        networks: factory of the networks in which images are compared.
     """
 
     finals: ClassVar[Mapping[str, str]] = {"build": "make(image_shape, num_classes, ipc)"}
@@ -69,8 +68,8 @@ class CondensationMethod(FinalMethods, nn.Module, ABC):
 
         Raises:
             TypeError: if the method lacks an attribute, or its settings are no JSON values.
-            ValueError: if the networks have another number of classes, or cannot read such images, or a parameter is in
-                no group.
+            ValueError: if the networks have another number of classes or do not accept such images, or a parameter is
+                in no group.
         """
         check_initialized(self, "super().__init__()")
         self._check_attribute("networks", FreshNetworks, "FreshNetworks(network, mean, std), set in the constructor")
@@ -82,7 +81,7 @@ class CondensationMethod(FinalMethods, nn.Module, ABC):
         self._check_groups()
 
     def make(self, image_shape: tuple[int, int, int], num_classes: int, ipc: int) -> None:
-        """Check and size what depends on the task: nothing here.
+        """Check the task and create buffers that depend on it; nothing by default.
 
         Args:
             image_shape: ``(C, H, W)`` in pixels.

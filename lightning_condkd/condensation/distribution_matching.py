@@ -1,4 +1,4 @@
-"""Distribution matching: class means in the embedding of random networks."""
+"""Distribution matching: class means of embeddings in random networks."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ class DistributionMatching(MatchingMethod):
     """DM: match the mean embedding of real and of learned images, class by class, in a new random network every time.
 
     The network is never trained. Real and learned images of a class get the same augmentation with the same parameters.
-    The real side needs no graph and runs in chunks that stay in the cache; with BatchNorm all classes run as one batch,
-    and its statistics are those of one rank. Dropout is off. The published step size is 1 on normalised pixels; its
-    authors use 10 from 100 images per class on (CIFAR-10): set ``learning_rate`` of the module for that.
+    Real images need no graph and run in chunks that stay in the cache; with BatchNorm all classes run as one batch, and
+    its statistics are those of one rank. Dropout is off. The published step size is 1 on normalised pixels; its authors
+    use 10 from 100 images per class on (CIFAR-10): set ``learning_rate`` of the module for that.
 
     Args:
-        networks: makes the networks, each with the normalisation of the data.
-        augment: ``dsa`` (official code), without its flip if ``mirrored``, which makes up for it; ``dsa_digits``, which
-            has none either, ``None`` for no augmentation, or one of your own.
+        networks: factory of the networks, which include the normalisation of the data.
+        augment: ``dsa`` (official code), without its flip if ``mirrored``, which replaces it; ``dsa_digits``, without
+            flip; an augmentation; or ``None``, which disables it.
         real_batch: real images of each class in an iteration, over all ranks (official code 256).
         chunk: real images in a forward pass; ``None`` for the number with the pixels of 32 images of 32x32, which was
             the fastest on a CPU with 128 channels.
         classes_per_part: number of classes with a graph in memory at a time; ``None`` for 10 (our default).
         mirrored: whether the mirror images of learned images are matched too (FYI).
-        representative: choice of the real images (DREAM), by embeddings in the network of the iteration of the choice;
-            ``None`` for new random ones in every iteration.
+        representative: choice of the real images (DREAM), by embeddings in the current network; ``None`` for new random
+            ones in every iteration.
 
     Raises:
-        ValueError: if a count is not positive, or parts or chunks are asked for with BatchNorm.
+        ValueError: if a count is not positive, or parts or chunks are set with BatchNorm.
 
     Example:
         >>> from lightning_condkd.models import ConvNet
@@ -114,7 +114,7 @@ class DistributionMatching(MatchingMethod):
         chunks = [torch.cat(views)] if self.networks.has_bn else self._chunks(torch.cat(views))
         embeddings = torch.cat([embed(observer, chunk) for chunk in chunks])
         counts = torch.tensor([len(view) for view in views]).to(embeddings)[:, None]
-        # A small class may have no image on this rank; sums and counts can be averaged over ranks, means cannot.
+        # A small class may have no image on this rank, so sums and counts are averaged over ranks instead of means.
         sums = torch.where(counts > 0, _means(embeddings, views) * counts, 0)
         return mean_over_ranks(sums) / mean_over_ranks(counts)
 

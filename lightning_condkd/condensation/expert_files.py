@@ -1,4 +1,4 @@
-"""Files of expert trajectories: weights of networks trained on real images, epoch by epoch."""
+"""Files of expert trajectories: weights of networks trained on real images, after each epoch."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class ExpertInfo:
 
     Args:
         network: class name of the network.
-        mean: mean of each channel that it subtracts, in the units of [0, 1].
-        std: standard deviation of each channel that it divides by.
+        mean: mean of each channel, which it subtracts, in the units of [0, 1].
+        std: standard deviation of each channel, by which it divides.
         names: names of its parameters, in their order in a snapshot.
         shapes: their shapes.
         architecture: printed form of the network, since networks with equal parameters may compute different functions.
-        epochs: epochs of an expert; it has one snapshot more.
+        epochs: epochs of an expert, which has one snapshot more.
         training: settings of the experts' training.
         data: facts about its data.
     """

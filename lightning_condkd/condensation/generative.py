@@ -29,10 +29,10 @@ class SelfDistillation:
         weight: weight of the term relative to the GAN's terms (our default: on the digits 10 is better than 1 at one
             image per class, and neither matters at ten); 0 leaves a plain conditional GAN, the ablation.
         temperature: divisor of the logits (our default).
-        standardize: whether each sample's logits are standardised first.
-        pairing: by ``sample``, or by ``class_mean``, the mean logits of a class in each rank's batch.
-        distance: ``kl``, or ``mse`` between log-probabilities. DiM's code has ``mse``, weight 0.01, temperature 1, by
-            sample, not standardised.
+        standardize: whether to standardise each sample's logits first.
+        pairing: ``sample``, or ``class_mean`` for the mean logits of a class in each rank's batch.
+        distance: ``kl``, or ``mse`` between log-probabilities. DiM's code uses ``mse``, weight 0.01, temperature 1,
+            ``sample``, not standardised.
         learning_rate: learning rate of generator and critic in this stage (DiM 5e-6).
         batch_size: real images in a batch of this stage, over all ranks (DiM 64).
 
@@ -136,7 +136,7 @@ class ConditionalGAN(nn.Module):
 
     @property
     def built(self) -> bool:
-        """Whether the networks have been created."""
+        """``True`` if the networks have been created."""
         return hasattr(self, "generator")
 
     def optimizers(self) -> dict[str, Optimizer]:
@@ -168,7 +168,7 @@ class ConditionalGAN(nn.Module):
         return LossTerms(terms, dict.fromkeys(terms, 1.0))
 
     def critic_loss(self, images: Tensor, labels: Tensor, draw: Draw) -> LossTerms:
-        """Return the loss of the critic, with new images of uniformly drawn classes, without their graph.
+        """Return the loss of the critic, with new generated images of uniformly drawn classes, without their graph.
 
         Args:
             images: real images, this rank's share, ``(N, C, H, W)``, pixels in the units of [0, 1].

@@ -1,4 +1,4 @@
-"""Gradient matching: gradients of a network's loss on real and on learned images."""
+"""Gradient matching: distance of a network's loss gradients on real and on learned images."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ class GradientMatching(MatchingMethod):
     - **DC**: no augmentation. The official code starts from noise: ``init="noise"`` of the module.
     - **DSA**: ``augment="dsa"``, or ``"dsa_digits"`` without its flip; it starts from real images. Real and learned
       images of a class share the parameters; in the network's training each image has its own.
-    - **FYI**: ``mirrored=True``, with which ``"dsa"`` has no flip. The mirror images are matched, and the network is
-      trained on them too. FYI's code keeps ``flip`` in another form: in addition to the drawn operator, on half of the
-      batches. It also has a distance between gradients averaged with those of mirrored kernels, switched off in its
-      recipes. Both are left out here.
+    - **FYI**: ``mirrored=True``; ``"dsa"`` then has no flip. The mirror images are matched, and the network is trained
+      on them too. FYI's code keeps ``flip`` in another form: in addition to the drawn operator, on half of the batches.
+      It also has a distance between gradients averaged with those of mirrored kernels, switched off in its recipes.
+      Both are left out here.
 
-    Dropout is off. BatchNorm has fixed statistics while gradients are matched: those of 16 real images of each class,
-    new ones in every iteration, the same on all ranks. The official code updates the running statistics with these by
-    the layer's momentum only, by one tenth. In the training of the network BatchNorm uses those of the batch.
+    Dropout is off. BatchNorm has fixed statistics while gradients are matched: those of 16 new real images of each
+    class in every iteration, the same on all ranks. The official code only updates the running statistics with these by
+    the layer's momentum, one tenth. In the training of the network BatchNorm uses the statistics of the batch.
 
     Each class is a part of the loss, so only one second-order graph is in memory. Every rank trains the network.
 
     Args:
-        networks: makes the networks, each with the normalisation of the data.
-        augment: ``None`` for none, which is DC; ``dsa``, ``dsa_digits``, or one of your own.
+        networks: factory of the networks, which include the normalisation of the data.
+        augment: ``None`` disables it (DC); ``dsa``, ``dsa_digits``, or an augmentation.
         real_batch: real images of each class in an iteration, over all ranks (official code 256).
         chunk: real images in a forward and backward pass; ``None`` for the number with the pixels of 32 images of
             32x32.
@@ -116,13 +116,13 @@ class GradientMatching(MatchingMethod):
         self.observer = self.networks.make(seeded_generator(0, "network")).requires_grad_(False)
 
     def make_more(self, ipc: int) -> None:
-        """Look up the loops that are not given.
+        """Look up the published numbers of ``inner_steps`` and ``network_epochs`` if they are not given.
 
         Args:
             ipc: images per class.
 
         Raises:
-            ValueError: if there are no published loops for the images per class.
+            ValueError: if none are published for the images per class.
         """
         if self.inner_steps is not None and self.network_epochs is not None:
             return
@@ -145,7 +145,7 @@ class GradientMatching(MatchingMethod):
             draw: the randomness of the iteration.
 
         Raises:
-            RuntimeError: if the loops are not known yet.
+            RuntimeError: if ``inner_steps`` and ``network_epochs`` are not known yet.
         """
         self._prepare(images.detach(), labels, real, draw)
         for label, rows in enumerate(self._real_rows(self.observer, real, draw)):
@@ -204,7 +204,7 @@ class GradientMatching(MatchingMethod):
         """Return the gradients of the mean loss of the real images of a class on all ranks."""
         view = self._view(images, label, draw)
         sums = [torch.zeros_like(parameter) for parameter in self.observer.parameters()]
-        # A small class may have no image on this rank; sums and counts can be averaged over ranks, means cannot.
+        # A small class may have no image on this rank, so sums and counts are averaged over ranks instead of means.
         for chunk in self._chunks(view) if len(view) else ():
             gradients = self._gradients(chunk, _constant(label, chunk), reduction="sum")
             sums = [total + gradient for total, gradient in zip(sums, gradients, strict=True)]
@@ -219,7 +219,7 @@ class GradientMatching(MatchingMethod):
         reduction: Literal["mean", "sum"] = "mean",
         create_graph: bool = False,
     ) -> tuple[Tensor, ...]:
-        """Return the gradients of the loss, for copies of the network's parameters; with a graph if asked for."""
+        """Return the gradients of the loss, for copies of the network's parameters; with a graph if requested."""
         # New copies at every call: autocast would reuse weights that it cast before the network was trained.
         copies = {name: value.detach().requires_grad_() for name, value in self.observer.named_parameters()}
         logits = functional_call(self.observer, copies, (images,)).logits

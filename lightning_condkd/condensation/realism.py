@@ -28,8 +28,8 @@ class RealismSelection(SelectionMethod):
         factor: an image of the result has factor x factor crops, each with 1/factor of the sides (scripts of the
             official code 1 up to 64x64 pixels, else 2). The teacher gets a crop of that size in the middle of an image
             filled with the mean of its normalisation, as in the official code.
-        pool: number of random images of a class to choose from; a smaller class gives all, as does ``None`` (scripts of
-            the official code 300).
+        pool: number of random images of a class to choose from (scripts of the official code 300); ``None``, or a
+            smaller class, uses all.
         scale: least and greatest area of a crop as a share of the image's area (official code 0.08 to 1).
         batch_size: crops in a forward pass of the teacher (our default).
 
@@ -68,7 +68,7 @@ class RealismSelection(SelectionMethod):
         self.crop = ResizedCrop(scale, ratio=(1.0, 1.0), flip_probability=0.0)
 
     def needed(self, count: int) -> int:
-        """Return the number of images that a class must have: one for each tile."""
+        """Return the number of images that a class must have, one for each tile."""
         return count * self.factor**2
 
     def settings(self) -> dict[str, Any]:

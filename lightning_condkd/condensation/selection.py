@@ -1,4 +1,4 @@
-"""Selection of real images, as a baseline for condensed ones: random, herding, k-center and k-means."""
+"""Selection of real images as a baseline for condensed ones: random, herding, k-center and k-means."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class EmbeddingSelection(SelectionMethod):
 
 
 class Herding(EmbeddingSelection):
-    """Images whose mean embedding is nearest to that of the class, chosen one by one.
+    """Choose images one by one so that their mean embedding is nearest to that of the class.
 
     See :func:`~lightning_condkd.functional.selection.herding`.
 
@@ -160,7 +160,7 @@ class Herding(EmbeddingSelection):
 
 
 class KCenter(EmbeddingSelection):
-    """Images that cover the class: each is the one farthest from those before it, the first is nearest to the mean.
+    """Choose images that cover the class: first the nearest to the mean, then each time the farthest from those chosen.
 
     See :func:`~lightning_condkd.functional.selection.k_center`.
     """
@@ -173,7 +173,7 @@ class KCenter(EmbeddingSelection):
 
 
 class KMeans(EmbeddingSelection):
-    """The image nearest to each centre of a clustering, starting with the largest cluster.
+    """Choose the image nearest to each centre of a clustering, starting with the largest cluster.
 
     See :func:`~lightning_condkd.functional.selection.k_means_nearest`.
     """

@@ -1,4 +1,4 @@
-"""Trajectory matching: training on the learned set is compared with experts trained on real images."""
+"""Trajectory matching: comparison of training on the learned set with experts trained on real images."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class TrajectoryMatching(CondensationMethod):
     of the file: train networks on the set with it. All ranks do the same work.
 
     Args:
-        networks: makes networks such as the experts, with the same mean and std; they must depend on nothing but
-            parameters and images, so no running statistics and no dropout.
+        networks: factory of networks like the experts, with the same mean and std; without running statistics or
+            dropout, since their output must depend only on parameters and images.
         experts: folder that :class:`~lightning_condkd.modules.experts.ExpertTrajectories` wrote.
         schedule: settings that depend on the data, or ``cifar10``, ``cifar100`` or ``tiny`` for those published for
             that data set and the number of images per class, see
@@ -114,17 +114,17 @@ class TrajectoryMatching(CondensationMethod):
 
     @property
     def schedule(self) -> TrajectorySchedule:
-        """The numbers in use; published ones are known once :meth:`build` was called."""
+        """The settings in use; published ones are known after :meth:`build`."""
         if self._schedule is None:
             raise RuntimeError("schedule: the published numbers depend on the images per class; call build first")
         return self._schedule
 
     def _network(self) -> Observer:
-        # Its weights are not used but replaced by those of experts.
+        # Its weights are replaced by those of experts.
         return self.networks.make(seeded_generator(0, "network")).requires_grad_(False)
 
     def make(self, image_shape: tuple[int, int, int], num_classes: int, ipc: int) -> None:
-        """Open the experts, and check them against the data.
+        """Open the experts, and check that they fit the data.
 
         Args:
             image_shape: ``(C, H, W)`` in pixels.
@@ -168,7 +168,7 @@ class TrajectoryMatching(CondensationMethod):
             class_names: class names of the data.
 
         Raises:
-            ValueError: if they were not.
+            ValueError: if they were trained on others.
         """
         there = None if self._experts is None else self._experts.info.data["class_names"]
         if there != list(class_names):

@@ -25,7 +25,7 @@ def quantize(images: Tensor) -> tuple[Tensor, int]:
         images: uint8, or floating point pixels in the units of [0, 1]; any shape.
 
     Raises:
-        ValueError: if a pixel is not finite, or the dtype is neither.
+        ValueError: if a pixel is not finite, or the dtype is another.
 
     Example:
         >>> quantize(torch.tensor([0.0, 0.5, 1.0, 1.5]))
@@ -43,12 +43,12 @@ def quantize(images: Tensor) -> tuple[Tensor, int]:
 
 
 class MemoryBank:
-    """Synthetic images as uint8, with their labels and the round that made them.
+    """Synthetic images as uint8, with their labels and the rounds in which they were made.
 
-    Without a folder the checkpoint contains the bank. With one (:meth:`attach`) the rows are written to append-only
-    chunk files there, and the checkpoint lists the chunks that it needs. A chunk's name contains a hash of its content,
-    so a resumed run never overwrites the chunks of another checkpoint, and files left by a crash are ignored. Chunks
-    whose rows are all beyond the capacity stay until :meth:`remove_chunks` is called.
+    Without a folder the checkpoint contains the bank. With a folder (:meth:`attach`) the rows are written to
+    append-only chunk files there, and the checkpoint lists the chunks that it needs. A chunk's name contains a hash of
+    its content, so a resumed run never overwrites the chunks of another checkpoint, and files left by a crash are
+    ignored. Chunks whose rows are all beyond the capacity stay until :meth:`remove_chunks` is called.
 
     Rows that a user appends before a run belong to it. Rows that a run appends (:meth:`running`) are dropped when
     another run starts with the same bank (:meth:`start_run`).
@@ -70,7 +70,7 @@ class MemoryBank:
         self.clear()
 
     def clear(self) -> None:
-        """Drop all rows and the run that they belong to, as in a new bank; files are not removed."""
+        """Drop all rows and the id of their run, as in a new bank; files are not removed."""
         self._run_id: str | None = None
         self._live = no_rows()
         self._folder = ChunkFolder()
@@ -82,7 +82,7 @@ class MemoryBank:
 
     @property
     def images_seen(self) -> int:
-        """Number of images ever appended."""
+        """Number of images appended so far, including dropped ones."""
         return self._live.seen
 
     @property
@@ -92,7 +92,7 @@ class MemoryBank:
 
     @property
     def run_id(self) -> str:
-        """Id of the run that the rows belong to, generated at first use; all ranks of a run must be given the same."""
+        """Id of the rows' run, generated at first use; all ranks of a run must have the same."""
         if self._run_id is None:
             self._run_id = os.urandom(8).hex()
         return self._run_id
@@ -115,12 +115,12 @@ class MemoryBank:
 
     @property
     def rounds(self) -> Tensor:
-        """The round that made each image, ``(N,)`` int64, oldest first; a view that must not be changed."""
+        """Round in which each image was made, ``(N,)`` int64, oldest first; a view that must not be changed."""
         return self._live.newest(len(self))["rounds"]
 
     @property
     def clamped_share(self) -> float:
-        """Share of the floating point pixel values ever appended that were outside [0, 1]."""
+        """Share of all appended floating point pixel values that were outside [0, 1]."""
         return self._live.clamped / max(1, self._live.float_values)
 
     def append(self, images: Tensor, labels: Tensor, round: int) -> None:
@@ -129,7 +129,7 @@ class MemoryBank:
         Args:
             images: ``(N, C, H, W)``; floating point pixels in the units of [0, 1], rounded to 8 bits, or uint8.
             labels: classes, ``(N,)`` int64.
-            round: the round that made them.
+            round: the round in which they were made.
 
         Raises:
             ValueError: if a pixel is not finite, or shapes or dtypes do not fit the bank.
@@ -165,7 +165,7 @@ class MemoryBank:
             The number of dropped images.
 
         Raises:
-            ValueError: if an earlier run and then a user have appended, so it is unclear which rows to keep.
+            ValueError: if an earlier run and then a user have appended images, so it is unclear which rows to keep.
 
         Example:
             >>> bank = MemoryBank()
@@ -204,7 +204,7 @@ class MemoryBank:
             num_classes: number of classes K.
 
         Raises:
-            ValueError: if the bank holds a larger label.
+            ValueError: if the bank contains a larger label.
         """
         counts = torch.bincount(self.labels, minlength=num_classes)
         if len(counts) > num_classes:
@@ -267,8 +267,7 @@ class MemoryBank:
 
         Raises:
             FileNotFoundError: if a chunk is in none of the folders.
-            ValueError: if a chunk was altered, the chunks are not the whole bank, or a folder contains the bank of
-                another run.
+            ValueError: if a chunk was altered, rows are missing or doubled, or a folder has the bank of another run.
         """
         check_whole(state)
         if self._folder.directory is not None:

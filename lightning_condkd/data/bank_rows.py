@@ -1,4 +1,4 @@
-"""Rows of a memory bank: growing buffers, of which the newest rows are live."""
+"""Rows of a memory bank in growing buffers, whose newest rows are live."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ Rows = tuple[Tensor, Tensor, Tensor]
 
 
 class BankRows(NamedTuple):
-    """The rows of a bank and their counts, replaced as one: a save in a signal handler sees all of an append or none.
+    """The rows of a bank and their counts, replaced together, so that a save in a signal handler has whole appends.
 
     Args:
         rows: buffers of images, labels and rounds; those from ``start`` to ``stop`` are live.
         start: the oldest live row.
         stop: the row after the newest.
-        seen: number of rows ever appended.
+        seen: number of rows appended so far.
         clamped: number of pixel values that were clamped.
-        float_values: number of floating point pixel values ever appended.
+        float_values: number of floating point pixel values appended so far.
     """
 
     rows: Rows
@@ -45,7 +45,7 @@ class BankRows(NamedTuple):
         return self.stop - self.start
 
     def pushed(self, rows: Rows, capacity: int | None) -> BankRows:
-        """Return the rows with newer ones appended, without the oldest beyond a capacity.
+        """Return the rows with newer ones appended; the oldest beyond a capacity are dropped.
 
         Args:
             rows: images, labels and rounds.

@@ -1,4 +1,4 @@
-"""Chunk files of a memory bank: their records, linking, and search."""
+"""Chunk files of a memory bank: records, linking and search."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ChunkFolder:
         Args:
             directory: the folder.
             writer: whether this process writes.
-            run_id: id of the run that they belong to.
+            run_id: id of their run.
 
         Raises:
             ValueError: if the folder contains chunks of another run.
@@ -77,7 +77,7 @@ class ChunkFolder:
         Args:
             directory: the folder.
             rows: the rows of the bank.
-            run_id: id of the run that they belong to.
+            run_id: id of their run.
         """
         # A signal handler may run another flush in the middle of this one: both write the same chunks, and the list is
         # replaced in one assignment.
@@ -138,11 +138,11 @@ class ChunkFolder:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Put a chunk into a second folder, as a link where possible, which needs no space.
+    """Link a chunk into a second folder, which needs no space, or copy it if links are not possible.
 
     Args:
         source: the file, which is never changed in place.
-        target: its other name.
+        target: the new path.
     """
     if target.exists() and target.samefile(source):
         return
@@ -155,7 +155,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def refuse_other_runs(directory: Path, run_id: str) -> None:
-    """Check that a folder holds no chunks of another run.
+    """Check that a folder contains no chunks of another run.
 
     Args:
         directory: the folder; it need not exist.
@@ -177,10 +177,10 @@ def locate_chunk(record: Mapping[str, Any], folders: Sequence[Path], run_id: str
     Args:
         record: ``name``, ``first``, ``length`` and ``sha256`` of the chunk.
         folders: folders to search.
-        run_id: id of the run that it belongs to.
+        run_id: id of its run.
 
     Raises:
-        FileNotFoundError: if no folder has it.
+        FileNotFoundError: if it is in none of the folders.
         ValueError: if it was altered, or the folders contain the bank of another run.
     """
     paths = [folder / record["name"] for folder in folders if (folder / record["name"]).is_file()]

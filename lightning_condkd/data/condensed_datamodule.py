@@ -1,4 +1,4 @@
-"""DataModule of distillation without data: condensed set, growing memory bank, and real images for evaluation."""
+"""DataModule for data-free distillation: condensed set, growing memory bank, and real images for evaluation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lightning_condkd.data.transfer import Mix, TransferSet
 
 
 class CondensedDataModule(L.LightningDataModule):
-    """Combines a condensed set with the memory bank; its training loader yields the step numbers of a round.
+    """Combine a condensed set with the memory bank; the training loader yields the step numbers of a round.
 
     At every save, rows of the bank are written to ``bank/`` in the folder of the run's checkpoints; the checkpoint
     lists the files that it needs. A new fit starts with an empty bank, or with the images that ``transfer_set.append``
@@ -27,16 +27,15 @@ class CondensedDataModule(L.LightningDataModule):
 
     Args:
         condensed: a condensed set, or the path of its file, see :meth:`CondensedSet.load`.
-        batch_size: images in a distillation batch, over all ranks (256 in the official code of Fast; 128 is our
-            default).
+        batch_size: images in a distillation batch, over all ranks (our default 128; 256 in the official code of Fast).
         mix: mixture of a batch, see :class:`~lightning_condkd.data.transfer.TransferSet`.
         ipc: number of images per class to use from the set; ``None`` for all.
-        bank_capacity: largest number of images in the bank, the oldest are dropped first; ``None`` keeps all.
+        bank_capacity: largest number of images in the bank, of which the oldest are dropped first; ``None`` keeps all.
         val_data: a datamodule of real images whose val and test loaders are used.
         val_dataloaders: loaders of ``(images, labels)`` with pixels in [0, 1] (or uint8) in place of ``val_data``.
-            With several ranks each reads all batches and keeps its rows, so every image counts once. Several loaders (a
-            list, a dictionary) are evaluated one after another: the first gives ``val/student_accuracy``, the best
-            accuracy and the accuracy of the baseline, the next one ``val/student_accuracy/loader_1``.
+            With several ranks, each reads all batches and keeps its own rows, so every image counts once. Several
+            loaders (a list, a dictionary) are evaluated one after another: the first gives ``val/student_accuracy``,
+            the best accuracy and the accuracy of the baseline, the next one ``val/student_accuracy/loader_1``.
 
     Example:
         >>> import torch
@@ -77,7 +76,7 @@ class CondensedDataModule(L.LightningDataModule):
             stage: ``fit``, ``validate``, ``test`` or ``predict``.
 
         Raises:
-            ValueError: if there are none to predict.
+            ValueError: if there are no images to predict.
         """
         if stage == "predict" and self.val_data is None and self.val_dataloaders is None:
             raise ValueError(
@@ -99,7 +98,7 @@ class CondensedDataModule(L.LightningDataModule):
         return step_loader(module.steps_per_epoch)
 
     def val_dataloader(self) -> EVAL_DATALOADERS:
-        """Return the real images for validation after every round; none if none were given."""
+        """Return the real images for validation after every round; empty if none were given."""
         if self.val_data is not None:
             return _rows_of_this_rank(self.val_data.val_dataloader())
         return [] if self.val_dataloaders is None else _rows_of_this_rank(self.val_dataloaders)
@@ -111,7 +110,7 @@ class CondensedDataModule(L.LightningDataModule):
         return self.val_dataloader()
 
     def predict_dataloader(self) -> EVAL_DATALOADERS:
-        """Return the real images once more, to predict their classes; Lightning divides them among the ranks."""
+        """Return the real images for prediction; Lightning divides them among the ranks."""
         if self.val_data is not None:
             return self.val_data.predict_dataloader()
         return self.val_dataloaders

@@ -30,16 +30,16 @@ from lightning_condkd.randomness import run_seed
 
 
 class ImageDataModule(L.LightningDataModule, ABC):
-    """Real images: shuffled for training, in order for validation, test and prediction, as uint8.
+    """Base of the datamodules of real images (uint8): shuffled for training, in order for evaluation and prediction.
 
-    A subclass says where they come from by :meth:`load`. Images are read when they are first asked for. Converting them
-    to the units of [0, 1] and augmenting them is the module's part, on its device. A module that draws its own images
-    (:class:`~lightning_condkd.data.loaders.DrawsByStep`) is served step numbers.
+    A subclass reads the images in :meth:`load`, which is called at their first use. The module converts them to the
+    units of [0, 1] and augments them on its device. A module that draws its own images
+    (:class:`~lightning_condkd.data.loaders.DrawsByStep`) gets step numbers.
 
     Args:
         batch_size: images in a training batch, over all ranks; images left over at the end of an epoch are dropped.
         eval_batch_size: images in a validation or test batch, over all ranks.
-        seed: seed of the order; ``None`` for that of ``seed_everything``, else 0. A resumed run keeps its own.
+        seed: seed of the order; ``None`` for that of ``seed_everything``, else 0. A resumed run keeps its seed.
     """
 
     def __init__(self, batch_size: int = 128, *, eval_batch_size: int = 500, seed: int | None = None) -> None:
@@ -54,7 +54,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
         """Read one part of the data.
 
         Args:
-            train: the training images, or the held-out ones.
+            train: ``True`` for the training images, ``False`` for the held-out ones.
         """
 
     @cached_property
@@ -75,12 +75,12 @@ class ImageDataModule(L.LightningDataModule, ABC):
 
     @cached_property
     def predict_images(self) -> UnlabeledImages:
-        """The images whose classes are predicted: the held-out ones."""
+        """The images for prediction: the held-out ones."""
         return UnlabeledImages(self.val_source.images, self.val_source.files, self.val_source.class_names)
 
     @property
     def _known(self) -> ImageSource:
-        # If the training data is gone, classes and shape are those of the held-out images.
+        # Without training data, classes and shape are those of the held-out images.
         return self.val_source if self._only_held_out else self.train_source
 
     @property
@@ -94,7 +94,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
         return self._known.image_shape
 
     def setup(self, stage: str) -> None:
-        """Note which part of the data the stage needs; read the images to predict, which may be refused.
+        """Store which part of the data the stage needs; read and check the images to predict.
 
         Args:
             stage: ``fit``, ``validate``, ``test`` or ``predict``.
@@ -103,7 +103,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
             ValueError: if there are fewer images to predict than processes.
         """
         self._only_held_out = stage != "fit"
-        # Not in predict_dataloader: after an error in it Lightning leaves every DataLoader of the process patched.
+        # Not in predict_dataloader: an error there makes Lightning leave every DataLoader of the process patched.
         if stage == "predict" and len(self.predict_images) < (ranks := distributed.world_size()):
             count = len(self.predict_images)
             raise ValueError(f"{count} images cannot be divided among {ranks} processes: predict on one")
@@ -188,26 +188,26 @@ class DigitsDataModule(ImageDataModule):
         """Read one part of the data.
 
         Args:
-            train: the first 1297 images, or the last 500.
+            train: ``True`` for the first 1297 images, ``False`` for the last 500.
         """
         return load_digits_split(train)
 
 
 class ImageFolderDataModule(ImageDataModule):
-    """Image files in one subfolder for each class, decoded once; to predict, images in any folder.
+    """Image files with one subfolder for each class, decoded once; images for prediction may be in any folder.
 
     Args:
-        root: folder that holds the parts; to predict also a folder of images alone.
-        train: name of the folder of training images below it.
-        val: name of the folder of held-out images below it.
-        predict: name of a folder below it with images to predict, at any depth and without classes, ``.`` for all in
-            ``root``; ``None`` for the held-out images, or those that lie in ``root`` itself where it has none.
-        image_size: resize the shorter side to so many pixels and cut out the central square; ``None`` keeps the size,
-            which all images must share.
-        channels: 3 for RGB, 1 for gray; ``None`` is gray where all images of a part are stored so, which a warning
-            says, else RGB.
-        class_names: names of all classes in the order of the labels, such as those of a condensed set; ``None`` takes
-            the folders by number where all are numbered alike, else as text.
+        root: folder that contains the parts; for prediction also a folder of images without classes.
+        train: name of the folder of training images in ``root``.
+        val: name of the folder of held-out images in ``root``.
+        predict: name of a folder in ``root`` with images to predict, at any depth and without classes, ``.`` for all in
+            ``root``; ``None`` for the held-out images, or if there are none for the images directly in ``root``.
+        image_size: size in pixels to which the shorter side is resized before the central square is cropped; ``None``
+            keeps the size, which must be the same for all images.
+        channels: 3 for RGB, 1 for gray; ``None`` for gray, with a warning, if all images of a part are stored without
+            colour, else RGB.
+        class_names: names of all classes in the order of the labels, such as those of a condensed set; ``None`` sorts
+            the folders by number if all are numbered alike, else as text.
         batch_size: images in a training batch, over all ranks.
         eval_batch_size: images in a validation or test batch, over all ranks.
         seed: seed of the order; ``None`` for that of ``seed_everything``, else 0.
@@ -233,7 +233,7 @@ class ImageFolderDataModule(ImageDataModule):
 
     @cached_property
     def predict_images(self) -> UnlabeledImages:
-        """The images whose classes are predicted."""
+        """The images for prediction."""
         if self.predict is None and (self.root / self.folders[False]).is_dir():
             return super().predict_images
         folder, deep = self.root / (self.predict or "."), self.predict is not None
@@ -245,7 +245,7 @@ class ImageFolderDataModule(ImageDataModule):
         """Read one part of the data.
 
         Args:
-            train: the training images, or the held-out ones.
+            train: ``True`` for the training images, ``False`` for the held-out ones.
         """
         return from_folder(self.root / self.folders[train], self.image_size, self.channels, self.class_names)
 
@@ -254,12 +254,12 @@ class TorchvisionDataModule(ImageDataModule):
     """A classification dataset of torchvision with a train and a test part, such as CIFAR10, SVHN or Imagenette.
 
     Args:
-        name: its class name in ``torchvision.datasets``.
+        name: name of its class in ``torchvision.datasets``.
         root: folder of the dataset.
         download: whether to download missing files.
-        train: the dataset's name for its training part; ``None`` for ``train``, or ``trainval`` and the like if that
-            is torchvision's default.
-        val: likewise for the held-out part; ``None`` for ``test``, or ``val`` if there is no ``test``.
+        train: the dataset's name of its training part; ``None`` for ``train``, or ``trainval`` and the like if that is
+            torchvision's default.
+        val: the dataset's name of its held-out part; ``None`` for ``test``, or ``val`` if there is no ``test``.
         options: further arguments of torchvision's class, such as ``size`` of Imagenette or ``split`` of EMNIST.
         image_size: size in pixels to which the shorter side is resized before the central square is cropped; ``None``
             keeps the size, which must be the same for all images.
@@ -269,7 +269,7 @@ class TorchvisionDataModule(ImageDataModule):
         seed: seed of the order; ``None`` for that of ``seed_everything``, else 0.
 
     Raises:
-        ValueError: if torchvision has no such dataset, or it does not have two parts or takes other arguments.
+        ValueError: if torchvision has no such dataset, or it does not have two parts or does not accept the arguments.
     """
 
     def __init__(
@@ -302,8 +302,8 @@ class TorchvisionDataModule(ImageDataModule):
         """Read one part of the data.
 
         Args:
-            train: the training images, or the held-out ones.
+            train: ``True`` for the training images, ``False`` for the held-out ones.
         """
-        # A link of the command line needs the data before a trainer exists, when it may not be downloaded yet.
+        # Linked arguments of the command line need the data before a trainer exists, and it may not be downloaded yet.
         choice = self.choice._replace(download=self.choice.download and self.trainer is None)
         return from_torchvision(choice, self.root, train, self.image_size, self.channels)

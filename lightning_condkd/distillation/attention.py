@@ -15,8 +15,9 @@ from lightning_condkd.types import NetworkOutput
 class AttentionDistillation(DistillationLoss):
     """Divergence at temperature 1 and difference of the attention maps of blocks, the loss of ZSKT.
 
-    Labels are not used. For :class:`~lightning_condkd.models.WideResNet` name ``block1``, ``block2`` and ``block3``, as
-    in the official code; for :class:`~lightning_condkd.models.CifarResNet` ``layer1``, ``layer2`` and ``layer3``.
+    Labels are not used. The names are ``block1``, ``block2`` and ``block3`` in
+    :class:`~lightning_condkd.models.WideResNet`, as in the official code; ``layer1``, ``layer2`` and ``layer3`` in
+    :class:`~lightning_condkd.models.CifarResNet`.
 
     Args:
         teacher_maps: names of the teacher's blocks.

@@ -14,7 +14,7 @@ from lightning_condkd.types import NetworkOutput
 
 
 class LossInput(RequestedOutput):
-    """The output of student or teacher, of which only that can be read which the loss declares."""
+    """Output of student or teacher that gives access only to values declared by the loss."""
 
     __slots__ = ()
     cures: ClassVar[Mapping[str, str]] = {
@@ -26,21 +26,21 @@ class LossInput(RequestedOutput):
 
 
 class DistillationLoss(FinalMethods, nn.Module):
-    """What the student minimises on a batch that the teacher has seen as well.
+    """Base of the losses that compare student and teacher on the same batch.
 
-    What a loss of one's own writes:
+    A subclass writes:
 
     - :meth:`forward`: the loss, a scalar;
-    - ``needs_embedding``, ``teacher_maps``, ``student_maps``: what it reads beside the logits.
+    - ``needs_embedding``, ``teacher_maps``, ``student_maps``: the values that it uses in addition to the logits.
 
-    What the base does, in the final ``loss(student, teacher, labels)``: it refuses to read what was not declared, and a
-    loss that is no scalar or through which no gradient reaches the student. Nothing trains parameters of a loss, so a
-    fit refuses them; buffers and frozen parameters are allowed.
+    The final ``loss(student, teacher, labels)`` of the base raises if an undeclared value is read, or if the result is
+    no scalar or gives the student no gradient. Parameters of a loss would not be trained, so a fit refuses them;
+    buffers and frozen parameters are allowed.
 
     Attributes:
         needs_embedding: whether both outputs must carry the penultimate embedding.
         teacher_maps: names of the teacher's modules whose outputs its record must carry.
-        student_maps: likewise of the student.
+        student_maps: names of the student's modules, likewise.
 
     Example:
         >>> class Squared(DistillationLoss):
@@ -65,7 +65,7 @@ class DistillationLoss(FinalMethods, nn.Module):
             labels: classes, ``(N,)`` int64; ``None`` where unknown.
 
         Raises:
-            ValueError: if the loss reads what it did not declare, or is no scalar that depends on the student.
+            ValueError: if the loss reads an undeclared value, or is no scalar that depends on the student.
         """
         loss = super().__call__(LossInput(*student), LossInput(*teacher), labels)
         name = f"{type(self).__name__}.forward"
@@ -80,7 +80,7 @@ class DistillationLoss(FinalMethods, nn.Module):
         return loss
 
     def forward(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor | None = None) -> Tensor:
-        """Return the loss of a batch; to be written.
+        """Return the loss of a batch; a subclass implements this.
 
         Args:
             student: output of the student, with a graph.

@@ -47,7 +47,7 @@ class Observe(Protocol):
 
 
 class _Requested(NamedTuple):
-    """A network whose outputs can only be read as far as they were asked for, the embedding where it was declared."""
+    """A network whose outputs give access only to requested values, and to the embedding only if it was declared."""
 
     network: Observe
     method: str
@@ -69,10 +69,10 @@ class _Requested(NamedTuple):
 
 
 class SynthesisLoss(NamedTuple):
-    """What a method computes in a synthesis step, with its graph.
+    """Result of a synthesis step of a method, with its graph.
 
     Args:
-        synthetic: what :meth:`Inversion.render` returned.
+        synthetic: result of :meth:`Inversion.render`.
         terms: the named terms.
         output: the teacher's output on the main view.
     """
@@ -85,26 +85,26 @@ class SynthesisLoss(NamedTuple):
 class Inversion(FinalMethods, nn.Module):
     """Base of the methods that turn a frozen teacher into images.
 
-    A method is plain PyTorch: it knows no trainer, no data and no other stage. All that it must remember is a
-    registered parameter or buffer of the *global* synthesis batch, so ``state_dict`` holds a round in mid-flight and a
-    run resumes on any number of ranks. The loop calls, in this order::
+    A method is plain PyTorch, independent of trainer, data and other stages. All its state is a registered parameter or
+    buffer of the *global* synthesis batch, so ``state_dict`` can be taken in the middle of a round, and a run resumes
+    on any number of ranks. The loop calls, in this order::
 
         build -> optimizers -> (start -> (forward -> [backward, step] -> after_step) x synthesis_steps -> finish)
         x rounds
 
-    What a method of one's own writes, of which :meth:`render` and :meth:`loss` are all that each must have:
+    A subclass writes these methods; only :meth:`render` and :meth:`loss` are required:
 
     - :meth:`make`: its parameters and buffers; :meth:`make_optimizers`: their optimizers;
-    - :meth:`begin`: what is drawn anew for a block;
+    - :meth:`begin`: values drawn for a block;
     - :meth:`render`: the images of a step; :meth:`loss`: the terms and the teacher's output;
-    - :meth:`observe_step`, :meth:`keep_more`: what it remembers of a step, and of the best one; :meth:`end`;
-    - :meth:`render_sample`, :meth:`replay_loss`: for a method whose images are ``live``;
-    - :meth:`view`, :meth:`lr_factor`, :meth:`per_round`, :meth:`check_sample`: where the defaults do not do.
+    - :meth:`observe_step`, :meth:`keep_more`: state updated after a step and for the best step; :meth:`end`;
+    - :meth:`render_sample`, :meth:`replay_loss`: for a ``live`` method;
+    - :meth:`view`, :meth:`lr_factor`, :meth:`per_round`, :meth:`check_sample`: if the defaults do not suit.
 
-    What the base does, in methods that are final: :meth:`build` makes room for the images that are kept,
-    :meth:`optimizers` refuses an optimizer that no step takes and a parameter that none holds, :meth:`start` forgets
-    what the block before kept, :meth:`forward` checks the first step's images, labels and terms, :meth:`after_step`
-    keeps the best images and checks that a gradient reached every parameter of the first step, :meth:`sample` counts.
+    The final methods of the base: :meth:`build` allocates the kept images, :meth:`optimizers` refuses an optimizer that
+    is never stepped and a parameter that no optimizer holds, :meth:`start` discards the images kept in the previous
+    block, :meth:`forward` checks the first step's images, labels and terms, :meth:`after_step` keeps the best images
+    and checks that a gradient reached every parameter of the first step, :meth:`sample` counts.
 
     Args:
         cadence: division of a round into synthesis and distillation.
@@ -119,7 +119,7 @@ class Inversion(FinalMethods, nn.Module):
         needs_embedding: whether :meth:`loss` uses the teacher's embedding.
         balanced_labels: whether a block has equally many labels of every class, up to one.
         gradient_clip: largest norm of the gradient in a synthesis step; ``None`` for no limit.
-        student_loss: what the published method teaches its student by: ``kl`` for the divergence of predictions,
+        student_loss: the published method's loss for the student: ``kl`` for the divergence of predictions,
             ``logits_l1`` for the difference of logits, ``attention`` for the divergence and attention maps.
         finish_steps: names of the optimizers that :meth:`end` may ask to be stepped.
     """
@@ -162,7 +162,7 @@ class Inversion(FinalMethods, nn.Module):
 
     @final
     def build(self, spec: TaskSpec, generator: torch.Generator) -> None:
-        """Make parameters and buffers, see :meth:`make`.
+        """Create parameters and buffers, see :meth:`make`.
 
         Args:
             spec: shapes of the task.
@@ -174,11 +174,11 @@ class Inversion(FinalMethods, nn.Module):
         self.register_buffer("kept_loss", torch.tensor(torch.inf))
         self.register_buffer("images_sampled", torch.zeros((), dtype=torch.long))
         self._spec, self._trained, self._has_terms = spec, dict[str, list[str]](), False
-        self._unchecked = {"forward", "sample"}  # what the first unit still has to show
+        self._unchecked = {"forward", "sample"}  # checks that are due in the first unit
         self.make(spec, generator)
 
     def make(self, spec: TaskSpec, generator: torch.Generator) -> None:
-        """Make the method's own parameters and buffers: none here.
+        """Create the method's own parameters and buffers; none by default.
 
         Args:
             spec: shapes of the task.
@@ -191,8 +191,8 @@ class Inversion(FinalMethods, nn.Module):
 
         Raises:
             RuntimeError: before :meth:`build`.
-            ValueError: if no step takes one of them, one holds what is no parameter of the method, or none holds a
-                parameter that is to be trained.
+            ValueError: if an optimizer is never stepped or holds a parameter that is not the method's, or no optimizer
+                holds a parameter that is to be trained.
         """
         if "_spec" not in vars(self):
             raise RuntimeError(f"{type(self).__name__}: call build(spec, generator) before optimizers()")
@@ -205,10 +205,10 @@ class Inversion(FinalMethods, nn.Module):
         return optimizers
 
     def make_optimizers(self) -> dict[str, Optimizer]:
-        """Return the optimizers by name: none here.
+        """Return the optimizers by name; none by default.
 
-        ``synthesis`` is stepped on the loss of :meth:`loss`, ``replay`` on that of :meth:`replay_loss`, and those that
-        ``finish_steps`` names where :meth:`end` asks for it.
+        ``synthesis`` is stepped on the loss of :meth:`loss`, ``replay`` on that of :meth:`replay_loss`, and those named
+        in ``finish_steps`` when :meth:`end` returns their names.
         """
         return {}
 
@@ -227,7 +227,7 @@ class Inversion(FinalMethods, nn.Module):
     @final
     @torch.no_grad()
     def start(self, unit: Unit, draw: Draw) -> None:
-        """Begin a block: forget what the block before kept, see :meth:`begin`.
+        """Begin a block: discard the images kept in the previous block, see :meth:`begin`.
 
         Args:
             unit: the first synthesis unit of the block.
@@ -237,7 +237,7 @@ class Inversion(FinalMethods, nn.Module):
         self.begin(unit, draw)
 
     def begin(self, unit: Unit, draw: Draw) -> None:
-        """Draw what a block begins with, without graph: nothing here.
+        """Draw the initial values of a block, without graph; nothing by default.
 
         Args:
             unit: the first synthesis unit of the block.
@@ -255,8 +255,8 @@ class Inversion(FinalMethods, nn.Module):
             draw: randomness of the unit.
 
         Raises:
-            TypeError: if a hook returns something else than it is to.
-            ValueError: in the first step, if images, labels or terms are not as they are to be.
+            TypeError: if a hook returns a wrong type.
+            ValueError: in the first step, if images, labels or terms are invalid.
         """
         synthetic = self.render(unit, draw)
         rows = len(range(self.batch_size)[draw.rows])
@@ -314,7 +314,7 @@ class Inversion(FinalMethods, nn.Module):
     def after_step(
         self, synthetic: Synthetic, output: NetworkOutput, inversion_loss: Tensor, total_loss: Tensor, unit: Unit
     ) -> None:
-        """Look at a finished step and keep its images if they are the best so far; its gradients are still in place.
+        """Process a finished step: keep its images if they are the best so far. Its gradients are still in place.
 
         Args:
             synthetic: the images that the loss was computed on, with labels.
@@ -336,7 +336,7 @@ class Inversion(FinalMethods, nn.Module):
         self.kept_loss.copy_(torch.where(better, loss, self.kept_loss))
 
     def observe_step(self, synthetic: Synthetic, output: NetworkOutput, unit: Unit) -> Synthetic | None:
-        """Look at a finished step before its images are compared, without graph; its gradients are still in place.
+        """Process a finished step before its images are compared, without graph; its gradients are still in place.
 
         Args:
             synthetic: the images that the loss was computed on, with labels.
@@ -344,7 +344,7 @@ class Inversion(FinalMethods, nn.Module):
             unit: the current unit.
 
         Returns:
-            The images and labels to keep in place of these; ``None`` for these.
+            The images and labels to keep instead of the given ones; ``None`` keeps the given ones.
         """
         return None
 
@@ -363,7 +363,7 @@ class Inversion(FinalMethods, nn.Module):
         self.keep_more(better)
 
     def keep_more(self, better: Tensor) -> None:
-        """Remember what else belongs to the best step of a block: nothing here.
+        """Store other values that belong to the best step of a block; nothing by default.
 
         Args:
             better: whether the step is the best so far, a boolean scalar, the same on every rank.
@@ -378,10 +378,10 @@ class Inversion(FinalMethods, nn.Module):
             unit: the last synthesis unit of the block.
 
         Returns:
-            Names of the optimizers whose gradient was written by hand and that are to be stepped now.
+            Names of the optimizers to step now, whose gradients the method wrote itself.
 
         Raises:
-            ValueError: if the method does not declare one of them, or wrote no gradient for it.
+            ValueError: if one is not declared in ``finish_steps`` or has no gradient.
         """
         names = self.end(unit)
         check_finished(self, names, self.finish_steps)
@@ -391,27 +391,26 @@ class Inversion(FinalMethods, nn.Module):
 
     @final
     def check_reached(self, name: str) -> None:
-        """Check, the first time, that a gradient reached all that an optimizer trains.
+        """Check, the first time, that a gradient reached every parameter of an optimizer.
 
         Args:
             name: the optimizer, whose gradients are in place.
 
         Raises:
-            ValueError: if one has none.
+            ValueError: if a parameter has no gradient.
         """
         if name in self._unchecked:
             check_gradients(self, name, self._trained[name])
             self._unchecked.discard(name)
 
     def end(self, unit: Unit) -> Sequence[str]:
-        """Do what is left to do at the end of a block, without graph: nothing here.
+        """Finish a block, without graph; nothing by default.
 
         Args:
             unit: the last synthesis unit of the block.
 
         Returns:
-            Names out of ``finish_steps`` of the optimizers whose gradient was written by hand and that are to be
-            stepped now.
+            Names out of ``finish_steps`` of the optimizers to step now, whose gradients the method wrote itself.
         """
         return ()
 
@@ -469,7 +468,7 @@ class Inversion(FinalMethods, nn.Module):
             world_size: number of processes.
 
         Raises:
-            ValueError: if the method cannot divide them into its parts, or these among the processes.
+            ValueError: if the method cannot divide them into its parts, or its parts among the processes.
         """
 
     def replay_loss(self, synthetic: Synthetic, observe: Observe, unit: Unit, draw: Draw) -> LossTerms | None:

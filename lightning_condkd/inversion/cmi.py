@@ -1,4 +1,4 @@
-"""CMI, contrastive model inversion: a new generator for every batch, and a memory of features against repetition."""
+"""CMI (contrastive model inversion): a new generator for every batch, and a memory of features against repetition."""
 
 from __future__ import annotations
 
@@ -77,34 +77,34 @@ class Contrastive:
 
 
 class CMI(Inversion):
-    """A generator and its latents, reset for every block, and a contrastive memory of earlier blocks.
+    """Inversion with a generator and latents, reset for every block, and a contrastive memory of earlier blocks.
 
     Every image has a main view and a local view. A head, trained over the whole run, learns to match the local view of
     an image with its main view among the other images of the batch and stored images. The same loss trains the images,
     so they become different from each other and from earlier ones. At the end of a block the features of its best step
     are stored.
 
-    Defaults are those of the official script ``scratch_cmi_cifar10_wrn402_wrn161.sh`` unless a line says otherwise. Its
-    student steps have batches of 128 and a learning rate of 0.1.
+    Defaults are those of the official script ``scratch_cmi_cifar10_wrn402_wrn161.sh`` unless noted. Its student steps
+    have batches of 128 and a learning rate of 0.1.
 
     Args:
         cadence: 200 synthesis steps, 400 student steps; the published table was made with 500 synthesis steps.
         batch_size: images of a block.
-        generator: the generator, whose learning rate is that of the latents too (betas: official code). The one built
-            is a :class:`~lightning_condkd.models.ConvGenerator`; one given must have a method
+        generator: the generator, whose learning rate is also that of the latents (betas: official code). The default
+            network is a :class:`~lightning_condkd.models.ConvGenerator`; a given one must have a method
             ``initialize(generator)`` that refills it.
         class_weight: weight of the cross-entropy to the sampled labels (``scratch_cmi``, ``cmi_cifar10``: 1;
             ``adv_cmi``: 0.5).
         bn_weight: weight of the distance to the teacher's BatchNorm statistics (all scripts).
         adversarial_weight: weight of the student-teacher disagreement, used after the warm-up rounds (all scripts).
-        contrastive_weight: weight of the contrastive term (all scripts); with 0 there is neither head nor ring.
+        contrastive_weight: weight of the contrastive term (all scripts); 0 omits head and ring.
         contrastive: settings of head, ring and local view.
         augment: the main view; ``None`` for random crop (pad 4) and flip.
-        selection: which images are kept, see :class:`~lightning_condkd.inversion.base.Inversion`.
+        selection: images to keep, see :class:`~lightning_condkd.inversion.base.Inversion`.
 
     Raises:
-        ValueError: if an argument is out of its range; in :meth:`build`, if the teacher has no BatchNorm layer where
-            one is needed, or the generator has no ``initialize`` or does not fit the task.
+        ValueError: if an argument is out of its range; in :meth:`build`, if the teacher lacks a BatchNorm layer that is
+            needed, or the generator has no ``initialize`` or does not fit the task.
 
     References:
         Fang et al.: "Contrastive Model Inversion for Data-Free Knowledge Distillation", arXiv 2105.08584.
@@ -165,7 +165,7 @@ class CMI(Inversion):
         return cls(cadence=cadence, class_weight=class_weight, **arguments)
 
     def make(self, spec: TaskSpec, generator: torch.Generator) -> None:
-        """Make the generator, the latents, the head and the ring."""
+        """Create the generator, the latents, the head and the ring."""
         self._check(spec)
         own = partial(self._own_generator, spec)
         self.generator = make_generator(self.generator_settings, own, spec, generator)
@@ -264,7 +264,7 @@ class CMI(Inversion):
         return F.normalize(at_least_float32(self.head(features)), dim=1)
 
     def keep_more(self, better: Tensor) -> None:
-        """Remember the features of the images that are kept."""
+        """Store the features of the kept images."""
         if self._step_features is not None:
             self.kept_features.copy_(torch.where(better, self._step_features, self.kept_features))
 

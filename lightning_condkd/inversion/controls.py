@@ -1,4 +1,4 @@
-"""Controls in place of an inversion method: no images, random images, real images."""
+"""Controls that replace an inversion method: no images, random images, real images."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class SmoothNoise(Inversion):
         self.grid_size, self.contrast = grid_size, contrast
 
     def make(self, spec: TaskSpec, generator: torch.Generator) -> None:
-        """Make room for a batch of images."""
+        """Allocate a batch of images."""
         self.register_buffer("noise", torch.zeros(self.batch_size, *spec.image_shape))
 
     def begin(self, unit: Unit, draw: Draw) -> None:
@@ -61,12 +61,12 @@ class SmoothNoise(Inversion):
     def loss(
         self, synthetic: Synthetic, observe: Observe, student: Observe, unit: Unit, draw: Draw
     ) -> tuple[LossTerms, NetworkOutput]:
-        """Return no term: only the teacher's output is used, as labels."""
+        """Return no term, with the teacher's output, which gives the labels."""
         return LossTerms({}, {}), observe(synthetic.images)
 
 
 class NoInversion(Inversion):
-    """Distillation on condensed images alone, without synthesis.
+    """No synthesis: distillation on condensed images alone.
 
     Args:
         cadence: no synthesis step and 400 student steps in a round.
@@ -83,21 +83,20 @@ class NoInversion(Inversion):
 class RealSubset(Inversion):
     """Real images with the teacher's labels, as an upper bound for inversion methods.
 
-    It uses data that a data-free run does not have, with the same budget (``batch_size`` images a block);
-    :class:`~lightning_condkd.inversion.SmoothNoise` is the lower bound. The blocks go through all images in a random
-    order, a new one for every pass. Nothing is learned. This control is not from a paper.
+    It uses data that a data-free run does not have, with the same budget (``batch_size`` images per block);
+    :class:`~lightning_condkd.inversion.SmoothNoise` is the lower bound. The blocks go through all images in a new
+    random order for every pass. Nothing is learned. This control is not from a paper.
 
     Args:
         images: ``(N, C, H, W)``, uint8 (0 to 255) or floating point pixels in [0, 1]; or the path of a ``.safetensors``
             file with a tensor ``images`` of this kind, such as
-            :meth:`CondensedSet.save <lightning_condkd.data.CondensedSet.save>` writes. They stay on the CPU and out of
-            checkpoints: a resumed run needs them again.
+            :meth:`CondensedSet.save <lightning_condkd.data.CondensedSet.save>` writes. They stay on the CPU and are not
+            in checkpoints, so a resumed run needs them again.
         cadence: one rendering and 400 student steps in a round.
         batch_size: images of a block.
 
     Raises:
-        ValueError: in :meth:`build`, if the file has no such tensor, or the images are not of this kind or not of the
-            task's shape.
+        ValueError: in :meth:`build`, if the file has no such tensor, or the images have another type or shape.
         FileNotFoundError: in :meth:`build`, if there is no such file.
     """
 
@@ -142,7 +141,7 @@ class RealSubset(Inversion):
     def loss(
         self, synthetic: Synthetic, observe: Observe, student: Observe, unit: Unit, draw: Draw
     ) -> tuple[LossTerms, NetworkOutput]:
-        """Return no term: only the teacher's output is used, as labels."""
+        """Return no term, with the teacher's output, which gives the labels."""
         return LossTerms({}, {}), observe(synthetic.images)
 
 

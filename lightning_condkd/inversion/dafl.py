@@ -1,4 +1,4 @@
-"""DAFL, data-free learning: a generator trained for confident, strongly activated and class-balanced predictions."""
+"""DAFL (data-free learning): a generator trained for confident, strongly activated and class-balanced predictions."""
 
 from __future__ import annotations
 
@@ -20,28 +20,29 @@ Output = Literal["normalized", "sigmoid"]
 
 
 class DAFL(LiveInversion):
-    """A generator trained for images with confident predictions, large embeddings and balanced classes in the teacher.
+    """Inversion with a generator trained for the teacher's confident and balanced predictions and large embeddings.
 
     The student does not affect it and minimises :class:`~lightning_condkd.distillation.KLDistillation` at temperature
-    1. Defaults are those of the official code for CIFAR-10, presets exist for :meth:`cifar100`, :meth:`mnist` and the
+    1. Defaults are those of the official code for CIFAR-10. Presets exist for :meth:`cifar100`, :meth:`mnist` and the
     :meth:`datafree` port. Settings of the student in the official code: the same batch size, SGD with lr 0.1, momentum
     0.9 and weight decay 5e-4, a tenth of the lr after 800 and 1600 of 2000 rounds.
 
     Args:
-        cadence: 1 generator step and 1 student step, 120 times a round. The official code makes both steps on the same
-            images; here the student's images are generated after the generator's step, from new latents.
+        cadence: 1 generator step and 1 student step, 120 times a round. The official code uses the same images for both
+            steps; here the student's images are generated after the generator's step, from new latents.
         batch_size: images of a generator step.
-        generator: the generator and its Adam (official code, CIFAR-10). The width is the channels of all stages of the
-            built one but the last, which has half as many.
+        generator: the generator and its Adam (official code, CIFAR-10). The width is the number of channels in all
+            stages of the default network but the last, which has half as many.
         generator_output: ``normalized`` builds :class:`~lightning_condkd.models.NormalizedGenerator`, whose images are
             normalised as the teacher's input and may leave [0, 1]; ``sigmoid`` builds
             :class:`~lightning_condkd.models.ConvGenerator` with the same widths.
         generator_bn_eps: eps of the BatchNorm layers between the stages of the normalised generator. The official code
-            has 0.8 there, probably meant as a momentum; its numbers were reached with it.
-        class_weight: weight of the cross-entropy to the classes that the teacher itself predicts, held constant.
+            has 0.8, probably meant as a momentum; its results were obtained with it.
+        class_weight: weight of the cross-entropy to the classes predicted by the teacher, taken as constants.
         activation_weight: weight of the negative mean magnitude of the teacher's embedding.
         balance_weight: weight of the negative entropy of the mean prediction, over each rank's own batch.
-        balance_log10: whether that entropy is to base 10, as in the official code; else natural, 2.303 times as large.
+        balance_log10: whether to use the entropy to base 10, as in the official code; the natural one is 2.303 times as
+            large.
         source: ``live``, or ``bank`` to store images, clamped to [0, 1].
 
     Raises:

@@ -24,12 +24,13 @@ Labels = Literal["balanced", "uniform"]
 
 
 class DeepInversion(Inversion):
-    """Images whose pixels are optimised to match the teacher's BatchNorm statistics.
+    """Inversion by optimising pixels to match the teacher's BatchNorm statistics.
 
     Every block starts from normal noise in the teacher's normalised units and optimises the pixels with a fresh Adam.
-    With a ``competition`` the current student adds a term, which is Adaptive DeepInversion. Defaults are those of the
-    official code for the paper's CIFAR-10 run; :meth:`imagenet` and :meth:`datafree` are two other published settings.
-    The student's settings were never published: its 400 steps in a round are those of the DataFree code.
+    A ``competition`` adds a term that depends on the current student; this is Adaptive DeepInversion. Defaults are
+    those of the official code for the paper's CIFAR-10 run; :meth:`imagenet` and :meth:`datafree` are two other
+    published settings. The student's settings were never published: its 400 steps in a round are those of the DataFree
+    code.
 
     Total variation and image norm are computed on the teacher's view, in normalised units. Norms over a whole batch are
     those of the global batch, whatever the number of ranks.
@@ -38,9 +39,9 @@ class DeepInversion(Inversion):
         cadence: 2000 synthesis steps and 400 student steps.
         batch_size: images of a block.
         optimizer: settings of the pixels' Adam.
-        low_resolution_steps: steps at the start of a block with the view at half size, by 2x2 mean pooling; the teacher
-            must accept that size. The learning rate's schedule restarts after them, and only images of later steps are
-            kept. The augmentation is applied before the pooling, so its pixels are those of the full image.
+        low_resolution_steps: number of steps at the start of a block whose view has half size, by 2x2 mean pooling; the
+            teacher must accept that size. The learning rate's schedule restarts after them, and only images of later
+            steps are kept. The augmentation is applied before the pooling, so its pixels are those of the full image.
         class_weight: weight of the cross-entropy to the labels.
         bn_weight: weight of the distance to the teacher's BatchNorm statistics, those of each rank's own batch.
         first_bn_factor: factor of the first layer in that distance.
@@ -170,7 +171,7 @@ class DeepInversion(Inversion):
         )
 
     def make(self, spec: TaskSpec, generator: torch.Generator) -> None:
-        """Make the pixels and their labels."""
+        """Create the pixels and their labels."""
         check_bn(self.bn_weight, spec)
         self.num_classes = spec.num_classes
         self.pixels = nn.Parameter(torch.zeros(self.batch_size, *spec.image_shape))
@@ -183,11 +184,11 @@ class DeepInversion(Inversion):
         return {"synthesis": Adam([self.pixels], lr=self.optimizer.lr, betas=self.optimizer.betas)}
 
     def per_round(self) -> list[nn.Parameter]:
-        """Return the pixels: every block has a new Adam."""
+        """Return the pixels, since every block has a new Adam."""
         return [self.pixels]
 
     def lr_factor(self, unit: Unit) -> float:
-        """Return the factor of warm-up and cosine, which restart at full size."""
+        """Return the learning rate factor of warm-up and cosine, which restart at full size."""
         low = self.low_resolution_steps
         if unit.step < low:
             return self.optimizer.factor(unit.step, low)
@@ -256,9 +257,9 @@ class DeepInversion(Inversion):
         return value * draw.world_size**0.5 if self.prior.image_norm == "batch" else value
 
     def observe_step(self, synthetic: Synthetic, output: NetworkOutput, unit: Unit) -> Synthetic | None:
-        """Forget images of half the size, and put the pixels back into the valid range."""
+        """Discard images of half size, and clamp the pixels to the valid range."""
         if unit.step == self.low_resolution_steps:
-            self.kept_loss.fill_(torch.inf)  # losses at half size are of another kind
+            self.kept_loss.fill_(torch.inf)  # losses at half size are not comparable
         if not self.clip:
             return None
         self.pixels.clamp_(-self.mean / self.std, (1 - self.mean) / self.std)

@@ -1,4 +1,4 @@
-"""DFAD, data-free adversarial distillation: a generator trained for disagreement between teacher and student."""
+"""DFAD (data-free adversarial distillation): a generator trained for disagreement between teacher and student."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from lightning_condkd.types import LossTerms, NetworkOutput, Synthetic, TaskSpec
 
 
 class DFAD(LiveInversion):
-    """A generator that maximises the mean absolute difference between the logits of teacher and student.
+    """Inversion with a generator that maximises the mean absolute difference of teacher and student logits.
 
     The student minimises the same difference
-    (:class:`~lightning_condkd.distillation.LogitsL1Distillation`). Nothing but the two networks is needed: no
-    BatchNorm, no embedding, no labels. Defaults are those of the DataFree code.
+    (:class:`~lightning_condkd.distillation.LogitsL1Distillation`). It needs only the two networks: no BatchNorm, no
+    embedding, no labels. Defaults are those of the DataFree code.
 
     Args:
         cadence: 1 generator step and 5 student steps, 80 times a round (400 student steps a round).
         batch_size: images of a generator step.
-        generator: the generator and its Adam (DataFree code). The one built is a
+        generator: the generator and its Adam (DataFree code). The default network is a
             :class:`~lightning_condkd.models.ConvGenerator`; DataFree's has twice as many channels in its first stages.
         adversarial_weight: weight of the negative difference.
         source: ``live``, or ``bank`` to store images.

@@ -1,4 +1,4 @@
-"""DFQ, the adversary of data-free quantisation: disagreement, with BatchNorm, class and balance terms."""
+"""DFQ (data-free quantisation): a generator trained for disagreement, with BatchNorm, class and balance terms."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lightning_condkd.types import LossTerms, NetworkOutput, Synthetic, TaskSpec
 
 
 class DFQ(LiveInversion):
-    """A generator that maximises the divergence of student from teacher, with terms for the teacher's statistics.
+    """Inversion with a generator for divergence of student from teacher, with terms for the teacher's statistics.
 
     This is the version of the DataFree code, with its defaults. The paper matches BatchNorm statistics by a divergence
     of Gaussians and uses several generators and students. The student minimises
@@ -30,11 +30,11 @@ class DFQ(LiveInversion):
     Args:
         cadence: 1 generator step and 10 student steps, 40 times a round (400 student steps a round).
         batch_size: images of a generator step.
-        generator: the generator and its Adam (DataFree code). The one built is a
+        generator: the generator and its Adam (DataFree code). The default network is a
             :class:`~lightning_condkd.models.ConvGenerator`; DataFree's has twice as many channels in its first stages.
         adversarial_weight: weight of the negative divergence, mean over samples.
         bn_weight: weight of the distance to the teacher's BatchNorm statistics, over each rank's own batch.
-        class_weight: weight of the cross-entropy to the classes that the teacher predicts, taken as constants.
+        class_weight: weight of the cross-entropy to the classes predicted by the teacher, taken as constants.
         balance_weight: weight of the negative entropy of the mean prediction (natural logarithm), over each rank's own
             batch.
         source: ``live``, or ``bank`` to store images.

@@ -1,4 +1,4 @@
-"""Fast, fast data-free inversion: a meta-learned generator with few steps per batch of images."""
+"""Fast (data-free inversion): a meta-learned generator with few steps per batch of images."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Fast(Inversion):
     Args:
         cadence: 5 synthesis steps, 400 student steps, 20 warm-up rounds without student.
         batch_size: images of a block.
-        generator: the generator, of which the copy has this learning rate and the meta-generator that times
-            ``synthesis_steps``. The one built is a :class:`~lightning_condkd.models.ConvGenerator`.
+        generator: the generator. The copy has the given learning rate, the meta-generator that rate times
+            ``synthesis_steps``. The default network is a :class:`~lightning_condkd.models.ConvGenerator`.
         latent_lr: learning rate of the latents.
         class_weight: weight of the cross-entropy to the sampled labels.
         bn_weight: weight of the distance to the teacher's BatchNorm statistics.
@@ -56,7 +56,7 @@ class Fast(Inversion):
     Raises:
         ValueError: if an argument is out of its range; in :meth:`build`, if ``bn_weight`` is not 0 and the teacher has
             no BatchNorm layer, ``reset_round`` is set for a generator without ``reset_first_layers``, or the
-            generator's latents or images are of another shape.
+            generator's latents or images have another shape.
 
     References:
         Fang et al., "Up to 100x Faster Data-Free Knowledge Distillation", AAAI 2022.
@@ -126,7 +126,7 @@ class Fast(Inversion):
         return cls(**{**setting, "generator": with_published(arguments, GeneratorSettings(lr=lr))})
 
     def make(self, spec: TaskSpec, generator: torch.Generator) -> None:
-        """Make the two generators, the latents and the moving statistics."""
+        """Create the two generators, the latents and the moving statistics."""
         self._check(spec)
         own = partial(self._own_generator, spec)
         self.meta = make_generator(self.generator_settings, own, spec, generator)
@@ -201,7 +201,7 @@ class Fast(Inversion):
         return LossTerms(terms, {"class": self.class_weight, "bn": self.bn_weight, "adversarial": adversarial}), output
 
     def observe_step(self, synthetic: Synthetic, output: NetworkOutput, unit: Unit) -> None:
-        """Add up the gradients for the meta-generator, and remember the last step's statistics."""
+        """Add up the gradients for the meta-generator, and store the last step's statistics."""
         if self.meta_update == "fomaml":
             self._add_up_gradients()
         if unit.last and output.bn:
@@ -222,7 +222,7 @@ class Fast(Inversion):
     def _add_up_gradients(self) -> None:
         pairs = zip(self._meta_gradients(), self.inner.parameters(), strict=True)
         reached = [(total, parameter.grad) for total, parameter in pairs if parameter.grad is not None]
-        # A gradient scaler skips the copy's step where half precision overflows; the meta-generator must skip it too.
+        # A gradient scaler skips the copy's step if half precision overflows; the meta-generator must also skip it.
         finite = get_total_norm([gradient for _, gradient in reached]).isfinite()
         for total, gradient in reached:
             total.add_(torch.where(finite, gradient, 0.0))

@@ -25,20 +25,20 @@ class LiveInversion(Inversion):
     generator is always in train mode, as in the official code of DAFL and ZSKT, so its BatchNorm layers use the
     statistics of each rank's own batch.
 
-    A subclass says which generator is built unless one is given (:meth:`default_generator`), what it minimises
-    (:meth:`~lightning_condkd.inversion.base.Inversion.loss`), and what it has beside the generator (:meth:`make_more`);
-    :meth:`make` is final here.
+    A subclass defines the default generator (:meth:`default_generator`), the loss
+    (:meth:`~lightning_condkd.inversion.base.Inversion.loss`) and further parts (:meth:`make_more`); :meth:`make` is
+    final.
 
     Args:
-        cadence: how a round is divided.
+        cadence: division of a round into synthesis and distillation.
         batch_size: images of a synthesis step, over all ranks.
-        generator: the generator and its Adam; what is left out is as ``published`` has it.
-        augment: the main view; ``None`` for the images as they are.
-        source: ``live`` renders images for every student step; ``bank`` stores the images of each block's last
-            synthesis step instead, from which the student's batches are drawn as for other methods.
+        generator: the generator and its Adam; missing values are those of ``published``.
+        augment: the main view; ``None`` disables it.
+        source: ``live`` renders images for every student step; ``bank`` instead stores the images of each block's last
+            synthesis step, and the student's batches are drawn from the bank, as for other methods.
 
     Attributes:
-        published: the method's own settings of the generator, here those of the DataFree code.
+        published: default settings of the method's generator; in this class those of the DataFree code.
 
     Raises:
         ValueError: if the source is unknown, or in :meth:`build`, if the generator does not fit the task.
@@ -66,7 +66,7 @@ class LiveInversion(Inversion):
         self.source = source
 
     def default_generator(self, spec: TaskSpec) -> nn.Module:
-        """Return the generator that the method builds.
+        """Return the method's default generator.
 
         Args:
             spec: shapes of the task.
@@ -75,13 +75,13 @@ class LiveInversion(Inversion):
 
     @final
     def make(self, spec: TaskSpec, generator: torch.Generator) -> None:
-        """Make the generator."""
+        """Create the generator."""
         own = partial(self.default_generator, spec)
         self.generator = make_generator(self.generator_settings, own, spec, generator)
         self.make_more(spec, generator)
 
     def make_more(self, spec: TaskSpec, generator: torch.Generator) -> None:
-        """Make what the method has beside its generator: nothing here.
+        """Create further parts of the method; nothing by default.
 
         Args:
             spec: shapes of the task.

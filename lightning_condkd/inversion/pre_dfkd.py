@@ -36,34 +36,36 @@ class PREDFKD(LiveInversion):
     novel images, then memory images, whose latents were updated by one step of Adam towards confident and balanced
     predictions.
 
-    Defaults are those of the official code for CIFAR, except three quirks of it that only :meth:`released_code` has,
-    and in the first block, when the memory is untrained, the student gets novel images only. As in the code, images are
-    compared with their reconstructions in the teacher's normalised units, and the memory generator is in eval mode for
-    the student's images and in train mode for replay. Settings of the student in the code: 1152 synthetic images in a
-    batch, the mean absolute difference of the logits (:class:`~lightning_condkd.distillation.LogitsL1Distillation`),
-    SGD with lr 0.1, momentum 0.9 and weight decay 5e-4, a cosine over 400 rounds.
+    Defaults are those of the official code for CIFAR with two differences: three of its quirks are only in
+    :meth:`released_code`, and in the first block, when the memory is untrained, the student gets novel images only. As
+    in the code, images are compared with their reconstructions in the teacher's normalised units, and the memory
+    generator is in eval mode for the student's images and in train mode for replay. Settings of the student in the
+    code: 1152 synthetic images in a batch, the mean absolute difference of the logits
+    (:class:`~lightning_condkd.distillation.LogitsL1Distillation`), SGD with lr 0.1, momentum 0.9 and weight decay 5e-4,
+    a cosine over 400 rounds.
 
     With several ranks, BatchNorm in train mode, class balance and the moments of the latents use each rank's own batch.
 
     Args:
         cadence: 1 step of the novel generator and 10 student steps, 36 times a round.
         batch_size: images of a step of the novel generator.
-        generator: the novel one and its Adam (official code, CIFAR). The one built is a
-            :class:`~lightning_condkd.models.NormalizedGenerator` with spectral norm. The latent size is the memory's
-            too.
-        class_weight: weight of the cross-entropy to the teacher's own prediction.
+        generator: the novel generator and its Adam (official code, CIFAR). The default network is a
+            :class:`~lightning_condkd.models.NormalizedGenerator` with spectral norm. The latent size is also that of
+            the memory.
+        class_weight: weight of the cross-entropy to the class predicted by the teacher.
         balance_weight: weight of the negative entropy of the mean prediction.
-        balance_log10: whether that entropy, also that of memory images, is to base 10, 2.303 times weaker.
+        balance_log10: whether to use the entropy to base 10, also for memory images; it is 2.303 times smaller.
         activation_weight: weight of the negative mean magnitude of the teacher's embedding.
         competition: the term against the student; its gradient flows through the student only; ``None`` disables it.
             The code's ``elementwise`` divides the divergence by the number of classes.
         memory: settings of the memory; ``Memory(share=0.0)`` disables it.
-        bn_eps: eps of the inner BatchNorm layers of the networks built; 0.8 in the official code, where it was probably
-            meant as a momentum.
+        bn_eps: eps of the inner BatchNorm layers of the default networks; 0.8 in the official code, where it was
+            probably meant as a momentum.
 
     Raises:
         ValueError: if an argument is out of its range; in :meth:`build`, if a network does not fit the task or replay
-            batches do not divide by the number of processes; in :meth:`check_sample`, if novel or memory images do not.
+            batches do not divide by the number of processes; in :meth:`check_sample`, if novel or memory images do not
+            divide by it.
 
     Example:
         >>> PREDFKD.released_code(memory=Memory(share=0.25)).memory.latents.gradient_leak
@@ -121,7 +123,7 @@ class PREDFKD(LiveInversion):
     ) -> PREDFKD:
         """Return the method with three quirks of the official code that change its numbers.
 
-        They are BatchNorm layers of eps 0.8, entropies to base 10, and the gradient of the latents' step that leaks
+        They are an eps of 0.8 in BatchNorm layers, entropies to base 10, and a gradient of the latents' step that leaks
         into the memory generator.
 
         Args:
@@ -134,7 +136,7 @@ class PREDFKD(LiveInversion):
         return cls(balance_log10=balance_log10, memory=leaking, bn_eps=bn_eps, **arguments)
 
     def default_generator(self, spec: TaskSpec) -> nn.Module:
-        """Return a :class:`~lightning_condkd.models.NormalizedGenerator` with spectral norm, drawn uniformly."""
+        """Return a :class:`~lightning_condkd.models.NormalizedGenerator` with spectral norm and uniform weights."""
         return self._generator(spec, self.generator_width, spectral=True)
 
     def _generator(self, spec: TaskSpec, width: int, spectral: bool) -> nn.Module:
@@ -148,7 +150,7 @@ class PREDFKD(LiveInversion):
         return {"mean": spec.mean, "std": spec.std, "latent_size": self.latent_size, "bn_eps": self.bn_eps}
 
     def make_more(self, spec: TaskSpec, generator: torch.Generator) -> None:
-        """Make, where there is a memory, its two networks."""
+        """Create the two networks of the memory, if there is one."""
         if not self.memory.share:
             return
         for name in ("batch_size", "replay_novel"):

@@ -1,4 +1,4 @@
-"""ZSKT, zero-shot knowledge transfer: a generator trained for divergence between teacher and student."""
+"""ZSKT (zero-shot knowledge transfer): a generator trained for divergence between teacher and student."""
 
 from __future__ import annotations
 
@@ -19,28 +19,29 @@ from lightning_condkd.types import LossTerms, NetworkOutput, Synthetic, TaskSpec
 
 
 class ZSKT(LiveInversion):
-    """A generator that maximises the divergence of the student's prediction from the teacher's.
+    """Inversion with a generator that maximises the divergence of the student's prediction from the teacher's.
 
     All steps of a block share one batch of latents: the student learns from the images that the generator was just
-    trained on. A student batch with fewer synthetic images uses the first of them; one with more uses further latents,
-    which the block's student steps share too. Defaults are those of the official code for CIFAR-10. Settings of its
+    trained on. A student batch with fewer synthetic images uses the first latents; a larger one uses further latents,
+    which the block's student steps also share. Defaults are those of the official code for CIFAR-10. Settings of its
     student: :class:`~lightning_condkd.distillation.AttentionDistillation`, Adam with lr 2e-3, the same batch size,
     gradient clipping at 5, cosine over 200 rounds.
 
     Args:
         cadence: 1 generator step and 10 student steps, 400 times a round: 80 000 blocks in 200 rounds.
         batch_size: images of a generator step.
-        generator: the generator and its Adam, lr that of the first block (official code, CIFAR-10). The one built is a
-            :class:`~lightning_condkd.models.NormalizedGenerator` without tanh and with a learned scale and offset of
-            the last BatchNorm, whose images may leave [0, 1]. The width is the channels of all its stages but the last,
-            which has half as many.
+        generator: the generator and its Adam; the learning rate is that of the first block (official code, CIFAR-10).
+            The default network is a :class:`~lightning_condkd.models.NormalizedGenerator` without tanh and with a
+            learned scale and offset of the last BatchNorm, whose images may leave [0, 1]. The width is the number of
+            channels in all its stages but the last, which has half as many.
         gradient_clip: largest norm of the generator's gradient; ``None`` for no limit.
-        anneal_blocks: blocks in which the generator's learning rate falls to 0 along half a cosine, those of warm-up
-            rounds included; set it to the blocks of the run. ``None`` keeps the rate.
+        anneal_blocks: number of blocks over which the generator's learning rate falls to 0 along half a cosine,
+            including the blocks of warm-up rounds; set it to the number of blocks of the run. ``None`` keeps the rate.
         adversarial_weight: weight of the negative divergence, at temperature 1.
-        reduction: of the divergence; ``elementwise`` divides by the number of classes as well (official code),
-            ``batchmean`` does not (DataFree). With Adam it matters where the gradient is clipped or alignment added.
-        source: ``live``, or ``bank`` to store images; what leaves [0, 1] is clamped then.
+        reduction: reduction of the divergence; ``elementwise`` divides by the number of classes as well (official
+            code), ``batchmean`` does not (DataFree). With Adam it matters if the gradient is clipped or alignment is
+            added.
+        source: ``live``, or ``bank`` to store images, clamped to [0, 1].
 
     Raises:
         ValueError: if an argument is unknown or out of its range, or in :meth:`build`, if the generator does not fit
@@ -93,7 +94,7 @@ class ZSKT(LiveInversion):
         )
 
     def lr_factor(self, unit: Unit) -> float:
-        """Return half a cosine over ``anneal_blocks``."""
+        """Return the factor of half a cosine over ``anneal_blocks``."""
         if self.anneal_blocks is None:
             return 1.0
         block = unit.round * self.cadence.repeats + unit.block
@@ -103,7 +104,7 @@ class ZSKT(LiveInversion):
         """Return this rank's rows of the first latents of the block, the same in all its units."""
         position = unit.step + (0 if unit.phase == "synthesize" else self.cadence.synthesis_steps)
         stream = draw._replace(step=draw.step - position).generator("latent")
-        # In whole batches, because the drawn numbers depend on how many are drawn at once.
+        # Whole batches, because the values depend on how many are drawn at once.
         batches = [
             torch.randn((self.batch_size, self.latent_size), generator=stream)
             for _ in range(math.ceil(count / self.batch_size))

@@ -1,4 +1,4 @@
-"""Training of a classifier on real images: a teacher, or a student for comparison."""
+"""Module that trains a classifier on real images: a teacher, or a student for comparison."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ class Classification(ImageClassifier):
         network: the classifier with its normalisation; it is trained in place.
         augment: augmentation of the training images; ``None`` disables it.
         optimizer: ``None`` for SGD, lr 0.1, Nesterov momentum 0.9, weight decay 5e-4 (our default).
-        scheduler: stepped once an epoch; ``None`` for a cosine to 0 over the steps of the run (our default), which
-            ends with the run also after a resume with another length.
+        scheduler: stepped once an epoch; ``None`` for a cosine to 0 over the steps of the run (our default), which ends
+            with the run even if a resumed run has another length.
         label_smoothing: share of the target that is distributed uniformly over all classes.
         output: file to which the network's weights are written when training ends, see :meth:`export`.
-        seed: seed of the augmentation; ``None`` for that of ``seed_everything``, else 0. A resumed run keeps its own.
+        seed: seed of the augmentation; ``None`` for that of ``seed_everything``, else 0. A resumed run keeps its seed.
 
     Raises:
-        ValueError: at setup, if the network has another number of classes than the data, or holds NaN.
+        ValueError: at setup, if the network and the data differ in the number of classes, or the network contains NaN.
         FloatingPointError: at the end of an epoch, before evaluation and writing, if training diverged.
 
     Example:
@@ -105,7 +105,7 @@ class Classification(ImageClassifier):
         self.scores = Scores(network.num_classes)
 
     def setup(self, stage: str) -> None:
-        """Check the network against the data.
+        """Check that the network fits the data.
 
         Args:
             stage: ``fit``, ``validate``, ``test`` or ``predict``.
@@ -131,7 +131,7 @@ class Classification(ImageClassifier):
         return [] if self.output is None else [Target(Path(self.output), state_size(self.network))]
 
     def on_train_start(self) -> None:
-        """Check that the loaders' datasets name the same classes, and keep their names."""
+        """Check that the loaders' datasets have the same class names, and store them."""
         check_parts(self.trainer)
         loaders = CombinedLoader(self.trainer.train_dataloader).flattened
         self.class_names = next(class_names_of(loaders), self.class_names)
@@ -143,7 +143,7 @@ class Classification(ImageClassifier):
 
     @property
     def _label_range(self) -> int | None:
-        """What training labels are checked against; our datamodules have done so, and a look waits for a GPU."""
+        """Limit of training labels; ``None`` for data checked by its datamodule, because a check waits for a GPU."""
         return self.network.num_classes if image_data_of(self.trainer) is None else None
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -161,7 +161,7 @@ class Classification(ImageClassifier):
         return loss
 
     def on_after_backward(self) -> None:
-        """Make the network's buffers the same on all ranks, whether or not a checkpoint follows."""
+        """Synchronise the network's buffers over ranks, even if no checkpoint follows."""
         sync_buffers([self.network])
 
     def _augmented(self, images: Tensor, batch_idx: int) -> Tensor:
@@ -201,7 +201,7 @@ class Classification(ImageClassifier):
 
     def _log_scores(self, stage: str) -> None:
         check_logits(self._logits, stage, "the network", self)
-        self.log_dict(self.scores.pop(), prog_bar=stage == "val", sync_dist=True)  # equal on all ranks already
+        self.log_dict(self.scores.pop(), prog_bar=stage == "val", sync_dist=True)  # already equal on all ranks
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer and its schedule."""
@@ -230,7 +230,7 @@ class Classification(ImageClassifier):
         return RunCosine(optimizer, max(1, int(steps)))
 
     def on_validation_start(self) -> None:
-        """Make the network's statistics the same on all ranks, and start the scores."""
+        """Synchronise the network's statistics over ranks, and start the scores."""
         check_dtypes(self.trainer, network=self.network)
         self.scores.begin(self.trainer)
         sync_buffers([self.network])
@@ -240,17 +240,17 @@ class Classification(ImageClassifier):
             check_measured(self.network, "the network")
 
     def on_test_start(self) -> None:
-        """See that there is something to measure."""
+        """Check the network, and start the scores."""
         check_dtypes(self.trainer, network=self.network)
         self.scores.begin(self.trainer)
         check_measured(self.network, "the network")
 
     def on_validation_epoch_end(self) -> None:
-        """See that what was measured were numbers, and log it."""
+        """Check that the outputs were finite, and log the scores."""
         self._log_scores("val")
 
     def on_test_epoch_end(self) -> None:
-        """See that what was measured were numbers, and log it."""
+        """Check that the outputs were finite, and log the scores."""
         self._log_scores("test")
 
     def on_train_epoch_end(self) -> None:
@@ -267,7 +267,7 @@ class Classification(ImageClassifier):
         stop_if_diverged(self, self.losses, self.network, "the network", cure)
 
     def save_state(self, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-        """Make the network's statistics the same on all ranks before rank 0 writes them.
+        """Synchronise the network's statistics over ranks before rank 0 writes them.
 
         Args:
             checkpoint: not used.
@@ -280,11 +280,11 @@ class Classification(ImageClassifier):
         """Check the network's weights.
 
         Args:
-            state: what :meth:`save_state` returned.
+            state: result of :meth:`save_state`.
             tensors: state dict of the checkpoint.
 
         Raises:
-            ValueError: if it does not fit the network, or is of a diverged run.
+            ValueError: if it does not fit the network, or comes from a diverged run.
         """
         super().restore(state, tensors)
         check_checkpoint(tensors)
@@ -304,10 +304,10 @@ class Classification(ImageClassifier):
         """Write the network's weights under its own names; the normalisation goes into the metadata.
 
         Args:
-            path: target, ending in ``.safetensors``; replaced atomically.
+            path: target file, ending in ``.safetensors``; replaced atomically.
 
         Raises:
-            ValueError: if the ending is another, or the network contains NaN or infinity.
+            ValueError: if the path has another ending, or the network contains NaN or infinity.
         """
         _check_ending(Path(path))
         check_finite("the network", self.network, "it has diverged, nothing was written")

@@ -1,4 +1,4 @@
-"""Training of a condensed set: its pixels, and further parameters of the method."""
+"""Module that trains a condensed set: its pixels, and further parameters of the method."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ class Condensation(ResumableModule):
     Args:
         method: the condensation method.
         ipc: images per class.
-        learning_rate: step size on pixels in the units of [0, 1]; ``None`` for the method's published one. That is for
-            normalised pixels, so it is multiplied by the squared standard deviation of the method's networks, or else
-            of the data: DM's 1 becomes 0.04 on CIFAR-10.
-        momentum: momentum of SGD (official code of DC, DM and MTT 0.5). A resumed run uses the step sizes and momentum
-            given to it, not those of the run before.
+        learning_rate: step size on pixels in the units of [0, 1]; ``None`` for the method's published one. This is for
+            normalised pixels, so it is multiplied by the squared standard deviation of the method's networks, or of the
+            data if they have none: DM's 1 becomes 0.04 on CIFAR-10.
+        momentum: momentum of SGD (official code of DC, DM and MTT 0.5). A resumed run uses the given step sizes and
+            momentum, not those of the earlier run.
         init: initial images: ``real`` for random real images, ``noise`` with the data's mean and standard deviation, or
             the file of a condensed set with as many images per class.
         output: file to which the condensed set is written.
         steps_per_epoch: iterations in an epoch of the trainer.
-        seed: seed of all draws; ``None`` for that of ``seed_everything``, else 0. A resumed run keeps its own.
+        seed: seed of all draws; ``None`` for that of ``seed_everything``, else 0. A resumed run keeps its seed.
 
     Raises:
         ValueError: at setup, if a class has no image, or fewer than the method draws from it, or if the initial set
@@ -103,7 +103,7 @@ class Condensation(ResumableModule):
     def configure_model(self) -> None:
         """Create the pixels from the datamodule's training images, on the CPU, unless they were loaded."""
         if self._source is None and self._trainer is not None:
-            with torch.device("cpu"):  # the trainer calls this with its device as the default one
+            with torch.device("cpu"):  # the trainer calls this with its device as the default
                 self._build()
 
     def _build(self) -> None:
@@ -220,7 +220,7 @@ class Condensation(ResumableModule):
         return CondensedSet(self._pixels.detach().cpu().float(), self.labels, info=info)
 
     def write(self) -> None:
-        """Write the set to its file, on rank 0; if the last step made values invalid, the set before that step.
+        """Write the set to its file, on rank 0; if the last step made values invalid, write the set before that step.
 
         A ``fast_dev_run`` writes nothing.
         """
@@ -249,16 +249,16 @@ class Condensation(ResumableModule):
         return {"undone": self._undone}
 
     def restore(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Take the count of undone steps, and check what was learned.
+        """Restore the count of undone steps, and check the learned values.
 
         Args:
-            state: what :meth:`save_state` returned.
+            state: result of :meth:`save_state`.
             tensors: state dict of the checkpoint.
 
         Raises:
             ValueError: if it does not fit.
         """
-        if self.pixels is not None:  # else they are made from the checkpoint
+        if self.pixels is not None:  # else they are created from the checkpoint
             self.check_state(tensors)
         self._undone = state["undone"]
 

@@ -1,4 +1,4 @@
-"""CondKD: its options, its optimizers, and what is checked before, within and after a fit."""
+"""CondKD: its options, its optimizers, and the checks before, during and after a fit."""
 
 from __future__ import annotations
 
@@ -59,40 +59,41 @@ from lightning_condkd.training.trainer_access import transfer_set_of
 
 
 class CondKD(CondKDSteps):
-    r"""Distil a student from a frozen teacher, a condensed set and images that inversion of the teacher adds to it.
+    r"""Distil a student from a frozen teacher, a condensed set and images synthesised by inversion of the teacher.
 
-    One epoch is one round: an inversion method synthesises a batch, alignment pulls it towards the condensed images in
-    the teacher's feature space, the batch joins the memory bank, and the student takes its steps on the mixture. One
-    ``training_step`` is one update of one phase, and ``global_step`` counts these units. The student object that is
-    passed is trained in place; the teacher is frozen, stays as it is to the bit and is left out of checkpoints:
-    ``CondKD.load_from_checkpoint(path, teacher=teacher, student=student, inversion=Fast(), ...)`` is given the parts of
-    the run. ``model(images)`` returns the student's logits, ``Trainer.predict`` its classes.
+    One epoch is one round: an inversion method synthesises a batch, alignment draws it towards the condensed images in
+    the teacher's feature space, the batch is stored in the memory bank, and the student is trained on the mixture. One
+    ``training_step`` is one update of one phase, and ``global_step`` counts these units. The given student is trained
+    in place. The teacher is frozen, remains bit-identical and is not in checkpoints: pass the parts of the run to
+    ``CondKD.load_from_checkpoint(path, teacher=teacher, student=student, inversion=Fast(), ...)``. ``model(images)``
+    returns the student's logits, ``Trainer.predict`` its classes.
 
     The rows of the paper's tables: *condensed only* is ``NoInversion()``; *X* is a method with ``mix=0.0``; *X +
     condensed* is a method with ``mix="union"``; *X\** adds an ``alignment``.
 
     Args:
         teacher: the trained network with its normalisation. It is frozen.
-        student: the network to train; one that is no :class:`Observer` gets the teacher's normalisation.
+        student: the network to train; it gets the teacher's normalisation if it is no :class:`Observer`.
         inversion: the method that synthesises images.
-        alignment: the discriminator game towards the condensed images; ``None`` for plain inversion.
-        distillation: what the student minimises; ``None`` for the loss of the method's official code:
-            :class:`LogitsL1Distillation` for DFAD and PRE-DFKD, else :class:`KLDistillation`, at temperature 20 where
-            images are stored and at 1 where they are rendered for the step. ZSKT's has attention maps beside it, whose
-            names only you know: pass :class:`AttentionDistillation`.
-        augment: view of the distillation images, the same for teacher and student; ``None`` for crop (pad 4) and flip
-            of stored images, and for none of images rendered for the step, as in the official codes.
+        alignment: adversarial alignment with the condensed images; ``None`` for plain inversion.
+        distillation: loss of the student; ``None`` for the loss of the method's official code:
+            :class:`LogitsL1Distillation` for DFAD and PRE-DFKD, else :class:`KLDistillation`, at temperature 20 if
+            images are stored and at 1 if they are rendered for the step. ZSKT's loss also has attention maps, whose
+            names depend on your networks: pass :class:`AttentionDistillation`.
+        augment: augmentation of the distillation images, the same for teacher and student; ``None`` for crop (pad 4)
+            and flip of stored images, and for none of images rendered for the step, as in the official codes.
         student_optimizer: ``None`` for SGD, lr 0.2, momentum 0.9, weight decay 1e-4 (official code of Fast).
         student_scheduler: stepped once a round after warm-up; ``None`` for a cosine to a thousandth of the learning
-            rate over the student's rounds (official code of Fast), which ends with the run also after a resume to
+            rate over the student's rounds (official code of Fast), which ends with the run even if a resumed run has
             another length.
         student_gradient_clip: largest norm of the student's gradient; ``None`` for no limit.
-        transfer_set: what the student learns from; ``None`` takes the datamodule's, and two are refused. Its bank is
-            saved and resumed with the module; a new fit starts with an empty one, or with what was appended by hand.
-        seed: seed of all draws; ``None`` takes the one of ``seed_everything``, else 0. A resumed run keeps its own.
+        transfer_set: training images of the student; ``None`` takes the datamodule's; giving both is an error. Its bank
+            is saved and resumed with the module; a new fit starts with an empty bank, or with images appended by the
+            user.
+        seed: seed of all draws; ``None`` takes the one of ``seed_everything``, else 0. A resumed run keeps its seed.
 
     Raises:
-        ValueError: at setup, if teacher, student, condensed set and trainer do not fit each other.
+        ValueError: at setup, if teacher, student, condensed set and trainer do not fit together.
 
     Example:
         >>> from lightning_condkd.inversion import Fast
@@ -141,7 +142,7 @@ class CondKD(CondKDSteps):
         self.student_gradient_clip = student_gradient_clip
 
     def setup(self, stage: str) -> None:
-        """Check what can be checked before any training, and find the transfer set.
+        """Make the checks that need no training, and find the transfer set.
 
         Args:
             stage: ``fit``, ``validate`` or ``test``.
@@ -171,9 +172,9 @@ class CondKD(CondKDSteps):
             warn_of_attention(self.inversion, self.distillation)
 
     def configure_model(self) -> None:
-        """Build what depends on the task's shapes, on the CPU; a second run must have the same ones."""
+        """Create the parts that depend on the task's shapes, on the CPU; a second run must have the same shapes."""
         if self.transfer_set is not None:
-            with torch.device("cpu"):  # the trainer calls this with its device as the default one
+            with torch.device("cpu"):  # the trainer calls this with its device as the default
                 self._build_for(self.transfer_set.condensed)
 
     def _build_for(self, condensed: CondensedSet) -> None:
@@ -203,7 +204,7 @@ class CondKD(CondKDSteps):
             check_count("student_scheduler", scheduler, rounds, "once a round after warm-up")
 
     def make_student_optimizer(self, student: nn.Module) -> Optimizer:
-        """Return a fresh optimizer of the student's kind.
+        """Return a new optimizer with the student's settings.
 
         Args:
             student: the network to train.
@@ -213,10 +214,10 @@ class CondKD(CondKDSteps):
         return default_student_optimizer(student)
 
     def make_student_scheduler(self, optimizer: Optimizer) -> LRScheduler:
-        """Return a fresh schedule, to be stepped once a round after warm-up.
+        """Return a new schedule, to be stepped once a round after warm-up.
 
         Args:
-            optimizer: of :meth:`make_student_optimizer`.
+            optimizer: result of :meth:`make_student_optimizer`.
         """
         if self.student_scheduler is not None:
             return make_scheduler("student_scheduler", self.student_scheduler, optimizer)
@@ -224,23 +225,23 @@ class CondKD(CondKDSteps):
 
     @property
     def _condensed(self) -> CondensedSet | None:
-        """The condensed set, where one is known: to validate or test needs none."""
+        """The condensed set; ``None`` if there is none, since validation and test need none."""
         found = self._given_transfer_set or transfer_set_of(self.trainer) or self.transfer_set
         return None if found is None else found.condensed
 
     def on_validation_start(self) -> None:
-        """Make the student the same on all ranks; the first time, look at the classes of the loaders."""
+        """Synchronise the student over ranks; the first time, check the classes of the loaders."""
         super().on_validation_start()
         if self.teacher_accuracy is None:
             check_loaders(self.trainer, loaders_in_turn(self.trainer), self._condensed)
 
     def on_test_start(self) -> None:
-        """Look at the classes of the loaders."""
+        """Check the classes of the loaders."""
         super().on_test_start()
         check_loaders(self.trainer, loaders_in_turn(self.trainer), self._condensed)
 
     def on_fit_start(self) -> None:
-        """Check networks and data in the precision of the run; let the bank start empty or go on."""
+        """Check networks and data in the precision of the run; clear or continue the bank."""
         super().on_fit_start()
         check_synthesis_steps(self.inversion, self._transfer, resumed=self.trainer.ckpt_path is not None)
         for name in ("teacher", "student"):
@@ -255,7 +256,7 @@ class CondKD(CondKDSteps):
         check_loader(self.trainer, self.inversion.cadence.length)
 
     def on_train_end(self) -> None:
-        """Make student and method the same on all ranks, whether or not a validation or a checkpoint came last."""
+        """Synchronise student and method over ranks, even if no validation or checkpoint came last."""
         super().on_train_end()
         sync_buffers([self.student, self.inversion])
         self.stop_if_diverged()

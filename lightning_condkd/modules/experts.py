@@ -1,4 +1,4 @@
-"""Training of the experts for trajectory matching: many networks one after the other, with every epoch in a file."""
+"""Module that trains experts for trajectory matching: networks one after the other, with a file for every epoch."""
 
 from __future__ import annotations
 
@@ -57,18 +57,18 @@ class ExpertTrajectories(ResumableModule):
     ranks share the batches of one expert.
 
     Args:
-        networks: makes the networks, each with the normalisation of the data.
+        networks: factory of the networks, which include the normalisation of the data.
         output: folder for the snapshots of one run.
         epochs: epochs of each expert (published 50).
         learning_rate: step size (published 0.01).
         augment: one operator for each batch, with separate parameters for each image: ``dsa`` (official code),
             ``dsa_digits`` without its flip, or an :class:`~lightning_condkd.augment.Augment`; ``None`` disables it.
         seed: seed of the networks and the augmentation; ``None`` for that of ``seed_everything``, else 0. A resumed run
-            keeps its own.
+            keeps its seed.
 
     Raises:
         ValueError: if the network has running statistics or dropout, or a count is not positive; when fitting begins,
-            if the network or ``max_epochs`` does not fit, or the folder holds the snapshots of another run.
+            if the network or ``max_epochs`` does not fit, or the folder contains snapshots of another run.
         FloatingPointError: before a snapshot is written, if training diverged.
 
     Example:
@@ -211,7 +211,7 @@ class ExpertTrajectories(ResumableModule):
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Lightning's own signature
-        """Make a step; after the last one of an epoch, write the snapshot.
+        """Step the optimizer; after the last step of an epoch, write the snapshot.
 
         Args:
             args: arguments of Lightning.
@@ -235,14 +235,14 @@ class ExpertTrajectories(ResumableModule):
         stop_if_diverged(self, self.losses, self.network, what, f"Lower learning_rate ({self.learning_rate:g})")
 
     def on_validation_start(self) -> None:
-        """See that there is something to measure."""
+        """Check the expert, and start the scores."""
         self.scores.begin(self.trainer)
         self.stop_if_diverged()
 
     def on_validation_epoch_end(self) -> None:
-        """See that what was measured were numbers, and log it."""
+        """Check that the outputs were finite, and log the scores."""
         check_logits(self._logits, "val", "the expert", self)
-        self.log_dict(self.scores.pop(), prog_bar=True, sync_dist=True)  # equal on all ranks already
+        self.log_dict(self.scores.pop(), prog_bar=True, sync_dist=True)  # already equal on all ranks
 
     def on_train_end(self) -> None:
         """End a run that diverged after its last snapshot; log the folder of the snapshots."""
@@ -273,7 +273,7 @@ class ExpertTrajectories(ResumableModule):
         return SGD(self.network.parameters(), lr=self.learning_rate)
 
     def save_state(self, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-        """Write nothing of a run that has diverged.
+        """Refuse to write a checkpoint of a diverged run.
 
         Args:
             checkpoint: not used.
@@ -289,7 +289,7 @@ class ExpertTrajectories(ResumableModule):
             tensors: state dict of the checkpoint.
 
         Raises:
-            ValueError: if it does not fit the network, or is of a diverged run.
+            ValueError: if it does not fit the network, or comes from a diverged run.
         """
         check_checkpoint(tensors)
         self.check_state(tensors)

@@ -1,4 +1,4 @@
-"""Training of a generator that represents a dataset, and export of a condensed set from it."""
+"""Module that trains a generator of a dataset, and exports a condensed set from it."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ class GenerativeCondensation(ResumableModule):
     ends and with every checkpoint.
 
     With several ranks each takes its share of every batch and gradients are averaged. Statistics of the generator's
-    BatchNorm, and class means if those are paired, are of each rank's share.
+    BatchNorm, and class means with that pairing, are computed on each rank's share.
 
     Args:
-        pool: the networks for the comparison, with the normalisation of the data and the augmentation.
+        pool: the networks for the comparison, which include the normalisation of the data and the augmentation.
         ipc: images per class of the written set.
         gan: the GAN; ``None`` for :class:`ConditionalGAN` with its defaults.
         matching: the second stage; ``None`` for :class:`SelfDistillation` with its defaults.
@@ -57,7 +57,7 @@ class GenerativeCondensation(ResumableModule):
         output: file to which a condensed set is written.
         steps_per_epoch: steps in an epoch of the trainer (DiM's batches of 128 CIFAR images: 390).
         seed: seed of all draws and of the written set; ``None`` for that of ``seed_everything``, else 0. A resumed run
-            keeps its own.
+            keeps its seed.
 
     Raises:
         ValueError: at setup, if a class has no image, a batch is not divisible by the number of ranks or the pool's
@@ -141,7 +141,7 @@ class GenerativeCondensation(ResumableModule):
         """Create the networks for the data, on the CPU; a second run must have data of the same shapes."""
         if self._source is None:
             return  # loaded without a trainer: the shapes come from the checkpoint
-        with torch.device("cpu"):  # the trainer calls this with its device as the default one
+        with torch.device("cpu"):  # the trainer calls this with its device as the default
             self._build(self._source.image_shape, self._source.class_names)
 
     def _build(self, image_shape: tuple[int, int, int], class_names: tuple[str, ...]) -> None:
@@ -166,7 +166,7 @@ class GenerativeCondensation(ResumableModule):
         return list(optimizers.values())
 
     def optimizer_names(self) -> list[str]:
-        """Return what the optimizers are called."""
+        """Return the names of the optimizers."""
         return self._optimizer_names
 
     @property
@@ -198,7 +198,7 @@ class GenerativeCondensation(ResumableModule):
     @property
     def _is_matching(self) -> bool:
         if dev := dev_steps(self.trainer):
-            return 2 * self.iterations >= dev - 1  # both stages; the second has the terms of the first, too
+            return 2 * self.iterations >= dev - 1  # both stages; the second includes the terms of the first
         return self.current_epoch >= self.gan_epochs
 
     def _set_stage(self, step: int) -> None:
@@ -291,7 +291,7 @@ class GenerativeCondensation(ResumableModule):
         }
 
     def write(self) -> None:
-        """Write a set to its file, on rank 0; if the last step broke the generator, that of the generator before it.
+        """Write a set to its file, on rank 0; if the last step made the generator invalid, the one before it is used.
 
         A ``fast_dev_run`` writes nothing.
         """
@@ -327,10 +327,10 @@ class GenerativeCondensation(ResumableModule):
         }
 
     def restore(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Take the progress, and make the networks if no fit has done so.
+        """Restore the progress, and create the networks if no fit has done so.
 
         Args:
-            state: what :meth:`save_state` returned.
+            state: result of :meth:`save_state`.
             tensors: not used.
         """
         self.iterations = state["iterations"]

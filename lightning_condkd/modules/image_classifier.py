@@ -1,4 +1,4 @@
-"""What every module with a classifier of images shares: its logits, and predictions for images of any loader."""
+"""Base class of modules with an image classifier: logits, and predictions for images of any loader."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from lightning_condkd.training.resumable import ResumableModule
 
 
 class ImageClassifier(ResumableModule):
-    """A module whose result is one classifier of images.
+    """Base of the modules that train one image classifier.
 
-    ``module(images)`` returns its logits, in train or eval mode as the module is. ``Trainer.predict`` takes loaders of
-    images alone or with anything beside them, which is passed over.
+    ``module(images)`` returns its logits, in the mode (train or eval) of the module. ``Trainer.predict`` takes loaders
+    of images, alone or first in a batch; other elements are ignored.
 
     Args:
         seed: see :class:`~lightning_condkd.training.resumable.ResumableModule`.
     """
 
     part: ClassVar[str] = "network"
-    """What the classifier is called in a message."""
+    """Name of the classifier in messages."""
 
     def __init__(self, seed: int | None = None) -> None:
         super().__init__(seed)
@@ -41,7 +41,7 @@ class ImageClassifier(ResumableModule):
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:
-        """``(C, H, W)`` of the images that the network learns from, where it is known."""
+        """``(C, H, W)`` of the training images; ``None`` if unknown."""
         return None
 
     def forward(self, images: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class ImageClassifier(ResumableModule):
             Logits ``(N, K)``.
 
         Raises:
-            ValueError: if the images are normalised, not finite or of another shape than those of the training.
+            ValueError: if the images are normalised, not finite or of another shape than the training images.
         """
         pixels = image_pixels(images).to(self.dtype)
         if self.image_shape is not None:
@@ -76,10 +76,10 @@ class ImageClassifier(ResumableModule):
         return {"class_names": self.class_names}
 
     def restore(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Take the names of the classes.
+        """Restore the names of the classes.
 
         Args:
-            state: what :meth:`save_state` returned; before it held names it had none.
+            state: result of :meth:`save_state`; older checkpoints have no names.
             tensors: not used.
         """
         self.class_names = state.get("class_names") or self.class_names
@@ -93,7 +93,7 @@ class ImageClassifier(ResumableModule):
         """Return the most probable class of each image.
 
         Args:
-            batch: images ``(N, C, H, W)``, in [0, 1] or uint8, alone or as the first of several things.
+            batch: images ``(N, C, H, W)``, in [0, 1] or uint8, alone or as the first element.
             batch_idx: position in the loader.
             dataloader_idx: number of the loader.
         """
@@ -102,5 +102,5 @@ class ImageClassifier(ResumableModule):
         return predictions_of(logits, predicted_loader(self, dataloader_idx), batch_idx, self.class_names)
 
     def on_predict_epoch_end(self) -> None:
-        """See that what was predicted were numbers."""
+        """Check that the predictions are finite."""
         check_logits(self._logits, "predict", f"the {self.part}", self)

@@ -28,7 +28,7 @@ from lightning_condkd.training.teacher_accuracy import remark_on_accuracy
 
 
 class TeacherStudent(ImageClassifier):
-    """What every module that trains a student beside a frozen teacher shares.
+    """Base of the modules that train a student with a frozen teacher.
 
     Validation and test evaluate the top-1 accuracy (micro average) of the student on real images, and of the teacher:
     once in a fit, always in a test. Of several loaders the first has the plain names, see
@@ -37,8 +37,8 @@ class TeacherStudent(ImageClassifier):
 
     Args:
         teacher: the trained network with its normalisation. It is frozen.
-        student: the network to train; one that is no :class:`Observer` gets the teacher's normalisation.
-        seed: seed of all draws; ``None`` takes the one of ``seed_everything``, else 0. A resumed run keeps its own.
+        student: the network to train; it gets the teacher's normalisation if it is no :class:`Observer`.
+        seed: seed of all draws; ``None`` takes the one of ``seed_everything``, else 0. A resumed run keeps its seed.
 
     Raises:
         TypeError: if the teacher is no :class:`Observer`, or the student no module.
@@ -65,7 +65,7 @@ class TeacherStudent(ImageClassifier):
         self._was_trained = False
 
     def setup(self, stage: str) -> None:
-        """Check the networks; compute the teacher's fingerprint before a true half or double precision converts it.
+        """Check the networks; compute the teacher's fingerprint before a conversion to half or double precision.
 
         Args:
             stage: ``fit``, ``validate`` or ``test``.
@@ -97,7 +97,7 @@ class TeacherStudent(ImageClassifier):
         self.teacher.check_frozen()
 
     def on_validation_start(self) -> None:
-        """Make the student the same on all ranks, check that it was trained, and start the scores."""
+        """Synchronise the student over ranks, check that it was trained, and start the scores."""
         self.scores.begin(self.trainer)
         self._remark_untrained("validate")
         check_dtypes(self.trainer, teacher=self.teacher, student=self.student)
@@ -109,14 +109,14 @@ class TeacherStudent(ImageClassifier):
             check_measured(self.student, "the student")
 
     def on_test_start(self) -> None:
-        """See that there is something to measure."""
+        """Check teacher and student, and start the scores."""
         self.scores.begin(self.trainer)
         self._remark_untrained("test")
         check_dtypes(self.trainer, teacher=self.teacher, student=self.student)
         check_measured(self.student, "the student")
 
     def on_predict_start(self) -> None:
-        """See that there is a student that was trained."""
+        """Check the network, and note if the student was not trained."""
         super().on_predict_start()
         self._remark_untrained("predict")
 
@@ -177,7 +177,7 @@ class TeacherStudent(ImageClassifier):
         return images, labels
 
     def on_validation_epoch_end(self) -> None:
-        """Log the accuracies, and say so if the teacher's is close to chance."""
+        """Log the accuracies, and warn if the teacher's is close to chance."""
         values = self._read()
         if "val/teacher_accuracy" in values and not self.trainer.sanity_checking:
             self.teacher_accuracy = float(values["val/teacher_accuracy"])
@@ -186,7 +186,7 @@ class TeacherStudent(ImageClassifier):
             self.log("val/teacher_accuracy", self.teacher_accuracy, sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
-        """Log the accuracies, and say so if the teacher's is close to chance."""
+        """Log the accuracies, and warn if the teacher's is close to chance."""
         values = self._read()
         if "test/teacher_accuracy" in values:
             accuracy = float(values["test/teacher_accuracy"])
@@ -196,13 +196,13 @@ class TeacherStudent(ImageClassifier):
         for name in ("student", "teacher"):
             check_logits(self._logits, name, f"the {name}", self)
         values = self.scores.pop()
-        self.log_dict(values, sync_dist=True)  # equal on all ranks already; without it Lightning warns
+        self.log_dict(values, sync_dist=True)  # already equal on all ranks; without it Lightning warns
         return values
 
     # --- checkpoints -----------------------------------------------------------------------------------------------
 
     def save_state(self, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what a checkpoint needs to be checked.
+        """Return the data for the checks of a checkpoint.
 
         Args:
             checkpoint: not used.
@@ -219,11 +219,11 @@ class TeacherStudent(ImageClassifier):
         """Check that the checkpoint belongs to this teacher and these networks.
 
         Args:
-            state: what :meth:`save_state` returned.
+            state: result of :meth:`save_state`.
             tensors: state dict of the checkpoint.
 
         Raises:
-            ValueError: if the teacher is another one, keys do not match, or the checkpoint is of a diverged run.
+            ValueError: if the teacher is another one, keys do not match, or the checkpoint comes from a diverged run.
         """
         super().restore(state, tensors)
         if state["teacher"] != (self._fingerprint or self.teacher.fingerprint()):
@@ -243,10 +243,10 @@ class TeacherStudent(ImageClassifier):
         return state
 
     def build_from(self, state: Mapping[str, Any]) -> None:
-        """Make what must be there before the tensors of a checkpoint are checked and loaded.
+        """Create the parts that are needed before the tensors of a checkpoint are checked and loaded.
 
         Args:
-            state: what :meth:`save_state` returned.
+            state: result of :meth:`save_state`.
         """
 
 

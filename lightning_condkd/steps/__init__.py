@@ -1,4 +1,4 @@
-"""What one step of a round computes and updates, without Lightning: the same code in CondKD and in a bare loop."""
+"""Steps of a round (synthesis, distillation) without Lightning, used by CondKD and by plain PyTorch loops."""
 
 from lightning_condkd.steps.distillation import DistillationStep
 from lightning_condkd.steps.loop import distill, synthesize

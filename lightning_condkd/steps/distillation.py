@@ -1,4 +1,4 @@
-"""The student's step: draw, view, compare with the teacher."""
+"""Student step: draw images, augment them, compare the student with the teacher."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from lightning_condkd.types import NetworkOutput, Synthetic
 
 
 class Distilled(NamedTuple):
-    """What one student step computed.
+    """Result of one student step.
 
     Args:
         loss: scalar with its graph.
-        observed: what is worth logging.
+        observed: values to log.
         synthetic: the images rendered for this step; ``None`` if they came from the bank.
     """
 
@@ -35,15 +35,15 @@ class Distilled(NamedTuple):
 
 
 class DistillationStep(NamedTuple):
-    """One student step, by the same code under a trainer and in a bare loop.
+    """One student step, under a trainer or in a plain PyTorch loop.
 
     Args:
         teacher: the frozen teacher.
         student: the student, in train mode.
-        distillation: what the student minimises.
+        distillation: loss of the student.
         augment: view of the images, the same for both networks.
-        inversion: the method, built; it renders the synthetic images if it stores none.
-        transfer_set: where the images come from.
+        inversion: the method, built; it renders the synthetic images if it is ``live``.
+        transfer_set: source of the images.
     """
 
     teacher: Observer
@@ -54,7 +54,7 @@ class DistillationStep(NamedTuple):
     transfer_set: TransferSet
 
     def take(self, unit: Unit, draw: Draw, turns: OptimizerTurns, gradient_clip: float | None = None) -> list[Update]:
-        """Take the step, and that of the method's replay memory where it has one.
+        """Take the step, then that of the method's replay memory if it has one.
 
         Args:
             unit: the current unit.
@@ -84,7 +84,7 @@ class DistillationStep(NamedTuple):
         return [Update("replay", losses, terms.values)]
 
     def __call__(self, unit: Unit, draw: Draw) -> Distilled:
-        """Return the loss with its graph, and what came with it.
+        """Return the loss with its graph, values to log and the rendered images.
 
         Args:
             unit: the current unit.

@@ -1,4 +1,4 @@
-"""The two phases of a block as bare PyTorch loops."""
+"""The two phases of a block as plain PyTorch loops."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def synthesize(
 
     Args:
         inversion: the method, built.
-        optimizers: what ``inversion.optimizers()`` returned, with an alignment also its ``discriminator``; kept from
-            round to round. Parameters of others in it, such as a ``student``, get no gradient here.
+        optimizers: result of ``inversion.optimizers()``, with an alignment also its ``discriminator``; keep them from
+            round to round. Parameters of other optimizers, such as a ``student``, get no gradient here.
         teacher: the frozen teacher.
         student: the student, in eval mode.
         round: number of the round, from 0.
         seed: seed of the run.
-        alignment: the discriminator, built, that draws the images towards condensed ones; ``None`` for plain inversion.
-        transfer_set: where an alignment's condensed images come from.
+        alignment: the alignment with condensed images, built; ``None`` for plain inversion.
+        transfer_set: source of the alignment's condensed images.
         block: number of the block in the round, from 0.
 
     Returns:
@@ -78,7 +78,7 @@ def distill(
 
     Args:
         step: the student's step, with the student in train mode.
-        optimizers: the ``student``'s, and the ``replay`` of a method that has one; kept from round to round.
+        optimizers: the ``student``'s, and ``replay`` if the method has one; keep them from round to round.
         round: number of the round, from 0.
         seed: seed of the run.
         gradient_clip: largest norm of the student's gradient; ``None`` for no limit.

@@ -17,7 +17,7 @@ LARGEST_PIXEL = "largest pixel"
 
 
 class Update(NamedTuple):
-    """What an optimizer's update computed.
+    """Result of an optimizer's update.
 
     Args:
         optimizer: name of the optimizer.
@@ -35,7 +35,7 @@ class OptimizerTurns:
 
     Args:
         optimizers: name to optimizer.
-        scaler: of the losses, for half precision; ``None`` for none.
+        scaler: gradient scaler of the losses, for half precision; ``None`` disables it.
 
     Example:
         >>> layer, other = nn.Linear(2, 1), nn.Linear(2, 1)
@@ -51,20 +51,20 @@ class OptimizerTurns:
         self.scaler = GradScaler(enabled=False) if scaler is None else scaler
 
     def forget(self, name: str, parameters: Sequence[nn.Parameter]) -> None:
-        """Drop an optimizer's state of some parameters.
+        """Delete an optimizer's state of some parameters.
 
         Args:
             name: name of the optimizer.
-            parameters: those to start anew.
+            parameters: parameters whose state is deleted.
         """
         for parameter in parameters:
             self.optimizers[name].state.pop(parameter, None)
 
     def scale(self, name: str, factor: float) -> None:
-        """Set the learning rates of an optimizer to a multiple of what they were at the first call.
+        """Set the learning rates of an optimizer to a multiple of their values at the first call.
 
         Args:
-            name: name of the optimizer; nothing happens where there is none.
+            name: name of the optimizer; nothing happens if there is none of this name.
             factor: the multiple.
         """
         for group in self.optimizers[name].param_groups if name in self.optimizers else ():
@@ -72,15 +72,15 @@ class OptimizerTurns:
 
     @contextmanager
     def turn(self, name: str, gradient_clip: float | None = None) -> Iterator[Callable[[Tensor], None]]:
-        """Yield the update of one optimizer from a loss; its forward pass belongs inside.
+        """Yield a function that updates one optimizer from a loss; the forward pass belongs inside the context.
 
         Args:
-            name: name of the optimizer; where there is none, the forward pass runs without a graph and the update does
-                nothing.
+            name: name of the optimizer; if there is none of this name, the forward pass runs without a graph and the
+                update does nothing.
             gradient_clip: largest norm of the whole gradient; ``None`` for no limit.
 
         Raises:
-            ValueError: by the update, if the loss has no graph.
+            ValueError: in the update, if the loss has no graph.
         """
         if name not in self.optimizers:
             with torch.no_grad():
@@ -110,10 +110,10 @@ class OptimizerTurns:
         optimizer.zero_grad()
         self.backward(loss)
         if gradient_clip is not None:
-            # The gradient is still multiplied by the scaler's factor, which the step takes off, once.
+            # The gradient is still multiplied by the scaler's factor; the step removes it once.
             clip_grad_norm_(_parameters(optimizer), gradient_clip * self.scaler.get_scale())
         self.step(name)
-        torch.clear_autocast_cache()  # else autocast would go on with weights from before the step
+        torch.clear_autocast_cache()  # else autocast would use cached weights from before the step
 
     def backward(self, loss: Tensor) -> None:
         """Compute the gradients of a loss.

@@ -1,4 +1,4 @@
-"""Whether the parts that a user gives are of the right kind, and whether what they learn is learned."""
+"""Checks of the parts given by a user: their types, and that gradients reach their parameters."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ def _check_kind(name: str, given: object, kind: type[nn.Module], cure: str) -> N
 
 
 def check_networks(teacher: object, student: object) -> None:
-    """Check that a teacher can be looked into and that a student is a network.
+    """Check that a teacher is an :class:`Observer` and a student is a network.
 
     Args:
-        teacher: what was given as teacher.
-        student: what was given as student.
+        teacher: value given as teacher.
+        student: value given as student.
 
     Raises:
-        TypeError: if they are not.
+        TypeError: if they have another type.
     """
     _check_kind("teacher", teacher, Observer, "wrap it as Observer(network, mean, std), those of its data")
     _check_kind("student", student, nn.Module, "give a network that maps images to logits")
 
 
 def check_stages(inversion: object, alignment: object, distillation: object) -> None:
-    """Check that the parts of a run are of the right kind.
+    """Check the types of the parts of a run.
 
     Args:
-        inversion: what was given as inversion.
-        alignment: what was given as alignment; ``None`` for none.
-        distillation: what was given as distillation; ``None`` for the default.
+        inversion: value given as inversion.
+        alignment: value given as alignment; ``None`` disables it.
+        distillation: value given as distillation; ``None`` for the default.
 
     Raises:
-        TypeError: if one is not.
+        TypeError: if one has another type.
     """
     own = "a method of your own subclasses Inversion and writes render and loss"
     _check_kind("inversion", inversion, Inversion, f"give a method such as Fast(); {own}")
@@ -60,13 +60,13 @@ def check_stages(inversion: object, alignment: object, distillation: object) -> 
 
 
 def check_nothing_to_train(loss: DistillationLoss) -> None:
-    """Check that a distillation loss has no parameters that would have to be trained.
+    """Check that a distillation loss has no trainable parameters.
 
     Args:
-        loss: what the student minimises.
+        loss: loss of the student.
 
     Raises:
-        ValueError: if it has.
+        ValueError: if it has some.
     """
     if trained := [name for name, parameter in loss.named_parameters() if parameter.requires_grad]:
         raise ValueError(
@@ -76,14 +76,14 @@ def check_nothing_to_train(loss: DistillationLoss) -> None:
 
 
 def check_replayed(inversion: Inversion, optimizers: Sequence[str]) -> None:
-    """Check that there is something to train by a loss after the student's step.
+    """Check that there is an optimizer for the replay loss of a method.
 
     Args:
         inversion: the method, whose ``replay_loss`` returned terms.
         optimizers: names of the optimizers.
 
     Raises:
-        ValueError: if none is for it.
+        ValueError: if none of them is ``replay``.
     """
     if "replay" not in optimizers:
         raise ValueError(
@@ -93,10 +93,10 @@ def check_replayed(inversion: Inversion, optimizers: Sequence[str]) -> None:
 
 
 def check_discriminator(discriminator: Discriminator) -> None:
-    """Check after a step that a gradient reached all of a discriminator.
+    """Check after a step that a gradient reached every parameter of a discriminator.
 
     Args:
-        discriminator: the network that was just trained.
+        discriminator: the network after its step.
 
     Raises:
         ValueError: if a parameter has no gradient.
@@ -110,13 +110,13 @@ def check_discriminator(discriminator: Discriminator) -> None:
 
 
 def check_method(method: object) -> None:
-    """Check that a condensation method is one.
+    """Check the type of a condensation method.
 
     Args:
-        method: what was given as method.
+        method: value given as method.
 
     Raises:
-        TypeError: if it is not.
+        TypeError: if it has another type.
     """
     cure = "give a method such as DistributionMatching(network); one of your own subclasses it and writes losses"
     _check_kind("method", method, CondensationMethod, cure)
@@ -127,7 +127,7 @@ def check_part(method: CondensationMethod, terms: object) -> None:
 
     Args:
         method: the method.
-        terms: what its ``losses`` yielded.
+        terms: value yielded by its ``losses``.
 
     Raises:
         TypeError: if it is no :class:`LossTerms`.
@@ -141,14 +141,14 @@ def check_part(method: CondensationMethod, terms: object) -> None:
 
 
 def check_reached(method: CondensationMethod, reached: Sequence[bool]) -> None:
-    """Check that the parts of an iteration reached all that is learned.
+    """Check that gradients of an iteration reached the images and every parameter of a condensation method.
 
     Args:
         method: the method.
-        reached: whether a gradient reached the images, and what is learned beside them.
+        reached: whether a gradient reached the images, and whether one reached each other parameter.
 
     Raises:
-        ValueError: if one did not.
+        ValueError: if one got no gradient.
     """
     learned = [id(parameter) for group in method.parameter_groups() for parameter in group["params"]]
     names = {id(parameter): name for name, parameter in method.named_parameters()}

@@ -1,4 +1,4 @@
-"""The synthesis step: an update of the generator, then one of the discriminator."""
+"""Synthesis step: an update of the generator, then one of the discriminator."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from lightning_condkd.types import LossTerms, NetworkOutput, Synthetic
 
 
 class Synthesized(NamedTuple):
-    """What one synthesis step computed, with its graph.
+    """Result of one synthesis step, with its graph.
 
     Args:
-        synthetic: this rank's images, labels filled in by the teacher where the method has none.
+        synthetic: this rank's images, with the teacher's labels if the method has none.
         output: the teacher's output on their main view.
-        embedding: what the discriminator sees of them, ``(N, D)``; ``None`` without alignment.
-        inversion: the method's own terms.
-        total: those and the alignment's.
+        embedding: their embedding for the discriminator, ``(N, D)``; ``None`` without alignment.
+        inversion: terms of the method.
+        total: terms of the method and of the alignment.
     """
 
     synthetic: Synthetic
@@ -44,7 +44,7 @@ class Synthesized(NamedTuple):
 
 
 class _Observed(NamedTuple):
-    """The teacher, which yields its embedding whenever the discriminator looks at the same view."""
+    """The teacher; it also returns its embedding if the discriminator uses the same view."""
 
     teacher: Observe
     shared: bool
@@ -63,14 +63,14 @@ class _Observed(NamedTuple):
 
 
 class SynthesisStep(NamedTuple):
-    """One step of a block's synthesis, by the same code under a trainer and in a bare loop.
+    """One synthesis step, under a trainer or in a plain PyTorch loop.
 
     Args:
         teacher: the frozen teacher.
         student: the student, in eval mode.
         inversion: the method, built.
-        alignment: the discriminator game, built; ``None`` for plain inversion.
-        transfer_set: where the alignment's condensed images come from; ``None`` without alignment.
+        alignment: the alignment with condensed images, built; ``None`` for plain inversion.
+        transfer_set: source of the alignment's condensed images; ``None`` without alignment.
     """
 
     teacher: Observe
@@ -129,10 +129,10 @@ class SynthesisStep(NamedTuple):
             turns: the optimizers.
         """
         for name in self.inversion.finish(unit):
-            turns.optimizers[name].step()  # from an unscaled gradient, written by hand: not through a gradient scaler
+            turns.optimizers[name].step()  # the method wrote this gradient unscaled, so no gradient scaler
 
     def generator(self, unit: Unit, draw: Draw) -> Synthesized:
-        """Render images, look at them through the teacher and return all terms.
+        """Render images, compute the teacher's output and return all terms.
 
         Args:
             unit: the current unit.
@@ -154,7 +154,7 @@ class SynthesisStep(NamedTuple):
 
     @torch.no_grad()
     def condensed_embedding(self, labels: Tensor, unit: Unit, draw: Draw) -> Tensor:
-        """Return the teacher's embedding of class-matched condensed images, in the view that the synthetic ones had.
+        """Return the teacher's embedding of class-matched condensed images, augmented like the synthetic ones.
 
         Args:
             labels: classes of this rank's synthetic images, ``(N,)``.

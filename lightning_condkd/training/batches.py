@@ -28,7 +28,7 @@ def real_batch(batch: Any, num_classes: int | None = None) -> tuple[Tensor, Tens
         num_classes: number of classes that the labels are checked against; ``None`` disables the check of their values.
 
     Raises:
-        ValueError: if the batch is no such pair, its images are normalised or not finite, or its labels are no classes.
+        ValueError: if the batch is no such pair, its images are normalised or not finite, or a label is no class.
 
     Example:
         >>> images, labels = real_batch((torch.full((1, 3, 2, 2), 255, dtype=torch.uint8), torch.tensor([4])))
@@ -49,7 +49,7 @@ def image_pixels(images: object) -> Tensor:
         images: ``(N, C, H, W)``, uint8 or floating point in [0, 1].
 
     Raises:
-        ValueError: if they are no such tensor, normalised or not finite.
+        ValueError: if they are no such tensor, or are normalised or not finite.
 
     Example:
         >>> image_pixels(torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)).max()
@@ -94,7 +94,7 @@ def check_image_shape(images: Tensor, expected: tuple[int, int, int]) -> None:
         expected: ``(C, H, W)`` of the condensed set.
 
     Raises:
-        ValueError: if they have not.
+        ValueError: if their shape differs.
     """
     if tuple(images.shape[1:]) != tuple(expected):
         raise ValueError(
@@ -104,13 +104,13 @@ def check_image_shape(images: Tensor, expected: tuple[int, int, int]) -> None:
 
 
 def real_images(module: L.LightningModule) -> ImageDataModule:
-    """Return the datamodule that a module is fitted with, which must hold real images in memory.
+    """Return the datamodule of a module's fit, which must have real images in memory.
 
     Args:
         module: the module.
 
     Raises:
-        TypeError: if it is fitted with something else.
+        TypeError: if the fit uses something else.
     """
     data = image_data_of(module.trainer)
     if data is None:
@@ -135,7 +135,7 @@ def source_facts(source: ImageSource) -> dict[str, Any]:
 
 
 def data_settings(trainer: L.Trainer) -> dict[str, Any]:
-    """Return the facts by which a resumed run's real images are compared; empty for loaders of the user.
+    """Return the facts that identify the real images of a run; empty for the user's own loaders.
 
     Args:
         trainer: the trainer, with its data attached.
@@ -201,8 +201,8 @@ def class_labels(labels: Any, count: int, num_classes: int | None = None) -> Ten
     Args:
         labels: classes ``(N,)`` of any integer type.
         count: number of images N.
-        num_classes: number of classes K that they are checked against; ``None`` disables the check of their values,
-            which would wait for a GPU.
+        num_classes: number of classes K, for a check of the values; ``None`` disables this check, which would wait for
+            a GPU.
 
     Raises:
         ValueError: if they are no such classes.

@@ -16,11 +16,11 @@ class DescribedModule(L.LightningModule):
     best_metric: ClassVar[str | None] = None
     """The validation metric (higher is better) that chooses the best weights of a run; ``None`` keeps none."""
     trains_one_network: ClassVar[bool] = False
-    """Whether the module trains and saves a single network, so that callbacks may average the whole module."""
+    """``True`` if the module trains and saves a single network, so that callbacks may average the whole module."""
     metrics: ClassVar[tuple[str, ...]] = ()
-    """How the names begin that it logs."""
+    """Prefixes of the names that it logs."""
     plain_steps: ClassVar[bool] = False
-    """Whether it takes one step of plain SGD for each batch, as published, so that none may be joined or clipped."""
+    """``True`` if each batch is one step of plain SGD, as published, so that steps must not be joined or clipped."""
     clipping: ClassVar[str] = ""
     """Advice on gradient clipping, for modules whose optimizers take turns."""
 

@@ -36,7 +36,7 @@ def count_epoch(trainer: L.Trainer) -> None:
     """Count the current epoch as started if Lightning has not; call it before every training step.
 
     After a resume from a checkpoint of the last batch of an epoch, Lightning (2.6.6) starts the next epoch without
-    counting it as started. In checkpoints of that run the epoch then seems to be over, and a second resume would repeat
+    counting it as started. Checkpoints of that run then count the epoch as finished, and a second resume would repeat
     the first steps of an epoch.
 
     Args:
@@ -50,7 +50,7 @@ def count_epoch(trainer: L.Trainer) -> None:
 
 
 def validate_on_resume(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:
-    """Make a run validate first if it was saved after the last step of an epoch, before its validation.
+    """Make a resumed run validate first if it was saved between the last step of an epoch and the validation.
 
     Lightning (2.6.6) would continue with the next epoch and skip the validation and all hooks at the end of the epoch.
     Its counters are set to those of a run that stopped in the first batch of that validation.

@@ -1,4 +1,4 @@
-"""What a network predicts of each image, and which image of its data that is."""
+"""Predictions of a network for each image, with the position of the image in its data."""
 
 from __future__ import annotations
 

@@ -18,10 +18,11 @@ class RequeueBetweenSteps(L.Callback):
     """Make Lightning save for SLURM's requeue at the end of the step in which the signal arrives.
 
     Lightning saves inside the signal handler. That may be in the middle of a step, when networks, optimizers and
-    counters are inconsistent, or of a sanity check, where ranks that get the signal at different times would wait for
-    each other forever. With several ranks, the save is at the end of the first step by which any rank has the signal. A
-    signal before the first step, or during a validation, is handled at the end of the next step: let SLURM send it
-    early enough (``--signal=SIGUSR1@SECONDS``). Without SLURM, or with a handler of the user, nothing changes.
+    counters are inconsistent, or during a sanity check, in which ranks that get the signal at different times would
+    wait for each other forever. With several ranks, all save at the end of the first step in which any rank has got the
+    signal. A signal before the first step, or during a validation, is handled at the end of the next step: tell SLURM
+    to send it early enough (``--signal=SIGUSR1@SECONDS``). Without SLURM, or with a handler of the user, nothing
+    changes.
     """
 
     def __init__(self) -> None:
@@ -101,7 +102,7 @@ class RequeueBetweenSteps(L.Callback):
 
 
 def say_found(trainer: L.Trainer) -> None:
-    """Warn if Lightning uses a requeue's checkpoint that it found, but this is no requeued fit.
+    """Warn if Lightning resumes from a requeue's checkpoint although this is no requeued fit.
 
     Args:
         trainer: the trainer, before a checkpoint is restored.

@@ -1,4 +1,4 @@
-"""Base class of all modules: stopping and resuming of runs."""
+"""Base class of all modules, for stopping and resuming runs."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ RUN_KEY = "lightning_condkd"
 class ResumableModule(DescribedModule):
     """A module that can be stopped between two steps and resumed from checkpoints that are read without running code.
 
-    They hold tensors and plain records only, wherever they lie, among these what the run is made of, which a run that
-    resumes is compared with. A subclass writes :meth:`save_state` and :meth:`restore`; a hook that it overrides calls
-    this one's too.
+    Checkpoints contain only tensors and plain data, in any location. They include the settings of the run, with which a
+    resumed run is compared. A subclass writes :meth:`save_state` and :meth:`restore`; if it overrides a hook, it also
+    calls the hook of this class.
 
     Args:
-        seed: seed of all draws; ``None`` takes the one of ``seed_everything``, else 0. A resumed run keeps its own.
+        seed: seed of all draws; ``None`` takes the one of ``seed_everything``, else 0. A resumed run keeps its seed.
     """
 
     fixed_settings: ClassVar[Mapping[str, str]] = {}
     """Names in :meth:`run_settings` that cannot change within a run, with advice."""
     takes_new_rates: ClassVar[bool] = False
-    """Whether a resumed run takes learning rates as they are given to it, not those in the checkpoint."""
+    """``True`` if a resumed run uses the given learning rates, not those in the checkpoint."""
     state_key: ClassVar[str] = "state"
-    """The name under which a checkpoint holds the seed and what :meth:`save_state` returns."""
+    """Key in a checkpoint of the seed and the result of :meth:`save_state`."""
 
     def __init__(self, seed: int | None = None) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class ResumableModule(DescribedModule):
         self._forget()
 
     def _forget(self) -> None:
-        self._settings: dict[str, Any] | None = None  # once a fit: it may hash a data set
+        self._settings: dict[str, Any] | None = None  # computed once in a fit, because it may hash a data set
         self._optimizers: dict[str, Any] = {}
         self._resumed: dict[str, Any] | None = None
 
@@ -72,7 +72,7 @@ class ResumableModule(DescribedModule):
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if it is damaged, needs code to be run, or is no checkpoint of Lightning.
+            ValueError: if it is damaged, can only be read by running code, or is no checkpoint of Lightning.
         """
         kwargs["weights_only"] = kwargs.get("weights_only") is not False
         if isinstance(checkpoint_path, (str, Path)) and "://" not in str(checkpoint_path):
@@ -94,7 +94,7 @@ class ResumableModule(DescribedModule):
     def configure_callbacks(self) -> list[L.Callback]:
         """Check the trainer's options before its callbacks are set up; return the callbacks that every run needs.
 
-        They handle SLURM's requeue signal and check the files of a run.
+        These handle SLURM's requeue signal and check the files of a run.
 
         Raises:
             ValueError: see :func:`~lightning_condkd.training.trainer_options.check_trainer`.
@@ -104,7 +104,7 @@ class ResumableModule(DescribedModule):
         return [RequeueBetweenSteps(), CheckedOutputs()]
 
     def setup(self, stage: str) -> None:
-        """Forget an earlier fit.
+        """Reset the state of an earlier fit.
 
         Args:
             stage: ``fit``, ``validate`` or ``test``.
@@ -134,10 +134,10 @@ class ResumableModule(DescribedModule):
         count_epoch(self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what the run is made of, its seed and what a subclass needs.
+        """Add the settings of the run, its seed and the state of the subclass.
 
         Args:
-            checkpoint: what Lightning is about to write; its tensors share memory with the module's.
+            checkpoint: content that Lightning will write; its tensors share memory with the module's.
         """
         made_of = {"settings": self._settings_here, "optimizers": self._optimizers} if self.is_fitting else {}
         checkpoint[RUN_KEY] = {"class": type(self).__name__, **made_of}
@@ -146,21 +146,22 @@ class ResumableModule(DescribedModule):
         checkpoint[self.state_key] = {"seed": self.seed, **self.save_state(checkpoint)}
 
     def save_state(self, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-        """Make what is about to be written the same on all ranks; return what else is to be restored, as plain data.
+        """Synchronise the module over ranks before it is written; return further state as plain data.
 
         Args:
-            checkpoint: what Lightning is about to write; its tensors share memory with the module's.
+            checkpoint: content that Lightning will write; its tensors share memory with the module's.
         """
         return {}
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Check that the checkpoint is of such a run, and in a fit that it is made of the same; keep its seed.
+        """Check that the checkpoint is of this kind of run, and in a fit that it has the same settings; keep its seed.
 
         Args:
             checkpoint: the content read by Lightning.
 
         Raises:
-            ValueError: if it is of another kind, or what cannot change within a run differs, or see :meth:`restore`.
+            ValueError: if it is of another kind, or a setting differs that cannot change within a run, or as in
+                :meth:`restore`.
         """
         if self._trainer is not None:
             say_found(self._trainer)
@@ -179,10 +180,10 @@ class ResumableModule(DescribedModule):
         self.restore(state, checkpoint["state_dict"])
 
     def restore(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Take what was saved, before the tensors are loaded; a subclass also checks these.
+        """Restore the saved state before the tensors are loaded; a subclass also checks the tensors.
 
         Args:
-            state: what :meth:`save_state` returned.
+            state: result of :meth:`save_state`.
             tensors: state dict of the checkpoint.
 
         Raises:
@@ -201,24 +202,24 @@ class ResumableModule(DescribedModule):
         return self._settings
 
     def _take_seed(self, seed: int) -> None:
-        """Keep the seed of the run that is resumed, and say so if another was asked for."""
+        """Keep the seed of the resumed run, and log it if another one was given."""
         if self.is_fitting:
             warn_of_differences(differences({"seed": seed}, {"seed": self.seed}), "the checkpoint's seed is used")
         self.seed = seed
 
     @property
     def is_fitting(self) -> bool:
-        """Whether a trainer is fitting, not only evaluating or loading."""
+        """``True`` while a trainer is fitting, not only evaluating or loading."""
         return self._trainer is not None and self._trainer.state.fn == "fit"
 
     def check_state(self, state: Mapping[str, Tensor]) -> None:
-        """Check that a checkpoint's tensors are those of this module, by name and shape.
+        """Check that a checkpoint's tensors have the names and shapes of this module's.
 
         Args:
             state: state dict of the checkpoint.
 
         Raises:
-            ValueError: if they are not.
+            ValueError: if they differ.
         """
         own = self.state_dict()
         missing, unexpected = ([n for n in a if n not in b] for a, b in ((own, state), (state, own)))

@@ -19,15 +19,15 @@ CURRENT, AVERAGING, STUDENT = "current_model_state", "averaging_state", "student
 
 
 class StudentAveraging(WeightAveraging):
-    """Keep an exponential moving average of the student's weights and statistics; it is the student after the fit.
+    """Average the student's weights and statistics exponentially; after the fit the average replaces the student.
 
-    Lightning's callbacks average a whole module, here also teacher, generator and discriminator. This average is
-    updated after each step of the student, in single precision at least. Validation evaluates it, and checkpoints
+    Lightning's callbacks average a whole module, which here includes teacher, generator and discriminator. This average
+    is updated after each step of the student, in single precision at least. Validation evaluates it, and checkpoints
     contain it as the student, so that ``test`` and ``export`` use it. Checkpoints also contain the trained student, so
     a resumed run ends with the same average to the bit.
 
     Args:
-        decay: weight of the old average in each update; 0.999 is Lightning's default too.
+        decay: weight of the old average in each update; 0.999 is also Lightning's default.
         first_round: index of the first round (epoch), from 0, whose steps are averaged.
 
     Raises:
@@ -47,7 +47,7 @@ class StudentAveraging(WeightAveraging):
         self._kept: dict[str, Tensor] | None = None  # the trained student, while the module contains the average
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Check that there is a student; forget an earlier fit.
+        """Check that there is a student; reset the state of an earlier fit.
 
         Args:
             trainer: the trainer.
@@ -73,7 +73,7 @@ class StudentAveraging(WeightAveraging):
         student: nn.Module = pl_module.student
         average = AveragedModel(student, pl_module.device, self._follow, use_buffers=True)
         for tensor in (*average.module.parameters(), *average.module.buffers()):
-            if tensor.is_floating_point():  # half precision would lose updates of a thousandth
+            if tensor.is_floating_point():  # half precision would lose updates by a thousandth
                 tensor.data = tensor.data.to(torch.promote_types(tensor.dtype, torch.float32))
         self._average_model = average
         if self._loaded is not None:
@@ -94,7 +94,7 @@ class StudentAveraging(WeightAveraging):
         self._average.update_parameters(pl_module.student)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Do nothing: the average is updated after steps.
+        """Do nothing, since the average is updated after steps.
 
         Args:
             trainer: not used.
@@ -132,7 +132,7 @@ class StudentAveraging(WeightAveraging):
         self._put_back(pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Do nothing yet: the last checkpoint must contain both.
+        """Do nothing yet, since the last checkpoint must contain both.
 
         Args:
             trainer: not used.
@@ -180,7 +180,7 @@ class StudentAveraging(WeightAveraging):
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: Mapping[str, Any]
     ) -> None:
-        """Keep both until the fit starts.
+        """Store average and trained student until the fit starts.
 
         Args:
             trainer: the trainer.
@@ -203,7 +203,7 @@ class StudentAveraging(WeightAveraging):
 
     @property
     def _follows(self) -> bool:
-        """Whether there is an average: there is none before the first averaged step."""
+        """``True`` if there is an average, that is, after the first averaged step."""
         return self._average_model is not None and bool(self._average_model.n_averaged > 0)
 
     def _follow(self, average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What modules, callbacks and checks ask of a trainer and of what is attached to it, in one place and typed."""
+"""Typed access to a trainer and its datamodule, module and callbacks."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from lightning_condkd.rounds import Unit
 
 @runtime_checkable
 class HoldsTransferSet(Protocol):
-    """A datamodule with what a student learns from, such as ``CondensedDataModule``."""
+    """A datamodule with a transfer set for a student, such as ``CondensedDataModule``."""
 
     transfer_set: TransferSet | None
 
 
 @runtime_checkable
 class KnowsClasses(Protocol):
-    """A datamodule that tells its number of classes."""
+    """A datamodule with a known number of classes."""
 
     @property
     def num_classes(self) -> int:
@@ -39,7 +39,7 @@ class CountsUnits(Protocol):
 
 @runtime_checkable
 class Monitors(Protocol):
-    """A callback that goes by a metric."""
+    """A callback that monitors a metric."""
 
     monitor: str | None
 
@@ -52,9 +52,9 @@ class WritesCheckpoints(Protocol):
 
 
 def datamodule_of(trainer: L.Trainer) -> L.LightningDataModule | None:
-    """Return the datamodule of the running fit, validation, test or prediction; ``None`` where it has loaders.
+    """Return the datamodule of the running fit, validation, test or prediction; ``None`` if it uses loaders.
 
-    ``trainer.datamodule`` is the last one of an earlier call, too.
+    ``trainer.datamodule`` may also be that of an earlier call.
 
     Args:
         trainer: the trainer.
@@ -64,7 +64,7 @@ def datamodule_of(trainer: L.Trainer) -> L.LightningDataModule | None:
 
 
 def image_data_of(trainer: L.Trainer) -> ImageDataModule | None:
-    """Return the datamodule if it is one of real images in memory.
+    """Return the datamodule if it has real images in memory, else ``None``.
 
     Args:
         trainer: the trainer.
@@ -74,7 +74,7 @@ def image_data_of(trainer: L.Trainer) -> ImageDataModule | None:
 
 
 def held_out_data_of(trainer: L.Trainer) -> ImageDataModule | None:
-    """Return the datamodule that real images to measure on come from, if it has them in memory.
+    """Return the datamodule of the real images for evaluation if it has them in memory, else ``None``.
 
     Args:
         trainer: the trainer.
@@ -86,7 +86,7 @@ def held_out_data_of(trainer: L.Trainer) -> ImageDataModule | None:
 
 
 def transfer_set_of(trainer: L.Trainer) -> TransferSet | None:
-    """Return what the datamodule has for a student to learn from.
+    """Return the transfer set of the datamodule; ``None`` if it has none.
 
     Args:
         trainer: the trainer.
@@ -96,7 +96,7 @@ def transfer_set_of(trainer: L.Trainer) -> TransferSet | None:
 
 
 def num_classes_of(trainer: L.Trainer) -> int | None:
-    """Return the number of classes of the datamodule, where it tells.
+    """Return the number of classes of the datamodule; ``None`` if it is unknown.
 
     Args:
         trainer: the trainer.
@@ -106,7 +106,7 @@ def num_classes_of(trainer: L.Trainer) -> int | None:
 
 
 def student_of(module: L.LightningModule) -> nn.Module | None:
-    """Return the network that a module trains as its student.
+    """Return the student of a module; ``None`` if it has none.
 
     Args:
         module: any module.
@@ -115,7 +115,7 @@ def student_of(module: L.LightningModule) -> nn.Module | None:
 
 
 def monitored_by(callback: object) -> str | None:
-    """Return the metric that a callback goes by.
+    """Return the metric that a callback monitors; ``None`` if there is none.
 
     Args:
         callback: any callback.
@@ -124,7 +124,7 @@ def monitored_by(callback: object) -> str | None:
 
 
 def checkpoint_folder(callback: object) -> str | Path | None:
-    """Return the folder into which a callback writes checkpoints; ``None`` before it knows, or if it writes none.
+    """Return the folder into which a callback writes checkpoints; ``None`` if unknown yet, or if it writes none.
 
     Args:
         callback: any callback, such as ``trainer.checkpoint_callback``.

@@ -24,10 +24,10 @@ class MatchingMethod(CondensationMethod):
     """Base of the methods that compare real and learned images of a class in a random network.
 
     Args:
-        networks: makes the networks, each with the normalisation of the data.
-        augment: applied to real and learned images of a class with the same parameters; ``dsa``, ``dsa_digits``,
-            ``None`` for none, or one of your own. By name it has no flip if ``mirrored``.
-        real_batch: real images of each class in an iteration, over all ranks; a smaller class gives all that it has.
+        networks: factory of the networks, which include the normalisation of the data.
+        augment: applied to real and learned images of a class with the same parameters; ``dsa`` or ``dsa_digits``,
+            without flip if ``mirrored``; an augmentation; or ``None``, which disables it.
+        real_batch: real images of each class in an iteration, over all ranks; a smaller class gives all of its images.
         chunk: real images in a forward pass; ``None`` for as many as have the pixels of 32 images of 32x32, which was
             the fastest on a CPU with 128 channels.
         mirrored: whether the mirror images of learned images are matched too (FYI).
@@ -63,7 +63,7 @@ class MatchingMethod(CondensationMethod):
 
     @final
     def make(self, image_shape: tuple[int, int, int], num_classes: int, ipc: int) -> None:
-        """Make room for representative images, see :meth:`make_more`.
+        """Create the buffer of representative images, see :meth:`make_more`.
 
         Args:
             image_shape: ``(C, H, W)`` in pixels.
@@ -78,7 +78,7 @@ class MatchingMethod(CondensationMethod):
         self.make_more(ipc)
 
     def make_more(self, ipc: int) -> None:
-        """Check and size what else the method has: nothing here.
+        """Prepare further parts of the method; nothing by default.
 
         Args:
             ipc: images per class.
@@ -102,7 +102,8 @@ class MatchingMethod(CondensationMethod):
 
     @torch.no_grad()
     def _embeddings(self, observer: Observer, real: RealImages, rows: Tensor) -> Tensor:
-        # Statistics of small chunks would be noisy: in training mode BatchNorm gets as many images as in the matching.
+        # Small chunks would give noisy statistics, so BatchNorm gets as many images in training mode as in the
+        # matching.
         whole = any(layer.training for layer in batch_norm_layers(observer))
         dtype, embeddings = next(observer.parameters()).dtype, []
         for batch in torch.split(rows, self.real_batch):
@@ -127,7 +128,7 @@ class MatchingMethod(CondensationMethod):
 
 
 def embed(observer: Observer, images: Tensor) -> Tensor:
-    """Return the embeddings of images, computed in the memory format that is the fastest on a CPU.
+    """Return the embeddings of images, computed in the fastest memory format on a CPU.
 
     Args:
         observer: the network.

@@ -1,4 +1,4 @@
-"""Pool of networks, trained on real images, whose predictions on real and generated images are compared."""
+"""Pool of networks trained on real images, to compare predictions on real and generated images."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ RealDraw = Callable[[str], tuple[Tensor, Tensor]]
 
 
 class MatchingPool(nn.Module):
-    """Networks that learn from real images: a step draws one, trains it on, and compares images by its predictions.
+    """Pool of networks; a step draws one, trains it further on real images, and compares images by its predictions.
 
-    DiM's code has one network, new in every epoch, that takes 16 real batches before every comparison. Here there are
-    several, each with an age of its own. Networks, momenta and ages are state, so a run resumes exactly. They are
+    DiM's code has one network, new in every epoch, trained on 16 real batches before every comparison. Here there are
+    several of different ages. Networks, momenta and ages are in the state dict, so a run resumes exactly. Networks are
     trained by SGD on this rank's share of a batch, with gradients and running statistics averaged over ranks, and are
-    in eval mode when they compare (our choice: with BatchNorm, generated images leave no trace in them). There is no
-    dropout.
+    in eval mode for comparisons (our choice: generated images then do not affect the statistics of BatchNorm). There is
+    no dropout.
 
     Args:
-        networks: makes the networks, each with the normalisation of the data.
-        augment: view of the images: drawn for each image in training, one for real and generated images when they are
-            compared. ``None`` for :class:`~lightning_condkd.augment.SiameseAugment` with ``color_crop_cutout`` (DiM).
+        networks: factory of the networks, which include the normalisation of the data.
+        augment: augmentation of the images: drawn for each image in training, the same for real and generated images in
+            comparisons. ``None`` for :class:`~lightning_condkd.augment.SiameseAugment` with ``color_crop_cutout``
+            (DiM).
         size: networks in the pool (our default; DiM 1).
         lifetime: number of comparisons after which a new network replaces one (our default; in DiM those of an epoch).
         training_batches: real batches before every comparison (DiM 16).
@@ -88,7 +89,7 @@ class MatchingPool(nn.Module):
             seed: seed of the run.
 
         Raises:
-            ValueError: if they have another number of classes or cannot read such images.
+            ValueError: if they have another number of classes or do not accept such images.
         """
         self.fresh.check(image_shape, num_classes)
         generators = [seeded_generator(seed, "first matching networks", slot) for slot in range(self.size)]
@@ -119,7 +120,7 @@ class MatchingPool(nn.Module):
 
     @torch.enable_grad()
     def _train(self, network: Observer, momenta: Tensor, images: Tensor, labels: Tensor) -> None:
-        """Take one step of SGD on copies of the frozen parameters, which have no hooks of DDP."""
+        """Make one step of SGD on copies of the frozen parameters, which have no hooks of DDP."""
         parameters = {name: value.detach().requires_grad_() for name, value in network.named_parameters()}
         loss = F.cross_entropy(at_least_float32(functional_call(network, parameters, (images,)).logits), labels)
         gradients = torch.autograd.grad(loss, list(parameters.values()))

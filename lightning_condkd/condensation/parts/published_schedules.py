@@ -12,13 +12,13 @@ class TrajectorySchedule:
 
     Args:
         inner_steps: training steps on the learned set, N.
-        expert_epochs: epochs of the expert that they should replace, M.
-        max_start_epoch: a run starts from an expert after fewer epochs than this, T+.
+        expert_epochs: epochs of the expert that these steps replace, M.
+        max_start_epoch: upper limit of the epoch of the expert at the start of an iteration, exclusive, T+.
         pixel_lr: step size on normalised pixels.
         step_size: initial value of the learned step size.
-        step_size_lr: learning rate of the step size; the published number, which is for the step size itself.
-        batch_size: images in a training step; ``None`` for the whole set. Batches go through one random permutation of
-            the set after the other.
+        step_size_lr: published learning rate of the step size, which is for the step size itself, not its logarithm.
+        batch_size: images in a training step; ``None`` for the whole set. Batches go through the set in one random
+            permutation after another.
 
     Raises:
         ValueError: if a count or a step size is not positive.
@@ -59,7 +59,7 @@ def published_schedule(dataset: PublishedName, ipc: int) -> TrajectorySchedule:
     """Return the published numbers of a data set.
 
     They are those of the authors as listed by DC-BENCH; the table of the official README differs for CIFAR-10 at 10
-    images per class by an error with which the step size explodes. The sets for CIFAR-10 at 1 and 10 and for CIFAR-100
+    images per class by an error that makes the step size diverge. The sets for CIFAR-10 at 1 and 10 and for CIFAR-100
     at 1 and 50 images per class were made on whitened images (ZCA), which this package does not support.
 
     Args:

@@ -15,7 +15,7 @@ NO_ROW = -1
 
 
 class RepresentativeBatches(nn.Module):
-    """DREAM: real batches of images near the centres of clusters, so that they cover their class evenly.
+    """DREAM: choose real images near the centres of clusters, so that they cover their class evenly.
 
     Every ``interval`` iterations the images of each class are clustered in the embedding of the current network, with
     as many clusters as the batch has images; the image nearest to each centre is chosen. The batch is kept until the
@@ -98,7 +98,7 @@ class RepresentativeBatches(nn.Module):
         for label, rows in enumerate(class_rows):
             chosen = self._chosen(rows, embed, generator)
             self.rows[label, : len(chosen)] = chosen.to(self.rows.device)
-        # Two images of a cluster of two are equally near: the last digit decides, and may differ between ranks.
+        # Both images of a cluster of two are equally near, so rounding decides and may differ between ranks.
         sync_buffers([self])
 
     def _chosen(self, rows: Tensor, embed: Callable[[Tensor], Tensor], generator: torch.Generator) -> Tensor:

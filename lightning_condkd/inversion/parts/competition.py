@@ -1,4 +1,4 @@
-"""Loss term for images on which teacher and student disagree."""
+"""Loss term that is low for images on which teacher and student disagree."""
 
 from __future__ import annotations
 

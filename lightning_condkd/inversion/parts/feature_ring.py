@@ -15,8 +15,8 @@ class FeatureRing(nn.Module):
     """Memory of the latest rows, from which random rows are drawn.
 
     It stores ``size * width`` values of 2 bytes in half precision, of 4 in single. It keeps its precision when the
-    module around it is converted, and follows that module's device unless it stays on the CPU. It is part of the state
-    but not of the buffers, so it is not averaged or broadcast: every rank must write the same rows.
+    module that contains it is converted, and moves with that module's device unless it stays on the CPU. It is in the
+    state dict but is no buffer, so it is not averaged or broadcast: every rank must write the same rows.
 
     Args:
         size: number of stored rows.

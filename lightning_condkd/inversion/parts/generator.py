@@ -1,4 +1,4 @@
-"""The generator of a method: its settings, how it is made for a task, whether the teacher has what is compared."""
+"""Settings of a method's generator, its creation for a task, and a check of the teacher's BatchNorm layers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def check_bn(bn_weight: float, spec: TaskSpec) -> None:
         spec: shapes of the task.
 
     Raises:
-        ValueError: if the weight is not 0 and the teacher has none.
+        ValueError: if the weight is not 0 and the teacher has no BatchNorm layer.
     """
     if bn_weight and not spec.bn_channels:
         raise ValueError(
@@ -33,7 +33,7 @@ def check_bn(bn_weight: float, spec: TaskSpec) -> None:
 
 
 class GeneratorNumbers(NamedTuple):
-    """The numbers of settings that leave none out, see :class:`GeneratorSettings`."""
+    """All numbers of :class:`GeneratorSettings`, none of them ``None``."""
 
     width: int
     latent_size: int
@@ -43,15 +43,15 @@ class GeneratorNumbers(NamedTuple):
 
 @dataclass(frozen=True)
 class GeneratorSettings:
-    """The generator of a method, and its Adam; what is ``None`` is as the method has it.
+    """Settings of a method's generator and its Adam; ``None`` takes the method's default.
 
     Args:
-        width: base width of the generator that the method builds.
+        width: base width of the method's default network.
         latent_size: length of a latent.
         lr: learning rate of Adam.
-        betas: of Adam.
+        betas: betas of Adam.
         network: network from latents ``(N, latent_size)`` to images ``(N, C, H, W)`` in the units of [0, 1], which is
-            copied; ``None`` for the one that the method builds.
+            copied; ``None`` for the method's default network.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -77,10 +77,10 @@ class GeneratorSettings:
             raise ValueError(f"expected betas of the generator in [0, 1), got {self.betas}")
 
     def over(self, defaults: GeneratorSettings) -> GeneratorSettings:
-        """Return these settings, with others in place of those that are ``None``.
+        """Return these settings with missing values (``None``) filled in.
 
         Args:
-            defaults: the others.
+            defaults: source of the missing values.
         """
         names = [field.name for field in fields(GeneratorSettings)]
         return GeneratorSettings(
@@ -89,7 +89,7 @@ class GeneratorSettings:
 
     @property
     def numbers(self) -> GeneratorNumbers:
-        """All but the network.
+        """The numbers: all settings but the network.
 
         Raises:
             ValueError: if one is ``None``.
@@ -101,11 +101,11 @@ class GeneratorSettings:
 
 
 def complete(given: object, published: GeneratorSettings) -> GeneratorSettings:
-    """Return the settings that a method runs with.
+    """Return complete settings for a method.
 
     Args:
-        given: what the user gave.
-        published: the method's own, in place of what is ``None``.
+        given: value given by the user.
+        published: the method's defaults, which fill in missing values.
 
     Raises:
         TypeError: if no settings were given.
@@ -117,11 +117,11 @@ def complete(given: object, published: GeneratorSettings) -> GeneratorSettings:
 
 
 def with_published(arguments: Mapping[str, Any], published: GeneratorSettings) -> GeneratorSettings:
-    """Return the generator settings out of arguments, with those of a published setting where they leave some out.
+    """Return the generator settings in arguments, with missing values filled in from a published setting.
 
     Args:
-        arguments: of a method's constructor.
-        published: of the setting.
+        arguments: arguments of a method's constructor.
+        published: generator settings of the published setting.
     """
     return complete(arguments.get("generator", GeneratorSettings()), published)
 
@@ -129,13 +129,13 @@ def with_published(arguments: Mapping[str, Any], published: GeneratorSettings) -
 def make_generator(
     settings: GeneratorSettings, default: Callable[[], nn.Module], spec: TaskSpec, source: torch.Generator
 ) -> nn.Module:
-    """Copy a given generator, or make the method's own, and check that it fits the task.
+    """Copy the given generator or create the method's default one, and check that it fits the task.
 
     Args:
-        settings: with the user's network, where there is one.
-        default: makes the method's own.
+        settings: settings, with the user's network if there is one.
+        default: creates the method's default network.
         spec: shapes of the task.
-        source: of the initial values.
+        source: source of the initial values.
     """
     given = settings.network
     with seeded_initialization(source):

@@ -1,4 +1,4 @@
-"""What a method is checked for before and in its first step: optimizers, images, labels, terms, gradients."""
+"""Checks of a method before and in its first step: optimizers, images, labels, terms, gradients."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from lightning_condkd.types import LossTerms, NetworkOutput, Synthetic, TaskSpec
 def check_optimizers(
     method: nn.Module, optimizers: object, known: Sequence[str], per_round: Sequence[nn.Parameter]
 ) -> None:
-    """Check that every optimizer is stepped, and trains the method's parameters, all of them.
+    """Check that every optimizer is stepped, and that together they train all of the method's parameters.
 
     Args:
         method: the method, built.
-        optimizers: what its ``make_optimizers`` returned.
-        known: names that a step takes.
-        per_round: parameters whose optimizer state is forgotten.
+        optimizers: result of its ``make_optimizers``.
+        known: names of optimizers that are stepped.
+        per_round: parameters whose optimizer state is reset.
 
     Raises:
-        TypeError: if these are no optimizers by name.
-        ValueError: if one is of no use.
+        TypeError: if this is no mapping of names to optimizers.
+        ValueError: if an optimizer is never stepped or missing, or holds a wrong parameter, or no optimizer holds a
+            parameter.
     """
     hook = f"{type(method).__name__}.make_optimizers"
     if not isinstance(optimizers, Mapping) or not all(isinstance(one, Optimizer) for one in optimizers.values()):
@@ -74,11 +75,11 @@ def names_held(method: nn.Module, optimizer: Optimizer) -> list[str]:
 
 
 def check_finished(method: nn.Module, names: object, declared: Sequence[str]) -> None:
-    """Check which optimizers a method asks to be stepped at the end of a block.
+    """Check the names of the optimizers to step at the end of a block.
 
     Args:
         method: the method.
-        names: what its ``end`` returned.
+        names: result of its ``end``.
         declared: its ``finish_steps``.
 
     Raises:
@@ -96,19 +97,19 @@ def shares_memory(method: nn.Module, images: Tensor) -> bool:
 
     Args:
         method: the method.
-        images: what it rendered.
+        images: images that it rendered.
     """
-    # Not by the address of the storage, which not every device has.
+    # Storage addresses are not compared, because not every device has them.
     return any(parameter is images or parameter is images._base for parameter in method.parameters())
 
 
 def check_gradients(method: nn.Module, optimizer: str, names: Sequence[str]) -> None:
-    """Check after a step that a gradient reached what was to be trained.
+    """Check after a step that a gradient reached the parameters of an optimizer.
 
     Args:
         method: the method.
-        optimizer: what the optimizer is called.
-        names: of the parameters.
+        optimizer: name of the optimizer.
+        names: names of its parameters.
 
     Raises:
         ValueError: if one has no gradient.
@@ -126,13 +127,13 @@ def check_synthetic(hook: str, synthetic: object, rows: int, spec: TaskSpec) -> 
 
     Args:
         hook: the method that returned them.
-        synthetic: what it returned.
+        synthetic: the returned value.
         rows: images of this rank.
         spec: shapes of the task.
 
     Raises:
-        TypeError: if it is no :class:`Synthetic`, or its tensors are of another type.
-        ValueError: if they are of another shape, or a label is no class.
+        TypeError: if it is no :class:`Synthetic`, or its tensors have another type.
+        ValueError: if they have another shape, or a label is no class.
     """
     if not isinstance(synthetic, Synthetic):
         raise TypeError(f"{hook}: expected Synthetic(images, labels), got {type(synthetic).__name__}")
@@ -164,18 +165,18 @@ def _check_labels(hook: str, labels: Tensor, rows: int, num_classes: int) -> Non
 
 
 def check_loss(method: nn.Module, found: object, rows: int, num_classes: int, trains: bool) -> None:
-    """Check what the ``loss`` of a method returned.
+    """Check the value that the ``loss`` of a method returned.
 
     Args:
         method: the method.
-        found: what it returned.
+        found: the returned value.
         rows: images of this rank.
         num_classes: number of classes K.
         trains: whether a gradient must reach the method's parameters.
 
     Raises:
         TypeError: if it is no pair of :class:`LossTerms` and :class:`NetworkOutput`.
-        ValueError: if the output is of other images, or the terms have no graph.
+        ValueError: if the output has another number of images, or the terms have no graph.
     """
     hook = f"{type(method).__name__}.loss"
     kinds = [type(part).__name__ for part in found] if isinstance(found, tuple) else [type(found).__name__]

@@ -10,7 +10,7 @@ from lightning_condkd.functional.inversion import ImageNorm, TotalVariation
 
 
 def check_choice(name: str, value: str, choices: object) -> None:
-    """Check that a value is one of a ``Literal``.
+    """Check that a value is one of the choices of a ``Literal``.
 
     Args:
         name: name of the argument.

@@ -23,7 +23,7 @@ class LatentStep:
 
     Args:
         lr: learning rate of Adam.
-        class_weight: weight of the cross-entropy to the teacher's own prediction.
+        class_weight: weight of the cross-entropy to the class predicted by the teacher.
         balance_weight: weight of the negative entropy of the mean prediction.
         variance_weight: weight of the distance of the latents' variance from 1.
         mean_weight: weight of the distance of the latents' mean from 0.
@@ -55,14 +55,14 @@ class Memory:
 
     Args:
         share: share of memory images in the synthetic images of a student step, rounded to whole images; 0 disables the
-            memory: neither its networks nor their optimizer are built.
+            memory, so neither its networks nor their optimizer are created.
         batch_size: memory images of a replay step.
-        lr: learning rate of the Adam of memory generator and encoder.
-        width: width of the built memory generator and encoder.
+        lr: learning rate of Adam for memory generator and encoder.
+        width: width of the default memory generator and encoder.
         replay_steps: number of student steps at the start of a block that are followed by a replay step.
         replay_novel: largest number of novel images in a replay step; those of the student step are used.
         image_weight: weight of the L1 distance between images and their reconstructions.
-        logits_weight: weight of the L1 distance between the teacher's logits on both.
+        logits_weight: weight of the L1 distance between the teacher's logits for images and reconstructions.
         divergence_weight: weight of the divergence of encoded latents from standard normal ones.
         latents: the step of memory latents.
         generator: network from latents ``(N, latent_size)`` to images ``(N, C, H, W)`` in the units of [0, 1]; ``None``
@@ -111,7 +111,7 @@ class Recalled(NamedTuple):
 
 
 class ReplayMemory(nn.Module):
-    """A generator that decodes latents to earlier images, and the encoder that it is trained with.
+    """A generator that decodes latents to earlier images, and the encoder for its training.
 
     Args:
         generator: network from latents ``(N, latent_size)`` to images ``(N, C, H, W)`` in the units of [0, 1].

@@ -1,4 +1,4 @@
-"""Memory bank in a run: its folder, its start, and its state in checkpoints."""
+"""Memory bank of a run: its folder, its start, and its state in checkpoints."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def bank_folder(trainer: L.Trainer) -> Path | None:
 
 
 def _free_folder(folder: Path, run_id: str) -> Path:
-    """Return the folder, or one named after the run if it contains another run's bank."""
+    """Return the folder, or one named after the run if the first contains another run's bank."""
     own = folder.with_name(f"{folder.name}_{run_id}")
     return own if own.is_dir() or runs_in(folder) - {run_id} else folder
 
@@ -80,7 +80,7 @@ class _Saved(NamedTuple):
 class BankState:
     """Saves the memory bank of one module in checkpoints and restores it.
 
-    With a capacity, files whose rows are all beyond it are removed at a later save, but never one that is listed by
+    With a capacity, files whose rows are all beyond it are removed at a later save, except those listed by
 
     * one of the last two saved states,
     * a checkpoint in the folders of the trainer's checkpoint callbacks, or the one that the run resumed from,
@@ -142,7 +142,7 @@ class BankState:
         return {**state, SAVE_ID: saved.mark}
 
     def load(self, state: Mapping[str, Any], bank: MemoryBank, trainer: L.Trainer) -> None:
-        """Restore the bank; its files are searched in the recorded folder and next to the checkpoint.
+        """Restore the bank; search its files in the recorded folder and next to the checkpoint.
 
         Args:
             state: result of :meth:`save`.

@@ -1,4 +1,4 @@
-"""Checks before a run that networks, data and trainer fit together."""
+"""Checks before a run: networks, data and trainer must fit together."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def check_strategy(trainer: L.Trainer) -> None:
 
 
 def check_loader(trainer: L.Trainer, length: int) -> None:
-    """Check that the training loader yields the steps of a round, all of them.
+    """Check that the training loader yields all steps of a round.
 
     Args:
         trainer: the trainer, with its loaders set up.
@@ -140,7 +140,7 @@ def check_batch(name: str, size: int, world_size: int) -> None:
 
 
 def check_condensed(condensed: CondensedSet, teacher: Observer, student: Observer, embedding: bool) -> TaskSpec:
-    """Check a condensed set against both networks by one small forward pass each.
+    """Check that a condensed set fits both networks, by one small forward pass each.
 
     Args:
         condensed: the condensed set.
@@ -181,7 +181,7 @@ def check_maps(name: str, network: Observer, maps: Sequence[str]) -> None:
         maps: names of its modules.
 
     Raises:
-        ValueError: if it lacks one.
+        ValueError: if one is missing.
     """
     there = dict(network.network.named_modules())
     for lacking in (wanted for wanted in maps if wanted not in there):
@@ -190,7 +190,7 @@ def check_maps(name: str, network: Observer, maps: Sequence[str]) -> None:
 
 
 def check_source(inversion: Inversion, transfer_set: TransferSet, world_size: int) -> None:
-    """Check that a method whose images are not stored has a fixed share of every batch, which it can divide.
+    """Check that a method whose images are not stored has a fixed, divisible share of every batch.
 
     Args:
         inversion: the method.

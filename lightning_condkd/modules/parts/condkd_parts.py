@@ -1,4 +1,4 @@
-"""What CondKD is made of, and how that travels in checkpoints."""
+"""Parts of CondKD, and their state in checkpoints."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from lightning_condkd.types import TaskSpec
 
 
 class CondKDParts(TeacherStudent):
-    """Networks, method, alignment, loss and transfer set of one module, with their state.
+    """Base of CondKD with its networks, method, alignment, loss and transfer set, and their state.
 
     Args:
         teacher: the trained network with its normalisation. It is frozen.
         student: the network to train.
         inversion: the method that synthesises images.
-        alignment: the discriminator game towards the condensed images; ``None`` for plain inversion.
-        distillation: what the student minimises; ``None`` for the method's own.
-        augment: view of the distillation images; ``None`` for the method's own.
-        transfer_set: what the student learns from; ``None`` takes the datamodule's.
+        alignment: adversarial alignment with the condensed images; ``None`` for plain inversion.
+        distillation: loss of the student; ``None`` for the method's default.
+        augment: augmentation of the distillation images; ``None`` for the method's default.
+        transfer_set: training images of the student; ``None`` takes the datamodule's.
         seed: seed of all draws; ``None`` takes the one of ``seed_everything``, else 0.
     """
 
@@ -62,7 +62,7 @@ class CondKDParts(TeacherStudent):
         self.spec: TaskSpec | None = None
         self.meters, self.stopwatch = Meters(), Stopwatch()
         self._bank_state = BankState()
-        self._optimizer_names: list[str] = []  # until a fit makes the optimizers
+        self._optimizer_names: list[str] = []  # until a fit creates the optimizers
 
     def _build(self, spec: TaskSpec) -> None:
         self.spec = spec
@@ -74,22 +74,22 @@ class CondKDParts(TeacherStudent):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of a round, which datamodules and loaders number."""
+        """Number of steps in a round, as datamodules and loaders need it."""
         return self.inversion.cadence.length
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:
-        """``(C, H, W)`` of the images that the student learns from, where it is known."""
+        """``(C, H, W)`` of the student's training images; ``None`` if unknown."""
         return None if self.spec is None else self.spec.image_shape
 
     @property
     def images_synthesized(self) -> int:
-        """Synthetic images so far: those that the bank has seen, or those rendered for the student's steps."""
+        """Number of synthetic images so far: those stored in the bank, or those rendered for the student's steps."""
         sampled = getattr(self.inversion, "images_sampled", None)
         return self._transfer.bank.images_seen + (0 if sampled is None else int(sampled))
 
     def run_settings(self) -> dict[str, Any]:
-        """Return what a resumed run is compared by, JSON values only."""
+        """Return the settings that a resumed run is compared by, JSON values only."""
         return {
             "condensed": fingerprint(self._transfer.condensed),
             "mix": self._transfer.mix,
@@ -104,14 +104,14 @@ class CondKDParts(TeacherStudent):
         }
 
     def optimizer_names(self) -> list[str]:
-        """Return what the optimizers are called."""
+        """Return the names of the optimizers."""
         return self._optimizer_names
 
     def save_state(self, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-        """Return shapes and times, and for a checkpoint that can be resumed from the bank.
+        """Return shapes and times, and the bank if a run can be resumed from the checkpoint.
 
         Args:
-            checkpoint: what Lightning is about to write.
+            checkpoint: content that Lightning will write.
         """
         state = super().save_state(checkpoint)
         sync_buffers([self.inversion])
@@ -124,7 +124,7 @@ class CondKDParts(TeacherStudent):
         }
 
     def state_to_check(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Leave out what a method refills.
+        """Return the tensors that must be finite, without those that a method refills.
 
         Args:
             state: state dict of a checkpoint.
@@ -133,10 +133,10 @@ class CondKDParts(TeacherStudent):
         return {n: v for n, v in state.items() if n not in own or not n.split(".")[-1].startswith(TRANSIENT)}
 
     def build_from(self, state: Mapping[str, Any]) -> None:
-        """Take times from a checkpoint, the bank too in a fit, and build the method if no fit has done so.
+        """Restore times and, in a fit, the bank from a checkpoint; build the method if no fit has done so.
 
         Args:
-            state: what :meth:`save_state` returned.
+            state: result of :meth:`save_state`.
         """
         self.stopwatch.seconds = dict(state["seconds"])
         if self.spec is None and state["spec"] is not None:
@@ -150,7 +150,7 @@ class CondKDParts(TeacherStudent):
 
     @property
     def _aligning(self) -> FeatureAlignment | None:
-        """The alignment where it takes part: with weight 0 nothing of it is built, drawn or run."""
+        """The alignment; ``None`` if it has no effect (such as weight 0), and then nothing of it is built or run."""
         active = self.alignment is not None and self.alignment.active and self.inversion.cadence.synthesis_steps > 0
         return self.alignment if active else None
 

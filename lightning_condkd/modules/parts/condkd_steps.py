@@ -1,4 +1,4 @@
-"""One round of CondKD: generator, discriminator and student in turn, under manual optimisation."""
+"""Training steps of CondKD: updates of generator, discriminator and student in turn, with manual optimisation."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ LOGGED_UNDER = {
 
 
 class CondKDSteps(CondKDParts):
-    """The updates of a round; each ``training_step`` is one of them."""
+    """CondKD's updates of a round; each ``training_step`` is one of them."""
 
     unit: Unit | None = None
 
     def training_step(self, batch: int, batch_idx: int) -> None:
-        """Take one unit of one phase; in a ``fast_dev_run`` one of each phase.
+        """Run one unit of one phase; in a ``fast_dev_run`` one of each phase.
 
         Args:
-            batch: not used: a loader restarts at 0 when a run resumes within a round.
+            batch: not used, because a loader restarts at 0 when a run resumes within a round.
             batch_idx: position in the round.
         """
         count_step(self)
@@ -71,7 +71,7 @@ class CondKDSteps(CondKDParts):
     def _finish_synthesis(self, unit: Unit) -> None:
         stores = self.inversion.source == "bank"
         if stores:
-            self.stop_if_diverged()  # before the bank gets images of it; a live method's block may be one step
+            self.stop_if_diverged()  # before the bank gets its images; a block of a live method may be one step
         self.synthesis_step.finish(unit, self._turns)
         if stores:
             images, labels = self.inversion.collect()
@@ -84,12 +84,12 @@ class CondKDSteps(CondKDParts):
 
     @property
     def synthesis_step(self) -> SynthesisStep:
-        """The forward passes of synthesis with the parts of this module."""
+        """The synthesis step with the parts of this module."""
         return SynthesisStep(self.teacher, self.student, self.inversion, self._aligning, self._transfer)
 
     @property
     def distillation_step(self) -> DistillationStep:
-        """The student's forward pass with the parts of this module."""
+        """The student's step with the parts of this module."""
         return DistillationStep(
             self.teacher, self.student, self.distillation, self.augment, self.inversion, self._transfer
         )

@@ -9,7 +9,7 @@ from lightning_condkd.inversion import Inversion
 
 
 def default_distillation(inversion: Inversion) -> DistillationLoss:
-    """Return the loss of a method's official code, without parts that depend on names in the networks.
+    """Return the loss of a method's official code, without parts that depend on names of modules.
 
     Args:
         inversion: the method.

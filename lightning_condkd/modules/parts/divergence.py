@@ -1,4 +1,4 @@
-"""Search for the diverged network among those trained in turn, which affect each other's losses."""
+"""Search for the diverged network among networks trained in turn, which affect each other's losses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _OF_THE_STUDENT = {"adversarial", "competition"}
 
 
 class Trained(Protocol):
-    """Attributes of a module that are checked: student, inversion and alignment, and the recorded losses."""
+    """A module with the attributes that are checked: student, inversion, alignment and the recorded losses."""
 
     student: Any
     inversion: Any
