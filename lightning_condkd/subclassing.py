@@ -22,7 +22,7 @@ class FinalMethods:
         >>> class Own(Base):
         ...     def build(self): ...
         Traceback (most recent call last):
-        TypeError: Own.build: Base.build is final, for it does what must always be done: write make() instead
+        TypeError: Own.build: Base.build is final: it does what every subclass needs. Write make() instead
     """
 
     finals: ClassVar[Mapping[str, str]] = {}
@@ -33,8 +33,8 @@ class FinalMethods:
             for name, hook in vars(base).get("finals", {}).items():
                 if name in vars(cls):
                     raise TypeError(
-                        f"{cls.__name__}.{name}: {base.__name__}.{name} is final, for it does what must always be "
-                        f"done: write {hook} instead"
+                        f"{cls.__name__}.{name}: {base.__name__}.{name} is final: it does what every subclass needs. "
+                        f"Write {hook} instead"
                     )
 
 

@@ -79,7 +79,7 @@ class FeatureAlignment(nn.Module):
         given: object = discriminator
         if given is not None and not isinstance(given, Discriminator):
             got = getattr(given, "__name__", type(given).__name__)
-            raise TypeError(f"discriminator: expected a Discriminator, got {got}: subclass it and write judge")
+            raise TypeError(f"discriminator: expected a Discriminator, got {got}: subclass it and write score")
         self.discriminator = ACGANDiscriminator() if discriminator is None else discriminator
         self.weight, self.ramp_rounds = weight, ramp_rounds
         self.loss: adversarial.AdversarialLoss = loss
