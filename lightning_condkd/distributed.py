@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 from typing import TypeVar
 
 import torch
@@ -78,26 +79,21 @@ def gather_objects(value: Value) -> list[Value]:
     return values
 
 
-def sync_buffers(modules: Iterable[nn.Module]) -> None:
+def sync_buffers(modules: Iterable[nn.Module], statistics_of: Iterable[nn.Module] = ()) -> None:
     """Make the buffers of modules equal on all ranks: floating point ones are averaged, others come from rank 0.
 
-    Lightning does not broadcast buffers under manual optimisation after the first step. Call this after every step: if
-    buffers differ, writing a checkpoint would change the rest of the run. Buffers that are already equal do not change.
+    Lightning does not broadcast buffers under manual optimisation after the first step. They are synchronized after
+    every step: a checkpoint would else change the run that goes on. Buffers that are equal already stay as they are to
+    the bit.
 
     Args:
         modules: the modules, in the same order on every rank.
+        statistics_of: modules of which only the statistics of normalization layers are synchronized, because their
+            other buffers are large and equal anyway; in the same order on every rank.
     """
-    _sync(buffer for module in modules for buffer in module.buffers())
-
-
-def sync_running_statistics(modules: Iterable[nn.Module]) -> None:
-    """Synchronize the statistics of normalization layers only, if other buffers are large and equal anyway.
-
-    Args:
-        modules: the modules, in the same order on every rank.
-    """
-    named = (item for module in modules for item in module.named_buffers())
-    _sync(buffer for name, buffer in named if name.rsplit(".", 1)[-1] in STATISTICS)
+    named = (item for module in statistics_of for item in module.named_buffers())
+    statistics = (buffer for name, buffer in named if name.rsplit(".", 1)[-1] in STATISTICS)
+    _sync(chain((buffer for module in modules for buffer in module.buffers()), statistics))
 
 
 def _sync(buffers: Iterable[Tensor]) -> None:

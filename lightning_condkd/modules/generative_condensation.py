@@ -17,7 +17,7 @@ from lightning_condkd.condensation import MatchingPool
 from lightning_condkd.condensation.generative import ConditionalGAN, SelfDistillation
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.image_source import ImageSource
-from lightning_condkd.distributed import mean_over_ranks, sync_buffers, sync_running_statistics
+from lightning_condkd.distributed import mean_over_ranks, sync_buffers
 from lightning_condkd.formats.contents import CondensedInfo
 from lightning_condkd.modules.parts.checks import check_batch, check_strategy
 from lightning_condkd.randomness import Draw, seeded_generator
@@ -191,7 +191,7 @@ class GenerativeCondensation(ResumableModule):
         self._last_good, self.iterations = before, self.iterations + 1
         values = {f"{n}/{k}": v for n, t in (("generator", generated), ("critic", critic)) for k, v in t.values.items()}
         self.meters.add(values)
-        sync_running_statistics([self.gan, self.pool])
+        sync_buffers([], statistics_of=[self.gan, self.pool])
         if batch_idx == self.trainer.num_training_batches - 1 or self.global_step == self.trainer.max_steps:
             self.log_dict(self.meters.pop(), on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 

@@ -8,7 +8,7 @@ from typing import cast
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_condkd.distributed import sync_buffers, sync_running_statistics
+from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.modules.parts.condkd_parts import CondKDParts
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Unit
@@ -41,8 +41,7 @@ class CondKDSteps(CondKDParts):
         count_step(self)
         for unit in units_of_step(self.trainer, self.inversion.cadence, self.current_epoch, batch_idx):
             self._take(unit)
-            sync_buffers([self.student])
-            sync_running_statistics([self.inversion])
+            sync_buffers([self.student], statistics_of=[self.inversion])
         if batch_idx == round_length(self.trainer, self.inversion.cadence) - 1:
             self._end_round(unit)
 
@@ -61,7 +60,9 @@ class CondKDSteps(CondKDParts):
                     self._record(unit, self.distillation_step.take(unit, draw, self._turns, clip))
 
     def _set_student_mode(self, unit: Unit) -> None:
-        self.student.train(unit.phase == "distill")
+        training = unit.phase == "distill"
+        if self.student.training != training:  # else all layers would be visited in every step
+            self.student.train(training)
 
     def _record(self, unit: Unit, updates: Iterable[Update]) -> None:
         for update in updates:
