@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, NamedTuple, Protocol, cast, final, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, cast, final, get_args
 
 import torch
 from torch import Tensor, nn
@@ -53,19 +53,10 @@ class _Requested(NamedTuple):
     method: str
     declared: bool
 
-    def __call__(
-        self,
-        images: Tensor,
-        *,
-        embedding: bool = False,
-        bn: bool = False,
-        maps: Sequence[str] = (),
-        channel_means: bool = False,
-    ) -> NetworkOutput:
+    def __call__(self, images: Tensor, *, embedding: bool = False, **asked: Any) -> NetworkOutput:  # noqa: ANN401
         if embedding and not self.declared:
             raise ValueError(f"{self.method}.loss asks for the embedding: set needs_embedding = True in the method")
-        output = self.network(images, embedding=embedding, bn=bn, maps=maps, channel_means=channel_means)
-        return RequestedOutput(*output)
+        return RequestedOutput(*self.network(images, embedding=embedding, **asked))
 
 
 class SynthesisLoss(NamedTuple):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -49,17 +48,8 @@ class _Observed(NamedTuple):
     teacher: Observe
     shared: bool
 
-    def __call__(
-        self,
-        images: Tensor,
-        *,
-        embedding: bool = False,
-        bn: bool = False,
-        maps: Sequence[str] = (),
-        channel_means: bool = False,
-    ) -> NetworkOutput:
-        embedding = embedding or self.shared
-        return self.teacher(images, embedding=embedding, bn=bn, maps=maps, channel_means=channel_means)
+    def __call__(self, images: Tensor, *, embedding: bool = False, **asked: Any) -> NetworkOutput:  # noqa: ANN401
+        return self.teacher(images, embedding=embedding or self.shared, **asked)
 
 
 class SynthesisStep(NamedTuple):
