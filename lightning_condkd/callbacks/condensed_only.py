@@ -20,7 +20,7 @@ from lightning_condkd.steps import OptimizerTurns
 from lightning_condkd.training.divergence import LogitsWatch, LossWatch, check_logits, symptoms
 from lightning_condkd.training.held_out import loaders_in_turn
 from lightning_condkd.training.run_length import run_steps, units_of_run
-from lightning_condkd.training.trainer_options import callbacks_of
+from lightning_condkd.training.trainer_access import callbacks_of
 
 
 class CondensedOnlyBaseline(Callback):

@@ -27,8 +27,7 @@ from lightning_condkd.modules.generative_condensation import GenerativeCondensat
 from lightning_condkd.training.outputs import check_targets, run_folder
 from lightning_condkd.training.resumable import ResumableModule
 from lightning_condkd.training.run_length import dev_steps
-from lightning_condkd.training.trainer_access import checkpoint_folder
-from lightning_condkd.training.trainer_options import callbacks_of
+from lightning_condkd.training.trainer_access import callbacks_of, checkpoint_folder
 from lightning_condkd.writing import Target, write_atomic
 
 TITLES = {

@@ -8,7 +8,6 @@ from typing import Any
 
 import lightning as L
 from lightning.fabric.plugins.io import TorchCheckpointIO
-from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
 
 from lightning_condkd.messages import listed
@@ -130,25 +129,6 @@ def own_state(checkpoint: Mapping[str, Any], key: str, module: L.LightningModule
         )
     state: dict[str, Any] = checkpoint[key]
     return state
-
-
-def take_average(trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-    """Put the averaged weights of a callback, which validation evaluates, into a checkpoint of weights alone.
-
-    Lightning calls the callbacks for full checkpoints only.
-
-    Args:
-        trainer: the trainer.
-        module: the module.
-        checkpoint: the content to be written.
-    """
-    if "optimizer_states" in checkpoint or trainer.state.fn != "fit":
-        return
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, WeightAveraging):
-            callback.on_save_checkpoint(trainer, module, checkpoint)
-            for name in ("current_model_state", "averaging_state"):
-                checkpoint.pop(name, None)
 
 
 def write_whole(trainer: L.Trainer) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_condkd.messages import listed
 from lightning_condkd.randomness import run_seed
 from lightning_condkd.training.batches import data_settings
-from lightning_condkd.training.checkpoints import WholeCheckpointIO, own_state, refusal, take_average
+from lightning_condkd.training.checkpoints import WholeCheckpointIO, own_state, refusal
 from lightning_condkd.training.described_module import DescribedModule
 from lightning_condkd.training.loop_counters import count_epoch, validate_on_resume
 from lightning_condkd.training.outputs import CheckedOutputs
@@ -28,6 +28,7 @@ from lightning_condkd.training.run_record import (
     settings,
     warn_of_differences,
 )
+from lightning_condkd.training.student_averaging import take_average
 from lightning_condkd.training.trainer_options import check_trainer, remark_on_going_on
 
 RUN_KEY = "lightning_condkd"

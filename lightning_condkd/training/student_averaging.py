@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from lightning_condkd.training.run_record import differences, warn_of_differences
-from lightning_condkd.training.trainer_access import CountsUnits, student_of
+from lightning_condkd.training.trainer_access import CountsUnits, callbacks_of, student_of
 
-CURRENT, AVERAGING, STUDENT = "current_model_state", "averaging_state", "student."
+CURRENT, AVERAGING, STUDENT = "current_model_state", "averaging_state", "student."  # the first two are Lightning's
 
 
 class StudentAveraging(WeightAveraging):
@@ -215,3 +215,21 @@ class StudentAveraging(WeightAveraging):
         if self._kept is not None:
             module.student.load_state_dict(self._kept)
             self._kept = None
+
+
+def take_average(trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+    """Put the averaged weights of a callback, which validation evaluates, into a checkpoint of weights alone.
+
+    Lightning calls the callbacks for full checkpoints only.
+
+    Args:
+        trainer: the trainer.
+        module: the module.
+        checkpoint: the content to be written.
+    """
+    if "optimizer_states" in checkpoint or trainer.state.fn != "fit":
+        return
+    for callback in callbacks_of(trainer, WeightAveraging):
+        callback.on_save_checkpoint(trainer, module, checkpoint)
+        for name in (CURRENT, AVERAGING):
+            checkpoint.pop(name, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 from torch import nn
@@ -130,3 +130,13 @@ def checkpoint_folder(callback: object) -> str | Path | None:
         callback: any callback, such as ``trainer.checkpoint_callback``.
     """
     return callback.dirpath if isinstance(callback, WritesCheckpoints) else None
+
+
+def callbacks_of(trainer: L.Trainer, kind: type[L.Callback]) -> list[Any]:
+    """Return the callbacks of a trainer that are of a class.
+
+    Args:
+        trainer: the trainer.
+        kind: their class.
+    """
+    return [callback for callback in trainer.callbacks if isinstance(callback, kind)]  # type: ignore[attr-defined]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import (
@@ -24,7 +23,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_condkd.training.described_module import DescribedModule
 from lightning_condkd.training.student_averaging import StudentAveraging
-from lightning_condkd.training.trainer_access import image_data_of, monitored_by
+from lightning_condkd.training.trainer_access import callbacks_of, image_data_of, monitored_by
 
 WHOLE_MODULE = "treats all networks of the module as one, including frozen ones"
 AVERAGE = "use lightning_condkd.callbacks.StudentAveraging for a student, leave it out elsewhere"
@@ -133,13 +132,3 @@ def _remark_on_monitors(module: DescribedModule) -> None:
                 f"{type(callback).__name__} monitors {monitor!r}, which {type(module).__name__} does not log (its "
                 f"names begin with {', '.join(module.metrics)}): unless a callback of yours does, it will end the run"
             )
-
-
-def callbacks_of(trainer: L.Trainer, kind: type[L.Callback]) -> list[Any]:
-    """Return the callbacks of a trainer that are of a class.
-
-    Args:
-        trainer: the trainer.
-        kind: their class.
-    """
-    return [callback for callback in trainer.callbacks if isinstance(callback, kind)]  # type: ignore[attr-defined]
