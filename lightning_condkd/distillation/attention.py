@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from lightning_condkd.distillation.losses import DistillationLoss
+from lightning_condkd.distillation.base import DistillationLoss
 from lightning_condkd.functional.attention import attention_transfer
 from lightning_condkd.functional.divergence import Reduction, check_reduction, negative_divergence
 from lightning_condkd.types import NetworkOutput

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,6 +60,43 @@ def check_classifier(
 
 
 @torch.no_grad()
+def output_shapes(
+    name: str,
+    network: Observer,
+    image_shape: tuple[int, int, int],
+    maps: Sequence[str] = (),
+    *,
+    embedding: bool = False,
+) -> tuple[int, tuple[tuple[int, ...], ...]]:
+    """Return the width of a network's embedding and the shapes of inner modules' outputs, by a small forward pass.
+
+    Args:
+        name: name of the network in the message.
+        network: the network; it is in its own mode afterwards.
+        image_shape: ``(C, H, W)`` of the images in pixels.
+        maps: names of its modules.
+        embedding: whether to measure the embedding; its width is 0 otherwise.
+
+    Raises:
+        ValueError: if a module is missing, or the network fails on such images.
+
+    Example:
+        >>> from lightning_condkd.models import DigitsNet
+        >>> output_shapes("network", Observer(DigitsNet(width=8)), (1, 8, 8), ["features"], embedding=True)
+        (16, ((16, 4, 4),))
+    """
+    with _read_by(
+        network, f"{name} cannot read images of {image_shape}", image_shape, embedding=embedding, maps=maps
+    ) as (
+        _,
+        found,
+        inner,
+        *_others,
+    ):
+        return (0 if found is None else found.shape[1]), tuple(tuple(one.shape[1:]) for one in inner)
+
+
+@torch.no_grad()
 def check_generator(generator: nn.Module, latent_size: int, image_shape: tuple[int, int, int]) -> None:
     """Check that a generator maps latents of the given size to images of the task.
 
@@ -103,7 +140,7 @@ def check_encoder(encoder: nn.Module, latent_size: int, image_shape: tuple[int, 
 
 
 @contextmanager
-def _read_by(network: nn.Module, problem: str, shape: tuple[int, ...], **asked: bool) -> Iterator[Any]:
+def _read_by(network: nn.Module, problem: str, shape: tuple[int, ...], **asked: object) -> Iterator[Any]:
     """Give what a network in eval mode makes of two zero inputs; if that fails, name the problem and what it said."""
     inputs = torch.zeros(2, *shape).to(next(network.parameters(), torch.empty(0)))
     modes = {module: module.training for module in network.modules()}

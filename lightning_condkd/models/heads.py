@@ -100,6 +100,46 @@ def embedding_of(head: nn.Module, inputs: Tensor) -> Tensor:
     return channel_means(inputs).to(inputs.dtype) if isinstance(head, nn.Conv2d) else inputs
 
 
+class ClassifierHead(nn.Module):
+    """A classifier's final layer as a map from embeddings to logits.
+
+    Args:
+        layer: a linear layer or a 1x1 convolution, see :func:`find_head`.
+
+    Example:
+        >>> import torch
+        >>> ClassifierHead(nn.Conv2d(8, 2, 1))(torch.rand(3, 8)).shape
+        torch.Size([3, 2])
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """Return logits ``(N, K)``.
+
+        Args:
+            embedding: ``(N, D)``.
+        """
+        if isinstance(self.layer, nn.Conv2d):
+            return cast(Tensor, self.layer(embedding[:, :, None, None])).flatten(1)
+        return cast(Tensor, self.layer(embedding))
+
+    @property
+    def weight(self) -> Tensor:
+        """Weights of the classes, ``(K, D)``.
+
+        Raises:
+            ValueError: if the layer has no such weight.
+        """
+        wide, classes = head_widths(self.layer)
+        weight = getattr(self.layer, "weight", None)
+        if not isinstance(weight, Tensor) or weight.numel() != wide * classes:
+            raise ValueError(f"expected a final layer with a weight ({classes}, {wide}), got {self.layer}")
+        return weight.view(classes, wide)
+
+
 def class_count(network: nn.Module, name: str | None) -> int:
     """Return the number of classes: the width of the head, or of the last layer with parameters.
 

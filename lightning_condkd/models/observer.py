@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from lightning_condkd.hashing import content_hash
 from lightning_condkd.models.finite import check_finite
 from lightning_condkd.models.heads import (
+    ClassifierHead,
     candidates,
     class_count,
     embedding_of,
@@ -195,6 +197,18 @@ class Observer(nn.Module):
     def embedding_size(self) -> int:
         """Width D of the embedding: width of the final linear layer's input."""
         return head_widths(needed_head(self.network, self._embedding))[0]
+
+    def head(self) -> ClassifierHead:
+        """Return the final linear layer as a map from embeddings to logits; it shares the network's weights.
+
+        Raises:
+            ValueError: if the network has no such layer.
+        """
+        return ClassifierHead(needed_head(self.network, self._embedding))
+
+    def copy_head(self) -> ClassifierHead:
+        """Return a copy of :meth:`head` with weights of its own."""
+        return copy.deepcopy(self.head())
 
     @property
     def bn_channels(self) -> tuple[int, ...]:

@@ -105,10 +105,13 @@ def tap_output(hooks: ExitStack, layer: nn.Module) -> list[Tensor]:
     """
     seen: list[Tensor] = []
 
-    def record(module: nn.Module, _: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401
+    def record(module: nn.Module, _: tuple[Any, ...], output: Any) -> Tensor:  # noqa: ANN401
         if not isinstance(output, Tensor):
             raise TypeError(f"maps: expected a tensor from {type(module).__name__}, got {type(output).__name__}")
-        seen[:] = [output.clone()]  # a following in-place ReLU would overwrite the output itself
+        seen[:] = [output]
+        # The network goes on with a copy: a following in-place ReLU would overwrite the record, and gradients of the
+        # logits with respect to the record exist.
+        return output.clone()
 
     hooks.callback(layer.register_forward_hook(record).remove)
     return seen
