@@ -2,11 +2,15 @@
 
 from lightning_condkd.distillation.attention import AttentionDistillation
 from lightning_condkd.distillation.base import DistillationLoss, LossContext, LossSpec, NetworkShapes
+from lightning_condkd.distillation.fitnet import FitNet
 from lightning_condkd.distillation.logits import KLDistillation, LogitsL1Distillation
+from lightning_condkd.distillation.vid import VID
 
 __all__ = [
+    "VID",
     "AttentionDistillation",
     "DistillationLoss",
+    "FitNet",
     "KLDistillation",
     "LogitsL1Distillation",
     "LossContext",
