@@ -1,14 +1,16 @@
 """Losses that train the student."""
 
-from lightning_condkd.distillation.attention import AttentionDistillation
+from lightning_condkd.distillation.attention import AttentionDistillation, AttentionTransfer
 from lightning_condkd.distillation.base import DistillationLoss, LossContext, LossSpec, NetworkShapes
 from lightning_condkd.distillation.fitnet import FitNet
 from lightning_condkd.distillation.logits import KLDistillation, LogitsL1Distillation
+from lightning_condkd.distillation.reviewkd import ReviewKD
 from lightning_condkd.distillation.vid import VID
 
 __all__ = [
     "VID",
     "AttentionDistillation",
+    "AttentionTransfer",
     "DistillationLoss",
     "FitNet",
     "KLDistillation",
@@ -16,4 +18,5 @@ __all__ = [
     "LossContext",
     "LossSpec",
     "NetworkShapes",
+    "ReviewKD",
 ]

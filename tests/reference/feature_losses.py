@@ -102,3 +102,37 @@ def hierarchical_context(student: Sequence[Tensor], teacher: Sequence[Tensor]) -
                 weights = weights + weight
         total = total + error / weights
     return total
+
+
+def nearest(maps: Tensor, rows: int, columns: int) -> Tensor:
+    """Every place takes the place that it falls on."""
+    high, wide = maps.shape[2], maps.shape[3]
+    return torch.stack(
+        [
+            torch.stack([maps[:, :, i * high // rows, j * wide // columns] for j in range(columns)], dim=2)
+            for i in range(rows)
+        ],
+        dim=2,
+    )
+
+
+def review(student: Sequence[Tensor], teacher: Sequence[Tensor], parameters: dict[str, Tensor]) -> Tensor:
+    """ReviewKD (arXiv 2104.09044): the stages, the embedding last, fused from the deepest to the first."""
+    results: dict[int, Tensor] = {}
+    fused: Tensor | None = None
+    for index in range(len(student) - 1, -1, -1):
+        w = {
+            name.removeprefix(f"{index}."): value for name, value in parameters.items() if name.startswith(f"{index}.")
+        }
+        x = batch_norm(
+            convolution(student[index], w["inwards.0.weight"], None), w["inwards.1.weight"], w["inwards.1.bias"]
+        )
+        if fused is not None:
+            y = nearest(fused, x.shape[2], x.shape[3])
+            z = convolution(torch.cat([x, y], 1), w["attention.0.weight"], w["attention.0.bias"])
+            z = 1 / (1 + torch.exp(-z))
+            x = torch.stack([x[:, c] * z[:, 0] + y[:, c] * z[:, 1] for c in range(x.shape[1])], dim=1)
+        fused = nearest(x, teacher[index].shape[2], teacher[index].shape[3])
+        hidden = convolution(fused, w["outwards.0.weight"], None, padding=1)
+        results[index] = batch_norm(hidden, w["outwards.1.weight"], w["outwards.1.bias"])
+    return hierarchical_context([results[index] for index in range(len(student))], teacher)
