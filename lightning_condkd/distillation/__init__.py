@@ -2,12 +2,14 @@
 
 from lightning_condkd.distillation.attention import AttentionDistillation, AttentionTransfer
 from lightning_condkd.distillation.base import DistillationLoss, LossContext, LossSpec, NetworkShapes
+from lightning_condkd.distillation.crd import CRD
 from lightning_condkd.distillation.fitnet import FitNet
 from lightning_condkd.distillation.logits import KLDistillation, LogitsL1Distillation
 from lightning_condkd.distillation.reviewkd import ReviewKD
 from lightning_condkd.distillation.vid import VID
 
 __all__ = [
+    "CRD",
     "VID",
     "AttentionDistillation",
     "AttentionTransfer",
