@@ -6,6 +6,7 @@ from lightning_condkd.distillation.crd import CRD
 from lightning_condkd.distillation.fitnet import FitNet
 from lightning_condkd.distillation.logits import KLDistillation, LogitsL1Distillation
 from lightning_condkd.distillation.reviewkd import ReviewKD
+from lightning_condkd.distillation.simkd import SimKD
 from lightning_condkd.distillation.vid import VID
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "LossSpec",
     "NetworkShapes",
     "ReviewKD",
+    "SimKD",
 ]

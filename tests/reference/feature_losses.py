@@ -136,3 +136,11 @@ def review(student: Sequence[Tensor], teacher: Sequence[Tensor], parameters: dic
         hidden = convolution(fused, w["outwards.0.weight"], None, padding=1)
         results[index] = batch_norm(hidden, w["outwards.1.weight"], w["outwards.1.bias"])
     return hierarchical_context([results[index] for index in range(len(student))], teacher)
+
+
+def projection(student: Tensor, parameters: dict[str, Tensor]) -> Tensor:
+    """SimKD (arXiv 2203.14001): convolutions of 1x1, 3x3 and 1x1, each with BatchNorm and ReLU."""
+    for index, padding in ((0, 0), (3, 1), (6, 0)):
+        student = convolution(student, parameters[f"{index}.weight"], None, padding=padding)
+        student = relu(batch_norm(student, parameters[f"{index + 1}.weight"], parameters[f"{index + 1}.bias"]))
+    return student
