@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-import torch
 from torch import Tensor, nn
 
 from lightning_condkd.functional.feature_maps import pool_to
@@ -107,7 +106,6 @@ class ProjectedNetwork(nn.Module):
         logits: Tensor = self.head(head_input(self.projector(maps), self.head.layer))
         return logits
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # a compiled network would drop the hook
     def _map(self, images: Tensor) -> Tensor:
         with ExitStack() as hooks:
             seen = tap_output(hooks, submodule(self.network, self.map_name, "map_name"))

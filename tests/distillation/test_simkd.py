@@ -102,10 +102,12 @@ def test_the_predictor_shares_weights_and_a_copy_does_not() -> None:
 
 def test_a_compiled_predictor_predicts_the_same() -> None:
     networks = pair()
-    predictor = networks.build(SimKD(LAST)).predictor(networks.student)
-    expected = predictor(networks.images).logits
+    predictor = networks.build(SimKD(LAST)).predictor(networks.student).train()
+    batches = networks.images, networks.images.flip(2)
+    expected = [predictor(images).logits for images in batches]
     predictor.compile(backend="eager")
-    torch.testing.assert_close(predictor.train()(networks.images).logits, expected)
+    for images, logits in zip(batches, expected, strict=True):
+        torch.testing.assert_close(predictor(images).logits, logits)
 
 
 def test_a_head_that_reads_the_whole_map_gets_it() -> None:

@@ -144,3 +144,25 @@ def projection(student: Tensor, parameters: dict[str, Tensor]) -> Tensor:
         student = convolution(student, parameters[f"{index}.weight"], None, padding=padding)
         student = relu(batch_norm(student, parameters[f"{index + 1}.weight"], parameters[f"{index + 1}.bias"]))
     return student
+
+
+def activation_maps(maps: Tensor, weight: Tensor) -> Tensor:
+    """M[n, k] = sum_c w[k, c] A[n, c] (arXiv 1512.04150)."""
+    return torch.stack(
+        [torch.stack([sum(w * one for w, one in zip(row, image, strict=True)) for row in weight]) for image in maps]
+    )
+
+
+def unit_over_places(maps: Tensor) -> Tensor:
+    return maps / torch.sqrt((maps**2).sum((2, 3), keepdim=True))
+
+
+def gradient_weighted(logits: Tensor, classes: Sequence[int], maps: Tensor) -> Tensor:
+    """sum_c mean_hw(dz / dA_c) A_c, the weights being constants."""
+    total = sum(logits[n, c] for n, c in enumerate(classes))
+    (gradient,) = torch.autograd.grad(total, maps, retain_graph=True)
+    places = maps.shape[2] * maps.shape[3]
+    images = []
+    for n in range(len(maps)):
+        images.append(sum(gradient[n, c].sum() / places * maps[n, c] for c in range(maps.shape[1])))
+    return torch.stack(images)
