@@ -19,7 +19,7 @@ from lightning_condkd.randomness import Draw
 from lightning_condkd.steps import OptimizerTurns
 from lightning_condkd.training.divergence import LogitsWatch, LossWatch, check_logits, symptoms
 from lightning_condkd.training.held_out import loaders_in_turn
-from lightning_condkd.training.run_length import run_steps, units_of_run
+from lightning_condkd.training.run_length import run_steps, student_progress, units_of_run
 from lightning_condkd.training.trainer_access import callbacks_of
 
 
@@ -90,8 +90,9 @@ def _train_on_condensed(module: CondKD) -> Observer:
     transfer = module.distillation_step.transfer_set
     student = copy.deepcopy(module.student).train()
     alone = TransferSet(transfer.condensed, mix=1.0, batch_size=transfer.batch_size)
-    step = module.distillation_step._replace(student=student, transfer_set=alone)
-    optimizer = module.make_student_optimizer(student)
+    loss = copy.deepcopy(module.distillation)
+    step = module.distillation_step._replace(student=student, distillation=loss, transfer_set=alone)
+    optimizer = module.make_student_optimizer(student, loss)
     scheduler = module.make_student_scheduler(optimizer)
     scaled = getattr(module.trainer.precision_plugin, "scaler", None) is not None
     turns = OptimizerTurns({"student": optimizer}, torch.amp.GradScaler(module.device.type, enabled=scaled))
@@ -99,12 +100,14 @@ def _train_on_condensed(module: CondKD) -> Observer:
     for unit, ends_round in units_of_run(module.trainer, module.inversion.cadence):
         if unit.phase == "distill":
             draw = Draw(module.seed, unit.counter)
-            for update in step.take(unit, draw, turns, module.student_gradient_clip):
+            progress = student_progress(module.trainer, module.inversion.cadence, unit)
+            for update in step.take(unit, draw, turns, module.student_gradient_clip, progress):
                 watch.add(update.optimizer, unit.counter, update.losses)
             if ends_round:
                 scheduler.step()
                 _check(module.trainer, student, watch, unit.round, scaled)
-    return student.eval()
+    loss.eval()
+    return loss.predictor(student.eval())
 
 
 def _check(trainer: L.Trainer, student: Observer, watch: LossWatch, round: int, scaled: bool) -> None:

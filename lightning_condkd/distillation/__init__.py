@@ -3,6 +3,7 @@
 from lightning_condkd.distillation.attention import AttentionDistillation
 from lightning_condkd.distillation.base import DistillationLoss, LossContext, LossSpec, NetworkShapes
 from lightning_condkd.distillation.logits import KLDistillation, LogitsL1Distillation
+from lightning_condkd.distillation.weighted import WeightedLosses
 
 __all__ = [
     "AttentionDistillation",
@@ -12,4 +13,5 @@ __all__ = [
     "LossContext",
     "LossSpec",
     "NetworkShapes",
+    "WeightedLosses",
 ]

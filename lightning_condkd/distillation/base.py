@@ -9,12 +9,25 @@ import torch
 from torch import Tensor, nn
 
 from lightning_condkd.augment import Augment
+from lightning_condkd.messages import listed
 from lightning_condkd.models import Observer
 from lightning_condkd.models.checks import output_shapes
 from lightning_condkd.models.heads import ClassifierHead
+from lightning_condkd.models.stages import stage_names
 from lightning_condkd.randomness import Draw, seeded_generator, seeded_initialization
 from lightning_condkd.subclassing import FinalMethods, RequestedOutput, check_initialized
 from lightning_condkd.types import LossTerms, NetworkOutput
+
+NEEDS = (
+    "needs_embedding",
+    "needs_labels",
+    "needs_teacher_head",
+    "needs_student_head",
+    "needs_class_means",
+    "needs_slots",
+    "needs_progress",
+    "needs_teacher_graph",
+)
 
 
 class NetworkShapes(NamedTuple):
@@ -106,7 +119,8 @@ class DistillationLoss(FinalMethods, nn.Module):
 
     Attributes:
         needs_embedding: whether both outputs must carry the penultimate embedding.
-        teacher_maps: names of the teacher's modules whose outputs its record must carry.
+        teacher_maps: names of the teacher's modules whose outputs its record must carry; ``None`` until :meth:`build`
+            for its stages, see :meth:`name_maps`.
         student_maps: names of the student's modules, likewise.
         needs_labels: whether classes are used; a run takes the teacher's prediction where none are known.
         accepts_soft_labels: whether labels may be probabilities ``(N, K)``, as of images that are mixtures.
@@ -143,12 +157,13 @@ class DistillationLoss(FinalMethods, nn.Module):
     finals: ClassVar[Mapping[str, str]] = {
         "__call__": "forward(student, teacher, labels)",
         "terms": "forward(student, teacher, labels)",
-        "build": "make(spec)",
+        "build": "check_shapes(spec) and make(spec)",
+        "check_reached": "parameter_groups()",
         "set_class_means": "forward(student, teacher, labels), which may read class_means",
     }
     needs_embedding: bool = False
-    teacher_maps: Sequence[str] = ()
-    student_maps: Sequence[str] = ()
+    teacher_maps: Sequence[str] | None = ()
+    student_maps: Sequence[str] | None = ()
     needs_labels: bool = False
     accepts_soft_labels: bool = False
     needs_teacher_head: bool = False
@@ -158,6 +173,7 @@ class DistillationLoss(FinalMethods, nn.Module):
     needs_progress: bool = False
     needs_teacher_graph: bool = False
     second_view: Augment | None = None
+    _unchecked: bool = True
     context: LossContext = LossContext()
     spec: LossSpec | None = None
     teacher_head: ClassifierHead
@@ -191,18 +207,22 @@ class DistillationLoss(FinalMethods, nn.Module):
             ValueError: if a network lacks a declared module or layer, or fails on such images.
         """
         check_initialized(self, "super().__init__()")
+        self.resolve_maps(teacher, student)
         asked = {"embedding": self.needs_embedding}
         shapes = {
-            name: NetworkShapes(*output_shapes(f"{type(self).__name__}: {name}", network, image_shape, maps, **asked))
+            name: NetworkShapes(
+                *output_shapes(f"{type(self).__name__}: {name}", network, image_shape, maps or (), **asked)
+            )
             for name, network, maps in (
                 ("teacher", teacher, self.teacher_maps),
                 ("student", student, self.student_maps),
             )
         }
         self.spec = LossSpec(image_shape, teacher.num_classes, shapes["teacher"], shapes["student"], slots)
-        if self.needs_teacher_head:
+        self.check_shapes(self.spec)
+        if self.needs_teacher_head and not self.inner_losses():
             self.teacher_head = teacher.copy_head().requires_grad_(False)
-        if self.needs_class_means:
+        if self.needs_class_means and not self.inner_losses():
             self.register_buffer("class_means", torch.zeros(teacher.num_classes, teacher.embedding_size))
             self.register_buffer("has_class_means", torch.zeros((), dtype=torch.bool))
         with seeded_initialization(seeded_generator(0, "distillation") if generator is None else generator):
@@ -211,9 +231,93 @@ class DistillationLoss(FinalMethods, nn.Module):
             inner.build(teacher, student, image_shape, slots=slots, generator=generator)
         return self
 
+    def name_maps(self, teacher_maps: Sequence[str] | None, student_maps: Sequence[str] | None) -> None:
+        """Set the names of the modules that are compared in pairs; a constructor calls it.
+
+        Args:
+            teacher_maps: names of the teacher's modules; ``None`` for its stages, see
+                :func:`~lightning_condkd.models.stages.stage_names`.
+            student_maps: names of the student's modules; ``None`` for the same names, or for its own stages if the
+                teacher's are not named.
+
+        Raises:
+            ValueError: if there is none, or their numbers differ.
+        """
+        if teacher_maps is None and student_maps is not None:
+            raise ValueError(f"teacher_maps: name the modules whose maps {list(student_maps)} are compared with")
+        if teacher_maps is not None and student_maps is None:
+            student_maps = teacher_maps
+        for maps in (teacher_maps, student_maps):
+            if isinstance(maps, str) or (maps is not None and not maps):
+                raise ValueError(f"expected names of modules, one at least, got {maps!r}: name the blocks in pairs")
+                    f"expected a list of names of modules, one at least, got {maps!r}: name the blocks in pairs"
+                )
+        if teacher_maps is not None and student_maps is not None and len(teacher_maps) != len(student_maps):
+            raise ValueError(
+                f"expected as many student_maps as teacher_maps, got {list(student_maps)} and {list(teacher_maps)}: "
+                "name the blocks in pairs"
+            )
+        self.teacher_maps = None if teacher_maps is None else tuple(teacher_maps)
+        self.student_maps = None if student_maps is None else tuple(student_maps)
+
+    def resolve_maps(self, teacher: Observer, student: Observer) -> None:
+        """Set the names of maps that are not given to the stages of two networks; :meth:`build` calls it.
+
+        Args:
+            teacher: the teacher.
+            student: the student.
+
+        Raises:
+            ValueError: if the networks differ in the number of stages, or have none.
+        """
+        for inner in self.inner_losses():
+            inner.resolve_maps(teacher, student)
+        if self.inner_losses():
+            self.teacher_maps = tuple(name for loss in self.inner_losses() for name in loss.teacher_maps or ())
+            self.student_maps = tuple(name for loss in self.inner_losses() for name in loss.student_maps or ())
+        if self.teacher_maps is None or self.student_maps is None:
+            stages = stage_names(teacher.network), stage_names(student.network)
+            if not stages[0] or len(stages[0]) != len(stages[1]):
+                raise ValueError(
+                    f"{type(self).__name__}: the stages of teacher and student do not pair: {', '.join(stages[0])} and "
+                    f"{', '.join(stages[1])}; give teacher_maps and student_maps, names of modules in pairs"
+                )
+            self.teacher_maps, self.student_maps = stages
+
     def inner_losses(self) -> list[DistillationLoss]:
-        """Return the losses that this one is composed of; none by default."""
+        """Return the losses that this one is composed of, which are built with it: those among its direct children."""
         return [child for child in self.children() if isinstance(child, DistillationLoss)]
+
+    def adopt_needs(self) -> None:
+        """Declare what :meth:`inner_losses` need; the constructor of a composed loss calls it last.
+
+        Maps are those of all inner losses one after another, known after :meth:`build`.
+
+        Raises:
+            ValueError: if inner losses have different second views.
+        """
+        inner = self.inner_losses()
+        for need in NEEDS:
+            setattr(self, need, any(getattr(loss, need) for loss in inner))
+        self.accepts_soft_labels = all(loss.accepts_soft_labels for loss in inner if loss.needs_labels)
+        views = [loss.second_view for loss in inner if loss.second_view is not None]
+        if len({str(view) for view in views}) > 1:
+            raise ValueError(f"{type(self).__name__}: expected one second view for all losses, got {views}")
+        self.second_view = views[0] if views else None
+
+    def lacks_class_means(self) -> bool:
+        """Return whether the loss needs class means that are not set yet."""
+        held = [
+            loss for loss in self.modules() if isinstance(loss, DistillationLoss) and "class_means" in loss._buffers
+        ]
+        return any(not bool(loss.has_class_means) for loss in held)
+
+    def check_shapes(self, spec: LossSpec) -> None:
+        """Check that the outputs can be compared; called by :meth:`build` before :meth:`make`; nothing by default.
+
+        Args:
+            spec: shapes of the task.
+        """
 
     def make(self, spec: LossSpec) -> None:
         """Create the loss's own parameters and buffers; none by default.
@@ -238,6 +342,12 @@ class DistillationLoss(FinalMethods, nn.Module):
         """
         return student
 
+    def changes_prediction(self) -> bool:
+        """Return whether :meth:`predictor` is another network than the student."""
+        if inner := self.inner_losses():
+            return any(loss.changes_prediction() for loss in inner)
+        return type(self).predictor is not DistillationLoss.predictor
+
     def other_predictors(self, student: Observer) -> Mapping[str, Callable[[Tensor], Tensor]]:
         """Return slower ways to predict that a test measures too, by name; none by default.
 
@@ -250,6 +360,23 @@ class DistillationLoss(FinalMethods, nn.Module):
         return {}
 
     @final
+    def check_reached(self) -> None:
+        """Check after the first step that a gradient reached every parameter of the loss.
+
+        Raises:
+            ValueError: if a parameter has no gradient.
+        """
+        if not self._unchecked:
+            return
+        trained = [(name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad]
+        if unreached := [name for name, parameter in trained if parameter.grad is None]:
+            raise ValueError(
+                f"{type(self).__name__}: no gradient reached {listed(unreached)} in the first step, so nothing trains "
+                "it: use it in forward, do not make it, or freeze it with requires_grad_(False)"
+            )
+        self._unchecked = False
+
+    @final
     def set_class_means(self, means: Tensor) -> None:
         """Set :attr:`class_means`, unless they are set already, as in a resumed run.
 
@@ -257,7 +384,7 @@ class DistillationLoss(FinalMethods, nn.Module):
             means: mean of the teacher's embeddings for each class, ``(K, D)``.
         """
         for loss in self.modules():
-            if isinstance(loss, DistillationLoss) and loss.needs_class_means and not bool(loss.has_class_means):
+            if isinstance(loss, DistillationLoss) and "class_means" in loss._buffers and not bool(loss.has_class_means):
                 loss.class_means.copy_(means)
                 loss.has_class_means.fill_(True)
 
@@ -325,12 +452,11 @@ class DistillationLoss(FinalMethods, nn.Module):
 
     def _check_given(self, labels: Tensor | None) -> None:
         name, given = type(self).__name__, self.context
-        builds = type(self).make is not DistillationLoss.make or self.needs_teacher_head or self.needs_class_means
-        if builds and self.spec is None:
+        if self.spec is None and self.must_be_built():
             raise RuntimeError(f"{name}: call build(teacher, student, image_shape) before the first step")
         if self.needs_labels and labels is None:
             raise ValueError(f"{name} needs labels: give classes (N,), such as teacher.logits.argmax(1)")
-        if labels is not None and labels.dim() == 2 and not self.accepts_soft_labels:
+        if self.needs_labels and labels is not None and labels.dim() == 2 and not self.accepts_soft_labels:
             raise ValueError(f"{name} takes classes (N,), got probabilities {tuple(labels.shape)}: give their argmax")
         lacking = {
             "slots": self.needs_slots and given.slots is None,
@@ -339,8 +465,15 @@ class DistillationLoss(FinalMethods, nn.Module):
         }
         if missing := [what for what, lacks in lacking.items() if lacks]:
             raise ValueError(f"{name} needs {', '.join(missing)}: pass them as LossContext({missing[0]}=...)")
-        if self.needs_class_means and not bool(self.has_class_means):
+        if "class_means" in self._buffers and not bool(self.has_class_means):
             raise ValueError(f"{name} needs class means: call set_class_means(means) with those of the teacher")
+
+    def must_be_built(self) -> bool:
+        """Return whether the loss has to be built before its first step."""
+        if self.teacher_maps is None:
+            return True
+        makes = type(self).make is not DistillationLoss.make or self.needs_teacher_head or self.needs_class_means
+        return makes or any(loss.must_be_built() for loss in self.inner_losses())
 
 
 def _scalar(name: str, loss: object) -> Tensor:
@@ -348,3 +481,22 @@ def _scalar(name: str, loss: object) -> Tensor:
         got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise ValueError(f"{name}.forward: expected a scalar tensor, got {got}; return the mean over the batch")
     return loss
+
+
+def check_same_resolution(loss: DistillationLoss, spec: LossSpec) -> None:
+    """Check that the maps of teacher and student are ``(N, C, H, W)`` with the same height and width in pairs.
+
+    Args:
+        loss: the loss, with its names of maps.
+        spec: shapes of the task.
+
+    Raises:
+        ValueError: if a pair differs.
+    """
+    names = zip(loss.teacher_maps or (), loss.student_maps or (), strict=True)
+    for (first, second), one, other in zip(names, spec.teacher.maps, spec.student.maps, strict=True):
+        if len(one) != 3 or one[1:] != other[1:]:
+            raise ValueError(
+                f"{type(loss).__name__}: expected maps (C, H, W) of one height and width, got {one} from {first!r} of "
+                f"the teacher and {other} from {second!r} of the student: name modules of the same resolution"
+            )

@@ -55,24 +55,20 @@ def check_stages(inversion: object, alignment: object, distillation: object) -> 
         cure = "give FeatureAlignment(discriminator); a discriminator of your own subclasses Discriminator"
         _check_kind("alignment", alignment, FeatureAlignment, cure)
     if distillation is not None:
-        cure = "subclass DistillationLoss and write forward(student, teacher, labels), which gets both outputs"
-        _check_kind("distillation", distillation, DistillationLoss, cure)
+        check_loss(distillation)
 
 
-def check_nothing_to_train(loss: DistillationLoss) -> None:
-    """Check that a distillation loss has no trainable parameters.
+def check_loss(distillation: object) -> None:
+    """Check the type of a distillation loss.
 
     Args:
-        loss: loss of the student.
+        distillation: value given as distillation.
 
     Raises:
-        ValueError: if it has some.
+        TypeError: if it has another type.
     """
-    if trained := [name for name, parameter in loss.named_parameters() if parameter.requires_grad]:
-        raise ValueError(
-            f"distillation: nothing trains {listed(trained)} of {type(loss).__name__}: freeze them with "
-            "requires_grad_(False), make them buffers, or put the layers into the student"
-        )
+    cure = "subclass DistillationLoss and write forward(student, teacher, labels), which gets both outputs"
+    _check_kind("distillation", distillation, DistillationLoss, cure)
 
 
 def check_replayed(inversion: Inversion, optimizers: Sequence[str]) -> None:

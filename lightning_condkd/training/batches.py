@@ -42,6 +42,32 @@ def real_batch(batch: Any, num_classes: int | None = None) -> tuple[Tensor, Tens
     return image_pixels(images), labels
 
 
+def training_batch(batch: Any, num_classes: int) -> tuple[Tensor, Tensor, Tensor | None]:  # noqa: ANN401 - any loader's
+    """Return images in the units of [0, 1] in the default dtype, labels, and the rows of the images if there are any.
+
+    Args:
+        batch: images ``(N, C, H, W)``, uint8 or floating point in [0, 1]; classes ``(N,)`` with -1 where unknown, or
+            probabilities ``(N, K)``; and possibly rows ``(N,)``.
+        num_classes: number of classes K.
+
+    Raises:
+        ValueError: if the batch is no such tuple, its images are normalised or not finite, or a label is no class.
+
+    Example:
+        >>> training_batch((torch.zeros(2, 3, 2, 2), torch.tensor([-1, 4])), 10)[1]
+        tensor([-1,  4])
+    """
+    if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
+        raise ValueError(f"expected batches (images, labels) or (images, labels, rows), got {type(batch).__name__}")
+    images, labels = _tensor(batch[0]), batch[1]
+    if isinstance(labels, Tensor) and labels.is_floating_point() and labels.shape == (len(images), num_classes):
+        return image_pixels(images), labels.to(torch.get_default_dtype()), batch[2] if len(batch) == 3 else None
+    classes = class_labels(labels, len(images))
+    known = classes[classes >= 0]
+    class_labels(known, len(known), num_classes)
+    return image_pixels(images), classes, batch[2] if len(batch) == 3 else None
+
+
 def image_pixels(images: object) -> Tensor:
     """Return images in the units of [0, 1] in the default dtype.
 
