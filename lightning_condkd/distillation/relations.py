@@ -46,10 +46,11 @@ class SP(DistillationLoss):
     def __init__(self, teacher_maps: Sequence[str], student_maps: Sequence[str] | None = None) -> None:
         super().__init__()
         student_maps = teacher_maps if student_maps is None else student_maps
-        if not teacher_maps or len(teacher_maps) != len(student_maps):
+        single = isinstance(teacher_maps, str) or isinstance(student_maps, str)
+        if single or not teacher_maps or len(teacher_maps) != len(student_maps):
             raise ValueError(
-                f"expected as many student_maps as teacher_maps, one at least, got {list(student_maps)} and "
-                f"{list(teacher_maps)}: name the modules in pairs"
+                f"expected as many student_maps as teacher_maps, one at least, got {student_maps} and {teacher_maps}: "
+                "give lists of names in pairs"
             )
         self.teacher_maps, self.student_maps = tuple(teacher_maps), tuple(student_maps)
 

@@ -73,21 +73,15 @@ class OFAKD(DistillationLoss):
     ) -> None:
         super().__init__()
         check_temperature(temperature)
-        if not student_maps:
-            raise ValueError("student_maps: expected the names of one or more stages, got none")
-        exponents = [exponent] * (len(student_maps) + 1) if isinstance(exponent, float | int) else list(exponent)
-        if len(exponents) != len(student_maps) + 1 or not all(one > 0 for one in exponents):
-            expected = f"expected a positive number, or {len(student_maps) + 1} (one for each stage and the logits)"
-            raise ValueError(f"exponent: {expected}, got {exponent}")
-        if not stage_weight > 0:
-            raise ValueError(
-                f"stage_weight: expected a positive number, got {stage_weight}: nothing else trains the heads"
-            )
-        if not logits_weight >= 0:
-            raise ValueError(f"logits_weight: expected a number >= 0, got {logits_weight}")
+        if not student_maps or isinstance(student_maps, str):
+            raise ValueError(f"student_maps: expected a list of names of one or more stages, got {student_maps!r}")
+        if not (stage_weight > 0 and logits_weight >= 0):
+            weights = f"got {stage_weight} and {logits_weight}: nothing else trains the heads"
+            raise ValueError(f"expected stage_weight > 0 and logits_weight >= 0, {weights}")
         if head_width is not None and head_width < 1:
             raise ValueError(f"head_width: expected a count of channels, got {head_width}")
-        self.student_maps, self.exponents, self.temperature = tuple(student_maps), tuple(exponents), temperature
+        self.student_maps, self.temperature = tuple(student_maps), temperature
+        self.exponents = _exponents(exponent, len(student_maps) + 1)
         self.stage_weight, self.logits_weight, self.head_width = stage_weight, logits_weight, head_width
         self.needs_embedding = head_width is None
 
@@ -100,16 +94,16 @@ class OFAKD(DistillationLoss):
         Raises:
             ValueError: if a stage has no maps ``(C, H, W)``.
         """
-        for name, shape in zip(self.student_maps, spec.student.maps, strict=True):
-            if len(shape) != 3:
-                raise ValueError(
-                    f"OFAKD: expected maps (C, H, W) from the student's module {name!r}, got {shape}: name modules of "
-                    "a convolutional student"
-                )
+        shapes = spec.student.maps
+        if any(len(shape) != 3 for shape in shapes):
+            raise ValueError(
+                f"OFAKD: expected maps (C, H, W) from the student's modules {self.student_maps}, got {shapes}: name "
+                "modules of a convolutional student"
+            )
         width = self.head_width or max(spec.student.embedding_size, spec.teacher.embedding_size)
-        last = len(self.student_maps) - 1
-        shapes = enumerate(spec.student.maps)
-        self.heads = nn.ModuleList([_head(shape[0], last - i, width, spec.num_classes) for i, shape in shapes])
+        later = reversed(range(len(shapes)))
+        heads = [_head(shape[0], n, width, spec.num_classes) for shape, n in zip(shapes, later, strict=True)]
+        self.heads = nn.ModuleList(heads)
 
     def forward(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor | None = None) -> LossTerms:
         """Return the sum over the stages and the term of the logits, see :class:`DistillationLoss`."""
@@ -131,6 +125,14 @@ class OFAKD(DistillationLoss):
         return (
             f"student_maps={self.student_maps}, exponents={self.exponents}, temperature={self.temperature}, {weights}"
         )
+
+
+def _exponents(exponent: float | Sequence[float], count: int) -> tuple[float, ...]:
+    exponents = (exponent,) * count if isinstance(exponent, float | int) else tuple(exponent)
+    if len(exponents) != count or not all(one > 0 for one in exponents):
+        expected = f"expected a positive number, or {count} (one for each stage and one for the logits)"
+        raise ValueError(f"exponent: {expected}, got {exponent}")
+    return exponents
 
 
 def _head(channels: int, halvings: int, width: int, num_classes: int) -> nn.Sequential:
