@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.utils.parametrizations import orthogonal
 
 from lightning_condkd.distillation.base import DistillationLoss, LossSpec
@@ -30,8 +31,8 @@ class NormDirection(DistillationLoss):
 
     Published on CIFAR-100 with cross-entropy of weight 1 and :class:`KLDistillation` at temperature 4, in this order:
     1, 1 and 2 for ResNet-56 to ResNet-20; 1, 3.5 and 2 for ResNet-32x4 to ResNet-8x4; 1, 1 and 1.5 for WRN-40-2 to
-    WRN-40-1; 1, 3 and 0.5 for ResNet-50 to MobileNetV2. On ImageNet 1, 2.5 and 1 for ResNet-34 to ResNet-18. The class
-    means are published as those of the training images.
+    WRN-40-1; 1, 3 and 0.5 for ResNet-50 to MobileNetV2. On ImageNet 1, 2.5 and 1 for ResNet-34 to ResNet-18. The weight
+    of the divergence rises in the first 20 of 240 epochs. The class means are those of the training images.
 
     Args:
         dropout: share of the student's features that are dropped before the linear layer, in [0, 1) (official code
@@ -158,10 +159,17 @@ class VkD(DistillationLoss):
         assert student.embedding is not None
         assert teacher.embedding is not None
         with torch.autocast(student.embedding.device.type, enabled=False):
-            projected = self.projector(at_least_float32(student.embedding))
+            embedding = at_least_float32(student.embedding)
+            projected = F.linear(embedding, self._projection().to(embedding.dtype))
         target = at_least_float32(teacher.embedding)
         target = whiten(target) if self.normalization == "whitening" else F.layer_norm(target, target.shape[1:])
         return F.smooth_l1_loss(projected, target)
+
+    def _projection(self) -> Tensor:
+        """Return the weight of the projection, computed in float32 at least: PyTorch cannot in a half type."""
+        made = cast(nn.ModuleDict, self.projector.parametrizations)["weight"]
+        held = {**dict(made.named_parameters()), **dict(made.named_buffers())}
+        return cast(Tensor, functional_call(made, {name: at_least_float32(value) for name, value in held.items()}))
 
     def extra_repr(self) -> str:
         """Return the argument for ``print``."""

@@ -22,9 +22,10 @@ class LSKD(DistillationLoss):
     The logits of both networks, also those of a second view, go through
     :func:`~lightning_condkd.functional.logits.standardize_logits`. What the inner loss needs, this one needs.
 
-    Published with the weight 9 (1 to 18 tried) and cross-entropy of weight 0.1, on logits that are not standardized, at
-    the temperature 2 (3 for some pairs): with :class:`KLDistillation`, :class:`DKD` or :class:`MLKD` as the inner loss.
-    For MLKD the official code standardizes the logits of its first term only, this class those of all terms.
+    Published with :class:`KLDistillation`, :class:`DKD` or :class:`MLKD` as the inner loss, at the temperature 2 (3 for
+    some pairs) and with the weight 9 (1 to 18 in the published runs), together with cross-entropy on logits that are
+    not standardized, of weight 0.1 (1 with DKD). With MLKD the official code standardizes the logits of the first term
+    only, this class those of all terms.
 
     Args:
         loss: the inner loss; ``None`` for ``KLDistillation(temperature=2.0)``.

@@ -91,6 +91,17 @@ def test_gradients_reach_student_images_and_own_parameters_but_not_the_teacher(p
     assert all(parameter.grad is None for parameter in pair.teacher.parameters())
 
 
+def test_networks_and_loss_may_be_of_half_precision(pair: Pair) -> None:
+    for module in (pair.teacher, pair.student, pair.loss):
+        module.to(torch.bfloat16)
+    value = pair(IMAGES.bfloat16())
+    assert value.dtype == torch.float32
+    value.backward()
+    trained = [*pair.student.named_parameters(), *pair.loss.named_parameters()]
+    unreached = {name for name, parameter in trained if parameter.grad is None or not parameter.grad.isfinite().all()}
+    assert unreached <= {f"network.{name}" for name in UNUSED}
+
+
 def test_a_loss_descends_with_all_that_it_trains(pair: Pair) -> None:
     groups = [{"params": list(pair.student.parameters())}, *pair.loss.parameter_groups()]
     optimizer = torch.optim.Adam(groups, lr=0.003)
