@@ -181,6 +181,11 @@ class DistillationLoss(FinalMethods, nn.Module):
     class_means: Tensor
     """Mean of the teacher's embeddings for each class, ``(K, D)``."""
 
+    def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401 - of any attribute
+        super().__setattr__(name, value)
+        if name in vars(self).get("_modules", ()) and getattr(self, name) is not value:
+            self.__dict__[name] = value  # torch keeps modules where a default of the class, such as None, hides them
+
     @final
     def build(
         self,
