@@ -13,7 +13,7 @@ LARGEST_DECAY = 0.999
 
 
 def split_tokens(features: Tensor, size: int) -> Tensor:
-    """Return features cut into tokens of neighbouring values.
+    """Return features cut into tokens of neighboring values.
 
     Args:
         features: ``(N, D)``.

@@ -83,7 +83,9 @@ class DiffusionHead(nn.Module):
             Two of ``(N, d)`` in float32 at least; ``None`` in place of the second without ``learn_sigma``.
         """
         dtype = self.input.weight.dtype
-        given = self.time(time_embedding(timesteps).to(dtype)) + self.condition(condition.to(dtype))
+        given = self.time(time_embedding(timesteps, at_least_float32(noisy).dtype).to(dtype)) + self.condition(
+            condition.to(dtype)
+        )
         given = given + self.place(places)
         hidden = self.input(noisy.to(dtype))
         for block in self.blocks:
@@ -116,20 +118,21 @@ class _Block(nn.Module):
         return hidden + cast(Tensor, gate * self.layers(self.norm(hidden) * (1 + scale) + shift))
 
 
-def time_embedding(timesteps: Tensor) -> Tensor:
+def time_embedding(timesteps: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     r"""Return cosines, then sines of timesteps with 128 periods from :math:`2 \pi` to nearly :math:`20000 \pi`.
 
     Args:
         timesteps: ``(N,)``.
+        dtype: of the result, in which the angles are computed.
 
     Returns:
-        ``(N, 256)`` in float32.
+        ``(N, 256)``.
 
     Example:
         >>> time_embedding(torch.tensor([0]))[0, [0, 127, 128, 255]]
         tensor([1., 1., 0., 0.])
     """
     half = FREQUENCIES // 2
-    steps = torch.arange(half, dtype=torch.float32, device=timesteps.device)
-    angles = timesteps[:, None].float() * torch.exp(-math.log(LONGEST_PERIOD) * steps / half)
+    steps = torch.arange(half, dtype=dtype, device=timesteps.device)
+    angles = timesteps[:, None] * torch.exp(-math.log(LONGEST_PERIOD) * steps / half)
     return torch.cat([angles.cos(), angles.sin()], dim=1)

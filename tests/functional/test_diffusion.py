@@ -97,7 +97,7 @@ def test_a_ddim_step_is_the_formula(respaced: Respaced) -> None:
 
 
 def test_steps_of_diffusers_are_the_same() -> None:
-    diffusers = pytest.importorskip("diffusers")
+    diffusers = pytest.importorskip("diffusers", exc_type=ImportError)
     settings = {"beta_schedule": "squaredcos_cap_v2", "timestep_spacing": "linspace", "clip_sample": False}
     scheduler = diffusers.DDPMScheduler(1000, variance_type="learned_range", **settings)
     scheduler.set_timesteps(100)

@@ -24,7 +24,7 @@ FEATURES, CENTERS, LOGITS = (
 LABELS = torch.tensor([0, 1, 2, 2, 1, 0])
 
 
-def test_tokens_are_neighbouring_values_and_join_in_order() -> None:
+def test_tokens_are_neighboring_values_and_join_in_order() -> None:
     tokens = split_tokens(FEATURES, 2)
     assert tokens.shape == (6, 4, 2)
     for i in range(4):

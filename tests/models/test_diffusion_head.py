@@ -39,10 +39,7 @@ def test_it_is_the_formula(learn_sigma: bool) -> None:
     rows = zip(NOISY, TIMESTEPS.tolist(), PLACES.tolist(), CONDITION, strict=True)
     expected = torch.stack([reference.head(weights, 2, *row) for row in rows])
     assert expected.shape == (5, 8 if learn_sigma else 4)
-    # The angles are computed in float32, as in the official code.
-    torch.testing.assert_close(_whole(head), expected, rtol=0, atol=2e-4)
-    first = TIMESTEPS < 4
-    torch.testing.assert_close(_whole(head)[first], expected[first], rtol=0, atol=2e-6)
+    torch.testing.assert_close(_whole(head), expected, rtol=0, atol=1e-10)
 
 
 def test_a_new_head_returns_zero() -> None:

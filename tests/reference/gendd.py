@@ -116,7 +116,7 @@ def head(weights: Mapping[str, Tensor], depth: int, noisy: Tensor, t: int, place
         return weights[f"{name}.weight"] @ x + weights[f"{name}.bias"]
 
     angles = [t * math.exp(-math.log(10000) * k / 128) for k in range(128)]
-    waves = torch.tensor([*map(math.cos, angles), *map(math.sin, angles)]).to(noisy)
+    waves = torch.tensor([*map(math.cos, angles), *map(math.sin, angles)], dtype=noisy.dtype)
     y = linear("time.2", silu(linear("time.0", waves)))
     y = y + linear("condition", condition) + weights["place.weight"][place]
     x = linear("input", noisy)
