@@ -45,11 +45,13 @@ class DenoisingRows(NamedTuple):
 
 
 def draw_rows(draw: Draw, images: int, repeats: int, tokens: int, size: int, condition_drop: float) -> DenoisingRows:
-    """Draw for every token of every image; an image's numbers do not depend on the number of ranks.
+    """Draw for every token of every image; what an image gets depends only on its place in the global batch.
+
+    Each image has a generator of its own, so that a rank draws nothing for the images of others.
 
     Args:
         draw: randomness of the step.
-        images: number of images of this rank; the global batch is taken to have as many on every rank.
+        images: number of images of this rank.
         repeats: number of times that each token is denoised.
         tokens: number of tokens of an image.
         size: width d of a token.
@@ -59,13 +61,16 @@ def draw_rows(draw: Draw, images: int, repeats: int, tokens: int, size: int, con
         >>> draw_rows(Draw(0, 0), images=2, repeats=3, tokens=4, size=8, condition_drop=0.2).noise.shape
         torch.Size([24, 8])
     """
-    shape = images * draw.world_size, repeats, tokens
-    noise = torch.randn(*shape, size, generator=draw.generator("denoising noise"))
-    timesteps = torch.randint(STEPS, shape, generator=draw.generator("denoising timesteps"))
-    keeps = torch.rand(shape, generator=draw.generator("denoising conditions")) >= condition_drop
-    image, _, place = torch.meshgrid(*(torch.arange(n) for n in (images, repeats, tokens)), indexing="ij")
-    drawn = (value[draw.rows] for value in (timesteps, noise, keeps))
-    return DenoisingRows(*(value.flatten(0, 2) for value in (image, place, *drawn)))
+    shape = repeats, tokens
+    drawn = []
+    for place in range(images * draw.world_size)[draw.rows]:
+        generator = draw.generator(f"denoising {place}")
+        noise = torch.randn(*shape, size, generator=generator)
+        timesteps = torch.randint(STEPS, shape, generator=generator)
+        drawn.append((timesteps, noise, torch.rand(shape, generator=generator) >= condition_drop))
+    image, _, token = torch.meshgrid(*(torch.arange(n) for n in (images, *shape)), indexing="ij")
+    values = (torch.stack(one) for one in zip(*drawn, strict=True))
+    return DenoisingRows(*(value.flatten(0, 2) for value in (image, token, *values)))
 
 
 def draw_mixture(draw: Draw, images: int, concentration: float) -> tuple[Tensor, float]:

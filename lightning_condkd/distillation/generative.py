@@ -46,15 +46,15 @@ class GenDD(DistillationLoss):
     features and gives their mean to the teacher's final layer; it is the one that the paper reports.
 
     All defaults are those of the official code for CIFAR-100; on ImageNet it has ``batch_multiplier=10`` and 64
-    sampling steps. There it is trained by AdamW (1e-3, weight decay 0.05, batch 64, 240 epochs), without weight decay
-    for the network (as :meth:`parameter_groups` says) and with the rising
+    sampling steps. On CIFAR-100 that code trains by AdamW (1e-3, weight decay 0.05, batch 64, 240 epochs), without
+    weight decay for the network (as :meth:`parameter_groups` says) and with the rising
     :func:`~lightning_condkd.functional.feature_generation.ramped_decay`, in single precision. The cost is high: at that
     setting the network computes about 13 times what a ResNet8x4 student does in a training step, and sampling 5
     features of 4 tokens about 430 times what it does to predict (our arithmetic).
 
-    Noise, timesteps and dropped conditions depend on the step and the place in the global batch alone, not on the
-    number of ranks; give ``LossContext(draw=...)`` in a bare loop, since without it every step draws the same. Features
-    are mixed within a rank, as in the official code, so with ``feature_mixup`` the number of ranks does matter.
+    Noise, timesteps and dropped conditions of an image depend on the step and its place in the global batch alone, not
+    on the number of ranks; give ``LossContext(draw=...)`` in a bare loop, since without it every step draws the same.
+    Features are mixed within a rank, as in the official code, so with ``feature_mixup`` the number of ranks does matter.
 
     For data without labels the official code has ``contraction=0``, ``linear_weight=0``; the student's own
     prediction is then untrained, only ``sampled`` counts.
