@@ -44,7 +44,7 @@ from lightning_condkd.training.outputs import state_size
 from lightning_condkd.training.run_length import dev_steps
 from lightning_condkd.training.schedules import run_cosine
 from lightning_condkd.training.scores import Scores
-from lightning_condkd.training.trainer_access import image_data_of, monitored_by, num_classes_of
+from lightning_condkd.training.trainer_access import monitored_by, num_classes_of, real_data_of
 from lightning_condkd.writing import Target, save_tensors
 
 
@@ -144,7 +144,8 @@ class Classification(ImageClassifier):
     @property
     def _label_range(self) -> int | None:
         """Limit of training labels; ``None`` for data checked by its datamodule, because a check waits for a GPU."""
-        return self.network.num_classes if image_data_of(self.trainer) is None else None
+        data = real_data_of(self.trainer)
+        return self.network.num_classes if data is None or not data.labeled else None
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a batch.

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from lightning_condkd.data.image_datamodules import ImageDataModule
 from lightning_condkd.data.image_source import ImageSource
-from lightning_condkd.hashing import content_hash
 from lightning_condkd.messages import listed
 from lightning_condkd.pixels import to_pixels
 from lightning_condkd.training.run_length import dev_steps
-from lightning_condkd.training.trainer_access import image_data_of
+from lightning_condkd.training.trainer_access import image_data_of, real_data_of
 
 
 def real_batch(batch: Any, num_classes: int | None = None) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - of any loader
@@ -166,13 +165,8 @@ def data_settings(trainer: L.Trainer) -> dict[str, Any]:
     Args:
         trainer: the trainer, with its data attached.
     """
-    data = image_data_of(trainer)
-    if data is None:
-        return {}
-    source = data.train_source
-    names = content_hash(repr(list(source.class_names)))
-    said = f"{len(source)} images of {source.num_classes} classes, sha256 {source.sha256[:8]} {names[:8]}"
-    return {"data": said, "batch_size": data.batch_size}
+    data = real_data_of(trainer)
+    return {} if data is None else {"data": data.describe_train(), "batch_size": data.batch_size}
 
 
 def check_class_sizes(source: ImageSource, needed: int, cure: str) -> None:
@@ -264,6 +258,8 @@ def _check_range(low: int, high: int, num_classes: int) -> None:
     if low >= 0 and high < num_classes:
         return
     cure = f"the networks have {num_classes} classes, so give the data of these"
+    if low == high == -1:
+        cure = "the images have no labels, which this module needs: give data with labels"
     if low >= 1 and high == num_classes:
         cure = "they seem to count from 1, so subtract 1 in the dataset"
     raise ValueError(f"expected labels from 0 to {num_classes - 1}, got {low} to {high}: {cure}")
