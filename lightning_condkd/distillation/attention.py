@@ -1,4 +1,4 @@
-"""Attention transfer combined with the divergence of predictions."""
+"""Attention transfer, alone and combined with the divergence of predictions."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from lightning_condkd.distillation.base import DistillationLoss, LossSpec, check_same_resolution
+from lightning_condkd.distillation.parts.map_pairs import map_shapes, paired_names
 from lightning_condkd.functional.attention import attention_transfer
 from lightning_condkd.functional.divergence import Reduction, check_reduction, negative_divergence
+from lightning_condkd.functional.feature_maps import pool_to_smaller
 from lightning_condkd.types import NetworkOutput
 
 
@@ -78,3 +80,52 @@ class AttentionDistillation(DistillationLoss):
             "" if self.teacher_maps is None else f"teacher_maps={self.teacher_maps}, student_maps={self.student_maps}, "
         )
         return f"{pairs}attention_weight={self.attention_weight}, reduction={self.reduction}"
+
+
+class AttentionTransfer(DistillationLoss):
+    """Difference of the attention maps of blocks alone; labels are not used.
+
+    It is :func:`~lightning_condkd.functional.attention.attention_transfer`; the larger map of a pair is average-pooled
+    to the size of the smaller first. The benchmark of RepDistiller adds the cross-entropy with labels, weight 1, gives
+    this loss weight 1000 and compares all stages. For the loss of ZSKT, see :class:`AttentionDistillation`.
+
+    Args:
+        teacher_maps: names of the teacher's blocks.
+        student_maps: names of the student's blocks in the same order; ``None`` for the same names.
+
+    Raises:
+        ValueError: if the blocks are not named in pairs; at setup, if one returns no map.
+
+    Example:
+        >>> import torch
+        >>> from lightning_condkd.models import CifarResNet, Observer
+        >>> teacher, student = Observer(CifarResNet(8, width=8)).freeze(), Observer(CifarResNet(8, width=4))
+        >>> loss = AttentionTransfer(["layer1", "layer2"]).build(teacher, student, image_shape=(3, 32, 32))
+        >>> images, maps = torch.rand(2, 3, 32, 32), loss.teacher_maps
+        >>> loss(student(images, maps=maps), teacher(images, maps=maps)).shape
+        torch.Size([])
+
+    References:
+        Zagoruyko and Komodakis: "Paying More Attention to Attention", arXiv 1612.03928.
+    """
+
+    def __init__(self, teacher_maps: Sequence[str], student_maps: Sequence[str] | None = None) -> None:
+        super().__init__()
+        self.teacher_maps, self.student_maps = paired_names(teacher_maps, student_maps)
+
+    def make(self, spec: LossSpec) -> None:
+        """Check that the blocks return maps.
+
+        Args:
+            spec: shapes of the task.
+        """
+        map_shapes(type(self).__name__, spec)
+
+    def forward(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor | None = None) -> Tensor:
+        """Return the sum over the blocks of means over images and positions, see :class:`DistillationLoss`."""
+        pairs = [pool_to_smaller(s, t) for s, t in zip(student.maps, teacher.maps, strict=True)]
+        return attention_transfer([s for s, _ in pairs], [t for _, t in pairs])
+
+    def extra_repr(self) -> str:
+        """Return the blocks for ``print``."""
+        return f"teacher_maps={self.teacher_maps}, student_maps={self.student_maps}"

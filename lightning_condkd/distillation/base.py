@@ -255,8 +255,6 @@ class DistillationLoss(FinalMethods, nn.Module):
         for maps in (teacher_maps, student_maps):
             if isinstance(maps, str) or (maps is not None and not maps):
                 raise ValueError(f"expected names of modules, one at least, got {maps!r}: name the blocks in pairs")
-                    f"expected a list of names of modules, one at least, got {maps!r}: name the blocks in pairs"
-                )
         if teacher_maps is not None and student_maps is not None and len(teacher_maps) != len(student_maps):
             raise ValueError(
                 f"expected as many student_maps as teacher_maps, got {list(student_maps)} and {list(teacher_maps)}: "
