@@ -1,7 +1,7 @@
 """Losses that train the student."""
 
 from lightning_condkd.distillation.attention import AttentionDistillation, AttentionTransfer
-from lightning_condkd.distillation.base import DistillationLoss, LossContext, LossSpec, NetworkShapes
+from lightning_condkd.distillation.base import DistillationLoss
 from lightning_condkd.distillation.catkd import CATKD
 from lightning_condkd.distillation.correlation import DIST
 from lightning_condkd.distillation.crd import CRD
@@ -10,6 +10,7 @@ from lightning_condkd.distillation.embeddings import NormDirection, VkD
 from lightning_condkd.distillation.feature_sampling import FeatureSampling
 from lightning_condkd.distillation.fitnet import FitNet
 from lightning_condkd.distillation.generative import GenDD
+from lightning_condkd.distillation.inputs import LossContext, LossSpec, NetworkShapes
 from lightning_condkd.distillation.logits import CrossEntropy, KLDistillation, LogitsL1Distillation
 from lightning_condkd.distillation.msarc import MSARC
 from lightning_condkd.distillation.multi_level import MLKD

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from lightning_condkd.distillation.base import DistillationLoss, LossSpec, check_same_resolution
-from lightning_condkd.distillation.parts.map_pairs import map_shapes, paired_names
+from lightning_condkd.distillation.base import DistillationLoss
+from lightning_condkd.distillation.inputs import LossSpec
+from lightning_condkd.distillation.parts.map_pairs import check_same_resolution, map_shapes
 from lightning_condkd.functional.attention import attention_transfer
 from lightning_condkd.functional.divergence import Reduction, check_reduction, negative_divergence
 from lightning_condkd.functional.feature_maps import pool_to_smaller
@@ -65,7 +66,7 @@ class AttentionDistillation(DistillationLoss):
 
     def check_shapes(self, spec: LossSpec) -> None:
         """Check that the blocks have maps of the same heights and widths in pairs."""
-        check_same_resolution(self, spec)
+        check_same_resolution(type(self).__name__, spec)
 
     def forward(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor | None = None) -> Tensor:
         """Return the batch mean, see :class:`DistillationLoss`."""
@@ -76,9 +77,7 @@ class AttentionDistillation(DistillationLoss):
 
     def extra_repr(self) -> str:
         """Return the blocks and the weight for ``print``."""
-        pairs = (
-            "" if self.teacher_maps is None else f"teacher_maps={self.teacher_maps}, student_maps={self.student_maps}, "
-        )
+        pairs = f"teacher_maps={self.teacher_maps}, student_maps={self.student_maps}, " if self.teacher_maps else ""
         return f"{pairs}attention_weight={self.attention_weight}, reduction={self.reduction}"
 
 
@@ -90,8 +89,10 @@ class AttentionTransfer(DistillationLoss):
     this loss weight 1000 and compares all stages. For the loss of ZSKT, see :class:`AttentionDistillation`.
 
     Args:
-        teacher_maps: names of the teacher's blocks.
-        student_maps: names of the student's blocks in the same order; ``None`` for the same names.
+        teacher_maps: names of the teacher's blocks; ``None`` for its
+            :func:`~lightning_condkd.models.stages.stage_names`.
+        student_maps: names of the student's blocks in the same order; ``None`` for the same names, or for its own
+            stages if the teacher's are not named.
 
     Raises:
         ValueError: if the blocks are not named in pairs; at setup, if one returns no map.
@@ -109,11 +110,11 @@ class AttentionTransfer(DistillationLoss):
         Zagoruyko and Komodakis: "Paying More Attention to Attention", arXiv 1612.03928.
     """
 
-    def __init__(self, teacher_maps: Sequence[str], student_maps: Sequence[str] | None = None) -> None:
+    def __init__(self, teacher_maps: Sequence[str] | None = None, student_maps: Sequence[str] | None = None) -> None:
         super().__init__()
-        self.teacher_maps, self.student_maps = paired_names(teacher_maps, student_maps)
+        self.name_maps(teacher_maps, student_maps)
 
-    def make(self, spec: LossSpec) -> None:
+    def check_shapes(self, spec: LossSpec) -> None:
         """Check that the blocks return maps.
 
         Args:

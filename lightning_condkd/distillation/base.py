@@ -3,103 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
 from lightning_condkd.augment import Augment
+from lightning_condkd.distillation.inputs import NEEDS, LossContext, LossInput, LossSpec, NetworkShapes
+from lightning_condkd.distillation.parts.map_pairs import paired_names
 from lightning_condkd.messages import listed
 from lightning_condkd.models import Observer
 from lightning_condkd.models.checks import output_shapes
 from lightning_condkd.models.heads import ClassifierHead
 from lightning_condkd.models.stages import stage_names
-from lightning_condkd.randomness import Draw, seeded_generator, seeded_initialization
-from lightning_condkd.subclassing import FinalMethods, RequestedOutput, check_initialized
+from lightning_condkd.randomness import seeded_generator, seeded_initialization
+from lightning_condkd.subclassing import FinalMethods, check_initialized
 from lightning_condkd.types import LossTerms, NetworkOutput
-
-NEEDS = (
-    "needs_embedding",
-    "needs_labels",
-    "needs_teacher_head",
-    "needs_student_head",
-    "needs_class_means",
-    "needs_slots",
-    "needs_progress",
-    "needs_teacher_graph",
-)
-
-
-class NetworkShapes(NamedTuple):
-    """Shapes of the outputs of a network that a loss compares, without the batch.
-
-    Args:
-        embedding_size: width D of the penultimate embedding; 0 unless the loss needs it.
-        maps: shapes of the outputs of the named modules, ``(C, H, W)`` for a convolution.
-    """
-
-    embedding_size: int
-    maps: tuple[tuple[int, ...], ...]
-
-
-class LossSpec(NamedTuple):
-    """Facts of the task that a loss needs to size its parameters.
-
-    Args:
-        image_shape: ``(C, H, W)`` in pixels.
-        num_classes: number of classes K.
-        teacher: shapes of the teacher's outputs.
-        student: shapes of the student's outputs.
-        slots: number of different images in the run, see :attr:`LossContext.slots`; 0 if the loss does not need them.
-    """
-
-    image_shape: tuple[int, int, int]
-    num_classes: int
-    teacher: NetworkShapes
-    student: NetworkShapes
-    slots: int = 0
-
-
-class LossContext(NamedTuple):
-    """Facts of a step besides the outputs on its images; the defaults suit a loss that needs none of them.
-
-    Args:
-        progress: share of the student's steps in the run that are done, in [0, 1].
-        slots: number of each image among all of the run, ``(N,)`` int64: the same image has the same number in every
-            step. Given if the loss has ``needs_slots``.
-        second: outputs of student and teacher on the second view. Given if the loss has a ``second_view``.
-        student_head: the student's final layer, with its ``weight``. Given if the loss has
-            ``needs_student_head``.
-        draw: randomness of the step.
-    """
-
-    progress: float = 1.0
-    slots: Tensor | None = None
-    second: tuple[NetworkOutput, NetworkOutput] | None = None
-    student_head: ClassifierHead | None = None
-    draw: Draw = Draw(0, 0)
-
-    def select(self, rows: Tensor) -> LossContext:
-        """Return the context of a subset of the batch.
-
-        Args:
-            rows: index or boolean mask over the batch, ``(N,)``.
-        """
-        slots = None if self.slots is None else self.slots[rows]
-        second = None if self.second is None else (self.second[0].select(rows), self.second[1].select(rows))
-        return self._replace(slots=slots, second=second)
-
-
-class LossInput(RequestedOutput):
-    """Output of student or teacher that gives access only to values declared by the loss."""
-
-    __slots__ = ()
-    cures: ClassVar[Mapping[str, str]] = {
-        "embedding": "set needs_embedding = True in the loss; in a bare loop call the networks with embedding=True",
-        "maps": "set teacher_maps and student_maps in the loss; in a bare loop call the networks with maps=[...]",
-        "bn": "a distillation loss is given logits, embedding and maps",
-        "channel_means": "a distillation loss is given logits, embedding and maps",
-    }
 
 
 class DistillationLoss(FinalMethods, nn.Module):
@@ -119,8 +38,7 @@ class DistillationLoss(FinalMethods, nn.Module):
 
     Attributes:
         needs_embedding: whether both outputs must carry the penultimate embedding.
-        teacher_maps: names of the teacher's modules whose outputs its record must carry; ``None`` until :meth:`build`
-            for its stages, see :meth:`name_maps`.
+        teacher_maps: names of the teacher's modules whose outputs its record must carry.
         student_maps: names of the student's modules, likewise.
         needs_labels: whether classes are used; a run takes the teacher's prediction where none are known.
         accepts_soft_labels: whether labels may be probabilities ``(N, K)``, as of images that are mixtures.
@@ -162,8 +80,8 @@ class DistillationLoss(FinalMethods, nn.Module):
         "set_class_means": "forward(student, teacher, labels), which may read class_means",
     }
     needs_embedding: bool = False
-    teacher_maps: Sequence[str] | None = ()
-    student_maps: Sequence[str] | None = ()
+    teacher_maps: Sequence[str] = ()
+    student_maps: Sequence[str] = ()
     needs_labels: bool = False
     accepts_soft_labels: bool = False
     needs_teacher_head: bool = False
@@ -174,6 +92,7 @@ class DistillationLoss(FinalMethods, nn.Module):
     needs_teacher_graph: bool = False
     second_view: Augment | None = None
     _unchecked: bool = True
+    _takes_stages: bool = False
     context: LossContext = LossContext()
     spec: LossSpec | None = None
     teacher_head: ClassifierHead
@@ -215,9 +134,7 @@ class DistillationLoss(FinalMethods, nn.Module):
         self.resolve_maps(teacher, student)
         asked = {"embedding": self.needs_embedding}
         shapes = {
-            name: NetworkShapes(
-                *output_shapes(f"{type(self).__name__}: {name}", network, image_shape, maps or (), **asked)
-            )
+            name: NetworkShapes(*output_shapes(f"{type(self).__name__}: {name}", network, image_shape, maps, **asked))
             for name, network, maps in (
                 ("teacher", teacher, self.teacher_maps),
                 ("student", student, self.student_maps),
@@ -248,20 +165,20 @@ class DistillationLoss(FinalMethods, nn.Module):
         Raises:
             ValueError: if there is none, or their numbers differ.
         """
-        if teacher_maps is None and student_maps is not None:
+        if teacher_maps is not None:
+            self.teacher_maps, self.student_maps = paired_names(teacher_maps, student_maps)
+        elif student_maps is not None:
             raise ValueError(f"teacher_maps: name the modules whose maps {list(student_maps)} are compared with")
-        if teacher_maps is not None and student_maps is None:
-            student_maps = teacher_maps
-        for maps in (teacher_maps, student_maps):
-            if isinstance(maps, str) or (maps is not None and not maps):
-                raise ValueError(f"expected names of modules, one at least, got {maps!r}: name the blocks in pairs")
-        if teacher_maps is not None and student_maps is not None and len(teacher_maps) != len(student_maps):
-            raise ValueError(
-                f"expected as many student_maps as teacher_maps, got {list(student_maps)} and {list(teacher_maps)}: "
-                "name the blocks in pairs"
-            )
-        self.teacher_maps = None if teacher_maps is None else tuple(teacher_maps)
-        self.student_maps = None if student_maps is None else tuple(student_maps)
+        else:
+            self._takes_stages = True
+
+    def choose_stages(self, stages: Sequence[str]) -> Sequence[str]:
+        """Return those of a network's stages that are compared if no maps are named: all by default.
+
+        Args:
+            stages: names of the stages, the first first.
+        """
+        return stages
 
     def resolve_maps(self, teacher: Observer, student: Observer) -> None:
         """Set the names of maps that are not given to the stages of two networks; :meth:`build` calls it.
@@ -275,17 +192,18 @@ class DistillationLoss(FinalMethods, nn.Module):
         """
         for inner in self.inner_losses():
             inner.resolve_maps(teacher, student)
-        if self.inner_losses():
-            self.teacher_maps = tuple(name for loss in self.inner_losses() for name in loss.teacher_maps or ())
-            self.student_maps = tuple(name for loss in self.inner_losses() for name in loss.student_maps or ())
-        if self.teacher_maps is None or self.student_maps is None:
-            stages = stage_names(teacher.network), stage_names(student.network)
-            if not stages[0] or len(stages[0]) != len(stages[1]):
-                raise ValueError(
-                    f"{type(self).__name__}: the stages of teacher and student do not pair: {', '.join(stages[0])} and "
-                    f"{', '.join(stages[1])}; give teacher_maps and student_maps, names of modules in pairs"
-                )
-            self.teacher_maps, self.student_maps = stages
+            self.teacher_maps = tuple(name for loss in self.inner_losses() for name in loss.teacher_maps)
+            self.student_maps = tuple(name for loss in self.inner_losses() for name in loss.student_maps)
+        if not self._takes_stages or self.teacher_maps:
+            return
+        stages = stage_names(teacher.network), stage_names(student.network)
+        chosen = [tuple(self.choose_stages(names)) if names else () for names in stages]
+        if not chosen[0] or len(chosen[0]) != len(chosen[1]):
+            raise ValueError(
+                f"{type(self).__name__}: the stages of teacher and student do not pair: "
+                f"{', '.join(stages[0]) or 'none'} and {', '.join(stages[1]) or 'none'}; name modules of both in pairs"
+            )
+        self.teacher_maps, self.student_maps = chosen
 
     def inner_losses(self) -> list[DistillationLoss]:
         """Return the losses that this one is composed of, which are built with it: those among its direct children."""
@@ -473,7 +391,7 @@ class DistillationLoss(FinalMethods, nn.Module):
 
     def must_be_built(self) -> bool:
         """Return whether the loss has to be built before its first step."""
-        if self.teacher_maps is None:
+        if self._takes_stages and not self.teacher_maps:
             return True
         makes = type(self).make is not DistillationLoss.make or self.needs_teacher_head or self.needs_class_means
         return makes or any(loss.must_be_built() for loss in self.inner_losses())
@@ -484,22 +402,3 @@ def _scalar(name: str, loss: object) -> Tensor:
         got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise ValueError(f"{name}.forward: expected a scalar tensor, got {got}; return the mean over the batch")
     return loss
-
-
-def check_same_resolution(loss: DistillationLoss, spec: LossSpec) -> None:
-    """Check that the maps of teacher and student are ``(N, C, H, W)`` with the same height and width in pairs.
-
-    Args:
-        loss: the loss, with its names of maps.
-        spec: shapes of the task.
-
-    Raises:
-        ValueError: if a pair differs.
-    """
-    names = zip(loss.teacher_maps or (), loss.student_maps or (), strict=True)
-    for (first, second), one, other in zip(names, spec.teacher.maps, spec.student.maps, strict=True):
-        if len(one) != 3 or one[1:] != other[1:]:
-            raise ValueError(
-                f"{type(loss).__name__}: expected maps (C, H, W) of one height and width, got {one} from {first!r} of "
-                f"the teacher and {other} from {second!r} of the student: name modules of the same resolution"
-            )

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_condkd.distillation.base import DistillationLoss, LossSpec
+from lightning_condkd.distillation.base import DistillationLoss
 from lightning_condkd.distillation.denoising import denoising_errors, draw_mixture, draw_rows
 from lightning_condkd.distillation.feature_sampling import FeatureSampling, sample_features
+from lightning_condkd.distillation.inputs import LossSpec
 from lightning_condkd.distributed import mean_over_ranks
 from lightning_condkd.functional.diffusion_schedule import cosine_schedule
 from lightning_condkd.functional.feature_generation import (
@@ -54,7 +55,7 @@ class GenDD(DistillationLoss):
 
     Noise, timesteps and dropped conditions of an image depend on the step and its place in the global batch alone, not
     on the number of ranks; give ``LossContext(draw=...)`` in a bare loop, since without it every step draws the same.
-    Features are mixed within a rank, as in the official code, so with ``feature_mixup`` the number of ranks does matter.
+    Features are mixed within a rank, as in the official code: with ``feature_mixup`` the number of ranks does matter.
 
     For data without labels the official code has ``contraction=0``, ``linear_weight=0``; the student's own
     prediction is then untrained, only ``sampled`` counts.

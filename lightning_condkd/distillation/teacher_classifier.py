@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_condkd.distillation.base import DistillationLoss, LossSpec
+from lightning_condkd.distillation.base import DistillationLoss
+from lightning_condkd.distillation.inputs import LossSpec
 from lightning_condkd.models import Observer
 from lightning_condkd.precision import at_least_float32
 from lightning_condkd.types import NetworkOutput

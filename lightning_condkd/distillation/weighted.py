@@ -79,8 +79,8 @@ class WeightedLosses(DistillationLoss):
         """Return the terms of all losses, see :class:`DistillationLoss`."""
         terms, student_maps, teacher_maps = LossTerms({}, {}), 0, 0
         for name, loss in self._named():
-            rows = slice(student_maps, student_maps + len(loss.student_maps or ()))
-            others = slice(teacher_maps, teacher_maps + len(loss.teacher_maps or ()))
+            rows = slice(student_maps, student_maps + len(loss.student_maps))
+            others = slice(teacher_maps, teacher_maps + len(loss.teacher_maps))
             second = self.context.second if loss.second_view is not None else None
             if second is not None:
                 second = _with_maps(second[0], rows), _with_maps(second[1], others)

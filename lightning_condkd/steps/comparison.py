@@ -92,6 +92,6 @@ class Comparison(NamedTuple):
         loss = self.distillation
         with nullcontext() if loss.needs_teacher_graph else torch.no_grad():
             seen = images.detach().requires_grad_() if loss.needs_teacher_graph else images
-            teacher = self.teacher(seen, embedding=loss.needs_embedding, maps=loss.teacher_maps or ())
-        student = self.student(images, embedding=loss.needs_embedding, maps=loss.student_maps or ())
+            teacher = self.teacher(seen, embedding=loss.needs_embedding, maps=loss.teacher_maps)
+        student = self.student(images, embedding=loss.needs_embedding, maps=loss.student_maps)
         return student, teacher

@@ -172,19 +172,19 @@ def _normalization(network: Observer) -> tuple[tuple[float, ...], tuple[float, .
     return mean, std
 
 
-def check_maps(name: str, network: Observer, maps: Sequence[str] | None) -> None:
+def check_maps(name: str, network: Observer, maps: Sequence[str]) -> None:
     """Check that a network has the modules whose outputs the distillation loss uses.
 
     Args:
         name: ``teacher`` or ``student``.
         network: the network.
-        maps: names of its modules; ``None`` if they are found later.
+        maps: names of its modules.
 
     Raises:
         ValueError: if one is missing.
     """
     there = dict(network.network.named_modules())
-    for lacking in (wanted for wanted in maps or () if wanted not in there):
+    for lacking in (wanted for wanted in maps if wanted not in there):
         names = ", ".join(filter(None, there))
         raise ValueError(f"the distillation loss asks the {name} for the module {lacking!r}; there are: {names}")
 
