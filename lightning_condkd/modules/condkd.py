@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_condkd.alignment import FeatureAlignment
-from lightning_condkd.augment import Augment
+from lightning_condkd.augment import Augment, Mixing
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.distillation import DistillationLoss, KLDistillation
@@ -37,7 +37,7 @@ from lightning_condkd.modules.parts.default_losses import warn_of_attention
 from lightning_condkd.modules.parts.divergence import diverged, transient
 from lightning_condkd.modules.parts.loss_checks import check_run_of_loss, slots_of_run
 from lightning_condkd.steps.class_means import condensed_class_means
-from lightning_condkd.steps.part_checks import check_stages
+from lightning_condkd.steps.part_checks import check_mixing, check_stages
 from lightning_condkd.training.divergence import has_diverged
 from lightning_condkd.training.held_out import check_before_training, check_held_out, check_loaders, loaders_in_turn
 from lightning_condkd.training.optimizers import (
@@ -81,6 +81,9 @@ class CondKD(CondKDSteps):
             stored and at 1 if they are rendered for the step.
         augment: augmentation of the distillation images, the same for teacher and student; ``None`` for crop (pad 4)
             and flip of stored images, and for none of images rendered for the step, as in the official codes.
+        mixing: mixture of each distillation image with another one of the batch, such as :class:`Mixup`, the same for
+            teacher and student; ``None`` for none. Labels are the teacher's predictions for the mixtures, or mixed too
+            for a loss that accepts probabilities.
         student_optimizer: ``None`` for SGD, lr 0.2, momentum 0.9, weight decay 1e-4 (official code of Fast).
         student_scheduler: stepped once a round after warm-up; ``None`` for a cosine to a thousandth of the learning
             rate over the student's rounds (official code of Fast), which ends with the run even if a resumed run has
@@ -125,6 +128,7 @@ class CondKD(CondKDSteps):
         *,
         distillation: DistillationLoss | None = None,
         augment: Augment | None = None,
+        mixing: Mixing | None = None,
         student_optimizer: OptimizerCallable | None = None,
         student_scheduler: LRSchedulerCallable | None = None,
         student_gradient_clip: float | None = None,
@@ -139,6 +143,7 @@ class CondKD(CondKDSteps):
             alignment,
             distillation,
             augment,
+            mixing,
             student_optimizer,
             student_scheduler,
             transfer_set,
@@ -171,6 +176,7 @@ class CondKD(CondKDSteps):
         check_maps("teacher", self.teacher, self.distillation.teacher_maps)
         check_maps("student", self.student, self.distillation.student_maps)
         check_run_of_loss(self.distillation, self.inversion, transfer_set, self.trainer)
+        check_mixing(self.mixing, self.distillation, transfer_set.mix)
         if self.inversion.cadence.synthesis_steps:
             check_batch("inversion.batch_size", self.inversion.batch_size, self.trainer.world_size)
         if self.inversion.cadence.distill_steps:

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from lightning_condkd.augment import Augment, CropFlip
+from lightning_condkd.augment import Augment, CropFlip, Mixing
 from lightning_condkd.distillation import DistillationLoss, KLDistillation
 from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.functional.divergence import agreement
@@ -21,6 +21,7 @@ from lightning_condkd.modules.teacher_student import TeacherStudent
 from lightning_condkd.randomness import Draw
 from lightning_condkd.steps.class_means import class_means
 from lightning_condkd.steps.comparison import Compared, Comparison
+from lightning_condkd.steps.part_checks import check_mixing
 from lightning_condkd.training.batches import training_batch
 from lightning_condkd.training.held_out import check_parts, class_names_of
 from lightning_condkd.training.optimizers import check_count, check_trainable, make_scheduler
@@ -44,6 +45,9 @@ class Distillation(TeacherStudent):
         distillation: loss of the student; ``None`` for :class:`KLDistillation` at temperature 4, the usual value on
             CIFAR-100 (RepDistiller).
         augment: augmentation of the images, the same for teacher and student; ``None`` for crop (pad 4) and flip.
+        mixing: mixture of each image with another one of the batch, such as :class:`Mixup`, the same for teacher and
+            student; ``None`` for none. Labels are mixed too for a loss that accepts probabilities, else they are the
+            teacher's predictions for the mixtures.
         use_labels: whether the loss is given the labels of the data, not the teacher's predictions.
         student_optimizer: ``None`` for SGD, lr 0.05, momentum 0.9, weight decay 5e-4 (RepDistiller, batch 64).
         student_scheduler: stepped once an epoch; ``None`` for a cosine to 0 over the steps of the run (our default).
@@ -74,6 +78,7 @@ class Distillation(TeacherStudent):
         distillation: DistillationLoss | None = None,
         *,
         augment: Augment | None = None,
+        mixing: Mixing | None = None,
         use_labels: bool = True,
         student_optimizer: OptimizerCallable | None = None,
         student_scheduler: LRSchedulerCallable | None = None,
@@ -83,6 +88,7 @@ class Distillation(TeacherStudent):
         loss = KLDistillation(4.0) if distillation is None else distillation
         super().__init__(teacher, student, loss, student_optimizer, student_scheduler, seed)
         self.augment = CropFlip() if augment is None else augment
+        self.mixing = mixing
         self.use_labels = use_labels
         self._given_shape = None if image_shape is None else tuple(image_shape)
         self._slots = 0
@@ -97,6 +103,7 @@ class Distillation(TeacherStudent):
         if stage != "fit":
             return
         check_trainable("student", self.student)
+        check_mixing(self.mixing, self.distillation)
         data = image_data(self.trainer)
         if data is not None:
             self._check_data(data)
@@ -188,7 +195,7 @@ class Distillation(TeacherStudent):
     def _compare(self, images: Tensor, labels: Tensor, rows: Tensor | None, batch_idx: int) -> Compared:
         step = self.current_epoch * EPOCH + batch_idx
         draw = Draw(self.seed, step, self.global_rank, self.trainer.world_size)
-        compare = Comparison(self.teacher, self.student, self.distillation, self.augment)
+        compare = Comparison(self.teacher, self.student, self.distillation, self.augment, self.mixing)
         return compare(images, labels, draw, self.progress, rows)
 
     def on_after_backward(self) -> None:

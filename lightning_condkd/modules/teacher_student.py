@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
@@ -219,8 +219,11 @@ class TeacherStudent(ImageClassifier):
     def _measure(self, stage: str, batch: tuple[Tensor, Tensor], loader: int, teacher: bool) -> None:
         images, labels = self.real_batch(batch)
         networks = {"student": self.classifier, **({"teacher": self.teacher} if teacher else {})}
-        for name, network in networks.items():
-            logits = network(images).logits if len(labels) else images.new_empty(0)
+        ways = {name: _logits_of(network) for name, network in networks.items()}
+        if stage == "test":
+            ways |= self.distillation.other_predictors(self.student)
+        for name, logits_of in ways.items():
+            logits = logits_of(images) if len(labels) else images.new_empty(0)
             self._logits.add(name, logits)
             self.scores.add_accuracy(f"{stage}/{name}_accuracy", loader, logits, labels)
 
@@ -255,7 +258,7 @@ class TeacherStudent(ImageClassifier):
             remark_on_accuracy(accuracy, self.teacher.num_classes, "the test images")
 
     def _read(self) -> dict[str, Tensor]:
-        for name in ("student", "teacher"):
+        for name in ("student", "teacher", *self.distillation.other_predictors(self.student)):
             check_logits(self._logits, name, f"the {name}", self)
         values = self.scores.pop()
         self.log_dict(values, sync_dist=True)  # already equal on all ranks; without it Lightning warns
@@ -318,6 +321,10 @@ class TeacherStudent(ImageClassifier):
         Args:
             state: result of :meth:`save_state`.
         """
+
+
+def _logits_of(network: Observer) -> Callable[[Tensor], Tensor]:
+    return lambda images: cast(Tensor, network(images).logits)
 
 
 def _without_teacher(module: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:

@@ -6,9 +6,10 @@ from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_condkd.augment import Augment
+from lightning_condkd.augment import Augment, Mixing
 from lightning_condkd.distillation import DistillationLoss, LossContext
 from lightning_condkd.models import Observer
 from lightning_condkd.randomness import Draw
@@ -56,12 +57,14 @@ class Comparison(NamedTuple):
         student: the student, in train mode.
         distillation: loss of the student.
         augment: view of the images, the same for both networks.
+        mixing: mixture of the views of a batch with each other, the same for both networks; ``None`` for none.
     """
 
     teacher: Observer
     student: Observer
     distillation: DistillationLoss
     augment: Augment
+    mixing: Mixing | None = None
 
     def __call__(
         self, images: Tensor, labels: Tensor, draw: Draw, progress: float = 1.0, slots: Tensor | None = None
@@ -76,17 +79,32 @@ class Comparison(NamedTuple):
             slots: number of each image among all of the run, ``(N,)`` int64; ``None`` if unknown.
         """
         loss = self.distillation
-        student, teacher = self._outputs(self.augment.view(images, draw, "distillation view"))
-        context = LossContext(
-            progress,
-            slots if loss.needs_slots else None,
-            None if loss.second_view is None else self._outputs(loss.second_view.view(images, draw, "second view")),
-            self.student.head() if loss.needs_student_head else None,
-            draw,
-        )
-        if labels.dim() == 1:
-            labels = torch.where(labels < 0, teacher.logits.detach().argmax(1), labels)
-        return Compared(student, teacher, labels, context)
+        student, teacher = self._outputs(self._mixed(self.augment.view(images, draw, "distillation view"), draw))
+        second = None
+        if loss.second_view is not None:
+            second = self._outputs(self._mixed(loss.second_view.view(images, draw, "second view"), draw))
+        head = self.student.head() if loss.needs_student_head else None
+        context = LossContext(progress, slots if loss.needs_slots else None, second, head, draw)
+        return Compared(student, teacher, self._labels(labels, teacher, images.shape[2:], draw), context)
+
+    def _mixed(self, images: Tensor, draw: Draw) -> Tensor:
+        return images if self.mixing is None else self.mixing.mix(images, draw, "mixing")
+
+    def _labels(self, labels: Tensor, teacher: NetworkOutput, size: torch.Size, draw: Draw) -> Tensor:
+        """Return the labels of the views; those that are not known are the teacher's predictions."""
+        predicted = teacher.logits.detach().argmax(1)
+        if self.mixing is None:
+            return labels if labels.dim() == 2 else torch.where(labels < 0, predicted, labels)
+        if not self.distillation.accepts_soft_labels:
+            return predicted
+        classes, height_width = teacher.logits.shape[1], (size[0], size[1])
+        if labels.dim() == 2:
+            return self.mixing.mix_labels(labels, classes, height_width, draw, "mixing")
+        # Images without a label get a class of their own, so that mixtures with them are known.
+        given = torch.where(labels < 0, classes, labels)
+        mixed = self.mixing.mix_labels(given, classes + 1, height_width, draw, "mixing")
+        unknown = mixed[:, classes:] > 0
+        return torch.where(unknown, F.one_hot(predicted, classes).to(mixed), mixed[:, :classes])
 
     def _outputs(self, images: Tensor) -> tuple[NetworkOutput, NetworkOutput]:
         loss = self.distillation

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_condkd.augment import Augment
+from lightning_condkd.augment import Augment, Mixing
 from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.distillation import DistillationLoss
 from lightning_condkd.functional.divergence import agreement
@@ -47,6 +47,7 @@ class DistillationStep(NamedTuple):
         augment: view of the images, the same for both networks.
         inversion: the method, built; it renders the synthetic images if it is ``live``.
         transfer_set: source of the images.
+        mixing: mixture of the views of a batch with each other; ``None`` for none.
     """
 
     teacher: Observer
@@ -55,6 +56,7 @@ class DistillationStep(NamedTuple):
     augment: Augment
     inversion: Inversion
     transfer_set: TransferSet
+    mixing: Mixing | None = None
 
     def take(
         self,
@@ -107,7 +109,7 @@ class DistillationStep(NamedTuple):
         device = next(self.student.parameters()).device
         synthetic = self._sample(unit, draw)
         batch = self.transfer_set.draw(draw, device) if synthetic is None else self.transfer_set.blend(*synthetic, draw)
-        compare = Comparison(self.teacher, self.student, self.distillation, self.augment)
+        compare = Comparison(self.teacher, self.student, self.distillation, self.augment, self.mixing)
         compared = compare(batch.images, batch.labels, draw, progress, batch.slots)
         loss, terms = self._loss(compared, batch.from_condensed)
         share = agreement(compared.student.logits.detach(), compared.teacher.logits)

@@ -9,7 +9,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
 from lightning_condkd.alignment import FeatureAlignment
-from lightning_condkd.augment import Augment, CropFlip
+from lightning_condkd.augment import Augment, CropFlip, Mixing
 from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.distillation import DistillationLoss
 from lightning_condkd.distributed import sync_buffers
@@ -36,6 +36,7 @@ class CondKDParts(TeacherStudent):
         alignment: adversarial alignment with the condensed images; ``None`` for plain inversion.
         distillation: loss of the student; ``None`` for the method's default.
         augment: augmentation of the distillation images; ``None`` for the method's default.
+        mixing: mixture of the distillation images; ``None`` for none.
         student_optimizer: see :class:`TeacherStudent`.
         student_scheduler: see :class:`TeacherStudent`.
         transfer_set: training images of the student; ``None`` takes the datamodule's.
@@ -52,6 +53,7 @@ class CondKDParts(TeacherStudent):
         alignment: FeatureAlignment | None,
         distillation: DistillationLoss | None,
         augment: Augment | None,
+        mixing: Mixing | None,
         student_optimizer: OptimizerCallable | None,
         student_scheduler: LRSchedulerCallable | None,
         transfer_set: TransferSet | None,
@@ -63,6 +65,7 @@ class CondKDParts(TeacherStudent):
         self.alignment = alignment
         usual = CropFlip(0, 0.0) if inversion.source == "live" else CropFlip()
         self.augment = usual if augment is None else augment
+        self.mixing = mixing
         self.transfer_set = self._given_transfer_set = transfer_set
         self.spec: TaskSpec | None = None
         self.meters, self.stopwatch = Meters(), Stopwatch()
@@ -106,6 +109,7 @@ class CondKDParts(TeacherStudent):
             "alignment": None if self._aligning is None else settings(self._aligning),
             "distillation": settings(self.distillation),
             "augment": settings(self.augment),
+            "mixing": None if self.mixing is None else settings(self.mixing),
             "student_gradient_clip": self.student_gradient_clip,
         }
 

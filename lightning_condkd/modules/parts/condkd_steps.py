@@ -93,7 +93,13 @@ class CondKDSteps(CondKDParts):
     def distillation_step(self) -> DistillationStep:
         """The student's step with the parts of this module."""
         return DistillationStep(
-            self.teacher, self.student, self.distillation, self.augment, self.inversion, self._transfer
+            self.teacher,
+            self.student,
+            self.distillation,
+            self.augment,
+            self.inversion,
+            self._transfer,
+            self.mixing,
         )
 
     def _end_round(self, unit: Unit) -> None:
