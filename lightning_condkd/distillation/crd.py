@@ -120,7 +120,7 @@ class CRD(DistillationLoss):
         draw = self.context.draw
         # Float64, so that every row of a large memory can be drawn.
         shape, generator = (most * draw.world_size, self.negatives), draw.generator("contrast negatives")
-        everyone = torch.rand(shape, generator=generator, dtype=torch.float64)
+        everyone = torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu")
         return send(everyone[draw.rows][: len(slots)], slots.device)
 
     def _contrast(self, ours: Tensor, theirs: Tensor, memory: Entries, slots: Tensor, drawn: Tensor) -> Tensor:

@@ -58,7 +58,8 @@ def gradient_weighted_maps(logits: Tensor, classes: Tensor, maps: Sequence[Tenso
         One ``(N, H, W)`` in float32 at least for each layer.
 
     Raises:
-        ValueError: if there is no graph.
+        ValueError: if there is no graph, or the logits were not computed from these maps, as where both are a selection
+            of rows.
 
     Example:
         >>> maps = torch.tensor([[[[1.0, 3.0]], [[2.0, 0.0]]]], requires_grad=True)
@@ -76,7 +77,12 @@ def gradient_weighted_maps(logits: Tensor, classes: Tensor, maps: Sequence[Tenso
             "that require a gradient"
         )
     chosen = logits.gather(1, classes[:, None]).sum()
-    gradients = torch.autograd.grad(chosen, list(maps), retain_graph=True)
+    gradients = torch.autograd.grad(chosen, list(maps), retain_graph=True, allow_unused=True)
+    if any(gradient is None for gradient in gradients):
+        raise ValueError(
+            "expected maps that the logits were computed from, got others, such as a selection of rows: compare a "
+            "whole batch at once, in CondKD with another mix than 'two_term'"
+        )
     return [
         (at_least_float32(gradient).mean((2, 3), keepdim=True) * at_least_float32(one)).sum(1)
         for gradient, one in zip(gradients, maps, strict=True)

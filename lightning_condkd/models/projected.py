@@ -23,6 +23,7 @@ class Projector(nn.Module):
         ValueError: if the factor is below 1 or above ``out_channels``.
 
     Example:
+        >>> import torch
         >>> Projector(4, 8)(torch.rand(2, 4, 5, 5)).shape
         torch.Size([2, 8, 5, 5])
 
@@ -66,6 +67,7 @@ class ProjectedNetwork(nn.Module):
         ValueError: if there is no such module.
 
     Example:
+        >>> import torch
         >>> from lightning_condkd.models.digits_net import DigitsNet
         >>> network = ProjectedNetwork(DigitsNet(width=4), "features", Projector(8, 16), nn.Linear(16, 10))
         >>> network(torch.rand(2, 1, 8, 8)).shape
@@ -126,6 +128,7 @@ def head_input(maps: Tensor, head: nn.Module) -> Tensor:
         ``(N, D)``.
 
     Example:
+        >>> import torch
         >>> maps = torch.rand(2, 8, 3, 3)
         >>> head_input(maps, nn.Linear(8, 10)).shape, head_input(maps, nn.Linear(72, 10)).shape
         (torch.Size([2, 8]), torch.Size([2, 72]))

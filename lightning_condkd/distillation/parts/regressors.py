@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -75,9 +77,9 @@ class VariationalRegressor(nn.Module):
             nn.ReLU(),
             nn.Conv2d(out_channels, out_channels, 1, bias=False),
         )
-        # The inverse of softplus, for the wanted start.
-        start = torch.tensor(initial_variance - eps, dtype=torch.float64).expm1().log()
-        self.variance_logit = nn.Parameter(torch.full((out_channels,), float(start)))
+        start = initial_variance - eps
+        inverse_softplus = start + math.log(-math.expm1(-start))
+        self.variance_logit = nn.Parameter(torch.full((out_channels,), inverse_softplus))
         self.eps = eps
 
     @property
