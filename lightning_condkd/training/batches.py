@@ -140,7 +140,7 @@ def real_images(module: L.LightningModule) -> ImageDataModule:
     data = image_data_of(module.trainer)
     if data is None:
         name = type(module).__name__
-        raise TypeError(f"{name} needs real images: fit it with an ImageDataModule, such as DigitsDataModule")
+        raise TypeError(f"{name} needs real images in memory: fit it with an ImageDataModule, such as DigitsDataModule")
     return data
 
 

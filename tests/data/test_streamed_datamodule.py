@@ -15,11 +15,17 @@ from torch import Tensor
 
 from lightning_condkd.augment import ResizedCrop
 from lightning_condkd.cli import main
-from lightning_condkd.data import ImageFolderDataModule, StreamedFolderDataModule
+from lightning_condkd.data import (
+    CondensedDataModule,
+    CondensedInfo,
+    CondensedSet,
+    ImageFolderDataModule,
+    StreamedFolderDataModule,
+)
 from lightning_condkd.models import DigitsNet, Observer
 from lightning_condkd.modules import Classification
 from tests.data.test_images import Recorder
-from tests.helpers import photos
+from tests.helpers import photos, small_runs, toy
 from tests.helpers.toy import silent_trainer
 
 NUMBERED = ("1", "2", "10")  # by number, not as text
@@ -193,6 +199,33 @@ def test_workers_are_chosen_by_the_processors(root: Path, monkeypatch: pytest.Mo
     assert data.val_dataloader().num_workers == 8  # type: ignore[union-attr]
     data.trainer = L.Trainer(accelerator="cpu", devices=4, logger=False, enable_checkpointing=False)
     assert data.val_dataloader().num_workers == 3  # type: ignore[union-attr]
+
+
+def test_a_student_is_measured_on_a_streamed_folder_as_on_one_in_memory(root: Path, tmp_path: Path) -> None:
+    found = []
+    for held_out in (
+        streamed(root, channels=1, num_workers=1),
+        ImageFolderDataModule(root, image_size=8, channels=1),
+    ):
+        data = CondensedDataModule(toy.condensed_set(), batch_size=8, val_data=held_out)
+        module, trainer = toy.condkd(), silent_trainer(max_epochs=2, default_root_dir=tmp_path)
+        trainer.fit(module, data)
+        found.append({name: float(value) for name, value in trainer.callback_metrics.items() if "val" in name})
+    assert found[0] == found[1] != {}
+
+
+def test_held_out_classes_in_another_order_are_refused(root: Path, tmp_path: Path) -> None:
+    plain = toy.condensed_set()
+    condensed = CondensedSet(plain.images, plain.labels, info=CondensedInfo(3, ("2", "10", "1")))
+    data = CondensedDataModule(condensed, batch_size=8, val_data=streamed(root, channels=1))
+    with pytest.raises(ValueError, match="in another order"):
+        silent_trainer(max_epochs=2, default_root_dir=tmp_path).fit(toy.condkd(), data)
+
+
+def test_a_module_that_needs_all_images_says_so(root: Path, tmp_path: Path) -> None:
+    module, _, _ = small_runs.condensation(tmp_path)
+    with pytest.raises(TypeError, match="needs real images in memory"):
+        silent_trainer(max_epochs=1, default_root_dir=tmp_path).fit(module, streamed(root))
 
 
 def command(root: Path, folder: Path, *more: str) -> None:
