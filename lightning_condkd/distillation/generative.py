@@ -55,7 +55,7 @@ class GenDD(DistillationLoss):
 
     Noise, timesteps and dropped conditions of an image depend on the step and its place in the global batch alone, not
     on the number of ranks; give ``LossContext(draw=...)`` in a bare loop, since without it every step draws the same.
-    Features are mixed within a rank, as in the official code: with ``feature_mixup`` the number of ranks does matter.
+    Features are mixed within a rank, as in the official code, so with ``feature_mixup`` the number of ranks matters.
 
     For data without labels the official code has ``contraction=0``, ``linear_weight=0``; the student's own
     prediction is then untrained, only ``sampled`` counts.
