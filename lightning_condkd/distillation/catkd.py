@@ -7,7 +7,8 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_condkd.distillation.base import DistillationLoss, LossSpec
+from lightning_condkd.distillation.base import DistillationLoss
+from lightning_condkd.distillation.inputs import LossSpec
 from lightning_condkd.distillation.parts.head_input import check_width, last_maps
 from lightning_condkd.distillation.parts.map_pairs import map_shapes
 from lightning_condkd.functional.activation_maps import class_activation_maps

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_condkd.distillation.base import DistillationLoss, LossSpec
+from lightning_condkd.distillation.base import DistillationLoss
+from lightning_condkd.distillation.inputs import LossSpec
 from lightning_condkd.distillation.parts.contrast_memory import ContrastMemory, Entries, gather_entries
 from lightning_condkd.distributed import gather_rows
 from lightning_condkd.functional.contrastive import contrastive_estimate, draw_other_classes

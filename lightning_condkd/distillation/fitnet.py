@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lightning_condkd.distillation.base import DistillationLoss, LossSpec
+from lightning_condkd.distillation.base import DistillationLoss
+from lightning_condkd.distillation.inputs import LossSpec
 from lightning_condkd.distillation.parts.map_pairs import map_shapes
 from lightning_condkd.distillation.parts.regressors import hint_regressor
 from lightning_condkd.functional.feature_maps import map_error

@@ -7,7 +7,8 @@ from typing import cast
 
 from torch import Tensor
 
-from lightning_condkd.distillation.base import DistillationLoss, LossSpec
+from lightning_condkd.distillation.base import DistillationLoss
+from lightning_condkd.distillation.inputs import LossSpec
 from lightning_condkd.distillation.parts.fusion import FusionChain
 from lightning_condkd.distillation.parts.map_pairs import MapShape, map_shapes, paired_names
 from lightning_condkd.functional.feature_maps import hierarchical_context

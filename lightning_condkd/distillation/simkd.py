@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_condkd.distillation.base import DistillationLoss, LossSpec
+from lightning_condkd.distillation.base import DistillationLoss
+from lightning_condkd.distillation.inputs import LossSpec
 from lightning_condkd.distillation.parts.head_input import check_read
 from lightning_condkd.distillation.parts.map_pairs import map_shapes
 from lightning_condkd.functional.feature_maps import map_error, pool_to

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lightning_condkd.distillation.base import DistillationLoss, LossSpec
+from lightning_condkd.distillation.base import DistillationLoss
+from lightning_condkd.distillation.inputs import LossSpec
 from lightning_condkd.distillation.parts.map_pairs import map_shapes, paired_names
 from lightning_condkd.distillation.parts.regressors import VariationalRegressor
 from lightning_condkd.functional.feature_maps import gaussian_nll, pool_to_smaller

@@ -54,8 +54,7 @@ def jensen_shannon(
         Binici et al.: "Robust and Resource-Efficient Data-Free Knowledge Distillation by Generative Pseudo Replay",
         arXiv 2201.03019.
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature: expected a positive number, got {temperature}; 1.0 leaves the logits unchanged")
+    check_temperature(temperature)
     if not 0 <= clamp < 0.5:
         raise ValueError(f"clamp: expected the smallest probability, in [0, 0.5), got {clamp}")
     if reduction not in ("batchmean", "elementwise"):
@@ -94,10 +93,7 @@ def kd_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: f
     References:
         Hinton, Vinyals, Dean: "Distilling the Knowledge in a Neural Network", arXiv 1503.02531.
     """
-    if not temperature > 0:
-        raise ValueError(
-            f"temperature: expected a positive number, got {temperature}; 1.0 leaves the logits unchanged."
-        )
+    check_temperature(temperature)
     student = F.log_softmax(at_least_float32(student_logits) / temperature, dim=1)
     teacher = F.log_softmax(at_least_float32(teacher_logits) / temperature, dim=1)
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
@@ -213,3 +209,19 @@ def check_reduction(reduction: str) -> None:
     """
     if reduction not in get_args(Reduction):
         raise ValueError(f"expected reduction 'batchmean' or 'elementwise', got {reduction!r}")
+
+
+def check_temperature(temperature: float) -> None:
+    """Check a divisor of logits.
+
+    Args:
+        temperature: the divisor.
+
+    Raises:
+        ValueError: if it is not positive.
+
+    Example:
+        >>> check_temperature(4.0)
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature: expected a positive number, got {temperature}; 1.0 leaves the logits unchanged")

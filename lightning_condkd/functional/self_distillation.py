@@ -8,42 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_condkd.functional.divergence import kd_divergence
+from lightning_condkd.functional.divergence import check_temperature, kd_divergence
+from lightning_condkd.functional.logits import standardize_logits
 from lightning_condkd.functional.matching import class_means
 from lightning_condkd.precision import at_least_float32
 
 Pairing = Literal["sample", "class_mean"]
 Distance = Literal["kl", "mse"]
-
-
-def standardize_logits(logits: Tensor, eps: float = 1e-7) -> Tensor:
-    r"""Return :math:`(v - \bar v) / (\sigma_v + \epsilon)` for every sample: logits without their scale and shift.
-
-    The standard deviation is the unbiased one, as in the official code.
-
-    Args:
-        logits: ``(N, K)``.
-        eps: added to the deviation (official code 1e-7).
-
-    Returns:
-        ``(N, K)`` in float32 at least; a row of equal logits becomes 0.
-
-    Raises:
-        ValueError: if there are fewer than two classes.
-
-    Example:
-        >>> import torch
-        >>> standardize_logits(torch.tensor([[1.0, 2.0, 3.0], [10.0, 30.0, 50.0]]))
-        tensor([[-1.0000,  0.0000,  1.0000],
-                [-1.0000,  0.0000,  1.0000]])
-
-    References:
-        Sun et al.: "Logit Standardization in Knowledge Distillation", CVPR 2024, arXiv 2403.01427; its code.
-    """
-    if logits.shape[1] < 2:
-        raise ValueError(f"logits: expected at least 2 classes to standardise over, got {tuple(logits.shape)}")
-    logits = at_least_float32(logits)
-    return (logits - logits.mean(1, keepdim=True)) / (logits.std(1, keepdim=True) + eps)
 
 
 def self_distillation_loss(
@@ -67,7 +38,8 @@ def self_distillation_loss(
         synthetic_logits: ``(N, K)``.
         labels: classes of the rows, the same for both, ``(N,)`` int64.
         temperature: divisor of the logits, positive (our default).
-        standardize: whether logits go through :func:`standardize_logits` first.
+        standardize: whether logits go through
+            :func:`~lightning_condkd.functional.logits.standardize_logits` first.
         pairing: ``sample`` compares row by row; ``class_mean`` compares the mean (standardised) logits of each class
             in the batch.
         distance: ``kl``, or ``mse`` for :math:`\tau^2` times the mean squared difference of log-probabilities over
@@ -121,8 +93,7 @@ def check_choices(temperature: float, pairing: str, distance: str) -> None:
     Example:
         >>> check_choices(4.0, "sample", "kl")
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature: expected a positive number, got {temperature}; 1.0 leaves the logits unchanged")
+    check_temperature(temperature)
     if pairing not in get_args(Pairing):
         raise ValueError(f"pairing: expected 'sample' or 'class_mean', got {pairing!r}")
     if distance not in get_args(Distance):

@@ -63,7 +63,7 @@ def test_a_part_of_the_batch_keeps_its_maps() -> None:
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"teacher_maps": []}, "one at least.*name the blocks in pairs"),
+        ({"teacher_maps": []}, "one at least.*name the modules in pairs"),
         ({"teacher_maps": ["a"], "student_maps": ["a", "b"]}, r"got \['a', 'b'\] and \['a'\]"),
         ({"teacher_maps": ["a"], "reduction": "sum"}, "reduction 'batchmean' or 'elementwise', got 'sum'"),
     ],

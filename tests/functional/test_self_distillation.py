@@ -4,7 +4,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_condkd.functional.adversarial import critic_loss, gradient_penalty
-from lightning_condkd.functional.self_distillation import self_distillation_loss, standardize_logits
+from lightning_condkd.functional.logits import standardize_logits
+from lightning_condkd.functional.self_distillation import self_distillation_loss
 from tests.reference import self_distillation as reference
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_condkd.distillation.base import NetworkShapes
+from lightning_condkd.distillation.inputs import NetworkShapes
 from lightning_condkd.precision import at_least_float32
 from lightning_condkd.types import NetworkOutput
 

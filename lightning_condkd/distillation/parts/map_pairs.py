@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lightning_condkd.distillation.base import LossSpec
+from lightning_condkd.distillation.inputs import LossSpec
 
 MapShape = tuple[int, int, int]
 
@@ -56,3 +56,21 @@ def map_shapes(loss: str, spec: LossSpec) -> list[tuple[MapShape, MapShape]]:
                 )
     pairs = zip(spec.student.maps, spec.teacher.maps, strict=True)
     return [((s[0], s[1], s[2]), (t[0], t[1], t[2])) for s, t in pairs]
+
+
+def check_same_resolution(loss: str, spec: LossSpec) -> None:
+    """Check that the maps of teacher and student are ``(N, C, H, W)`` with the same height and width in pairs.
+
+    Args:
+        loss: name of the loss in the message.
+        spec: shapes of the task.
+
+    Raises:
+        ValueError: if a pair differs.
+    """
+    for index, (student, teacher) in enumerate(map_shapes(loss, spec)):
+        if student[1:] != teacher[1:]:
+            raise ValueError(
+                f"{loss}: expected maps of one height and width in pairs, got {student} of the student and {teacher} "
+                f"of the teacher (channels, height, width) in pair {index}: name modules of the same resolution"
+            )
