@@ -46,7 +46,9 @@ FINAL = [
     (DFAD, "make", "make_more(spec, generator)"),
     (LiveInversion, "make", "make_more(spec, generator)"),
     (DistillationLoss, "__call__", "forward(student, teacher, labels)"),
+    (DistillationLoss, "build", "check_shapes(spec) and make(spec)"),
     (KLDistillation, "__call__", "forward(student, teacher, labels)"),
+    (DistillationLoss, "build", "check_shapes(spec) and make(spec)"),
     (CondensationMethod, "build", "make(image_shape, num_classes, ipc)"),
     (DistributionMatching, "make", "make_more(ipc)"),
     (Discriminator, "build", "build_heads(width, num_classes)"),
@@ -362,11 +364,15 @@ class Reads(DistillationLoss):
 
 
 class Projects(DistillationLoss):
-    """A loss with a layer of its own."""
+    """A loss with a layer of its own, and one that it does not use."""
 
-    def __init__(self) -> None:
+    def __init__(self, idle: bool = False, groups: list[dict[str, Any]] | None = None) -> None:
         super().__init__()
-        self.layer = nn.Linear(3, 3)
+        self.layer, self.groups = nn.Linear(3, 3), groups
+        self.idle = nn.Linear(3, 3) if idle else None
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return super().parameter_groups() if self.groups is None else self.groups
 
     def forward(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor | None = None) -> Tensor:
         return (self.layer(student.logits) - teacher.logits).square().mean()
@@ -388,9 +394,13 @@ LOSSES: dict[str, tuple[Callable[[], DistillationLoss], str]] = {
     ),
     "nothing returned": (lambda: Reads(lambda s, t: None), "expected a scalar tensor, got NoneType"),
     "detached": (lambda: Reads(lambda s, t: s.logits.detach().mean()), "no gradient of the loss reaches the student"),
-    "own parameters": (
-        Projects,
-        r"distillation: nothing trains layer.weight, layer.bias of Projects: freeze them with requires_grad_\(False\)",
+    "idle parameters": (
+        lambda: Projects(idle=True),
+        r"Projects: no gradient reached idle.weight, idle.bias in the first step, so nothing trains it: use it",
+    ),
+    "parameters that no optimizer gets": (
+        lambda: Projects(groups=[]),
+        r"student_optimizer, Projects: the optimizer holds none of the parameters to train, among them 'layer.weight'",
     ),
 }
 

@@ -2,6 +2,7 @@
 
 from lightning_condkd.augment.base import Augment, AugmentParameters, take
 from lightning_condkd.augment.geometric import CropFlip, ResizedCrop, RollFlip
+from lightning_condkd.augment.mixing import CutMix, Mixing, Mixup, RandomMixing
 from lightning_condkd.augment.policies import AugmentName, DifferentiableAugment, SiameseAugment, resolve_augment
 
 __all__ = [
@@ -9,7 +10,11 @@ __all__ = [
     "AugmentName",
     "AugmentParameters",
     "CropFlip",
+    "CutMix",
     "DifferentiableAugment",
+    "Mixing",
+    "Mixup",
+    "RandomMixing",
     "ResizedCrop",
     "RollFlip",
     "SiameseAugment",

@@ -95,18 +95,22 @@ class RollFlip(Augment):
 
 
 class ResizedCrop(Augment):
-    """Random box of each image, stretched to the image's size, and random horizontal flip.
+    """Random box of each image, stretched to the image's size or another, and random horizontal flip.
 
-    Area and aspect ratio of a box are drawn together up to ten times until it fits into the image; a box that still
-    overhangs is cut down to the image.
+    This is the crop of torchvision's ``RandomResizedCrop`` (its scale is 0.08 to 1), except that boxes need not lie on
+    whole pixels: area and aspect ratio of a box are drawn together up to ten times until it fits into the image. A box
+    that still overhangs is cut down to the image, at a random place, where torchvision takes the middle.
 
     Args:
-        scale: least and greatest share of the image's area.
+        scale: least and greatest share of the image's area (code of function matching: 0.05 to 1).
         ratio: least and greatest ratio of width to height in pixels; drawn uniformly on a logarithmic scale.
         flip_probability: share of images that are mirrored.
+        size: height and width of the result in pixels, or one number for both; ``None`` keeps those of the images.
+            Images are not smoothed before, so a much smaller result may alias.
 
     Raises:
-        ValueError: if the bounds are not in order or out of their range, or the probability is outside [0, 1].
+        ValueError: if the bounds are not in order or out of their range, the probability is outside [0, 1], or the size
+            is not positive.
 
     Example:
         >>> crop = ResizedCrop()
@@ -115,6 +119,8 @@ class ResizedCrop(Augment):
 
     References:
         Szegedy et al., "Going Deeper with Convolutions", CVPR 2015.
+        Beyer et al., "Knowledge Distillation: A Good Teacher is Patient and Consistent", arXiv 2106.05237 (and its
+        code).
     """
 
     attempts = 10
@@ -124,6 +130,7 @@ class ResizedCrop(Augment):
         scale: tuple[float, float] = (0.25, 1.0),
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         flip_probability: float = 0.5,
+        size: int | tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         if not 0 < scale[0] <= scale[1] <= 1:
@@ -131,11 +138,15 @@ class ResizedCrop(Augment):
         if not 0 < ratio[0] <= ratio[1]:
             raise ValueError(f"ratio: expected two ratios above 0 in order, got {ratio}")
         _check_flip(flip_probability)
+        self.size = (size, size) if isinstance(size, int) else size
+        if self.size is not None and min(self.size) < 1:
+            raise ValueError(f"size: expected height and width in pixels, at least 1, got {size}")
         self.scale, self.ratio, self.flip_probability = scale, ratio, flip_probability
 
     def extra_repr(self) -> str:
         """Return the arguments."""
-        return f"scale={self.scale}, ratio={self.ratio}, flip_probability={self.flip_probability}"
+        given = f"scale={self.scale}, ratio={self.ratio}, flip_probability={self.flip_probability}"
+        return given if self.size is None else f"{given}, size={self.size}"
 
     def sample(self, n: int, generator: torch.Generator) -> AugmentParameters:
         """Draw ``area`` and ``ratio`` (candidates, ``(n, 10)``), ``position`` (``(n, 2)`` in [0, 1)) and ``flip``."""
@@ -151,12 +162,22 @@ class ResizedCrop(Augment):
 
     def transform(self, images: Tensor, parameters: AugmentParameters) -> Tensor:
         """Cut the first box that fits, stretch it, then mirror it."""
-        form = images.shape[2] / images.shape[3]
-        area, ratio = parameters["area"], parameters["ratio"]
+        sides = self.box_sides(parameters, images.shape[2], images.shape[3])
+        crops = operators.resized_crop(images, sides, parameters["position"], self.size)
+        return operators.flip(crops, parameters["flip"])
+
+    def box_sides(self, parameters: AugmentParameters, height: int, width: int) -> Tensor:
+        """Return the sides of the first boxes that fit, as shares of the image's sides, rows and columns, ``(n, 2)``.
+
+        Args:
+            parameters: from :meth:`sample`, with ``n`` rows.
+            height: height of the images in pixels.
+            width: width of the images in pixels.
+        """
+        form, area, ratio = height / width, parameters["area"], parameters["ratio"]
         sides = torch.stack([(area / ratio / form).sqrt(), (area * ratio * form).sqrt()], dim=1)
         first = (sides <= 1).all(1).long().argmax(1)
-        size = sides[torch.arange(len(sides)), :, first].clamp(max=1)
-        return operators.flip(operators.resized_crop(images, size, parameters["position"]), parameters["flip"])
+        return sides[torch.arange(len(sides)), :, first].clamp(max=1)
 
 
 def _check_flip(probability: float) -> None:

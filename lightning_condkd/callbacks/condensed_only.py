@@ -11,15 +11,17 @@ from lightning.pytorch.callbacks import Callback, Timer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torchmetrics.classification import MulticlassAccuracy
 
+from lightning_condkd.augment import Mixing
 from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.models import Observer
 from lightning_condkd.models.finite import broken_parts
 from lightning_condkd.modules.condkd import CondKD
 from lightning_condkd.randomness import Draw
 from lightning_condkd.steps import OptimizerTurns
+from lightning_condkd.steps.part_checks import check_mixing
 from lightning_condkd.training.divergence import LogitsWatch, LossWatch, check_logits, symptoms
 from lightning_condkd.training.held_out import loaders_in_turn
-from lightning_condkd.training.run_length import run_steps, units_of_run
+from lightning_condkd.training.run_length import run_steps, student_progress, units_of_run
 from lightning_condkd.training.trainer_access import callbacks_of
 
 
@@ -30,10 +32,17 @@ class CondensedOnlyBaseline(Callback):
     run. With several ranks every rank uses the whole batch. The baseline is evaluated on the first validation loader;
     the summary contains the result as ``condensed_only_accuracy``. A run resumed with another length keeps the result,
     with a warning.
+
+    Args:
+        mixing: mixture of the views of a batch for a second baseline, the strongest simple one that we know, whose
+            accuracy is ``condensed_only_mixed_accuracy``; ``None`` for the plain one alone. If the run mixes its views
+            itself, so does the plain baseline.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mixing: Mixing | None = None) -> None:
+        self.mixing = mixing
         self.accuracy: float | None = None
+        self.mixed_accuracy: float | None = None
         self.steps: int | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -62,9 +71,13 @@ class CondensedOnlyBaseline(Callback):
         self.steps = steps
         rank_zero_info("condensed-only baseline: the same student steps on the condensed images alone ...")
         with pl_module.stopwatch.running("condensed_only"), trainer.precision_plugin.forward_context():
-            student = _train_on_condensed(pl_module)
-            self.accuracy = _accuracy(student, trainer, pl_module)
-        rank_zero_info(f"condensed-only baseline: {100 * self.accuracy:.2f} %")
+            self.accuracy = _accuracy(_train_on_condensed(pl_module, pl_module.mixing), trainer, pl_module)
+            rank_zero_info(f"condensed-only baseline: {100 * self.accuracy:.2f} %")
+            if self.mixing is not None:
+                check_mixing(self.mixing, pl_module.distillation)
+                student = _train_on_condensed(pl_module, self.mixing)
+                self.mixed_accuracy = _accuracy(student, trainer, pl_module)
+                rank_zero_info(f"condensed-only baseline, mixed views: {100 * self.mixed_accuracy:.2f} %")
 
     def _remark(self, steps: int | None) -> None:
         if self.steps is not None and steps != self.steps:
@@ -75,7 +88,7 @@ class CondensedOnlyBaseline(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the result and the number of its training steps."""
-        return {"accuracy": self.accuracy, "steps": self.steps}
+        return {"accuracy": self.accuracy, "mixed_accuracy": self.mixed_accuracy, "steps": self.steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore both.
@@ -84,14 +97,16 @@ class CondensedOnlyBaseline(Callback):
             state_dict: result of :meth:`state_dict`.
         """
         self.accuracy, self.steps = state_dict["accuracy"], state_dict.get("steps")
+        self.mixed_accuracy = state_dict.get("mixed_accuracy")
 
 
-def _train_on_condensed(module: CondKD) -> Observer:
+def _train_on_condensed(module: CondKD, mixing: Mixing | None) -> Observer:
     transfer = module.distillation_step.transfer_set
     student = copy.deepcopy(module.student).train()
     alone = TransferSet(transfer.condensed, mix=1.0, batch_size=transfer.batch_size)
-    step = module.distillation_step._replace(student=student, transfer_set=alone)
-    optimizer = module.make_student_optimizer(student)
+    loss = copy.deepcopy(module.distillation)
+    step = module.distillation_step._replace(student=student, distillation=loss, transfer_set=alone, mixing=mixing)
+    optimizer = module.make_student_optimizer(student, loss)
     scheduler = module.make_student_scheduler(optimizer)
     scaled = getattr(module.trainer.precision_plugin, "scaler", None) is not None
     turns = OptimizerTurns({"student": optimizer}, torch.amp.GradScaler(module.device.type, enabled=scaled))
@@ -99,12 +114,14 @@ def _train_on_condensed(module: CondKD) -> Observer:
     for unit, ends_round in units_of_run(module.trainer, module.inversion.cadence):
         if unit.phase == "distill":
             draw = Draw(module.seed, unit.counter)
-            for update in step.take(unit, draw, turns, module.student_gradient_clip):
+            progress = student_progress(module.trainer, module.inversion.cadence, unit)
+            for update in step.take(unit, draw, turns, module.student_gradient_clip, progress):
                 watch.add(update.optimizer, unit.counter, update.losses)
             if ends_round:
                 scheduler.step()
                 _check(module.trainer, student, watch, unit.round, scaled)
-    return student.eval()
+    loss.eval()
+    return loss.predictor(student.eval())
 
 
 def _check(trainer: L.Trainer, student: Observer, watch: LossWatch, round: int, scaled: bool) -> None:

@@ -22,6 +22,7 @@ from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.modules.classification import Classification
 from lightning_condkd.modules.condensation import Condensation
 from lightning_condkd.modules.condkd import CondKD
+from lightning_condkd.modules.distillation import Distillation
 from lightning_condkd.modules.experts import ExpertTrajectories
 from lightning_condkd.modules.generative_condensation import GenerativeCondensation
 from lightning_condkd.training.outputs import check_targets, run_folder
@@ -33,6 +34,7 @@ from lightning_condkd.writing import Target, write_atomic
 TITLES = {
     "teacher_accuracy": "teacher",
     "condensed_only_accuracy": "condensed images only",
+    "condensed_only_mixed_accuracy": "condensed only, mixed",
     "student_accuracy_last": "student, last",
     "student_accuracy_best": "student, best",
     "accuracy_last": "accuracy, last",
@@ -226,9 +228,13 @@ def outcome(trainer: L.Trainer, module: ResumableModule) -> dict[str, Any]:
     made: dict[str, Any] = {} if dev_steps(trainer) else _files(trainer, module)
     match module:
         case CondKD():
-            baseline = next((c.accuracy for c in callbacks_of(trainer, CondensedOnlyBaseline)), None)
-            made |= {"teacher_accuracy": module.teacher_accuracy, "condensed_only_accuracy": baseline}
+            made |= {"teacher_accuracy": module.teacher_accuracy}
+            for baseline in callbacks_of(trainer, CondensedOnlyBaseline):
+                made["condensed_only_accuracy"] = baseline.accuracy
+                made["condensed_only_mixed_accuracy"] = baseline.mixed_accuracy
             made |= {"images_synthesized": module.images_synthesized}
+        case Distillation():
+            made["teacher_accuracy"] = module.teacher_accuracy
         case Condensation() | GenerativeCondensation():
             made["iterations"] = trainer.global_step
             for accuracy in callbacks_of(trainer, CondensedAccuracy):

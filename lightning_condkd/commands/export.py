@@ -22,8 +22,11 @@ PREFIX = "student.network."
 def student_state(checkpoint: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return a student's weights under its own names, and its normalisation.
 
+    If the loss of the run changed how the student predicts, they are the weights of that network, such as
+    :class:`~lightning_condkd.models.ProjectedClassifier` for SimKD.
+
     Args:
-        checkpoint: a checkpoint of :class:`~lightning_condkd.CondKD`.
+        checkpoint: a checkpoint of :class:`~lightning_condkd.CondKD` or :class:`~lightning_condkd.Distillation`.
 
     Returns:
         The state dict, and ``mean`` and ``std`` in the units of [0, 1] for the normalisation that the network expects.
@@ -34,9 +37,11 @@ def student_state(checkpoint: str | Path) -> tuple[dict[str, Tensor], dict[str, 
     """
     content = WholeCheckpointIO().load_checkpoint(checkpoint)
     if TeacherStudent.state_key not in content:
-        raise ValueError(f"expected a checkpoint of CondKD, got {checkpoint}: check the path")
+        raise ValueError(f"expected a checkpoint of CondKD or Distillation, got {checkpoint}: check the path")
     state = content["state_dict"]
-    weights = {plain_name(name.removeprefix(PREFIX)): value for name, value in state.items() if name.startswith(PREFIX)}
+    student = {plain_name(name.removeprefix(PREFIX)): name for name in state if name.startswith(PREFIX)}
+    names = content[TeacherStudent.state_key].get("predictor") or student
+    weights = {name: state[held] for name, held in names.items()}
     if broken := broken_tensors(weights):
         raise ValueError(f"the student in {checkpoint} holds NaN or infinity in {listed(broken)}: take an earlier one")
     return weights, content[TeacherStudent.state_key]["normalisation"]

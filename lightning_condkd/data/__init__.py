@@ -18,6 +18,7 @@ __all__ = [
     "ImageFolderDataModule",
     "MemoryBank",
     "StepStream",
+    "StreamedFolderDataModule",
     "TorchvisionDataModule",
     "TransferBatch",
     "TransferSet",
@@ -32,5 +33,6 @@ if TYPE_CHECKING:
         ImageFolderDataModule,
         TorchvisionDataModule,
     )
+    from lightning_condkd.data.streamed_datamodule import StreamedFolderDataModule
 else:  # these import Lightning
-    __getattr__, __dir__ = lazy_names(globals(), ("image_datamodules", "condensed_datamodule"))
+    __getattr__, __dir__ = lazy_names(globals(), ("image_datamodules", "condensed_datamodule", "streamed_datamodule"))

@@ -2,39 +2,38 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning as L
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_condkd import distributed
 from lightning_condkd.data.digits import load_digits_split
 from lightning_condkd.data.image_source import ImageSource, UnlabeledImages, from_folder, unlabeled_images
-from lightning_condkd.data.loaders import (
-    Batch,
-    DrawsByStep,
-    EvaluationBatches,
-    ResumableLoader,
-    ShuffledBatches,
-    step_loader,
+from lightning_condkd.data.loaders import Batch, EvaluationBatches, ResumableLoader, ShuffledBatches
+from lightning_condkd.data.shuffled_datamodule import (
+    Share,
+    ShuffledDataModule,
+    TrainingLoader,
+    check_enough_to_predict,
+    check_same,
+    share_of_this_process,
+    warn_of_empty_classes,
 )
 from lightning_condkd.data.torchvision_sets import Choice, from_torchvision
+from lightning_condkd.hashing import content_hash
 from lightning_condkd.messages import listed
-from lightning_condkd.randomness import run_seed
 
 
-class ImageDataModule(L.LightningDataModule, ABC):
-    """Base of the datamodules of real images (uint8): shuffled for training, in order for evaluation and prediction.
+class ImageDataModule(ShuffledDataModule):
+    """Base of the datamodules of real images in memory: also served in order for prediction.
 
-    A subclass reads the images in :meth:`load`, which is called at their first use. The module converts them to the
-    units of [0, 1] and augments them on its device. A module that draws its own images
-    (:class:`~lightning_condkd.data.loaders.DrawsByStep`) gets step numbers.
+    A subclass reads the images in :meth:`load`, which is called at their first use.
 
     Args:
         batch_size: images in a training batch, over all ranks; images left over at the end of an epoch are dropped.
@@ -43,10 +42,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
     """
 
     def __init__(self, batch_size: int = 128, *, eval_batch_size: int = 500, seed: int | None = None) -> None:
-        super().__init__()
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
-        self.seed = run_seed(seed)
+        super().__init__(batch_size, eval_batch_size=eval_batch_size, seed=seed)
         self._only_held_out = False
 
     @abstractmethod
@@ -61,11 +57,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
     def train_source(self) -> ImageSource:
         """The training images."""
         source = _said(self, "training", self.load(train=True))
-        if empty := source.empty_classes:
-            rank_zero_warn(
-                f"{len(empty)} of {source.num_classes} classes have no training image, {listed(empty)}: no network can "
-                "learn them. Add images, or, if they are no classes of the data, remove their folders or names"
-            )
+        warn_of_empty_classes(source.empty_classes, source.num_classes)
         return source
 
     @cached_property
@@ -93,6 +85,16 @@ class ImageDataModule(L.LightningDataModule, ABC):
         """``(C, H, W)`` in pixels."""
         return self._known.image_shape
 
+    @property
+    def train_size(self) -> int:
+        """Number of training images."""
+        return len(self.train_source)
+
+    def describe_train(self) -> str:
+        """Return a line that identifies the training images: their number, and hashes of pixels and class names."""
+        source, names = self.train_source, content_hash(repr(list(self.train_source.class_names)))
+        return f"{len(source)} images of {source.num_classes} classes, sha256 {source.sha256[:8]} {names[:8]}"
+
     def setup(self, stage: str) -> None:
         """Store which part of the data the stage needs; read and check the images to predict.
 
@@ -104,9 +106,8 @@ class ImageDataModule(L.LightningDataModule, ABC):
         """
         self._only_held_out = stage != "fit"
         # Not in predict_dataloader: an error there makes Lightning leave every DataLoader of the process patched.
-        if stage == "predict" and len(self.predict_images) < (ranks := distributed.world_size()):
-            count = len(self.predict_images)
-            raise ValueError(f"{count} images cannot be divided among {ranks} processes: predict on one")
+        if stage == "predict":
+            check_enough_to_predict(len(self.predict_images))
 
     def check_parts(self) -> None:
         """Check that training and held-out images have the same classes and shape.
@@ -115,27 +116,27 @@ class ImageDataModule(L.LightningDataModule, ABC):
             ValueError: if they differ.
         """
         for what in ("class_names", "image_shape"):
-            expected, found = getattr(self.train_source, what), getattr(self.val_source, what)
-            if expected != found:
-                cure = "or give class_names, the names of all" if what == "class_names" else "or set image_size"
-                raise ValueError(
-                    f"{what}: training images have {expected}, held-out ones {found}; make them the same, {cure}"
-                )
+            check_same(what, getattr(self.train_source, what), getattr(self.val_source, what))
 
-    def train_dataloader(self) -> DataLoader[tuple[object, object]] | DataLoader[int]:
-        """Return an epoch of batches ``(uint8 images, labels)``, or of step numbers."""
-        module: object = None if self.trainer is None else self.trainer.lightning_module
-        if isinstance(module, DrawsByStep):
-            return step_loader(module.steps_per_epoch)
-        self.check_parts()
-        share = {"rank": distributed.rank(), "world_size": distributed.world_size()}
-        batches = ShuffledBatches(self.train_source, self.batch_size, seed=self.seed, position=self._position, **share)
+    def train_batches(self, share: Share) -> TrainingLoader:
+        """Return the loader of an epoch of shuffled batches ``(uint8 images, labels)``.
+
+        Args:
+            share: rank of this process and number of processes.
+        """
+        batches = ShuffledBatches(
+            self.train_source,
+            self.batch_size,
+            seed=self.seed,
+            position=self._position,
+            with_rows=self.with_rows,
+            **share,
+        )
         return ResumableLoader(batches)
 
     def val_dataloader(self) -> ResumableLoader[Batch]:
         """Return all held-out images once, in order."""
-        share = {"rank": distributed.rank(), "world_size": distributed.world_size()}
-        return ResumableLoader(EvaluationBatches(self.val_source, self.eval_batch_size, **share))
+        return ResumableLoader(EvaluationBatches(self.val_source, self.eval_batch_size, **share_of_this_process()))
 
     def test_dataloader(self) -> ResumableLoader[Batch]:
         """Return the same as :meth:`val_dataloader`."""
@@ -144,23 +145,6 @@ class ImageDataModule(L.LightningDataModule, ABC):
     def predict_dataloader(self) -> DataLoader[Tensor]:
         """Return the images to predict once, in order and without labels; Lightning divides them among the ranks."""
         return DataLoader(self.predict_images, batch_size=max(1, self.eval_batch_size // distributed.world_size()))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the seed of the order."""
-        return {"seed": self.seed}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the seed of the resumed run's order.
-
-        Args:
-            state_dict: result of :meth:`state_dict`.
-        """
-        self.seed = state_dict["seed"]
-
-    def _position(self) -> tuple[int, int]:
-        if self.trainer is None:
-            return 0, 0
-        return self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_idx + 1
 
 
 def _said(data: ImageDataModule, part: str, source: ImageSource) -> ImageSource:

@@ -10,23 +10,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torchvision
 from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import functional as transforms
 
+from lightning_condkd.data.class_files import list_class_files
 from lightning_condkd.data.counts import count_line, empty_classes
-from lightning_condkd.formats.folders import (
-    all_gray,
-    class_folders,
-    image_files,
-    in_class_order,
-    is_image,
-    open_images,
-    warn_of_others,
-)
-from lightning_condkd.formats.image_folder import labels_by_name
+from lightning_condkd.formats.folders import all_gray, image_files, open_images
 from lightning_condkd.hashing import content_hash
 from lightning_condkd.pixels import to_pixels
 
@@ -168,16 +159,10 @@ def from_folder(
             ``class_names``, or ``channels`` has another value.
     """
     _check_channels(channels)
-    if not Path(root).is_dir():
-        raise FileNotFoundError(f"root: expected a folder with one subfolder for each class, found none at {root}")
-    dataset: Any = _ClassFolders(Path(root), class_names)
-    warn_of_others(Path(root))
-    if not len(dataset):
-        raise FileNotFoundError(f"root: expected image files in subfolders of {root}, found none")
-    files = [file for file, _ in dataset.samples]
-    images = open_images(files, channels or _stored_channels(Path(root), files))
-    pixels, labels = decode(zip(images, dataset.targets, strict=True), len(files), image_size)
-    return ImageSource(pixels, labels, tuple(dataset.classes), tuple(files))
+    found = list_class_files(Path(root), class_names)
+    images = open_images(found.files, channels or _stored_channels(Path(root), found.files))
+    pixels, labels = decode(zip(images, found.labels.tolist(), strict=True), len(found.files), image_size)
+    return ImageSource(pixels, labels, found.class_names, tuple(found.files))
 
 
 def unlabeled_images(
@@ -225,25 +210,6 @@ def _stored_channels(root: Path, files: Sequence[str]) -> int:
     return 1
 
 
-class _ClassFolders(torchvision.datasets.ImageFolder):
-    """A folder of classes without hidden files; a class may have no images, as in one part of a dataset."""
-
-    def __init__(self, root: Path, class_names: Sequence[str] | None) -> None:
-        self._class_names = class_names
-        super().__init__(str(root), is_valid_file=self._is_valid, allow_empty=True)
-
-    def _is_valid(self, path: str) -> bool:
-        return is_image(Path(path), Path(self.root))
-
-    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        folders = [folder.name for folder in class_folders(Path(directory))]
-        if self._class_names is None:
-            names = in_class_order(folders)
-            return names, {name: label for label, name in enumerate(names)}
-        labels = labels_by_name(folders, self._class_names)
-        return list(self._class_names), dict(zip(folders, labels, strict=True))
-
-
 def decode(dataset: Iterable[tuple[Image, int]], count: int, image_size: int | None = None) -> tuple[Tensor, Tensor]:
     """Return images as one tensor ``(N, C, H, W)`` uint8, and labels ``(N,)`` int64.
 
@@ -257,7 +223,7 @@ def decode(dataset: Iterable[tuple[Image, int]], count: int, image_size: int | N
     """
     images, labels = torch.empty(0), []
     for row, (image, label) in enumerate(dataset):
-        pixels = transforms.pil_to_tensor(image if image_size is None else _square(image, image_size))
+        pixels = transforms.pil_to_tensor(image if image_size is None else central_square(image, image_size))
         if not row:
             images = pixels.new_empty(count, *pixels.shape)
         if pixels.shape != images.shape[1:]:
@@ -269,6 +235,13 @@ def decode(dataset: Iterable[tuple[Image, int]], count: int, image_size: int | N
     return images, torch.tensor(labels)
 
 
-def _square(image: Image, size: int) -> Image:
-    resized: Any = transforms.resize(cast(Any, image), [size])  # annotated for tensors, made for both
+def central_square(image: Image, size: int, shorter_side: int | None = None) -> Image:
+    """Return the central square of an image.
+
+    Args:
+        image: the image.
+        size: side of the square in pixels.
+        shorter_side: size to which the shorter side is resized before; ``None`` for that of the square.
+    """
+    resized: Any = transforms.resize(cast(Any, image), [shorter_side or size])  # annotated for tensors, made for both
     return cast(Image, transforms.center_crop(resized, [size, size]))

@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_condkd.data.image_source import ImageSource
-from lightning_condkd.randomness import seeded_generator
+from lightning_condkd.data.row_orders import RowsInOrder, ShuffledRows
 
 Item = TypeVar("Item")
 
 Batch = tuple[Tensor, Tensor]
+BatchWithRows = tuple[Tensor, Tensor, Tensor]
 Position = Callable[[], tuple[int, int]]
 
 
@@ -27,11 +28,11 @@ class DrawsByStep(Protocol):
         """Steps in what the trainer counts as an epoch."""
 
 
-class ShuffledBatches(IterableDataset[Batch]):
-    """One epoch of shuffled batches of equal size; images left over at its end are dropped.
+class ShuffledBatches(IterableDataset[Batch | BatchWithRows]):
+    """One epoch of shuffled batches of equal size, see :class:`~lightning_condkd.data.row_orders.ShuffledRows`.
 
-    The order depends on seed and epoch alone. The position is queried when the first batch is fetched: after a resume
-    within an epoch Lightning iterates a plain loader from its start, but continues its count of batches.
+    The position is queried when the first batch is fetched: after a resume within an epoch Lightning iterates a plain
+    loader from its start, but continues its count of batches.
 
     Args:
         source: the images.
@@ -40,6 +41,7 @@ class ShuffledBatches(IterableDataset[Batch]):
         position: function that returns the epoch and the index of its next batch.
         rank: rank of this process; it yields rows ``[rank::world_size]`` of every global batch.
         world_size: number of processes.
+        with_rows: whether batches carry the rows of their images in ``source`` as a third element, int64.
 
     Raises:
         ValueError: if there are fewer images than a batch needs, or the batch size is not divisible by the world size.
@@ -60,29 +62,22 @@ class ShuffledBatches(IterableDataset[Batch]):
         position: Position,
         rank: int = 0,
         world_size: int = 1,
+        with_rows: bool = False,
     ) -> None:
-        if not 1 <= batch_size <= len(source):
-            raise ValueError(f"batch_size: expected 1 to {len(source)}, the number of images, got {batch_size}")
-        if batch_size % world_size:
-            raise ValueError(f"batch_size={batch_size} does not divide by {world_size} processes: choose a multiple")
-        self.source, self.batch_size, self.seed = source, batch_size, seed
-        self.position, self.rows = position, slice(rank, None, world_size)
+        self.order = ShuffledRows(len(source), batch_size, seed=seed, rank=rank, world_size=world_size)
+        self.source, self.position, self.with_rows = source, position, with_rows
 
     def __len__(self) -> int:
-        return len(self.source) // self.batch_size
+        return len(self.order)
 
-    def __iter__(self) -> Iterator[Batch]:
-        epoch, first = self.position()
-        order = torch.randperm(len(self.source), generator=seeded_generator(self.seed, "shuffle", epoch))
-        for start in range(first * self.batch_size, len(self) * self.batch_size, self.batch_size):
-            ids = order[start : start + self.batch_size][self.rows]
-            yield self.source.images[ids], self.source.labels[ids]
+    def __iter__(self) -> Iterator[Batch | BatchWithRows]:
+        for rows in self.order.batches(*self.position()):
+            images, labels = self.source.images[rows], self.source.labels[rows]
+            yield (images, labels, rows) if self.with_rows else (images, labels)
 
 
 class EvaluationBatches(IterableDataset[Batch]):
-    """All images once, in order; every rank yields equally many batches, of which the last may be empty.
-
-    No image is repeated to fill a batch, so metrics over all ranks are exact.
+    """All images once, in order, see :class:`~lightning_condkd.data.row_orders.RowsInOrder`.
 
     Args:
         source: the images.
@@ -100,17 +95,15 @@ class EvaluationBatches(IterableDataset[Batch]):
     """
 
     def __init__(self, source: ImageSource, batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size: expected a positive number of images, got {batch_size}")
-        self.source, self.batch_size, self.rows = source, batch_size, slice(rank, None, world_size)
+        self.order = RowsInOrder(len(source), batch_size, rank=rank, world_size=world_size)
+        self.source = source
 
     def __len__(self) -> int:
-        return -(-len(self.source) // self.batch_size)
+        return len(self.order)
 
     def __iter__(self) -> Iterator[Batch]:
-        for start in range(0, len(self.source), self.batch_size):
-            rows = slice(start, start + self.batch_size)
-            yield self.source.images[rows][self.rows], self.source.labels[rows][self.rows]
+        for rows in self.order.batches():
+            yield self.source.images[rows], self.source.labels[rows]
 
 
 class StepStream(IterableDataset[int]):
@@ -131,19 +124,20 @@ class StepStream(IterableDataset[int]):
 
 
 class ResumableLoader(DataLoader[Item]):
-    """A loader of a dataset's items in the training process; the dataset or the module handles resuming.
+    """A loader of a dataset's items; the dataset or the module handles resuming.
 
     Args:
         dataset: the items of an epoch.
+        num_workers: processes that make the items; 0 for the training process itself.
 
     Example:
         >>> list(ResumableLoader(StepStream(2)))
         [0, 1]
     """
 
-    def __init__(self, dataset: IterableDataset[Item]) -> None:
+    def __init__(self, dataset: IterableDataset[Item], num_workers: int = 0) -> None:
         # Without a generator of its own it would take a number from the global stream at every epoch.
-        super().__init__(dataset, batch_size=None, num_workers=0, generator=torch.Generator())
+        super().__init__(dataset, batch_size=None, num_workers=num_workers, generator=torch.Generator())
 
     def state_dict(self) -> dict[str, Any]:
         """Return an empty state; that the method exists shows Lightning that a resume within an epoch is exact."""

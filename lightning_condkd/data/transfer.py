@@ -22,11 +22,14 @@ class TransferBatch(NamedTuple):
         images: ``(n, C, H, W)``, pixels in the units of [0, 1], in the default dtype.
         labels: ``(n,)`` int64; -1 where a synthetic image has none.
         from_condensed: whether a row comes from the condensed set, ``(n,)`` bool.
+        slots: number of each image, ``(n,)`` int64, the same whenever it is drawn: first the condensed images, then
+            those of the bank in the order of synthesis, modulo its capacity; -1 for images that are not stored.
     """
 
     images: Tensor
     labels: Tensor
     from_condensed: Tensor
+    slots: Tensor
 
 
 class TransferSet:
@@ -124,12 +127,27 @@ class TransferSet:
         from_condensed = rows < len(self.condensed)
         condensed, labels = self.condensed.pixels(rows[from_condensed], device), self.condensed.labels
         if bool(from_condensed.all()):
-            return TransferBatch(condensed, send(labels[rows], device), send(from_condensed, device))
+            return TransferBatch(
+                condensed, send(labels[rows], device), send(from_condensed, device), send(rows, device)
+            )
         synthetic, targets = self.bank.take(rows[~from_condensed] - len(self.condensed))
         order = torch.cat([from_condensed.nonzero(), from_condensed.logical_not().nonzero()]).flatten().argsort()
         labels = torch.cat([labels[rows[from_condensed]], targets])[order]
         images = torch.cat([condensed, to_pixels(synthetic, device)])[send(order, device)]
-        return TransferBatch(images, send(labels, device), send(from_condensed, device))
+        slots = send(torch.where(from_condensed, rows, self._bank_slots(rows)), device)
+        return TransferBatch(images, send(labels, device), send(from_condensed, device), slots)
+
+    def slot_count(self, stored: int) -> int:
+        """Return the number of different images of a run, see :attr:`TransferBatch.slots`.
+
+        Args:
+            stored: number of images that the bank stores in the whole run, if it has no capacity.
+        """
+        return len(self.condensed) + (stored if self.bank.capacity is None else self.bank.capacity)
+
+    def _bank_slots(self, rows: Tensor) -> Tensor:
+        age = rows - len(self.condensed) + self.bank.images_seen - len(self.bank)
+        return len(self.condensed) + (age if self.bank.capacity is None else age % self.bank.capacity)
 
     def blend(self, images: Tensor, labels: Tensor | None, draw: Draw) -> TransferBatch:
         """Return a batch of this rank's condensed rows, followed by the given synthetic images.
@@ -153,6 +171,7 @@ class TransferSet:
             torch.cat([self.condensed.pixels(rows, images.device).to(images), images]),
             torch.cat([self.condensed.labels[rows].to(images.device), targets.to(images.device)]),
             torch.arange(len(rows) + len(images), device=images.device) < len(rows),
+            torch.cat([rows.to(images.device), torch.full((len(images),), -1, device=images.device)]),
         )
 
     def matching(self, labels: Tensor, draw: Draw, device: torch.device | None = None) -> TransferBatch:
@@ -173,7 +192,8 @@ class TransferSet:
         offsets = random % self.condensed.counts[labels]
         rows = self._by_class[self._first[labels] + offsets][draw.rows]
         ones = torch.ones(len(rows), dtype=torch.bool, device=device)
-        return TransferBatch(self.condensed.pixels(rows, device), labels[draw.rows].to(device), ones)
+        pixels = self.condensed.pixels(rows, device)
+        return TransferBatch(pixels, labels[draw.rows].to(device), ones, rows.to(device))
 
     def append(self, images: Tensor, labels: Tensor, round: int) -> None:
         """Store synthetic images in the bank.

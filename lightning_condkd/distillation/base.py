@@ -3,90 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
 from lightning_condkd.augment import Augment
+from lightning_condkd.distillation.inputs import NEEDS, LossContext, LossInput, LossSpec, NetworkShapes
+from lightning_condkd.distillation.parts.map_pairs import paired_names
+from lightning_condkd.messages import listed
 from lightning_condkd.models import Observer
 from lightning_condkd.models.checks import output_shapes
 from lightning_condkd.models.heads import ClassifierHead
-from lightning_condkd.randomness import Draw, seeded_generator, seeded_initialization
-from lightning_condkd.subclassing import FinalMethods, RequestedOutput, check_initialized
+from lightning_condkd.models.stages import stage_names
+from lightning_condkd.randomness import seeded_generator, seeded_initialization
+from lightning_condkd.subclassing import FinalMethods, check_initialized
 from lightning_condkd.types import LossTerms, NetworkOutput
-
-
-class NetworkShapes(NamedTuple):
-    """Shapes of the outputs of a network that a loss compares, without the batch.
-
-    Args:
-        embedding_size: width D of the penultimate embedding; 0 unless the loss needs it.
-        maps: shapes of the outputs of the named modules, ``(C, H, W)`` for a convolution.
-    """
-
-    embedding_size: int
-    maps: tuple[tuple[int, ...], ...]
-
-
-class LossSpec(NamedTuple):
-    """Facts of the task that a loss needs to size its parameters.
-
-    Args:
-        image_shape: ``(C, H, W)`` in pixels.
-        num_classes: number of classes K.
-        teacher: shapes of the teacher's outputs.
-        student: shapes of the student's outputs.
-        slots: number of different images in the run, see :attr:`LossContext.slots`; 0 if the loss does not need them.
-    """
-
-    image_shape: tuple[int, int, int]
-    num_classes: int
-    teacher: NetworkShapes
-    student: NetworkShapes
-    slots: int = 0
-
-
-class LossContext(NamedTuple):
-    """Facts of a step besides the outputs on its images; the defaults suit a loss that needs none of them.
-
-    Args:
-        progress: share of the student's steps in the run that are done, in [0, 1].
-        slots: number of each image among all of the run, ``(N,)`` int64: the same image has the same number in every
-            step. Given if the loss has ``needs_slots``.
-        second: outputs of student and teacher on the second view. Given if the loss has a ``second_view``.
-        student_head: the student's final layer, with its ``weight``. Given if the loss has
-            ``needs_student_head``.
-        draw: randomness of the step.
-    """
-
-    progress: float = 1.0
-    slots: Tensor | None = None
-    second: tuple[NetworkOutput, NetworkOutput] | None = None
-    student_head: ClassifierHead | None = None
-    draw: Draw = Draw(0, 0)
-
-    def select(self, rows: Tensor) -> LossContext:
-        """Return the context of a subset of the batch.
-
-        Args:
-            rows: index or boolean mask over the batch, ``(N,)``.
-        """
-        slots = None if self.slots is None else self.slots[rows]
-        second = None if self.second is None else (self.second[0].select(rows), self.second[1].select(rows))
-        return self._replace(slots=slots, second=second)
-
-
-class LossInput(RequestedOutput):
-    """Output of student or teacher that gives access only to values declared by the loss."""
-
-    __slots__ = ()
-    cures: ClassVar[Mapping[str, str]] = {
-        "embedding": "set needs_embedding = True in the loss; in a bare loop call the networks with embedding=True",
-        "maps": "set teacher_maps and student_maps in the loss; in a bare loop call the networks with maps=[...]",
-        "bn": "a distillation loss is given logits, embedding and maps",
-        "channel_means": "a distillation loss is given logits, embedding and maps",
-    }
 
 
 class DistillationLoss(FinalMethods, nn.Module):
@@ -143,7 +75,8 @@ class DistillationLoss(FinalMethods, nn.Module):
     finals: ClassVar[Mapping[str, str]] = {
         "__call__": "forward(student, teacher, labels)",
         "terms": "forward(student, teacher, labels)",
-        "build": "make(spec)",
+        "build": "check_shapes(spec) and make(spec)",
+        "check_reached": "parameter_groups()",
         "set_class_means": "forward(student, teacher, labels), which may read class_means",
     }
     needs_embedding: bool = False
@@ -158,6 +91,8 @@ class DistillationLoss(FinalMethods, nn.Module):
     needs_progress: bool = False
     needs_teacher_graph: bool = False
     second_view: Augment | None = None
+    _unchecked: bool = True
+    _takes_stages: bool = False
     context: LossContext = LossContext()
     spec: LossSpec | None = None
     teacher_head: ClassifierHead
@@ -196,6 +131,7 @@ class DistillationLoss(FinalMethods, nn.Module):
             ValueError: if a network lacks a declared module or layer, or fails on such images.
         """
         check_initialized(self, "super().__init__()")
+        self.resolve_maps(teacher, student)
         asked = {"embedding": self.needs_embedding}
         shapes = {
             name: NetworkShapes(*output_shapes(f"{type(self).__name__}: {name}", network, image_shape, maps, **asked))
@@ -205,9 +141,10 @@ class DistillationLoss(FinalMethods, nn.Module):
             )
         }
         self.spec = LossSpec(image_shape, teacher.num_classes, shapes["teacher"], shapes["student"], slots)
-        if self.needs_teacher_head:
+        self.check_shapes(self.spec)
+        if self.needs_teacher_head and not self.inner_losses():
             self.teacher_head = teacher.copy_head().requires_grad_(False)
-        if self.needs_class_means:
+        if self.needs_class_means and not self.inner_losses():
             self.register_buffer("class_means", torch.zeros(teacher.num_classes, teacher.embedding_size))
             self.register_buffer("has_class_means", torch.zeros((), dtype=torch.bool))
         with seeded_initialization(seeded_generator(0, "distillation") if generator is None else generator):
@@ -216,9 +153,92 @@ class DistillationLoss(FinalMethods, nn.Module):
             inner.build(teacher, student, image_shape, slots=slots, generator=generator)
         return self
 
+    def name_maps(self, teacher_maps: Sequence[str] | None, student_maps: Sequence[str] | None) -> None:
+        """Set the names of the modules that are compared in pairs; a constructor calls it.
+
+        Args:
+            teacher_maps: names of the teacher's modules; ``None`` for its stages, see
+                :func:`~lightning_condkd.models.stages.stage_names`.
+            student_maps: names of the student's modules; ``None`` for the same names, or for its own stages if the
+                teacher's are not named.
+
+        Raises:
+            ValueError: if there is none, or their numbers differ.
+        """
+        if teacher_maps is not None:
+            self.teacher_maps, self.student_maps = paired_names(teacher_maps, student_maps)
+        elif student_maps is not None:
+            raise ValueError(f"teacher_maps: name the modules whose maps {list(student_maps)} are compared with")
+        else:
+            self._takes_stages = True
+
+    def choose_stages(self, stages: Sequence[str]) -> Sequence[str]:
+        """Return those of a network's stages that are compared if no maps are named: all by default.
+
+        Args:
+            stages: names of the stages, the first first.
+        """
+        return stages
+
+    def resolve_maps(self, teacher: Observer, student: Observer) -> None:
+        """Set the names of maps that are not given to the stages of two networks; :meth:`build` calls it.
+
+        Args:
+            teacher: the teacher.
+            student: the student.
+
+        Raises:
+            ValueError: if the networks differ in the number of stages, or have none.
+        """
+        for inner in self.inner_losses():
+            inner.resolve_maps(teacher, student)
+            self.teacher_maps = tuple(name for loss in self.inner_losses() for name in loss.teacher_maps)
+            self.student_maps = tuple(name for loss in self.inner_losses() for name in loss.student_maps)
+        if not self._takes_stages or self.teacher_maps:
+            return
+        stages = stage_names(teacher.network), stage_names(student.network)
+        chosen = [tuple(self.choose_stages(names)) if names else () for names in stages]
+        if not chosen[0] or len(chosen[0]) != len(chosen[1]):
+            raise ValueError(
+                f"{type(self).__name__}: the stages of teacher and student do not pair: "
+                f"{', '.join(stages[0]) or 'none'} and {', '.join(stages[1]) or 'none'}; name modules of both in pairs"
+            )
+        self.teacher_maps, self.student_maps = chosen
+
     def inner_losses(self) -> list[DistillationLoss]:
-        """Return the losses that this one is composed of; none by default."""
+        """Return the losses that this one is composed of, which are built with it: those among its direct children."""
         return [child for child in self.children() if isinstance(child, DistillationLoss)]
+
+    def adopt_needs(self) -> None:
+        """Declare what :meth:`inner_losses` need; the constructor of a composed loss calls it last.
+
+        Maps are those of all inner losses one after another, known after :meth:`build`.
+
+        Raises:
+            ValueError: if inner losses have different second views.
+        """
+        inner = self.inner_losses()
+        for need in NEEDS:
+            setattr(self, need, any(getattr(loss, need) for loss in inner))
+        self.accepts_soft_labels = all(loss.accepts_soft_labels for loss in inner if loss.needs_labels)
+        views = [loss.second_view for loss in inner if loss.second_view is not None]
+        if len({str(view) for view in views}) > 1:
+            raise ValueError(f"{type(self).__name__}: expected one second view for all losses, got {views}")
+        self.second_view = views[0] if views else None
+
+    def lacks_class_means(self) -> bool:
+        """Return whether the loss needs class means that are not set yet."""
+        held = [
+            loss for loss in self.modules() if isinstance(loss, DistillationLoss) and "class_means" in loss._buffers
+        ]
+        return any(not bool(loss.has_class_means) for loss in held)
+
+    def check_shapes(self, spec: LossSpec) -> None:
+        """Check that the outputs can be compared; called by :meth:`build` before :meth:`make`; nothing by default.
+
+        Args:
+            spec: shapes of the task.
+        """
 
     def make(self, spec: LossSpec) -> None:
         """Create the loss's own parameters and buffers; none by default.
@@ -243,6 +263,12 @@ class DistillationLoss(FinalMethods, nn.Module):
         """
         return student
 
+    def changes_prediction(self) -> bool:
+        """Return whether :meth:`predictor` is another network than the student."""
+        if inner := self.inner_losses():
+            return any(loss.changes_prediction() for loss in inner)
+        return type(self).predictor is not DistillationLoss.predictor
+
     def other_predictors(self, student: Observer) -> Mapping[str, Callable[[Tensor], Tensor]]:
         """Return slower ways to predict that a test measures too, by name; none by default.
 
@@ -255,6 +281,23 @@ class DistillationLoss(FinalMethods, nn.Module):
         return {}
 
     @final
+    def check_reached(self) -> None:
+        """Check after the first step that a gradient reached every parameter of the loss.
+
+        Raises:
+            ValueError: if a parameter has no gradient.
+        """
+        if not self._unchecked:
+            return
+        trained = [(name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad]
+        if unreached := [name for name, parameter in trained if parameter.grad is None]:
+            raise ValueError(
+                f"{type(self).__name__}: no gradient reached {listed(unreached)} in the first step, so nothing trains "
+                "it: use it in forward, do not make it, or freeze it with requires_grad_(False)"
+            )
+        self._unchecked = False
+
+    @final
     def set_class_means(self, means: Tensor) -> None:
         """Set :attr:`class_means`, unless they are set already, as in a resumed run.
 
@@ -262,7 +305,7 @@ class DistillationLoss(FinalMethods, nn.Module):
             means: mean of the teacher's embeddings for each class, ``(K, D)``.
         """
         for loss in self.modules():
-            if isinstance(loss, DistillationLoss) and loss.needs_class_means and not bool(loss.has_class_means):
+            if isinstance(loss, DistillationLoss) and "class_means" in loss._buffers and not bool(loss.has_class_means):
                 loss.class_means.copy_(means)
                 loss.has_class_means.fill_(True)
 
@@ -330,12 +373,11 @@ class DistillationLoss(FinalMethods, nn.Module):
 
     def _check_given(self, labels: Tensor | None) -> None:
         name, given = type(self).__name__, self.context
-        builds = type(self).make is not DistillationLoss.make or self.needs_teacher_head or self.needs_class_means
-        if builds and self.spec is None:
+        if self.spec is None and self.must_be_built():
             raise RuntimeError(f"{name}: call build(teacher, student, image_shape) before the first step")
         if self.needs_labels and labels is None:
             raise ValueError(f"{name} needs labels: give classes (N,), such as teacher.logits.argmax(1)")
-        if labels is not None and labels.dim() == 2 and not self.accepts_soft_labels:
+        if self.needs_labels and labels is not None and labels.dim() == 2 and not self.accepts_soft_labels:
             raise ValueError(f"{name} takes classes (N,), got probabilities {tuple(labels.shape)}: give their argmax")
         lacking = {
             "slots": self.needs_slots and given.slots is None,
@@ -344,8 +386,15 @@ class DistillationLoss(FinalMethods, nn.Module):
         }
         if missing := [what for what, lacks in lacking.items() if lacks]:
             raise ValueError(f"{name} needs {', '.join(missing)}: pass them as LossContext({missing[0]}=...)")
-        if self.needs_class_means and not bool(self.has_class_means):
+        if "class_means" in self._buffers and not bool(self.has_class_means):
             raise ValueError(f"{name} needs class means: call set_class_means(means) with those of the teacher")
+
+    def must_be_built(self) -> bool:
+        """Return whether the loss has to be built before its first step."""
+        if self._takes_stages and not self.teacher_maps:
+            return True
+        makes = type(self).make is not DistillationLoss.make or self.needs_teacher_head or self.needs_class_means
+        return makes or any(loss.must_be_built() for loss in self.inner_losses())
 
 
 def _scalar(name: str, loss: object) -> Tensor:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils.parametrizations import orthogonal
 
-from lightning_condkd.distillation.base import DistillationLoss, LossSpec
+from lightning_condkd.distillation.base import DistillationLoss
+from lightning_condkd.distillation.inputs import LossSpec
 from lightning_condkd.functional.embeddings import norm_direction_distance, whiten
 from lightning_condkd.precision import at_least_float32, at_least_float32_dtype
 from lightning_condkd.randomness import send

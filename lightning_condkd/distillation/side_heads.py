@@ -8,7 +8,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from lightning_condkd.distillation.base import DistillationLoss, LossSpec
+from lightning_condkd.distillation.base import DistillationLoss
+from lightning_condkd.distillation.inputs import LossSpec
 from lightning_condkd.functional.divergence import check_temperature
 from lightning_condkd.functional.logits import adapted_cross_entropy
 from lightning_condkd.types import LossTerms, NetworkOutput

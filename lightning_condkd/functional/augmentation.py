@@ -165,10 +165,10 @@ def _offsets(side: int, like: Tensor) -> Tensor:
 
 
 def _sample(pixels: Tensor, x: Tensor, y: Tensor, padding: str) -> Tensor:
-    """Sample bilinearly at offsets from the centre in pixels, ``(N or 1, H or 1, W or 1)`` each."""
+    """Sample bilinearly at offsets from the centre in pixels, ``x`` with all columns and ``y`` with all rows."""
     height, width = pixels.shape[2:]
     columns, rows = x + (width - 1) / 2, y + (height - 1) / 2
-    columns, rows = (places.expand(len(pixels), height, width) for places in (columns, rows))
+    columns, rows = (places.expand(len(pixels), y.shape[1], x.shape[2]) for places in (columns, rows))
     sampled: Tensor = remap(pixels, columns, rows, mode="bilinear", padding_mode=padding, align_corners=True)
     return sampled
 
@@ -188,15 +188,20 @@ def _round(value: float) -> int:
     return int(value + 0.5)
 
 
-def resized_crop(images: Tensor, size: Tensor, position: Tensor) -> Tensor:
-    """Cut one box out of each image and stretch it to the image's size, with bilinear interpolation.
+def resized_crop(images: Tensor, size: Tensor, position: Tensor, output_size: tuple[int, int] | None = None) -> Tensor:
+    """Cut one box out of each image and stretch it, with bilinear interpolation.
 
-    Boxes need not lie on whole pixels. Beyond the border the outermost pixels are repeated.
+    Boxes need not lie on whole pixels. Beyond the border the outermost pixels are repeated. A box that shrinks is not
+    smoothed before, so that fine patterns may alias.
 
     Args:
         images: ``(N, C, H, W)``.
         size: sides of the box as shares of the image's sides, rows and columns, in (0, 1], ``(N or 1, 2)``.
         position: uniform in [0, 1), rows and columns, ``(N or 1, 2)``: 0 is the upper left corner.
+        output_size: height and width of the result in pixels; ``None`` for those of the images.
+
+    Returns:
+        ``(N, C, H', W')``.
 
     Example:
         >>> upper_half = torch.tensor([[0.5, 1.0]])
@@ -206,7 +211,10 @@ def resized_crop(images: Tensor, size: Tensor, position: Tensor) -> Tensor:
     """
     pixels = at_least_float32(images)
     height, width = images.shape[2:]
+    rows, columns = (height, width) if output_size is None else output_size
     size, position = size.to(pixels)[..., None, None], position.to(pixels)[..., None, None]
-    y = _offsets(height, pixels)[:, None] * size[:, 0] + (1 - size[:, 0]) * (position[:, 0] - 0.5) * height
-    x = _offsets(width, pixels) * size[:, 1] + (1 - size[:, 1]) * (position[:, 1] - 0.5) * width
+    y = _offsets(rows, pixels)[:, None] * (height / rows) * size[:, 0]
+    x = _offsets(columns, pixels) * (width / columns) * size[:, 1]
+    y = y + (1 - size[:, 0]) * (position[:, 0] - 0.5) * height
+    x = x + (1 - size[:, 1]) * (position[:, 1] - 0.5) * width
     return _sample(pixels, x, y, padding="border").to(images.dtype)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-
+import torch
 from torch import Tensor
 
 
@@ -22,7 +21,6 @@ def cutmix(images: Tensor, partners: Tensor, share: float, center: tuple[float, 
         The images, and the share of their area that comes from the other image.
 
     Example:
-        >>> import torch
         >>> images = torch.arange(2.0).view(2, 1, 1, 1).expand(2, 1, 4, 4)
         >>> mixed, share = cutmix(images, torch.tensor([1, 0]), share=0.25, center=(0.5, 0.0))
         >>> mixed[0, 0], share
@@ -35,16 +33,61 @@ def cutmix(images: Tensor, partners: Tensor, share: float, center: tuple[float, 
         Yun et al., "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features",
         arXiv 1905.04899.
     """
-    rows, columns = (_span(size, share, at) for size, at in zip(images.shape[2:], center, strict=True))
+    height, width = images.shape[2:]
+    bounds = box_bounds(torch.tensor([share]).double(), torch.tensor([center]).double(), (height, width))
+    top, left, bottom, right = bounds[0].tolist()
     mixed = images.clone()
-    mixed[:, :, rows, columns] = images[partners][:, :, rows, columns]
-    area = (rows.stop - rows.start) * (columns.stop - columns.start)
-    return mixed, area / images[0, 0].numel()
+    mixed[:, :, top:bottom, left:right] = images[partners][:, :, top:bottom, left:right]
+    return mixed, float(box_shares(bounds, (height, width)))
 
 
-def _span(size: int, share: float, center: float) -> slice:
-    half, middle = int(size * math.sqrt(share)) // 2, int(size * center)
-    return slice(max(0, middle - half), min(size, middle + half))
+def box_bounds(share: Tensor, center: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Return boxes with the aspect ratio of the image, cut at its border.
+
+    Args:
+        share: area of each box before it is cut, as a share of the image's area, ``(N,)``.
+        center: middle of each box, as shares of height and width, in [0, 1), ``(N, 2)``.
+        image_size: height and width in pixels.
+
+    Returns:
+        Top, left, bottom and right of each box in whole pixels, ``(N, 4)`` int64; bottom and right are outside.
+
+    Example:
+        >>> box_bounds(torch.tensor([0.25]), torch.tensor([[0.5, 0.0]]), (4, 4))
+        tensor([[1, 0, 3, 1]])
+    """
+    sides = torch.tensor(image_size)
+    half = (sides * share.double().sqrt()[:, None]).long() // 2
+    middle = (sides * center.double()).long()
+    return torch.cat([(middle - half).clamp(min=0), torch.minimum(middle + half, sides)], dim=1)
+
+
+def box_shares(bounds: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Return the area of boxes as a share of the image's area, ``(N,)`` float64.
+
+    Args:
+        bounds: from :func:`box_bounds`, ``(N, 4)``.
+        image_size: height and width in pixels.
+    """
+    area = (bounds[:, 2:] - bounds[:, :2]).prod(dim=1)
+    return area.double() / (image_size[0] * image_size[1])
+
+
+def box_masks(bounds: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Return the pixels inside of boxes, ``(N, H, W)`` boolean.
+
+    Args:
+        bounds: from :func:`box_bounds`, ``(N, 4)``.
+        image_size: height and width in pixels.
+
+    Example:
+        >>> box_masks(torch.tensor([[1, 0, 2, 1]]), (2, 2))
+        tensor([[[False, False],
+                 [ True, False]]])
+    """
+    top, left, bottom, right = bounds[:, :, None].unbind(1)
+    rows, columns = (torch.arange(side, device=bounds.device) for side in image_size)
+    return ((rows >= top) & (rows < bottom))[:, :, None] & ((columns >= left) & (columns < right))[:, None, :]
 
 
 def mix_labels(probabilities: Tensor, partners: Tensor, share: float) -> Tensor:
@@ -56,7 +99,6 @@ def mix_labels(probabilities: Tensor, partners: Tensor, share: float) -> Tensor:
         share: share of the area that comes from the other image.
 
     Example:
-        >>> import torch
         >>> mix_labels(torch.eye(2), torch.tensor([1, 0]), share=0.25)
         tensor([[0.7500, 0.2500],
                 [0.2500, 0.7500]])

@@ -6,6 +6,7 @@ from lightning_condkd.models.fresh_networks import FreshNetworks
 from lightning_condkd.models.generators import ConvGenerator, NormalizedGenerator
 from lightning_condkd.models.mobilenet import MobileNetV2
 from lightning_condkd.models.observer import Observer
+from lightning_condkd.models.projected import ProjectedNetwork, Projector
 from lightning_condkd.models.resnet import CifarResNet, SmallImageResNet
 from lightning_condkd.models.vgg import SmallImageVGG
 from lightning_condkd.models.weights import load_weights, read_state_dict
@@ -20,6 +21,8 @@ __all__ = [
     "MobileNetV2",
     "NormalizedGenerator",
     "Observer",
+    "ProjectedNetwork",
+    "Projector",
     "SmallImageResNet",
     "SmallImageVGG",
     "WideResNet",

@@ -42,9 +42,9 @@ from lightning_condkd.training.optimizers import (
 )
 from lightning_condkd.training.outputs import state_size
 from lightning_condkd.training.run_length import dev_steps
-from lightning_condkd.training.schedules import RunCosine
+from lightning_condkd.training.schedules import run_cosine
 from lightning_condkd.training.scores import Scores
-from lightning_condkd.training.trainer_access import image_data_of, monitored_by, num_classes_of
+from lightning_condkd.training.trainer_access import monitored_by, num_classes_of, real_data_of
 from lightning_condkd.writing import Target, save_tensors
 
 
@@ -144,7 +144,8 @@ class Classification(ImageClassifier):
     @property
     def _label_range(self) -> int | None:
         """Limit of training labels; ``None`` for data checked by its datamodule, because a check waits for a GPU."""
-        return self.network.num_classes if image_data_of(self.trainer) is None else None
+        data = real_data_of(self.trainer)
+        return self.network.num_classes if data is None or not data.labeled else None
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a batch.
@@ -209,25 +210,17 @@ class Classification(ImageClassifier):
         if self.optimizer is None:
             optimizer: Optimizer = SGD(parameters, lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
         else:
-            optimizer = make_optimizer("optimizer", self.optimizer, self.network)
+            optimizer = make_optimizer("optimizer", self.optimizer, self.network.parameters())
         check_covers("optimizer", optimizer, self.network)
         if self.scheduler is None:
             return {
                 "optimizer": optimizer,
-                "lr_scheduler": {"scheduler": self._cosine(optimizer), "interval": "step"},
+                "lr_scheduler": {"scheduler": run_cosine("scheduler", optimizer, self.trainer), "interval": "step"},
             }
         scheduler = make_scheduler("scheduler", self.scheduler, optimizer)
         epochs = self.trainer.max_epochs
         check_count("scheduler", scheduler, epochs if epochs and epochs > 0 else None, "once an epoch")
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": monitored_by(scheduler)}}
-
-    def _cosine(self, optimizer: Optimizer) -> RunCosine:
-        steps = self.trainer.estimated_stepping_batches
-        if steps == float("inf"):
-            raise ValueError(
-                "the default scheduler needs the run's length: set --trainer.max_epochs or give a scheduler"
-            )
-        return RunCosine(optimizer, max(1, int(steps)))
 
     def on_validation_start(self) -> None:
         """Synchronise the network's statistics over ranks, and start the scores."""

@@ -14,10 +14,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_condkd.alignment import FeatureAlignment
-from lightning_condkd.augment import Augment
+from lightning_condkd.augment import Augment, Mixing
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.transfer import TransferSet
-from lightning_condkd.distillation import DistillationLoss
+from lightning_condkd.distillation import DistillationLoss, KLDistillation
 from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.inversion import Inversion
 from lightning_condkd.models import Observer
@@ -35,16 +35,15 @@ from lightning_condkd.modules.parts.checks import (
 from lightning_condkd.modules.parts.condkd_steps import CondKDSteps
 from lightning_condkd.modules.parts.default_losses import warn_of_attention
 from lightning_condkd.modules.parts.divergence import diverged, transient
-from lightning_condkd.steps.part_checks import check_nothing_to_train, check_stages
+from lightning_condkd.modules.parts.loss_checks import check_run_of_loss, slots_of_run
+from lightning_condkd.steps.class_means import condensed_class_means
+from lightning_condkd.steps.part_checks import check_mixing, check_stages
 from lightning_condkd.training.divergence import has_diverged
 from lightning_condkd.training.held_out import check_before_training, check_held_out, check_loaders, loaders_in_turn
 from lightning_condkd.training.optimizers import (
     check_count,
-    check_covers,
-    check_makers,
     check_no_metric,
     check_trainable,
-    make_optimizer,
     make_scheduler,
 )
 from lightning_condkd.training.run_length import (
@@ -53,7 +52,7 @@ from lightning_condkd.training.run_length import (
     dev_steps,
     student_rounds,
 )
-from lightning_condkd.training.schedules import default_student_optimizer, default_student_schedule
+from lightning_condkd.training.schedules import default_student_schedule
 from lightning_condkd.training.teacher_accuracy import remark_on_condensed
 from lightning_condkd.training.trainer_access import transfer_set_of
 
@@ -77,11 +76,14 @@ class CondKD(CondKDSteps):
         inversion: the method that synthesises images.
         alignment: adversarial alignment with the condensed images; ``None`` for plain inversion.
         distillation: loss of the student; ``None`` for the loss of the method's official code:
-            :class:`LogitsL1Distillation` for DFAD and PRE-DFKD, else :class:`KLDistillation`, at temperature 20 if
-            images are stored and at 1 if they are rendered for the step. ZSKT's loss also has attention maps, whose
-            names depend on your networks: pass :class:`AttentionDistillation`.
+            :class:`LogitsL1Distillation` for DFAD and PRE-DFKD, :class:`AttentionDistillation` for ZSKT if the stages
+            of both networks pair (else a warning), else :class:`KLDistillation`, at temperature 20 if images are
+            stored and at 1 if they are rendered for the step.
         augment: augmentation of the distillation images, the same for teacher and student; ``None`` for crop (pad 4)
             and flip of stored images, and for none of images rendered for the step, as in the official codes.
+        mixing: mixture of each distillation image with another one of the batch, such as :class:`Mixup`, the same for
+            teacher and student; ``None`` for none. Labels are the teacher's predictions for the mixtures, or mixed too
+            for a loss that accepts probabilities.
         student_optimizer: ``None`` for SGD, lr 0.2, momentum 0.9, weight decay 1e-4 (official code of Fast).
         student_scheduler: stepped once a round after warm-up; ``None`` for a cosine to a thousandth of the learning
             rate over the student's rounds (official code of Fast), which ends with the run even if a resumed run has
@@ -126,19 +128,30 @@ class CondKD(CondKDSteps):
         *,
         distillation: DistillationLoss | None = None,
         augment: Augment | None = None,
+        mixing: Mixing | None = None,
         student_optimizer: OptimizerCallable | None = None,
         student_scheduler: LRSchedulerCallable | None = None,
         student_gradient_clip: float | None = None,
         transfer_set: TransferSet | None = None,
         seed: int | None = None,
     ) -> None:
-        check_makers(student_optimizer=student_optimizer, student_scheduler=student_scheduler)
         check_stages(inversion, alignment, distillation)
-        super().__init__(teacher, student, inversion, alignment, distillation, augment, transfer_set, seed)
+        super().__init__(
+            teacher,
+            student,
+            inversion,
+            alignment,
+            distillation,
+            augment,
+            mixing,
+            student_optimizer,
+            student_scheduler,
+            transfer_set,
+            seed,
+        )
         self.automatic_optimization = False
-        self._says_loss = distillation is None and inversion.student_loss == "attention"
-        self.student_optimizer = student_optimizer
-        self.student_scheduler = student_scheduler
+        replaced = distillation is None and inversion.student_loss == "attention"
+        self._says_loss = replaced and isinstance(self.distillation, KLDistillation)
         self.student_gradient_clip = student_gradient_clip
 
     def setup(self, stage: str) -> None:
@@ -160,9 +173,10 @@ class CondKD(CondKDSteps):
         check_limit(self.trainer, self.inversion.cadence.length)
         transfer_set.check_world_size(self.trainer.world_size)
         check_source(self.inversion, transfer_set, self.trainer.world_size)
-        check_nothing_to_train(self.distillation)
         check_maps("teacher", self.teacher, self.distillation.teacher_maps)
         check_maps("student", self.student, self.distillation.student_maps)
+        check_run_of_loss(self.distillation, self.inversion, transfer_set, self.trainer)
+        check_mixing(self.mixing, self.distillation, transfer_set.mix)
         if self.inversion.cadence.synthesis_steps:
             check_batch("inversion.batch_size", self.inversion.batch_size, self.trainer.world_size)
         if self.inversion.cadence.distill_steps:
@@ -181,13 +195,13 @@ class CondKD(CondKDSteps):
         wants_embedding = any((self._aligning, self.distillation.needs_embedding, self.inversion.needs_embedding))
         spec = check_condensed(condensed, self.teacher, self.student, wants_embedding)
         if self.spec is None:
-            self._build(spec)
+            self._build(spec, slots_of_run(self.distillation, self.inversion, self._transfer, self._trainer))
         elif spec[:4] != self.spec[:4]:
             raise ValueError(f"the module was built for {self.spec}, got a task of {spec}: make a new module for it")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the student's optimizer with its schedule, then those of the method and of the discriminator."""
-        student = self.make_student_optimizer(self.student)
+        student = self.make_student_optimizer(self.student, self.distillation)
         optimizers: dict[str, Optimizer] = {"student": student, **self.inversion.optimizers()}
         if self._aligning is not None:
             optimizers["discriminator"] = self._aligning.optimizer()
@@ -197,21 +211,11 @@ class CondKD(CondKDSteps):
         return list(optimizers.values()), [scheduler]
 
     def _check_student_optimizing(self, optimizer: Optimizer, scheduler: LRScheduler) -> None:
-        check_covers("student_optimizer", optimizer, self.student)
+        self.check_student_optimizer(optimizer)
         check_no_metric("student_scheduler", scheduler)
         if not dev_steps(self.trainer):
             rounds = student_rounds(self.trainer, self.inversion.cadence)
             check_count("student_scheduler", scheduler, rounds, "once a round after warm-up")
-
-    def make_student_optimizer(self, student: nn.Module) -> Optimizer:
-        """Return a new optimizer with the student's settings.
-
-        Args:
-            student: the network to train.
-        """
-        if self.student_optimizer is not None:
-            return make_optimizer("student_optimizer", self.student_optimizer, student)
-        return default_student_optimizer(student)
 
     def make_student_scheduler(self, optimizer: Optimizer) -> LRScheduler:
         """Return a new schedule, to be stepped once a round after warm-up.
@@ -249,6 +253,8 @@ class CondKD(CondKDSteps):
             check_finite(f"the {name}", getattr(self, name), cure)
         check_before_training(self.trainer, self._transfer.condensed, self.real_batch)
         remark_on_condensed(self.teacher, self._transfer.condensed)
+        if self.distillation.lacks_class_means():
+            self.distillation.set_class_means(condensed_class_means(self.teacher, self._transfer.condensed))
         self._bank_state.open(self._transfer, self.trainer)
 
     def on_train_start(self) -> None:
@@ -258,7 +264,7 @@ class CondKD(CondKDSteps):
     def on_train_end(self) -> None:
         """Synchronise student and method over ranks, even if no validation or checkpoint came last."""
         super().on_train_end()
-        sync_buffers([self.student, self.inversion])
+        sync_buffers([self.student, self.inversion, self.distillation])
         self.stop_if_diverged()
         self._bank_state.prune(self._transfer.bank, self.trainer)
 
@@ -268,7 +274,7 @@ class CondKD(CondKDSteps):
         Raises:
             FloatingPointError: if one is.
         """
-        trained = [self.student, *([] if self._aligning is None else [self._aligning])]
+        trained = [self.student, self.distillation, *([] if self._aligning is None else [self._aligning])]
         weights = all_finite(trained).to(self.device) & all_finite([self.inversion], transient(self)).to(self.device)
         if has_diverged(self, self.losses, weights):
             raise diverged(self, self._turns.optimizers, self._aligning)

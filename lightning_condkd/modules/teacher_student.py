@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
 
+from lightning_condkd.distillation import DistillationLoss
 from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.models import Observer
 from lightning_condkd.models.finite import check_finite
+from lightning_condkd.models.weights import plain_state
 from lightning_condkd.modules.image_classifier import ImageClassifier
 from lightning_condkd.modules.parts.checks import check_dtypes, check_separate
-from lightning_condkd.steps.part_checks import check_networks
+from lightning_condkd.randomness import seeded_generator
+from lightning_condkd.steps.part_checks import check_loss, check_networks
 from lightning_condkd.training.batches import check_image_shape, real_batch
 from lightning_condkd.training.divergence import (
     LossWatch,
@@ -23,6 +29,8 @@ from lightning_condkd.training.divergence import (
     check_measured,
     stop_if_diverged,
 )
+from lightning_condkd.training.optimizers import check_covers, check_makers, make_optimizer
+from lightning_condkd.training.schedules import default_student_optimizer
 from lightning_condkd.training.scores import Scores
 from lightning_condkd.training.teacher_accuracy import remark_on_accuracy
 
@@ -38,6 +46,10 @@ class TeacherStudent(ImageClassifier):
     Args:
         teacher: the trained network with its normalisation. It is frozen.
         student: the network to train; it gets the teacher's normalisation if it is no :class:`Observer`.
+        distillation: loss of the student; its own parameters are trained with the student.
+        student_optimizer: function that makes the optimizer of student and loss; ``None`` for SGD, lr 0.2, momentum
+            0.9, weight decay 1e-4.
+        student_scheduler: function that makes the schedule; ``None`` for the module's default.
         seed: seed of all draws; ``None`` takes the one of ``seed_everything``, else 0. A resumed run keeps its seed.
 
     Raises:
@@ -49,15 +61,29 @@ class TeacherStudent(ImageClassifier):
     part = "student"
     best_metric = "val/student_accuracy"
 
-    def __init__(self, teacher: Observer, student: nn.Module, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        teacher: Observer,
+        student: nn.Module,
+        distillation: DistillationLoss,
+        student_optimizer: OptimizerCallable | None = None,
+        student_scheduler: LRSchedulerCallable | None = None,
+        seed: int | None = None,
+    ) -> None:
         super().__init__(seed)
+        check_makers(student_optimizer=student_optimizer, student_scheduler=student_scheduler)
         check_networks(teacher, student)
+        check_loss(distillation)
         self.strict_loading = False  # the teacher is not in the checkpoint; on_load_checkpoint checks the other keys
         self.register_state_dict_post_hook(_without_teacher)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_post_hook(_expects_no_teacher)  # type: ignore[no-untyped-call]
         check_separate(teacher, student)
         self.teacher = teacher.freeze()
         self.student = student if isinstance(student, Observer) else _observed_like(teacher, student)
+        self.distillation = distillation
+        distillation.resolve_maps(self.teacher, self.student)
+        self.student_optimizer = student_optimizer
+        self.student_scheduler = student_scheduler
         self.scores = Scores(teacher.num_classes)
         self.losses = LossWatch()
         self.teacher_accuracy: float | None = None
@@ -80,8 +106,43 @@ class TeacherStudent(ImageClassifier):
 
     @property
     def classifier(self) -> Observer:
-        """The student."""
-        return self.student
+        """The network that predicts: the student, unless the loss changes how it predicts."""
+        return self.student if self.distillation.spec is None else self.distillation.predictor(self.student)
+
+    def build_loss(self, image_shape: tuple[int, int, int], slots: int = 0) -> None:
+        """Create the parameters of the loss.
+
+        Args:
+            image_shape: ``(C, H, W)`` of the student's training images.
+            slots: number of different images in the run, if the loss needs it.
+        """
+        generator = seeded_generator(self.seed, "distillation")
+        self.distillation.build(self.teacher, self.student, image_shape, slots=slots, generator=generator)
+
+    def make_student_optimizer(self, student: nn.Module, distillation: DistillationLoss) -> Optimizer:
+        """Return a new optimizer with the student's settings.
+
+        Args:
+            student: the network to train.
+            distillation: its loss, whose own parameters are in groups of their own.
+        """
+        own = distillation.parameter_groups()
+        parameters: ParamsT = [{"params": list(student.parameters())}, *own] if own else student.parameters()
+        if self.student_optimizer is not None:
+            return make_optimizer("student_optimizer", self.student_optimizer, parameters)
+        return default_student_optimizer(parameters)
+
+    def check_student_optimizer(self, optimizer: Optimizer) -> None:
+        """Check that the optimizer trains student and loss.
+
+        Args:
+            optimizer: result of :meth:`make_student_optimizer`.
+
+        Raises:
+            ValueError: if it lacks all parameters of one of them.
+        """
+        check_covers("student_optimizer", optimizer, self.student)
+        check_covers(f"student_optimizer, {type(self.distillation).__name__}", optimizer, self.distillation)
 
     def on_fit_start(self) -> None:
         """Check the networks in the precision of the run."""
@@ -102,7 +163,7 @@ class TeacherStudent(ImageClassifier):
         self._remark_untrained("validate")
         check_dtypes(self.trainer, teacher=self.teacher, student=self.student)
         self.teacher.check_frozen()
-        sync_buffers([self.student])
+        sync_buffers([self.student, self.distillation])
         if self.trainer.state.fn == TrainerFn.FITTING:
             self.stop_if_diverged()
         else:
@@ -157,8 +218,12 @@ class TeacherStudent(ImageClassifier):
 
     def _measure(self, stage: str, batch: tuple[Tensor, Tensor], loader: int, teacher: bool) -> None:
         images, labels = self.real_batch(batch)
-        for name in ("student", "teacher") if teacher else ("student",):
-            logits = getattr(self, name)(images).logits if len(labels) else images.new_empty(0)
+        networks = {"student": self.classifier, **({"teacher": self.teacher} if teacher else {})}
+        ways = {name: _logits_of(network) for name, network in networks.items()}
+        if stage == "test":
+            ways |= self.distillation.other_predictors(self.student)
+        for name, logits_of in ways.items():
+            logits = logits_of(images) if len(labels) else images.new_empty(0)
             self._logits.add(name, logits)
             self.scores.add_accuracy(f"{stage}/{name}_accuracy", loader, logits, labels)
 
@@ -193,7 +258,7 @@ class TeacherStudent(ImageClassifier):
             remark_on_accuracy(accuracy, self.teacher.num_classes, "the test images")
 
     def _read(self) -> dict[str, Tensor]:
-        for name in ("student", "teacher"):
+        for name in ("student", "teacher", *self.distillation.other_predictors(self.student)):
             check_logits(self._logits, name, f"the {name}", self)
         values = self.scores.pop()
         self.log_dict(values, sync_dist=True)  # already equal on all ranks; without it Lightning warns
@@ -207,13 +272,21 @@ class TeacherStudent(ImageClassifier):
         Args:
             checkpoint: not used.
         """
-        sync_buffers([self.student])
+        sync_buffers([self.student, self.distillation])
         self.stop_if_diverged()
         return super().save_state(checkpoint) | {
             "teacher": self._fingerprint or self.teacher.fingerprint(),
             "teacher_accuracy": self.teacher_accuracy,
             "normalisation": _normalization(self.student),
+            "predictor": self._names_of_predictor(),
         }
+
+    def _names_of_predictor(self) -> dict[str, str] | None:
+        """Return the name in the checkpoint of each tensor of the network that predicts; ``None`` for the student."""
+        if not self.distillation.changes_prediction():
+            return None
+        held = {tensor.data_ptr(): name for name, tensor in self.state_dict().items()}
+        return {name: held[tensor.data_ptr()] for name, tensor in plain_state(self.classifier.network).items()}
 
     def restore(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Check that the checkpoint belongs to this teacher and these networks.
@@ -248,6 +321,10 @@ class TeacherStudent(ImageClassifier):
         Args:
             state: result of :meth:`save_state`.
         """
+
+
+def _logits_of(network: Observer) -> Callable[[Tensor], Tensor]:
+    return lambda images: cast(Tensor, network(images).logits)
 
 
 def _without_teacher(module: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_condkd.augment import Augment
+from lightning_condkd.augment import Augment, Mixing
 from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.distillation import DistillationLoss
 from lightning_condkd.functional.divergence import agreement
@@ -15,9 +15,10 @@ from lightning_condkd.inversion import Inversion
 from lightning_condkd.models import Observer
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Unit
+from lightning_condkd.steps.comparison import Compared, Comparison
 from lightning_condkd.steps.optimizer_turns import LARGEST_PIXEL, OptimizerTurns, Update
 from lightning_condkd.steps.part_checks import check_replayed
-from lightning_condkd.types import NetworkOutput, Synthetic
+from lightning_condkd.types import Synthetic
 
 
 class Distilled(NamedTuple):
@@ -25,11 +26,13 @@ class Distilled(NamedTuple):
 
     Args:
         loss: scalar with its graph.
+        terms: the loss's named terms, unweighted; none if it has only one.
         observed: values to log.
         synthetic: the images rendered for this step; ``None`` if they came from the bank.
     """
 
     loss: Tensor
+    terms: dict[str, Tensor]
     observed: dict[str, Tensor]
     synthetic: Synthetic | None
 
@@ -40,10 +43,11 @@ class DistillationStep(NamedTuple):
     Args:
         teacher: the frozen teacher.
         student: the student, in train mode.
-        distillation: loss of the student.
+        distillation: loss of the student, built.
         augment: view of the images, the same for both networks.
         inversion: the method, built; it renders the synthetic images if it is ``live``.
         transfer_set: source of the images.
+        mixing: mixture of the views of a batch with each other; ``None`` for none.
     """
 
     teacher: Observer
@@ -52,22 +56,33 @@ class DistillationStep(NamedTuple):
     augment: Augment
     inversion: Inversion
     transfer_set: TransferSet
+    mixing: Mixing | None = None
 
-    def take(self, unit: Unit, draw: Draw, turns: OptimizerTurns, gradient_clip: float | None = None) -> list[Update]:
+    def take(
+        self,
+        unit: Unit,
+        draw: Draw,
+        turns: OptimizerTurns,
+        gradient_clip: float | None = None,
+        progress: float = 1.0,
+    ) -> list[Update]:
         """Take the step, then that of the method's replay memory if it has one.
 
         Args:
             unit: the current unit.
             draw: its randomness.
             turns: the optimizers.
-            gradient_clip: largest norm of the student's gradient; ``None`` for no limit.
+            gradient_clip: largest norm of the gradient of student and loss; ``None`` for no limit.
+            progress: share of the student's steps in the run that are done, in [0, 1].
         """
         with turns.turn("student", gradient_clip) as step:
-            distilled = self(unit, draw)
+            distilled = self(unit, draw, progress)
             step(distilled.loss)
+        self.distillation.check_reached()
+        losses = {"loss": distilled.loss, **distilled.terms}
         if distilled.synthetic is None:
-            return [Update("student", {"loss": distilled.loss}, distilled.observed)]
-        losses = {"loss": distilled.loss, LARGEST_PIXEL: distilled.synthetic.images.amax()}
+            return [Update("student", losses, distilled.observed)]
+        losses[LARGEST_PIXEL] = distilled.synthetic.images.amax()
         update = Update("student", losses, distilled.observed)
         return [update, *self._replay(distilled.synthetic, unit, draw, turns)]
 
@@ -83,26 +98,24 @@ class DistillationStep(NamedTuple):
         losses = {**terms.values, "total": total, LARGEST_PIXEL: synthetic.images.amax()}
         return [Update("replay", losses, terms.values)]
 
-    def __call__(self, unit: Unit, draw: Draw) -> Distilled:
+    def __call__(self, unit: Unit, draw: Draw, progress: float = 1.0) -> Distilled:
         """Return the loss with its graph, values to log and the rendered images.
 
         Args:
             unit: the current unit.
             draw: randomness of the step.
+            progress: share of the student's steps in the run that are done, in [0, 1].
         """
         device = next(self.student.parameters()).device
         synthetic = self._sample(unit, draw)
         batch = self.transfer_set.draw(draw, device) if synthetic is None else self.transfer_set.blend(*synthetic, draw)
-        images = self.augment.view(batch.images, draw, "distillation view")
-        wants = {"embedding": self.distillation.needs_embedding}
-        with torch.no_grad():
-            teacher = self.teacher(images, **wants, maps=self.distillation.teacher_maps)
-        student = self.student(images, **wants, maps=self.distillation.student_maps)
-        labels = torch.where(batch.labels < 0, teacher.logits.argmax(1), batch.labels)
-        loss = self._loss(student, teacher, labels, batch.from_condensed)
-        share = agreement(student.logits.detach(), teacher.logits)
-        observed = {"loss": loss, "agreement": share, "condensed_share": batch.from_condensed.float().mean()}
-        return Distilled(loss, observed, synthetic)
+        compare = Comparison(self.teacher, self.student, self.distillation, self.augment, self.mixing)
+        compared = compare(batch.images, batch.labels, draw, progress, batch.slots)
+        loss, terms = self._loss(compared, batch.from_condensed)
+        share = agreement(compared.student.logits.detach(), compared.teacher.logits)
+        condensed_share = batch.from_condensed.float().mean()
+        observed = {"loss": loss, "agreement": share, "condensed_share": condensed_share, **terms}
+        return Distilled(loss, terms, observed, synthetic)
 
     @torch.no_grad()
     def _sample(self, unit: Unit, draw: Draw) -> Synthetic | None:
@@ -110,11 +123,12 @@ class DistillationStep(NamedTuple):
             return None
         return self.inversion.sample(self.transfer_set.synthetic_per_batch, self.teacher, unit, draw)
 
-    def _loss(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor, condensed: Tensor) -> Tensor:
+    def _loss(self, compared: Compared, condensed: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss and, if it has several terms, these."""
         if self.transfer_set.mix != "two_term" or bool(condensed.all()):
-            return self.distillation(student, teacher, labels)
-        first, second = (
-            self.distillation(student.select(rows), teacher.select(rows), labels[rows])
-            for rows in (condensed, ~condensed)
-        )
-        return first + second
+            parts = [compared.terms(self.distillation)]
+        else:
+            parts = [compared.select(rows).terms(self.distillation) for rows in (condensed, ~condensed)]
+        names = parts[0].values if len(parts[0].values) > 1 else ()
+        terms = {name: torch.stack([part.values[name].detach() for part in parts]).sum() for name in names}
+        return sum((part.total() for part in parts[1:]), start=parts[0].total()), terms

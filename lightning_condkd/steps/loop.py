@@ -73,6 +73,7 @@ def distill(
     *,
     gradient_clip: float | None = None,
     block: int = 0,
+    progress: float = 1.0,
 ) -> None:
     """Run the student steps of a block, as CondKD does on one process; none in a warm-up round.
 
@@ -83,6 +84,7 @@ def distill(
         seed: seed of the run.
         gradient_clip: largest norm of the student's gradient; ``None`` for no limit.
         block: number of the block in the round, from 0.
+        progress: share of the student's steps in the run that are done, in [0, 1], for a loss that changes with it.
 
     Raises:
         ValueError: if an optimizer is missing.
@@ -90,7 +92,7 @@ def distill(
     _check_optimizers(optimizers, ["student", *(step.inversion.optimizers().keys() & {"replay"})])
     turns = OptimizerTurns(optimizers)
     for unit in _units(step.inversion.cadence, "distill", round, block):
-        step.take(unit, Draw(seed, unit.counter), turns, gradient_clip)
+        step.take(unit, Draw(seed, unit.counter), turns, gradient_clip, progress)
 
 
 def _units(cadence: Cadence, phase: Phase, round: int, block: int) -> Iterator[Unit]:

@@ -8,7 +8,9 @@ from torch import nn
 
 from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.alignment.discriminators import Discriminator
+from lightning_condkd.augment import Mixing
 from lightning_condkd.condensation import CondensationMethod
+from lightning_condkd.data.transfer import Mix
 from lightning_condkd.distillation import DistillationLoss
 from lightning_condkd.inversion import Inversion
 from lightning_condkd.messages import listed
@@ -55,24 +57,20 @@ def check_stages(inversion: object, alignment: object, distillation: object) -> 
         cure = "give FeatureAlignment(discriminator); a discriminator of your own subclasses Discriminator"
         _check_kind("alignment", alignment, FeatureAlignment, cure)
     if distillation is not None:
-        cure = "subclass DistillationLoss and write forward(student, teacher, labels), which gets both outputs"
-        _check_kind("distillation", distillation, DistillationLoss, cure)
+        check_loss(distillation)
 
 
-def check_nothing_to_train(loss: DistillationLoss) -> None:
-    """Check that a distillation loss has no trainable parameters.
+def check_loss(distillation: object) -> None:
+    """Check the type of a distillation loss.
 
     Args:
-        loss: loss of the student.
+        distillation: value given as distillation.
 
     Raises:
-        ValueError: if it has some.
+        TypeError: if it has another type.
     """
-    if trained := [name for name, parameter in loss.named_parameters() if parameter.requires_grad]:
-        raise ValueError(
-            f"distillation: nothing trains {listed(trained)} of {type(loss).__name__}: freeze them with "
-            "requires_grad_(False), make them buffers, or put the layers into the student"
-        )
+    cure = "subclass DistillationLoss and write forward(student, teacher, labels), which gets both outputs"
+    _check_kind("distillation", distillation, DistillationLoss, cure)
 
 
 def check_replayed(inversion: Inversion, optimizers: Sequence[str]) -> None:
@@ -157,4 +155,29 @@ def check_reached(method: CondensationMethod, reached: Sequence[bool]) -> None:
         raise ValueError(
             f"{type(method).__name__}.losses: no gradient reached {listed(idle)} in the first iteration: yield terms "
             "that are computed from it"
+        )
+
+
+def check_mixing(mixing: Mixing | None, loss: DistillationLoss, mix: Mix | float = "union") -> None:
+    """Check that a loss can be computed on mixtures of images.
+
+    Args:
+        mixing: the mixture; ``None`` for none.
+        loss: loss of the student.
+        mix: composition of the batches.
+
+    Raises:
+        ValueError: if it cannot.
+    """
+    if mixing is None:
+        return
+    if loss.needs_slots:
+        raise ValueError(
+            f"{type(loss).__name__} remembers each image, and {type(mixing).__name__} makes new ones of two: leave out "
+            "mixing, or take a loss without a memory"
+        )
+    if mix == "two_term":
+        raise ValueError(
+            "mix='two_term' has one loss for condensed and one for synthetic images, which mixing blends: leave out "
+            "mixing, or set data.mix to 'union' or a share"
         )

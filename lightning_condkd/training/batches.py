@@ -13,11 +13,10 @@ from torch import Tensor
 
 from lightning_condkd.data.image_datamodules import ImageDataModule
 from lightning_condkd.data.image_source import ImageSource
-from lightning_condkd.hashing import content_hash
 from lightning_condkd.messages import listed
 from lightning_condkd.pixels import to_pixels
 from lightning_condkd.training.run_length import dev_steps
-from lightning_condkd.training.trainer_access import image_data_of
+from lightning_condkd.training.trainer_access import image_data_of, real_data_of
 
 
 def real_batch(batch: Any, num_classes: int | None = None) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - of any loader
@@ -40,6 +39,32 @@ def real_batch(batch: Any, num_classes: int | None = None) -> tuple[Tensor, Tens
     images = _tensor(batch[0])
     labels = class_labels(batch[1], len(images), num_classes)
     return image_pixels(images), labels
+
+
+def training_batch(batch: Any, num_classes: int) -> tuple[Tensor, Tensor, Tensor | None]:  # noqa: ANN401 - any loader's
+    """Return images in the units of [0, 1] in the default dtype, labels, and the rows of the images if there are any.
+
+    Args:
+        batch: images ``(N, C, H, W)``, uint8 or floating point in [0, 1]; classes ``(N,)`` with -1 where unknown, or
+            probabilities ``(N, K)``; and possibly rows ``(N,)``.
+        num_classes: number of classes K.
+
+    Raises:
+        ValueError: if the batch is no such tuple, its images are normalised or not finite, or a label is no class.
+
+    Example:
+        >>> training_batch((torch.zeros(2, 3, 2, 2), torch.tensor([-1, 4])), 10)[1]
+        tensor([-1,  4])
+    """
+    if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
+        raise ValueError(f"expected batches (images, labels) or (images, labels, rows), got {type(batch).__name__}")
+    images, labels = _tensor(batch[0]), batch[1]
+    if isinstance(labels, Tensor) and labels.is_floating_point() and labels.shape == (len(images), num_classes):
+        return image_pixels(images), labels.to(torch.get_default_dtype()), batch[2] if len(batch) == 3 else None
+    classes = class_labels(labels, len(images))
+    known = classes[classes >= 0]
+    class_labels(known, len(known), num_classes)
+    return image_pixels(images), classes, batch[2] if len(batch) == 3 else None
 
 
 def image_pixels(images: object) -> Tensor:
@@ -115,7 +140,7 @@ def real_images(module: L.LightningModule) -> ImageDataModule:
     data = image_data_of(module.trainer)
     if data is None:
         name = type(module).__name__
-        raise TypeError(f"{name} needs real images: fit it with an ImageDataModule, such as DigitsDataModule")
+        raise TypeError(f"{name} needs real images in memory: fit it with an ImageDataModule, such as DigitsDataModule")
     return data
 
 
@@ -140,13 +165,8 @@ def data_settings(trainer: L.Trainer) -> dict[str, Any]:
     Args:
         trainer: the trainer, with its data attached.
     """
-    data = image_data_of(trainer)
-    if data is None:
-        return {}
-    source = data.train_source
-    names = content_hash(repr(list(source.class_names)))
-    said = f"{len(source)} images of {source.num_classes} classes, sha256 {source.sha256[:8]} {names[:8]}"
-    return {"data": said, "batch_size": data.batch_size}
+    data = real_data_of(trainer)
+    return {} if data is None else {"data": data.describe_train(), "batch_size": data.batch_size}
 
 
 def check_class_sizes(source: ImageSource, needed: int, cure: str) -> None:
@@ -238,6 +258,8 @@ def _check_range(low: int, high: int, num_classes: int) -> None:
     if low >= 0 and high < num_classes:
         return
     cure = f"the networks have {num_classes} classes, so give the data of these"
+    if low == high == -1:
+        cure = "the images have no labels, which this module needs: give data with labels"
     if low >= 1 and high == num_classes:
         cure = "they seem to count from 1, so subtract 1 in the dataset"
     raise ValueError(f"expected labels from 0 to {num_classes - 1}, got {low} to {high}: {cure}")

@@ -7,6 +7,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
+from torch.optim.optimizer import ParamsT
 
 from lightning_condkd.messages import listed
 
@@ -31,18 +32,18 @@ def check_makers(**makers: object) -> None:
             )
 
 
-def make_optimizer(name: str, maker: OptimizerCallable, network: nn.Module) -> Optimizer:
-    """Return the optimizer of a network.
+def make_optimizer(name: str, maker: OptimizerCallable, parameters: ParamsT) -> Optimizer:
+    """Return the optimizer of some parameters.
 
     Args:
         name: name of the argument.
         maker: value of the argument.
-        network: the network to train.
+        parameters: parameters to train, or groups of them.
 
     Raises:
         TypeError: if it returns something else.
     """
-    optimizer: object = maker(network.parameters())
+    optimizer: object = maker(parameters)
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"{name}: expected it to return an optimizer, got {_described(optimizer)}")
     return optimizer

@@ -6,9 +6,10 @@ import math
 from typing import Any
 
 import lightning as L
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.optimizer import ParamsT
 
 from lightning_condkd.rounds import Cadence
 from lightning_condkd.training.run_length import student_rounds
@@ -62,13 +63,30 @@ class RunCosine(LRScheduler):
                 group["lr"] = rate
 
 
-def default_student_optimizer(student: nn.Module) -> Optimizer:
+def run_cosine(name: str, optimizer: Optimizer, trainer: L.Trainer) -> RunCosine:
+    """Return a cosine to 0 over the steps of a run.
+
+    Args:
+        name: name of the argument that would replace it.
+        optimizer: the optimizer.
+        trainer: trainer with the limits of the run.
+
+    Raises:
+        ValueError: if the run has no end.
+    """
+    steps = trainer.estimated_stepping_batches
+    if steps == float("inf"):
+        raise ValueError(f"the default {name} needs the run's length: set --trainer.max_epochs or give a scheduler")
+    return RunCosine(optimizer, max(1, int(steps)))
+
+
+def default_student_optimizer(parameters: ParamsT) -> Optimizer:
     """Return SGD, lr 0.2, momentum 0.9, weight decay 1e-4, as in the official code of Fast.
 
     Args:
-        student: the network to train.
+        parameters: parameters to train, or groups of them.
     """
-    return SGD(student.parameters(), lr=0.2, momentum=0.9, weight_decay=1e-4)
+    return SGD(parameters, lr=0.2, momentum=0.9, weight_decay=1e-4)
 
 
 def default_student_schedule(optimizer: Optimizer, trainer: L.Trainer, cadence: Cadence) -> RunCosine:

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from lightning_condkd.distillation import DistillationLoss
 from lightning_condkd.training.run_record import differences, warn_of_differences
 from lightning_condkd.training.trainer_access import CountsUnits, callbacks_of, student_of
 
@@ -60,6 +61,12 @@ class StudentAveraging(WeightAveraging):
             raise ValueError(
                 f"StudentAveraging: expected a module that trains a student, got {type(pl_module).__name__}: use "
                 "EMAWeightAveraging, which averages a whole module"
+            )
+        loss = dict(pl_module.named_children()).get("distillation")
+        if isinstance(loss, DistillationLoss) and loss.changes_prediction():
+            raise ValueError(
+                f"StudentAveraging averages the student alone, but with {type(loss).__name__} it predicts through "
+                "other layers too, which are not averaged: remove the callback, or take another loss"
             )
         self._average_model, self._loaded, self._kept = None, None, None
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from lightning_condkd.data.condensed_datamodule import CondensedDataModule
 from lightning_condkd.data.image_datamodules import ImageDataModule
+from lightning_condkd.data.shuffled_datamodule import ShuffledDataModule
 from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.rounds import Unit
 
@@ -26,8 +27,8 @@ class KnowsClasses(Protocol):
     """A datamodule with a known number of classes."""
 
     @property
-    def num_classes(self) -> int:
-        """Number of classes K."""
+    def num_classes(self) -> int | None:
+        """Number of classes K; ``None`` if it is unknown."""
 
 
 @runtime_checkable
@@ -51,6 +52,35 @@ class WritesCheckpoints(Protocol):
     dirpath: str | Path | None
 
 
+@runtime_checkable
+class ImageData(Protocol):
+    """A datamodule of real images with known shapes, such as ``ImageFolderDataModule``."""
+
+    with_rows: bool
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes K; ``None`` without labels."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(C, H, W)`` in pixels."""
+
+    @property
+    def train_size(self) -> int:
+        """Number of training images."""
+
+
+def image_data(trainer: L.Trainer) -> ImageData | None:
+    """Return the datamodule if it knows the shapes of its images, else ``None``.
+
+    Args:
+        trainer: the trainer.
+    """
+    data = datamodule_of(trainer)
+    return data if isinstance(data, ImageData) else None
+
+
 def datamodule_of(trainer: L.Trainer) -> L.LightningDataModule | None:
     """Return the datamodule of the running fit, validation, test or prediction; ``None`` if it uses loaders.
 
@@ -61,6 +91,16 @@ def datamodule_of(trainer: L.Trainer) -> L.LightningDataModule | None:
     """
     hooks = trainer._data_connector._datahook_selector
     return None if hooks is None else hooks.datamodule
+
+
+def real_data_of(trainer: L.Trainer) -> ShuffledDataModule | None:
+    """Return the datamodule if it has real images, in memory or read by workers, else ``None``.
+
+    Args:
+        trainer: the trainer.
+    """
+    data = datamodule_of(trainer)
+    return data if isinstance(data, ShuffledDataModule) else None
 
 
 def image_data_of(trainer: L.Trainer) -> ImageDataModule | None:

@@ -23,7 +23,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_condkd.training.described_module import DescribedModule
 from lightning_condkd.training.student_averaging import StudentAveraging
-from lightning_condkd.training.trainer_access import callbacks_of, image_data_of, monitored_by
+from lightning_condkd.training.trainer_access import callbacks_of, monitored_by, real_data_of
 
 WHOLE_MODULE = "treats all networks of the module as one, including frozen ones"
 AVERAGE = "use lightning_condkd.callbacks.StudentAveraging for a student, leave it out elsewhere"
@@ -76,7 +76,7 @@ def _of_length(trainer: L.Trainer) -> Iterator[str]:
 
 def _of_data(module: DescribedModule) -> Iterator[str]:
     trainer = module.trainer
-    plain = module.trains_one_network and image_data_of(trainer) is None
+    plain = module.trains_one_network and real_data_of(trainer) is None
     if getattr(trainer, "overfit_batches", 0) and not plain:
         yield "overfit_batches takes the first batches of a loader, but these images are drawn by step: leave it out"
     if callbacks_of(trainer, BatchSizeFinder) and not plain:

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms import RandomResizedCrop
 
 from lightning_condkd.augment import AugmentParameters, ResizedCrop, take
 from lightning_condkd.functional import augmentation as operators
@@ -25,14 +26,17 @@ def boxes(parameters: AugmentParameters, height: int, width: int) -> list[tuple[
     return found
 
 
-def sampled(image: Tensor, top: float, left: float, height: float, width: float) -> Tensor:
+def sampled(
+    image: Tensor, top: float, left: float, height: float, width: float, size: tuple[int, int] | None = None
+) -> Tensor:
     """Bilinear values at the centres of the stretched pixels, one by one."""
     rows, columns = image.shape[1:]
-    out = torch.zeros_like(image)
-    for i in range(rows):
-        for j in range(columns):
-            y = min(max(top + (i + 0.5) * height / rows - 0.5, 0), rows - 1)
-            x = min(max(left + (j + 0.5) * width / columns - 0.5, 0), columns - 1)
+    high, wide = size or (rows, columns)
+    out = image.new_zeros(len(image), high, wide)
+    for i in range(high):
+        for j in range(wide):
+            y = min(max(top + (i + 0.5) * height / high - 0.5, 0), rows - 1)
+            x = min(max(left + (j + 0.5) * width / wide - 0.5, 0), columns - 1)
             y0, x0 = int(y), int(x)
             y1, x1 = min(y0 + 1, rows - 1), min(x0 + 1, columns - 1)
             upper = image[:, y0, x0] * (1 - x + x0) + image[:, y0, x1] * (x - x0)
@@ -125,8 +129,45 @@ def test_half_precision_samples_where_full_precision_does() -> None:
         {"scale": (0.5, 1.5)},
         {"ratio": (2.0, 1.0)},
         {"flip_probability": 2},
+        {"size": 0},
+        {"size": (4, 0)},
     ],
 )
 def test_bad_arguments_are_named(arguments: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(arguments))):
         ResizedCrop(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [(4, 4), (5, 12), (16, 3)])
+def test_a_crop_may_have_another_size_than_the_image(size: tuple[int, int]) -> None:
+    images = torch.rand(4, 2, 9, 7, generator=seeded(), dtype=torch.float64)
+    augment = ResizedCrop(scale=(0.05, 1.0), size=size)
+    parameters = augment.sample(4, seeded(1))
+    crops = augment(images, parameters)
+    assert crops.shape == (4, 2, *size)
+    for row, ((height, width), place) in enumerate(
+        zip(boxes(parameters, 9, 7), parameters["position"].tolist(), strict=True)
+    ):
+        crop = sampled(images[row], (9 - height) * place[0], (7 - width) * place[1], height, width, size)
+        expected = crop.flip(-1) if parameters["flip"][row] else crop
+        torch.testing.assert_close(crops[row], expected, rtol=0, atol=1e-5)
+
+
+def test_another_size_of_the_whole_image_is_bilinear_interpolation() -> None:
+    images = torch.rand(2, 3, 8, 8, generator=seeded())
+    whole = ResizedCrop(scale=(1.0, 1.0), ratio=(1.0, 1.0), flip_probability=0.0, size=5)
+    expected = F.interpolate(images, (5, 5), mode="bilinear")
+    torch.testing.assert_close(whole(images, whole.sample(2, seeded())), expected)
+
+
+def test_boxes_have_the_law_of_random_resized_crop() -> None:
+    scale, ratio, shape = (0.08, 1.0), (3 / 4, 4 / 3), (40, 60)
+    drawn = [RandomResizedCrop.get_params(torch.empty(1, *shape), list(scale), list(ratio)) for _ in range(3000)]
+    theirs = torch.tensor(drawn, dtype=torch.float64)[:, 2:]
+    parameters = ResizedCrop(scale, ratio).sample(3000, seeded())
+    ours = torch.tensor(boxes(parameters, *shape), dtype=torch.float64)
+    for sides in (lambda s: s.prod(1) / 2400, lambda s: (s[:, 1] / s[:, 0]).log()):
+        quantiles = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95], dtype=torch.float64)
+        torch.testing.assert_close(
+            sides(ours).quantile(quantiles), sides(theirs).quantile(quantiles), rtol=0, atol=0.04
+        )

@@ -139,6 +139,28 @@ def test_images_and_labels_stay_together() -> None:
         assert torch.equal(images[:, 0, 0, 0].long(), labels)
 
 
+def test_rows_come_with_the_images_if_asked_for() -> None:
+    whole = ShuffledBatches(numbered(12), 4, seed=0, position=lambda: (1, 1))
+    options = {"seed": 0, "position": lambda: (1, 1), "rank": 1, "world_size": 2}
+    batches = list(ResumableLoader(ShuffledBatches(numbered(12), 4, with_rows=True, **options)))
+    assert len(batches) == 2
+    for (_, everyone), (images, labels, rows) in zip(whole, batches, strict=True):
+        assert torch.equal(rows, labels)  # the label is the row
+        assert torch.equal(images, numbered(12).images[rows])
+        assert torch.equal(rows, everyone[1::2])
+
+
+def test_a_datamodule_gives_rows_if_asked_for() -> None:
+    data = DigitsDataModule(batch_size=400, seed=0)
+    without = next(iter(data.train_dataloader()))
+    data.with_rows = True
+    images, labels, rows = next(iter(data.train_dataloader()))
+    assert (len(without), data.train_size) == (2, 1297)
+    assert torch.equal(without[0], images)
+    assert torch.equal(data.train_source.images[rows], images)
+    assert torch.equal(data.train_source.labels[rows], labels)
+
+
 def test_the_leftover_is_not_used_and_batches_have_one_size() -> None:
     batches = ShuffledBatches(numbered(11), 4, seed=0, position=lambda: (0, 0))
     assert [len(labels) for _, labels in batches] == [4, 4]

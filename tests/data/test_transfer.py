@@ -48,11 +48,12 @@ def chi_square(values: Tensor, cells: int) -> float:
 
 @pytest.mark.parametrize("mix", SHARES)
 def test_a_batch_says_truly_where_its_rows_come_from(mix: Mix | float) -> None:
-    images, labels, from_condensed = drawn(transfer_set(mix), steps=20)
+    images, labels, from_condensed, slots = drawn(transfer_set(mix), steps=20)
     number = numbers(images)
     assert images.dtype == torch.get_default_dtype()
     assert torch.equal(from_condensed, number < 20)
     assert torch.equal(labels, torch.where(number < 20, number % CLASSES, (number - 20 + 1) % CLASSES))
+    assert torch.equal(slots, number)
 
 
 @pytest.mark.parametrize(("mix", "expected"), [("two_term", 8), (0.0, 0), (0.25, 4), (0.5, 8), (0.22, 4), (1.0, 16)])
@@ -71,7 +72,7 @@ def test_the_union_is_uniform_over_both() -> None:
 
 @pytest.mark.parametrize("mix", ["two_term", 0.25])
 def test_each_part_of_a_fixed_share_is_uniform(mix: Mix | float) -> None:
-    images, _, from_condensed = drawn(transfer_set(mix, batch_size=640), steps=50)
+    images, _, from_condensed, _ = drawn(transfer_set(mix, batch_size=640), steps=50)
     number = numbers(images)
     assert chi_square(number[from_condensed], 20) < 44
     assert chi_square(number[~from_condensed] - 20, 80) < 124
@@ -245,3 +246,18 @@ def test_images_that_do_not_fit_are_refused() -> None:
 def test_mixtures_that_make_no_batch_are_refused(mix: Mix | float, batch_size: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         transfer_set(mix, batch_size=batch_size)
+
+
+@pytest.mark.parametrize("appended", [5, 8, 13, 30])
+def test_an_image_keeps_its_slot_while_the_bank_turns_over(appended: int) -> None:
+    condensed = CondensedSet(encoded(0, 4), torch.arange(4))
+    transfer = TransferSet(condensed, MemoryBank(capacity=8), mix=0.25, batch_size=64)
+    for number in range(appended):
+        transfer.append(encoded(4 + number, 1), torch.tensor([0]), round=number)
+    batch = transfer.draw(Draw(seed=0, step=0))
+    number = numbers(batch.images)
+    assert torch.equal(batch.slots, torch.where(number < 4, number, 4 + (number - 4) % 8))
+    assert transfer.slot_count(stored=100) == 12
+    assert transfer_set("union").slot_count(stored=100) == 120
+    assert transfer.blend(batch.images[:48], None, Draw(0, 0)).slots[16:].eq(-1).all()
+    assert torch.equal(transfer.matching(torch.arange(4), Draw(0, 0)).slots, torch.arange(4))

@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_condkd.distillation import AttentionDistillation
+from lightning_condkd.distillation import AttentionDistillation, AttentionTransfer
 from lightning_condkd.functional.attention import attention_transfer
 from lightning_condkd.randomness import seeded_generator
 from lightning_condkd.types import NetworkOutput
 from tests.helpers import toy
+from tests.helpers.feature_losses import FIRST, LAST, MIDDLE, pair, without_gradient
 from tests.reference import generative as reference
+from tests.reference.feature_losses import pool
 
 BLOCKS = ("features.2", "features.5", "features.8")
 
@@ -61,7 +63,7 @@ def test_a_part_of_the_batch_keeps_its_maps() -> None:
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"teacher_maps": []}, "one at least.*name the blocks in pairs"),
+        ({"teacher_maps": []}, "one at least.*name the modules in pairs"),
         ({"teacher_maps": ["a"], "student_maps": ["a", "b"]}, r"got \['a', 'b'\] and \['a'\]"),
         ({"teacher_maps": ["a"], "reduction": "sum"}, "reduction 'batchmean' or 'elementwise', got 'sum'"),
     ],
@@ -87,3 +89,44 @@ def test_a_block_that_is_not_there_is_named() -> None:
     loss = AttentionDistillation(["features.2"], ["layer1"])
     with pytest.raises(ValueError, match="asks the student for the module 'layer1'; there are: features"):
         toy.fit(toy.condkd(distillation=loss))
+
+
+def test_attention_transfer_is_the_formula_alone() -> None:
+    networks = pair()
+    loss = networks.build(AttentionTransfer([FIRST, LAST]))
+    student, teacher = networks.outputs(loss)
+    _assert_same(loss(student, teacher), reference.attention_transfer(list(student.maps), list(teacher.maps)))
+
+
+@pytest.mark.parametrize(("teacher", "student"), [(MIDDLE, FIRST), (FIRST, MIDDLE)])
+def test_attention_transfer_pools_the_larger_map(teacher: str, student: str) -> None:
+    networks = pair(count=2)
+    loss = networks.build(AttentionTransfer([teacher], [student]))
+    outputs = networks.outputs(loss)
+    maps = [pool(output.maps[0], 4, 4) for output in outputs]
+    _assert_same(loss(*outputs), reference.attention_transfer(maps[:1], maps[1:]))
+
+
+def test_attention_transfer_knows_neither_scale_nor_sign() -> None:
+    networks = pair()
+    loss = networks.build(AttentionTransfer([FIRST, LAST]))
+    student, teacher = networks.outputs(loss)
+    same = teacher._replace(logits=student.logits, maps=tuple(-3 * maps for maps in student.maps))
+    assert loss(student, same).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_attention_transfer_has_no_parameters_and_trains_the_student_only() -> None:
+    networks = pair()
+    loss = networks.build(AttentionTransfer([FIRST, LAST]))
+    loss(*networks.outputs(loss)).backward()
+    assert without_gradient(networks.student, loss) == {f"student network.linear.{n}" for n in ("weight", "bias")}
+    assert not loss.parameter_groups()
+    assert not loss.state_dict()
+    assert all(one.grad is None for one in networks.teacher.parameters())
+
+
+def test_attention_transfer_refuses_what_is_no_pair_of_maps() -> None:
+    with pytest.raises(ValueError, match="name the modules in pairs"):
+        AttentionTransfer([FIRST], [])
+    with pytest.raises(ValueError, match=r"AttentionTransfer: expected modules whose outputs are maps .* \(N, 3\)"):
+        pair().build(AttentionTransfer(["linear"]))

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_condkd.functional.contrastive import contrastive_loss
+from lightning_condkd.functional.contrastive import contrastive_estimate, contrastive_loss, draw_other_classes
 from lightning_condkd.randomness import seeded_generator
 from tests.reference import contrastive as reference
 
@@ -58,3 +58,38 @@ def test_half_precision_is_widened() -> None:
         assert torch.equal(contrastive_loss(*vectors, temperature=0.1), expected)
     half = contrastive_loss(*(rows.bfloat16() for rows in vectors), temperature=0.1)
     assert half.dtype == torch.float32
+
+
+def test_contrastive_estimate_is_the_formula_with_its_gradient() -> None:
+    generator = seeded_generator(0, "estimate")
+    scores = torch.randn(3, 4, generator=generator, dtype=torch.float64).requires_grad_()
+    own, drawn, noise = [2, 0, 3], [[1, 0, 0, 2], [0, 3, 0, 0], [0, 0, 0, 0]], 0.4
+    expected = torch.zeros(())
+    for i in range(3):
+        h = [s.exp() / (s.exp() + noise) for s in scores[i]]
+        expected = expected - torch.log(h[own[i]])
+        expected = expected - sum(n * torch.log(1 - one) for n, one in zip(drawn[i], h, strict=True))
+    ours = contrastive_estimate(scores, torch.tensor(own), torch.tensor(drawn), noise)
+    torch.testing.assert_close(ours, expected / 3, rtol=0, atol=1e-10, check_dtype=False)
+    (a,), (b,) = (torch.autograd.grad(value, scores) for value in (ours, expected / 3))
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
+
+
+def test_contrastive_estimate_does_not_overflow_and_needs_noise() -> None:
+    own, drawn = torch.tensor([0]), torch.tensor([[0.0, 1.0]])
+    assert contrastive_estimate(torch.tensor([[-300.0, 300.0]]), own, drawn, 1.0).item() == pytest.approx(600)
+    with pytest.raises(ValueError, match="noise: expected negatives / images, a positive number, got 0"):
+        contrastive_estimate(torch.zeros(1, 2), own, drawn, 0)
+
+
+def test_draws_fall_evenly_on_rows_of_other_classes() -> None:
+    classes = torch.tensor([1, -1, 0, 1, 2, -1, 0])
+    uniform = (torch.arange(8, dtype=torch.float64) / 8).expand(3, -1)
+    counts = draw_other_classes(torch.tensor([0, 2, 4]), classes, uniform)
+    assert counts.tolist() == [[0, 0, 3, 0, 2, 0, 3], [3, 0, 0, 3, 2, 0, 0], [2, 0, 2, 2, 0, 0, 2]]
+
+
+def test_without_another_class_other_rows_are_drawn_and_without_another_row_none() -> None:
+    rows, uniform = torch.tensor([1]), torch.tensor([[0.0, 0.3, 0.99]])
+    assert draw_other_classes(rows, torch.tensor([4, 4, 4, -1]), uniform).tolist() == [[2, 0, 1, 0]]
+    assert draw_other_classes(rows, torch.tensor([-1, 4, -1, -1]), uniform).tolist() == [[0, 0, 0, 0]]

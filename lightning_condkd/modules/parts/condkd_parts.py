@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
 from lightning_condkd.alignment import FeatureAlignment
-from lightning_condkd.augment import Augment, CropFlip
+from lightning_condkd.augment import Augment, CropFlip, Mixing
 from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.distillation import DistillationLoss
 from lightning_condkd.distributed import sync_buffers
@@ -35,6 +36,9 @@ class CondKDParts(TeacherStudent):
         alignment: adversarial alignment with the condensed images; ``None`` for plain inversion.
         distillation: loss of the student; ``None`` for the method's default.
         augment: augmentation of the distillation images; ``None`` for the method's default.
+        mixing: mixture of the distillation images; ``None`` for none.
+        student_optimizer: see :class:`TeacherStudent`.
+        student_scheduler: see :class:`TeacherStudent`.
         transfer_set: training images of the student; ``None`` takes the datamodule's.
         seed: seed of all draws; ``None`` takes the one of ``seed_everything``, else 0.
     """
@@ -49,23 +53,28 @@ class CondKDParts(TeacherStudent):
         alignment: FeatureAlignment | None,
         distillation: DistillationLoss | None,
         augment: Augment | None,
+        mixing: Mixing | None,
+        student_optimizer: OptimizerCallable | None,
+        student_scheduler: LRSchedulerCallable | None,
         transfer_set: TransferSet | None,
         seed: int | None,
     ) -> None:
-        super().__init__(teacher, student, seed)
+        loss = default_distillation(inversion, teacher, student) if distillation is None else distillation
+        super().__init__(teacher, student, loss, student_optimizer, student_scheduler, seed)
         self.inversion = inversion
         self.alignment = alignment
-        self.distillation = default_distillation(inversion) if distillation is None else distillation
         usual = CropFlip(0, 0.0) if inversion.source == "live" else CropFlip()
         self.augment = usual if augment is None else augment
+        self.mixing = mixing
         self.transfer_set = self._given_transfer_set = transfer_set
         self.spec: TaskSpec | None = None
         self.meters, self.stopwatch = Meters(), Stopwatch()
         self._bank_state = BankState()
         self._optimizer_names: list[str] = []  # until a fit creates the optimizers
 
-    def _build(self, spec: TaskSpec) -> None:
+    def _build(self, spec: TaskSpec, slots: int) -> None:
         self.spec = spec
+        self.build_loss(spec.image_shape, slots)
         self.inversion.build(spec, seeded_generator(self.seed, "inversion"))
         if self._aligning is not None:
             self._aligning.build(spec, seeded_generator(self.seed, "alignment"))
@@ -100,6 +109,7 @@ class CondKDParts(TeacherStudent):
             "alignment": None if self._aligning is None else settings(self._aligning),
             "distillation": settings(self.distillation),
             "augment": settings(self.augment),
+            "mixing": None if self.mixing is None else settings(self.mixing),
             "student_gradient_clip": self.student_gradient_clip,
         }
 
@@ -118,6 +128,7 @@ class CondKDParts(TeacherStudent):
         has_bank = self.transfer_set is not None and "optimizer_states" in checkpoint
         return state | {
             "spec": None if self.spec is None else list(self.spec),
+            "slots": 0 if self.distillation.spec is None else self.distillation.spec.slots,
             "seconds": dict(self.stopwatch.seconds),
             "meters": self.meters.state(),
             "bank": self._bank_state.save(self._transfer.bank, self.trainer) if has_bank else None,
@@ -141,12 +152,25 @@ class CondKDParts(TeacherStudent):
         self.stopwatch.seconds = dict(state["seconds"])
         if self.spec is None and state["spec"] is not None:
             shape, classes, size, *rest = state["spec"]
-            self._build(TaskSpec(tuple(shape), classes, size, *map(tuple, rest)))
+            self._build(TaskSpec(tuple(shape), classes, size, *map(tuple, rest)), state.get("slots", 0))
+        self._keep_slots(state.get("slots", 0))
         if self.is_fitting:
             self.meters.load(state["meters"])
         if self.is_fitting and state["bank"] is not None:
             self._bank_state.load(state["bank"], self._transfer.bank, self.trainer)
         self.take_precision()
+
+    def _keep_slots(self, slots: int) -> None:
+        """Give a resumed loss the memory of its run, if it suffices for this run."""
+        spec = self.distillation.spec
+        if spec is None or spec.slots == slots or not self.distillation.needs_slots:
+            return
+        if self.is_fitting and spec.slots > slots:
+            raise ValueError(
+                f"{type(self.distillation).__name__} keeps a memory of {slots} images in the checkpoint, this run may "
+                f"have {spec.slots}: resume with the run's own length, or begin a run with data.bank_capacity set"
+            )
+        self.build_loss(spec.image_shape, slots)
 
     @property
     def _aligning(self) -> FeatureAlignment | None:

@@ -16,7 +16,7 @@ from lightning_condkd.steps import DistillationStep, SynthesisStep, Update
 from lightning_condkd.training.loop_counters import count_step
 from lightning_condkd.training.manual_optimization import ManualOptimization
 from lightning_condkd.training.meters import bank_figures
-from lightning_condkd.training.run_length import round_length, units_of_step
+from lightning_condkd.training.run_length import round_length, student_progress, units_of_step
 
 LOGGED_UNDER = {
     "synthesis": "synthesis/",
@@ -41,7 +41,7 @@ class CondKDSteps(CondKDParts):
         count_step(self)
         for unit in units_of_step(self.trainer, self.inversion.cadence, self.current_epoch, batch_idx):
             self._take(unit)
-            sync_buffers([self.student], statistics_of=[self.inversion])
+            sync_buffers([self.student], statistics_of=[self.inversion, self.distillation])
         if batch_idx == round_length(self.trainer, self.inversion.cadence) - 1:
             self._end_round(unit)
 
@@ -56,8 +56,9 @@ class CondKDSteps(CondKDParts):
                     if unit.last:
                         self._finish_synthesis(unit)
                 case "distill":
-                    clip = self.student_gradient_clip
-                    self._record(unit, self.distillation_step.take(unit, draw, self._turns, clip))
+                    progress = student_progress(self.trainer, self.inversion.cadence, unit)
+                    step, clip = self.distillation_step, self.student_gradient_clip
+                    self._record(unit, step.take(unit, draw, self._turns, clip, progress))
 
     def _set_student_mode(self, unit: Unit) -> None:
         training = unit.phase == "distill"
@@ -92,7 +93,13 @@ class CondKDSteps(CondKDParts):
     def distillation_step(self) -> DistillationStep:
         """The student's step with the parts of this module."""
         return DistillationStep(
-            self.teacher, self.student, self.distillation, self.augment, self.inversion, self._transfer
+            self.teacher,
+            self.student,
+            self.distillation,
+            self.augment,
+            self.inversion,
+            self._transfer,
+            self.mixing,
         )
 
     def _end_round(self, unit: Unit) -> None:

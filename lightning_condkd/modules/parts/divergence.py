@@ -29,9 +29,10 @@ _OF_THE_STUDENT = {"adversarial", "competition"}
 
 
 class Trained(Protocol):
-    """A module with the attributes that are checked: student, inversion, alignment and the recorded losses."""
+    """A module with the attributes that are checked: student and its loss, inversion, alignment, recorded losses."""
 
     student: Any
+    distillation: Any
     inversion: Any
     alignment: FeatureAlignment | None
     losses: LossWatch
@@ -113,21 +114,23 @@ def _broken_by_optimizer(module: Trained, optimizers: Mapping[str, Optimizer]) -
         for group in optimizer.param_groups
         for parameter in group["params"]
     }
-    parts: dict[str, nn.Module | None] = {"student": module.student, "synthesis": module.inversion}
-    parts["discriminator"] = module.alignment if "discriminator" in optimizers else None
+    aligning = module.alignment if "discriminator" in optimizers else None
+    parts: dict[str, tuple[str, nn.Module | None]] = {
+        "student": ("student", module.student),
+        "distillation": ("student", module.distillation),
+        "inversion": ("synthesis", module.inversion),
+        "alignment": ("discriminator", aligning),
+    }
     found: dict[str, list[str]] = {}
-    for default, part in parts.items():
+    for prefix, (default, part) in parts.items():
         for name in _broken(part, transient(module) if part is module.inversion else ()):
             tensor = dict(part.named_parameters()).get(name) if part is not None else None
-            found.setdefault(owners.get(id(tensor), default), []).append(f"{_PREFIXES[default]}.{name}")
+            found.setdefault(owners.get(id(tensor), default), []).append(f"{prefix}.{name}")
     return found
 
 
 def _broken(part: nn.Module | None, but: tuple[str, ...]) -> list[str]:
     return [] if part is None else [n for n in broken_parts(part) if not n.split(".")[-1].startswith(but)]
-
-
-_PREFIXES = {"student": "student", "synthesis": "inversion", "discriminator": "alignment"}
 
 
 def _cure(culprit: str, module: Trained, aligning: FeatureAlignment | None) -> str:
