@@ -172,6 +172,15 @@ class DistillationLoss(FinalMethods, nn.Module):
         else:
             self._takes_stages = True
 
+    def name_map(self, teacher_map: str | None, student_map: str | None) -> None:
+        """Set the names of one module of each network, see :meth:`name_maps`.
+
+        Args:
+            teacher_map: name of the teacher's module; ``None`` for the one that :meth:`choose_stages` takes.
+            student_map: name of the student's module; ``None`` for the same name, or the one taken from its stages.
+        """
+        self.name_maps(*(None if name is None else [name] for name in (teacher_map, student_map)))
+
     def choose_stages(self, stages: Sequence[str]) -> Sequence[str]:
         """Return those of a network's stages that are compared if no maps are named: all by default.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch.nn.functional as F
@@ -29,8 +30,10 @@ class CATKD(DistillationLoss):
     20); 15 with ``normalize`` for VGG-13 to MobileNetV2; 0.5 with ``resolution`` 4 for ResNet-34 to 18 on ImageNet.
 
     Args:
-        teacher_map: name of the teacher's module whose output its final layer reads, averaged over space.
-        student_map: name of the student's module, likewise; ``None`` for the same name.
+        teacher_map: name of the teacher's module whose output its final layer reads, averaged over space;
+            ``None`` for the last of its :func:`~lightning_condkd.models.stages.stage_names`.
+        student_map: name of the student's module, likewise; ``None`` for the same name, or for its own last stage if
+            the teacher's is not named.
         resolution: height and width of the pooled maps; 2 in the official code for CIFAR-100.
         normalize: whether each class's pooled map is divided by its length.
         rectify: whether ReLU is applied to the last maps, which changes nothing in a map after its ReLU; ``False`` for
@@ -61,7 +64,7 @@ class CATKD(DistillationLoss):
 
     def __init__(
         self,
-        teacher_map: str,
+        teacher_map: str | None = None,
         student_map: str | None = None,
         *,
         resolution: int = 2,
@@ -71,10 +74,17 @@ class CATKD(DistillationLoss):
         super().__init__()
         if resolution < 1:
             raise ValueError(f"resolution: expected at least 1, got {resolution}; 2 is published for CIFAR-100")
-        self.teacher_maps = (teacher_map,)
-        self.student_maps = (teacher_map if student_map is None else student_map,)
+        self.name_map(teacher_map, student_map)
         self.resolution, self.normalize, self.rectify = resolution, normalize, rectify
         self._checked = False
+
+    def choose_stages(self, stages: Sequence[str]) -> Sequence[str]:
+        """Return the last stage.
+
+        Args:
+            stages: names of the stages, the first first.
+        """
+        return stages[-1:]
 
     def make(self, spec: LossSpec) -> None:
         """Check the shapes.
@@ -107,5 +117,5 @@ class CATKD(DistillationLoss):
 
     def extra_repr(self) -> str:
         """Return the modules and settings for ``print``."""
-        pair = f"teacher_map={self.teacher_maps[0]!r}, student_map={self.student_maps[0]!r}"
+        pair = f"teacher_maps={self.teacher_maps}, student_maps={self.student_maps}"
         return f"{pair}, resolution={self.resolution}, normalize={self.normalize}, rectify={self.rectify}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from lightning_condkd.distillation.base import DistillationLoss
@@ -24,8 +26,10 @@ class FitNet(DistillationLoss):
     before it.
 
     Args:
-        teacher_map: name of the teacher's module.
-        student_map: name of the student's module; ``None`` for the same name.
+        teacher_map: name of the teacher's module;
+            ``None`` for the second of its :func:`~lightning_condkd.models.stages.stage_names`.
+        student_map: name of the student's module; ``None`` for the same name, or for its own second stage if the
+            teacher's is not named.
 
     Raises:
         ValueError: at setup, if a module returns no map, or the student's is smaller and not half the size.
@@ -45,10 +49,17 @@ class FitNet(DistillationLoss):
         Romero et al.: "FitNets: Hints for Thin Deep Nets", arXiv 1412.6550.
     """
 
-    def __init__(self, teacher_map: str, student_map: str | None = None) -> None:
+    def __init__(self, teacher_map: str | None = None, student_map: str | None = None) -> None:
         super().__init__()
-        self.teacher_maps = (teacher_map,)
-        self.student_maps = (teacher_map if student_map is None else student_map,)
+        self.name_map(teacher_map, student_map)
+
+    def choose_stages(self, stages: Sequence[str]) -> Sequence[str]:
+        """Return the second stage.
+
+        Args:
+            stages: names of the stages, the first first.
+        """
+        return stages[1:2] or stages[:1]
 
     def make(self, spec: LossSpec) -> None:
         """Create the regressor.
@@ -65,4 +76,4 @@ class FitNet(DistillationLoss):
 
     def extra_repr(self) -> str:
         """Return the modules for ``print``."""
-        return f"teacher_map={self.teacher_maps[0]!r}, student_map={self.student_maps[0]!r}"
+        return f"teacher_maps={self.teacher_maps}, student_maps={self.student_maps}"

@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_condkd.distillation.base import DistillationLoss
 from lightning_condkd.distillation.inputs import LossSpec
 from lightning_condkd.distillation.parts.head_input import check_width, last_maps
-from lightning_condkd.distillation.parts.map_pairs import map_shapes, paired_names
+from lightning_condkd.distillation.parts.map_pairs import map_shapes
 from lightning_condkd.functional.activation_maps import class_activation_maps, gradient_weighted_maps
 from lightning_condkd.functional.feature_maps import map_error
 from lightning_condkd.models.heads import ClassifierHead
@@ -29,9 +29,9 @@ class MSARC(DistillationLoss):
 
     Args:
         teacher_maps: names of the teacher's modules; the output of the last is what its final layer reads, averaged
-            over space.
+            over space. ``None`` for its :func:`~lightning_condkd.models.stages.stage_names`.
         student_maps: names of the student's modules in the same order, with maps of the same heights and widths;
-            ``None`` for the same names.
+            ``None`` for the same names, or for its own stages if the teacher's are not named.
         cam_weight: weight of the class activation maps, 1 in SpaceshipNet.
         gradient_weight: weight of the gradient-weighted maps, 1 in SpaceshipNet; with 0 they are not computed.
         rectify: whether ReLU is applied to the last maps, which changes nothing in a map after its ReLU; ``False`` for
@@ -63,7 +63,7 @@ class MSARC(DistillationLoss):
 
     def __init__(
         self,
-        teacher_maps: Sequence[str],
+        teacher_maps: Sequence[str] | None = None,
         student_maps: Sequence[str] | None = None,
         *,
         cam_weight: float = 1.0,
@@ -71,16 +71,28 @@ class MSARC(DistillationLoss):
         rectify: bool = True,
     ) -> None:
         super().__init__()
-        theirs, ours = paired_names(teacher_maps, student_maps)
-        if gradient_weight and len(theirs) < 2:
-            raise ValueError(
-                f"expected the modules for gradient-weighted maps, then the last one, got {list(theirs)}: name earlier "
-                "modules too, or set gradient_weight=0"
-            )
-        self.needs_teacher_graph = bool(gradient_weight)
-        self.teacher_maps, self.student_maps = (theirs, ours) if gradient_weight else (theirs[-1:], ours[-1:])
         self.cam_weight, self.gradient_weight, self.rectify = cam_weight, gradient_weight, rectify
+        self.needs_teacher_graph = bool(gradient_weight)
+        self.name_maps(teacher_maps, student_maps)
+        if teacher_maps is not None:
+            self.teacher_maps, self.student_maps = map(self.choose_stages, (self.teacher_maps, self.student_maps))
         self._checked = False
+
+    def choose_stages(self, stages: Sequence[str]) -> Sequence[str]:
+        """Return all stages, or the last alone if the gradient-weighted maps are not compared.
+
+        Args:
+            stages: names of the stages, the first first.
+
+        Raises:
+            ValueError: if there is only one, and gradient-weighted maps are compared.
+        """
+        if self.gradient_weight and len(stages) < 2:
+            raise ValueError(
+                f"MSARC: expected the modules for gradient-weighted maps, then the last one, got {list(stages)}: name "
+                "earlier modules too, or set gradient_weight=0"
+            )
+        return stages if self.gradient_weight else stages[-1:]
 
     def make(self, spec: LossSpec) -> None:
         """Check the shapes.

@@ -103,5 +103,5 @@ class MLKD(DistillationLoss):
 
     def extra_repr(self) -> str:
         """Return the arguments for ``print``."""
-        views = f"second_view={self.second_view}, second_view_relations={self.second_view_relations}"
-        return f"temperatures={self.temperatures}, masks={self.masks}, {views}"
+        relations = f"second_view_relations={self.second_view_relations}"
+        return f"temperatures={self.temperatures}, masks={self.masks}, {relations}"

@@ -27,8 +27,10 @@ class SP(DistillationLoss):
     :func:`~lightning_condkd.functional.relations.similarity_preserving`.
 
     Args:
-        teacher_maps: names of the teacher's modules.
-        student_maps: names of the student's modules, in the same order; ``None`` for the same names.
+        teacher_maps: names of the teacher's modules; ``None`` for the last of its
+            :func:`~lightning_condkd.models.stages.stage_names`.
+        student_maps: names of the student's modules, in the same order; ``None`` for the same names, or for its own
+            last stage if the teacher's are not named.
 
     Raises:
         ValueError: if no module is named, or their numbers differ.
@@ -43,16 +45,17 @@ class SP(DistillationLoss):
         of the code of CRD and mdistiller.
     """
 
-    def __init__(self, teacher_maps: Sequence[str], student_maps: Sequence[str] | None = None) -> None:
+    def __init__(self, teacher_maps: Sequence[str] | None = None, student_maps: Sequence[str] | None = None) -> None:
         super().__init__()
-        student_maps = teacher_maps if student_maps is None else student_maps
-        single = isinstance(teacher_maps, str) or isinstance(student_maps, str)
-        if single or not teacher_maps or len(teacher_maps) != len(student_maps):
-            raise ValueError(
-                f"expected as many student_maps as teacher_maps, one at least, got {student_maps} and {teacher_maps}: "
-                "give lists of names in pairs"
-            )
-        self.teacher_maps, self.student_maps = tuple(teacher_maps), tuple(student_maps)
+        self.name_maps(teacher_maps, student_maps)
+
+    def choose_stages(self, stages: Sequence[str]) -> Sequence[str]:
+        """Return the last stage.
+
+        Args:
+            stages: names of the stages, the first first.
+        """
+        return stages[-1:]
 
     def forward(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor | None = None) -> Tensor:
         """Return the sum over the pairs, see :class:`DistillationLoss`."""

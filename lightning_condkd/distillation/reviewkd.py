@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_condkd.distillation.base import DistillationLoss
 from lightning_condkd.distillation.inputs import LossSpec
 from lightning_condkd.distillation.parts.fusion import FusionChain
-from lightning_condkd.distillation.parts.map_pairs import MapShape, map_shapes, paired_names
+from lightning_condkd.distillation.parts.map_pairs import MapShape, map_shapes
 from lightning_condkd.functional.feature_maps import hierarchical_context
 from lightning_condkd.types import NetworkOutput
 
@@ -28,8 +28,10 @@ class ReviewKD(DistillationLoss):
     of :class:`~lightning_condkd.models.WideResNet` or :class:`~lightning_condkd.models.SmallImageVGG` before.
 
     Args:
-        teacher_maps: names of the teacher's stages, the first first.
-        student_maps: names of the student's stages in the same order; ``None`` for the same names.
+        teacher_maps: names of the teacher's stages, the first first; ``None`` for its
+            :func:`~lightning_condkd.models.stages.stage_names`.
+        student_maps: names of the student's stages in the same order; ``None`` for the same names, or
+            for its own stages if the teacher's are not named.
         warmup: share of the run in which the weight rises, in [0, 1]; 20 of 240 epochs in the official code, where it
             rises once an epoch, here at every step.
         max_width: upper limit of the width of the fused map, which is else that of the student's embedding; 512 in the
@@ -56,7 +58,7 @@ class ReviewKD(DistillationLoss):
 
     def __init__(
         self,
-        teacher_maps: Sequence[str],
+        teacher_maps: Sequence[str] | None = None,
         student_maps: Sequence[str] | None = None,
         *,
         warmup: float = 20 / 240,
@@ -67,7 +69,7 @@ class ReviewKD(DistillationLoss):
             raise ValueError(f"warmup: expected a share of the run in [0, 1], got {warmup}; 20 of 240 epochs are 0.083")
         if max_width < 1:
             raise ValueError(f"max_width: expected at least 1 channel, got {max_width}")
-        self.teacher_maps, self.student_maps = paired_names(teacher_maps, student_maps)
+        self.name_maps(teacher_maps, student_maps)
         self.needs_progress = warmup > 0
         self.warmup = warmup
         self.max_width = max_width

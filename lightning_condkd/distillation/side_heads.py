@@ -12,6 +12,8 @@ from lightning_condkd.distillation.base import DistillationLoss
 from lightning_condkd.distillation.inputs import LossSpec
 from lightning_condkd.functional.divergence import check_temperature
 from lightning_condkd.functional.logits import adapted_cross_entropy
+from lightning_condkd.models import Observer
+from lightning_condkd.models.stages import stage_names
 from lightning_condkd.types import LossTerms, NetworkOutput
 
 
@@ -31,7 +33,7 @@ class OFAKD(DistillationLoss):
 
     Args:
         student_maps: names of the student's stages from first to last, such as ``layer1`` to ``layer4`` (official code:
-            all four stages of a network).
+            all four stages of a network); ``None`` for its :func:`~lightning_condkd.models.stages.stage_names`.
         exponent: gamma of the adapted cross-entropy, one number for all, or one for each stage and one for the final
             logits (official code 1 on CIFAR-100; its command for ImageNet has 1.5).
         temperature: divisor of all logits, positive (official code 1).
@@ -64,7 +66,7 @@ class OFAKD(DistillationLoss):
 
     def __init__(
         self,
-        student_maps: Sequence[str],
+        student_maps: Sequence[str] | None = None,
         exponent: float | Sequence[float] = 1.0,
         temperature: float = 1.0,
         *,
@@ -74,17 +76,34 @@ class OFAKD(DistillationLoss):
     ) -> None:
         super().__init__()
         check_temperature(temperature)
-        if not student_maps or isinstance(student_maps, str):
+        if isinstance(student_maps, str) or (student_maps is not None and not student_maps):
             raise ValueError(f"student_maps: expected a list of names of one or more stages, got {student_maps!r}")
         if not (stage_weight > 0 and logits_weight >= 0):
             weights = f"got {stage_weight} and {logits_weight}: nothing else trains the heads"
             raise ValueError(f"expected stage_weight > 0 and logits_weight >= 0, {weights}")
         if head_width is not None and head_width < 1:
             raise ValueError(f"head_width: expected a count of channels, got {head_width}")
-        self.student_maps, self.temperature = tuple(student_maps), temperature
-        self.exponents = _exponents(exponent, len(student_maps) + 1)
+        self.student_maps, self.temperature = tuple(student_maps or ()), temperature
+        self.exponent = exponent
+        if student_maps is not None:
+            _exponents(exponent, len(student_maps) + 1)
         self.stage_weight, self.logits_weight, self.head_width = stage_weight, logits_weight, head_width
         self.needs_embedding = head_width is None
+
+    def resolve_maps(self, teacher: Observer, student: Observer) -> None:
+        """Take the student's stages if no maps are named.
+
+        Args:
+            teacher: the teacher.
+            student: the student.
+
+        Raises:
+            ValueError: if the student has no stages.
+        """
+        self.student_maps = self.student_maps or stage_names(student.network)
+        if not self.student_maps:
+            name = type(student.network).__name__
+            raise ValueError(f"OFAKD: found no stages in {name}: give student_maps, the names of its modules")
 
     def make(self, spec: LossSpec) -> None:
         """Create the heads.
@@ -101,6 +120,7 @@ class OFAKD(DistillationLoss):
                 f"OFAKD: expected maps (C, H, W) from the student's modules {self.student_maps}, got {shapes}: name "
                 "modules of a convolutional student"
             )
+        self.exponents = _exponents(self.exponent, len(shapes) + 1)
         width = self.head_width or max(spec.student.embedding_size, spec.teacher.embedding_size)
         later = reversed(range(len(shapes)))
         heads = [_head(shape[0], n, width, spec.num_classes) for shape, n in zip(shapes, later, strict=True)]
@@ -123,9 +143,7 @@ class OFAKD(DistillationLoss):
     def extra_repr(self) -> str:
         """Return the arguments for ``print``."""
         weights = f"stage_weight={self.stage_weight}, logits_weight={self.logits_weight}"
-        return (
-            f"student_maps={self.student_maps}, exponents={self.exponents}, temperature={self.temperature}, {weights}"
-        )
+        return f"student_maps={self.student_maps}, exponent={self.exponent}, temperature={self.temperature}, {weights}"
 
 
 def _exponents(exponent: float | Sequence[float], count: int) -> tuple[float, ...]:

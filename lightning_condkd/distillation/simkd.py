@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -27,8 +29,10 @@ class SimKD(DistillationLoss):
     changes nothing if it is one after its ReLU as published.
 
     Args:
-        teacher_map: name of the teacher's module whose output its final layer reads, averaged over space or whole.
-        student_map: name of the student's module; ``None`` for the same name.
+        teacher_map: name of the teacher's module whose output its final layer reads, averaged over space or whole;
+            ``None`` for the last of its :func:`~lightning_condkd.models.stages.stage_names`.
+        student_map: name of the student's module; ``None`` for the same name, or for its own last stage if the
+            teacher's is not named.
         factor: the teacher's map has this many times the channels of the projector's inner maps; 2 in the official
             code.
 
@@ -53,14 +57,21 @@ class SimKD(DistillationLoss):
 
     needs_teacher_head = True
 
-    def __init__(self, teacher_map: str, student_map: str | None = None, *, factor: int = 2) -> None:
+    def __init__(self, teacher_map: str | None = None, student_map: str | None = None, *, factor: int = 2) -> None:
         super().__init__()
         if factor < 1:
             raise ValueError(f"factor: expected at least 1, got {factor}; 2 is published")
-        self.teacher_maps = (teacher_map,)
-        self.student_maps = (teacher_map if student_map is None else student_map,)
+        self.name_map(teacher_map, student_map)
         self.factor = factor
         self._checked = False
+
+    def choose_stages(self, stages: Sequence[str]) -> Sequence[str]:
+        """Return the last stage.
+
+        Args:
+            stages: names of the stages, the first first.
+        """
+        return stages[-1:]
 
     def make(self, spec: LossSpec) -> None:
         """Create the projector.
@@ -116,5 +127,5 @@ class SimKD(DistillationLoss):
 
     def extra_repr(self) -> str:
         """Return the modules and the factor for ``print``."""
-        pair = f"teacher_map={self.teacher_maps[0]!r}, student_map={self.student_maps[0]!r}"
+        pair = f"teacher_maps={self.teacher_maps}, student_maps={self.student_maps}"
         return f"{pair}, factor={self.factor}"

@@ -50,12 +50,8 @@ class LSKD(DistillationLoss):
         if not isinstance(loss, DistillationLoss):
             raise TypeError(f"loss: expected a DistillationLoss such as KLDistillation(2.0), got {type(loss).__name__}")
         self.loss = loss
+        self.adopt_needs()
         self.teacher_maps, self.student_maps = loss.teacher_maps, loss.student_maps
-        self.needs_embedding, self.needs_labels = loss.needs_embedding, loss.needs_labels
-        self.accepts_soft_labels, self.needs_class_means = loss.accepts_soft_labels, loss.needs_class_means
-        self.needs_student_head, self.needs_slots = loss.needs_student_head, loss.needs_slots
-        self.needs_progress, self.needs_teacher_graph = loss.needs_progress, loss.needs_teacher_graph
-        self.second_view = loss.second_view
 
     def forward(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor | None = None) -> LossTerms:
         """Return the terms of the inner loss, see :class:`DistillationLoss`."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_condkd.distillation.base import DistillationLoss
 from lightning_condkd.distillation.inputs import LossSpec
-from lightning_condkd.distillation.parts.map_pairs import map_shapes, paired_names
+from lightning_condkd.distillation.parts.map_pairs import map_shapes
 from lightning_condkd.distillation.parts.regressors import VariationalRegressor
 from lightning_condkd.functional.feature_maps import gaussian_nll, pool_to_smaller
 from lightning_condkd.types import NetworkOutput
@@ -23,8 +23,10 @@ class VID(DistillationLoss):
     of RepDistiller adds the cross-entropy with labels, weight 1, gives this loss weight 1 and compares all stages.
 
     Args:
-        teacher_maps: names of the teacher's modules.
-        student_maps: names of the student's modules in the same order; ``None`` for the same names.
+        teacher_maps: names of the teacher's modules; ``None`` for its
+            :func:`~lightning_condkd.models.stages.stage_names`.
+        student_maps: names of the student's modules in the same order; ``None`` for the same names, or
+            for its own stages if the teacher's are not named.
         initial_variance: variance of every channel at the start, 5 in the official code.
         eps: smallest variance, 1e-5 in the official code.
 
@@ -46,7 +48,7 @@ class VID(DistillationLoss):
 
     def __init__(
         self,
-        teacher_maps: Sequence[str],
+        teacher_maps: Sequence[str] | None = None,
         student_maps: Sequence[str] | None = None,
         *,
         initial_variance: float = 5.0,
@@ -57,7 +59,7 @@ class VID(DistillationLoss):
             raise ValueError(
                 f"expected 0 < eps < initial_variance, got eps={eps} and initial_variance={initial_variance}"
             )
-        self.teacher_maps, self.student_maps = paired_names(teacher_maps, student_maps)
+        self.name_maps(teacher_maps, student_maps)
         self.initial_variance = initial_variance
         self.eps = eps
 

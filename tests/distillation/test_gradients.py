@@ -27,6 +27,7 @@ from lightning_condkd.distillation import (
 from lightning_condkd.models import Observer
 from tests.helpers import toy
 from tests.helpers.outputs import random_tensor
+from tests.helpers.virtual_device import DEVICE, VirtualDevice
 
 LOSSES: dict[str, Callable[[], DistillationLoss]] = {
     "CrossEntropy": CrossEntropy,
@@ -66,7 +67,7 @@ class Pair:
 
         both = see(self.student, self.loss.student_maps), see(self.teacher, self.loss.teacher_maps)
         second = both if self.loss.second_view is not None else None
-        return self.loss(*both, LABELS, LossContext(second=second))  # type: ignore[arg-type]
+        return self.loss(*both, LABELS.to(images.device), LossContext(second=second))  # type: ignore[arg-type]
 
 
 @pytest.fixture(params=LOSSES)
@@ -114,6 +115,30 @@ def test_a_loss_descends_with_all_that_it_trains(pair: Pair) -> None:
         values.append(loss.item())
     assert values[-1] < values[0]
     assert all(torch.tensor(values).isfinite())
+
+
+def _trained(name: str, device: torch.device | str) -> dict[str, Tensor]:
+    """The state of student and loss after steps on a device."""
+    pair = Pair(LOSSES[name]())
+    for module in (pair.teacher, pair.student, pair.loss):
+        module.to(device)
+    groups = [{"params": list(pair.student.parameters())}, *pair.loss.parameter_groups()]
+    optimizer = torch.optim.SGD(groups, lr=0.01)
+    for _ in range(2):
+        optimizer.zero_grad()
+        pair(IMAGES.to(device)).backward()
+        optimizer.step()
+    assert next(pair.student.parameters()).device == torch.device(device)
+    state = {**pair.student.state_dict(), **{f"loss {name}": value for name, value in pair.loss.state_dict().items()}}
+    return {name: value.detach().cpu() for name, value in state.items()}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_steps_on_a_device_are_those_on_the_cpu(name: str) -> None:
+    here = _trained(name, "cpu")
+    with VirtualDevice():
+        there = _trained(name, DEVICE)
+    assert toy.same(here, there)
 
 
 def test_the_state_of_a_loss_is_all_that_it_remembers(pair: Pair, request: pytest.FixtureRequest) -> None:

@@ -55,8 +55,8 @@ def test_a_rotated_and_scaled_teacher_is_a_perfect_student(loss: DistillationLos
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: SP([]), "one at least.*give lists of names in pairs"),
-        (lambda: SP("layer3"), "got layer3 and layer3: give lists"),
+        (lambda: SP([]), "one at least.*name the modules in pairs"),
+        (lambda: SP("layer3"), "expected a list of names of modules, got the string 'layer3'"),
         (lambda: SP(["a"], ["b", "c"]), r"got \['b', 'c'\] and \['a'\]"),
         (lambda: RKD(distance_weight=-1.0), "weights >= 0 of distance and angle, got -1.0 and 50.0"),
     ],
