@@ -82,8 +82,8 @@ class CondensedOnlyBaseline(Callback):
     def _remark(self, steps: int | None) -> None:
         if self.mixing is not None and self.mixed_accuracy is None:
             rank_zero_warn(
-                "the run that is resumed had no condensed-only baseline with mixed views, and its student is not the one "
-                "to begin with any more: start a new run for one"
+                "the run that is resumed had no condensed-only baseline with mixed views, and the weights to begin it "
+                "with are gone: start a new run for one"
             )
         if self.steps is not None and steps != self.steps:
             rank_zero_warn(
