@@ -143,7 +143,25 @@ class Mixing(nn.Module, ABC):
         return self.sample(rows * draw.world_size, draw.generator(purpose))
 
 
-class Mixup(Mixing):
+class _BetaMixing(Mixing):
+    def __init__(self, alpha: float = 1.0, *, shared: bool = False) -> None:
+        super().__init__()
+        if not alpha > 0:
+            raise ValueError(f"alpha: expected a positive parameter of the Beta distribution, got {alpha}")
+        self.alpha, self.shared = alpha, shared
+
+    def extra_repr(self) -> str:
+        """Return the arguments."""
+        return f"alpha={self.alpha}, shared={self.shared}"
+
+    def _draw_shares(self, n: int, generator: torch.Generator) -> Tensor:
+        with seeded_initialization(generator):  # torch draws from Beta distributions with the global generator alone
+            parameter = torch.tensor(self.alpha, dtype=torch.float64)
+            shares: Tensor = Beta(parameter, parameter).sample((n,))
+        return shares
+
+
+class Mixup(_BetaMixing):
     """Weighted mean of two images, the weights from a Beta distribution.
 
     Args:
@@ -166,18 +184,9 @@ class Mixup(Mixing):
         Zhang et al., "mixup: Beyond Empirical Risk Minimization", arXiv 1710.09412 (and its code).
     """
 
-    def __init__(self, alpha: float = 1.0, *, shared: bool = False) -> None:
-        super().__init__()
-        _check_alpha(alpha)
-        self.alpha, self.shared = alpha, shared
-
-    def extra_repr(self) -> str:
-        """Return the arguments."""
-        return f"alpha={self.alpha}, shared={self.shared}"
-
     def sample_mixtures(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw ``share``, the weight of the partner, ``(n,)`` float64."""
-        return {"share": _beta(self.alpha, 1 if self.shared else n, generator).expand(n)}
+        return {"share": self._draw_shares(1 if self.shared else n, generator).expand(n)}
 
     def weights(self, parameters: AugmentParameters, image_size: tuple[int, int], device: torch.device) -> Tensor:
         """Return the weight of the partner, ``(N, 1, 1, 1)``."""
@@ -188,7 +197,7 @@ class Mixup(Mixing):
         return parameters["share"]
 
 
-class CutMix(Mixing):
+class CutMix(_BetaMixing):
     """Box of the partner pasted into each image at its own place, the area from a Beta distribution.
 
     Boxes have the aspect ratio of the image and lie on whole pixels. Their middle is anywhere in the image, and they
@@ -214,19 +223,10 @@ class CutMix(Mixing):
         arXiv 1905.04899 (and its code).
     """
 
-    def __init__(self, alpha: float = 1.0, *, shared: bool = False) -> None:
-        super().__init__()
-        _check_alpha(alpha)
-        self.alpha, self.shared = alpha, shared
-
-    def extra_repr(self) -> str:
-        """Return the arguments."""
-        return f"alpha={self.alpha}, shared={self.shared}"
-
     def sample_mixtures(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw ``share``, the box's area before it is cut, ``(n,)``, and ``center``, ``(n, 2)`` in [0, 1), float64."""
         boxes = 1 if self.shared else n
-        share = _beta(self.alpha, boxes, generator)
+        share = self._draw_shares(boxes, generator)
         center = torch.rand(boxes, 2, generator=generator, dtype=torch.float64)
         return {"share": share.expand(n), "center": center.expand(n, 2)}
 
@@ -282,18 +282,6 @@ class RandomMixing(Mixing):
 
     def _chosen(self, parameters: AugmentParameters) -> Mixing:
         return self.mixings[int(parameters["choice"][0])]
-
-
-def _check_alpha(alpha: float) -> None:
-    if not alpha > 0:
-        raise ValueError(f"alpha: expected a positive parameter of the Beta distribution, got {alpha}")
-
-
-def _beta(alpha: float, n: int, generator: torch.Generator) -> Tensor:
-    with seeded_initialization(generator):  # torch draws from Beta distributions with the global generator alone
-        parameter = torch.tensor(alpha, dtype=torch.float64)
-        shares: Tensor = Beta(parameter, parameter).sample((n,))
-    return shares
 
 
 def _partners(rows: Tensor, parameters: AugmentParameters, draw: Draw) -> Tensor:

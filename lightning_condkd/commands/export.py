@@ -23,7 +23,7 @@ def student_state(checkpoint: str | Path) -> tuple[dict[str, Tensor], dict[str, 
     """Return a student's weights under its own names, and its normalisation.
 
     If the loss of the run changed how the student predicts, they are the weights of that network, such as
-    :class:`~lightning_condkd.models.ProjectedClassifier` for SimKD.
+    :class:`~lightning_condkd.models.ProjectedNetwork` for SimKD.
 
     Args:
         checkpoint: a checkpoint of :class:`~lightning_condkd.CondKD` or :class:`~lightning_condkd.Distillation`.

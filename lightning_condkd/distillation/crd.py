@@ -29,9 +29,10 @@ class CRD(DistillationLoss):
 
     It differs from the official code in the memory's first values: that starts with random rows, which serve as
     positives and negatives until their images are seen. Here a row is empty until its image is seen, then it starts
-    with the image's own vector, and empty rows are never drawn; so a pool that grows during the run is fine. Negatives
-    are drawn with replacement. The normalization constants come from the first batch as published, and stay in the
-    state.
+    with the image's own vector, and empty rows are never drawn; so a pool that grows during the run is fine. In a bank
+    of limited capacity, where a new image takes the row of an old one, the row starts anew if the class is another;
+    otherwise it turns to the new image step by step. Negatives are drawn with replacement. The normalization constants
+    come from the first batch as published, and stay in the state.
 
     Time and memory grow with the batch size times the number of images.
 

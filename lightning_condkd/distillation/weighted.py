@@ -84,7 +84,8 @@ class WeightedLosses(DistillationLoss):
             second = self.context.second if loss.second_view is not None else None
             if second is not None:
                 second = _with_maps(second[0], rows), _with_maps(second[1], others)
-            outputs, context = (_with_maps(student, rows), _with_maps(teacher, others)), self.context
+            seen = teacher if loss.needs_teacher_graph == self.needs_teacher_graph else _constant(teacher)
+            outputs, context = (_with_maps(student, rows), _with_maps(seen, others)), self.context
             found = loss.terms(*outputs, labels, context._replace(second=second))
             terms = terms.merge(_named_terms(name, self.weights[name], found))
             student_maps, teacher_maps = rows.stop, others.stop
@@ -109,6 +110,12 @@ def _check(losses: Mapping[str, DistillationLoss], weights: Mapping[str, float])
 def _with_maps(output: NetworkOutput, which: slice) -> NetworkOutput:
     """Return an output with some of its maps; read by index, since a loss's input refuses names that are not there."""
     return NetworkOutput(output[0], output[1], output[2][which])
+
+
+def _constant(output: NetworkOutput) -> NetworkOutput:
+    """Return an output without graph; else the backward pass of every loss would run through the teacher."""
+    embedding = None if output[1] is None else output[1].detach()
+    return NetworkOutput(output[0].detach(), embedding, tuple(one.detach() for one in output[2]))
 
 
 def _named_terms(name: str, weight: float, terms: LossTerms) -> LossTerms:

@@ -95,7 +95,21 @@ def test_a_resumed_run_sees_the_batches_of_an_uninterrupted_one(root: Path, fail
     whole, first, second = (run.seen for run in runs)
     assert len(whole) == 15
     assert first + second == whole
-    assert len({pixels for *_, pixels, _ in whole}) == 15  # type: ignore[misc]  # other boxes in every epoch
+
+
+def test_boxes_are_drawn_anew_for_every_seed_and_in_every_epoch(root: Path) -> None:
+    def pixels(seed: int, epoch: int) -> Tensor:
+        data = streamed(root, crop=ResizedCrop(flip_probability=0.0), seed=seed, batch_size=21)
+        data.with_rows = True
+        loader: Any = data.train_dataloader()
+        loader.position = lambda: (epoch, 0)
+        images, _, rows = next(iter(loader))
+        return images[rows.argsort()]
+
+    first = pixels(5, 0)
+    assert torch.equal(first, pixels(5, 0))
+    for other in (pixels(5, 1), pixels(6, 0)):
+        assert all(not torch.equal(one, two) for one, two in zip(first, other, strict=True))
 
 
 def test_all_images_of_a_tree_are_read_without_classes(root: Path, tmp_path: Path) -> None:

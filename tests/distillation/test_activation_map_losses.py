@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_condkd.distillation import CATKD, MSARC, DistillationLoss
+from lightning_condkd.distillation import CATKD, MSARC, DistillationLoss, KLDistillation, WeightedLosses
 from lightning_condkd.models import Observer, WideResNet
-from tests.helpers import toy
+from tests.helpers import losses, toy
 from tests.helpers.feature_losses import FIRST, LAST, MIDDLE, pair, without_gradient
 from tests.reference import feature_losses as reference
 from tests.reference.feature_losses import activation_maps, gradient_weighted, mean_squared, pool
@@ -69,6 +69,23 @@ def test_msarc_takes_final_layers_and_gradients_as_constants() -> None:
     value.backward()
     assert without_gradient(networks.student, loss) == {f"student network.linear.{n}" for n in ("weight", "bias")}
     assert all(one.grad is None for one in (*networks.teacher.parameters(), *loss.teacher_head.parameters()))
+
+
+def test_beside_msarc_the_teacher_is_a_constant_for_other_losses() -> None:
+    """Though the teacher has a graph, no backward pass runs through it."""
+    networks = pair()
+    loss = networks.build(WeightedLosses({"kd": KLDistillation(4.0), "msarc": MSARC([FIRST, LAST])}))
+    student, teacher = networks.outputs(loss)
+    total = loss(student, teacher, context=networks.context())
+    inputs = [teacher.logits, *teacher.maps, student.logits]
+    *through_teacher, through_student = torch.autograd.grad(total, inputs, allow_unused=True)
+    assert all(gradient is None for gradient in through_teacher)
+    assert through_student is not None
+
+
+def test_msarc_is_refused_where_batches_are_split_by_source() -> None:
+    with pytest.raises(ValueError, match=r"MSARC takes gradients .* take another mix than 'two_term'"):
+        toy.fit(losses.condkd(MSARC(["layer1", "layer3"])), mix="two_term")
 
 
 def test_msarc_without_gradient_weight_needs_only_the_last_maps() -> None:

@@ -38,6 +38,7 @@ def test_steps_are_the_formula(other_classes: bool) -> None:
         images = networks.images * (1 - 0.2 * step)
         student, teacher = networks._replace(images=images).outputs(loss)
         labels = torch.tensor(slots) % 3
+        labels[1] = (labels[1] + step) % 3  # in the second step another class than before
         ours, theirs = (_vectors(loss, out.embedding, who) for out, who in ((student, "student"), (teacher, "teacher")))  # type: ignore[arg-type]
         reference.enter(slots, labels.tolist() if other_classes else slots, ours, theirs)
         expected = reference.loss(slots, ours, theirs, _uniform(step))
@@ -105,6 +106,18 @@ def test_negatives_of_a_single_class_are_other_images() -> None:
     loss = _loss(networks)
     assert _step(networks, loss, [0, 1, 2], labels=[1, 1, 1]).isfinite()
     assert loss.has_normalizers
+
+
+def test_a_row_that_gets_an_image_of_another_class_starts_anew() -> None:
+    networks = pair(count=2)
+    loss, fresh = _loss(networks), _loss(networks)
+    _step(networks, loss, [0, 1], labels=[0, 1])
+    later = networks._replace(images=networks.images.flip(0))
+    for one in (loss, fresh):
+        _step(later, one, [0, 1], labels=[0, 2], step=1)
+    assert torch.equal(loss.memory.teacher[1], fresh.memory.teacher[1])
+    assert not torch.equal(loss.memory.teacher[0], fresh.memory.teacher[0])
+    assert loss.memory.classes[:2].tolist() == [0, 2]
 
 
 def test_in_eval_mode_nothing_is_remembered() -> None:

@@ -102,15 +102,27 @@ def test_initial_values_are_those_of_the_generator(name: str) -> None:
 @every_loss
 def test_in_half_precision_the_loss_is_single(name: str) -> None:
     networks = pair()
-    loss = networks.build(LOSSES[name](), slots=9).float()
+    loss = networks.build(LOSSES[name](), slots=9).float().eval()
     networks.teacher.float()
     networks.student.float()
     networks = networks._replace(images=networks.images.float())
-    exact = _value(networks, loss.eval())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = _value(networks, loss)
+    exact = _value(networks, loss)
     assert rough.dtype == torch.float32
     torch.testing.assert_close(rough, exact, rtol=0.1, atol=0.01)
+
+
+@every_loss
+def test_networks_in_true_half_precision_are_compared_in_single(name: str) -> None:
+    networks = pair()
+    loss = networks.build(LOSSES[name](), slots=9).bfloat16()
+    networks.teacher.bfloat16()
+    networks.student.bfloat16()
+    value = _value(networks._replace(images=networks.images.bfloat16()), loss)
+    assert value.dtype == torch.float32
+    value.backward()
+    assert all(one.grad is None or one.grad.isfinite().all() for one in networks.student.parameters())
 
 
 def _trained(name: str, device: torch.device | str) -> dict[str, Tensor]:

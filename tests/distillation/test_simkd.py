@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lightning_condkd.commands.export import export
 from lightning_condkd.distillation import SimKD
 from lightning_condkd.models import ConvNet, Observer, ProjectedNetwork, Projector, SmallImageVGG, WideResNet
-from tests.helpers import toy
+from tests.helpers import losses, toy
 from tests.helpers.feature_losses import FIRST, LAST, MIDDLE, Pair, pair, without_gradient
 from tests.reference import feature_losses as reference
 
@@ -86,6 +87,21 @@ def test_an_exported_predictor_predicts_the_same_bits(tmp_path: Path) -> None:
     fresh = ProjectedNetwork(toy.network("fresh", width=3), FIRST, Projector(3, 8), nn.Linear(8, 3), size=(4, 4))
     loaded = Observer(fresh.double(), mean=(0.25,), std=(0.5,), weights=tmp_path / "student.pt").eval()
     assert torch.equal(loaded(networks.images).logits, predictor(networks.images).logits)
+
+
+def test_a_run_predicts_and_exports_the_same_network(tmp_path: Path) -> None:
+    """What ``export`` writes of a checkpoint, loaded by hand, predicts to the bit as the module that was tested."""
+    model = losses.condkd(SimKD("layer3", "layer2"))
+    run = toy.fit(model, max_epochs=2)
+    run.trainer.save_checkpoint(tmp_path / "run.ckpt")
+    export(str(tmp_path / "run.ckpt"), str(tmp_path / "student.pt"))
+    body = losses.network(2, "another start")
+    network = ProjectedNetwork(body, "layer2", Projector(4, 16), nn.Linear(16, toy.CLASSES), size=(2, 2))
+    loaded = Observer(network, mean=(0.25,), std=(0.5,), weights=tmp_path / "student.pt").eval()
+    images = toy.condensed_set().images
+    predicted = model.eval()(images)
+    assert torch.equal(loaded(images).logits, predicted)
+    assert not torch.allclose(model.student(images).logits, predicted)
 
 
 def test_the_predictor_shares_weights_and_a_copy_does_not() -> None:

@@ -25,9 +25,8 @@ class Contrast:
 
     def enter(self, slots: Sequence[int], classes: Sequence[int], student: Tensor, teacher: Tensor) -> None:
         for slot, label, s, t in zip(slots, classes, student.detach(), teacher.detach(), strict=True):
-            self.classes[slot] = label
-            self.student.setdefault(slot, s)
-            self.teacher.setdefault(slot, t)
+            if self.classes.get(slot) != label:
+                self.classes[slot], self.student[slot], self.teacher[slot] = label, s, t
 
     def update(self, slots: Sequence[int], student: Tensor, teacher: Tensor) -> None:
         for slot, s, t in zip(slots, student.detach(), teacher.detach(), strict=True):

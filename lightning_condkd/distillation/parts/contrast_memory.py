@@ -30,7 +30,8 @@ class Entries(NamedTuple):
 class ContrastMemory(nn.Module):
     """Running means of unit embeddings of student and teacher, by image.
 
-    A row is empty, with class -1, until its image is seen.
+    A row is empty, with class -1, until its image is seen. It starts anew where the class is another than before: a
+    bank of limited capacity gives the numbers of replaced images to new ones.
 
     Args:
         slots: number of rows.
@@ -86,8 +87,8 @@ class ContrastMemory(nn.Module):
         self.classes.index_copy_(0, entries.slots, entries.classes)
 
     def _rows(self, entries: Entries) -> tuple[Tensor, Tensor]:
-        """Return the rows of a batch, those of new images being their embeddings."""
-        new = (self.classes[entries.slots] < 0)[:, None]
+        """Return the rows of a batch; those of new images, or with another class than before, are their embeddings."""
+        new = (self.classes[entries.slots] != entries.classes)[:, None]
         student = torch.where(new, entries.student, self.student[entries.slots].to(entries.student))
         teacher = torch.where(new, entries.teacher, self.teacher[entries.slots].to(entries.teacher))
         return student, teacher

@@ -27,6 +27,11 @@ def check_run_of_loss(
     name = type(loss).__name__
     if loss.needs_progress and student_rounds(trainer, inversion.cadence) is None:
         raise ValueError(f"{name} changes during the run, which has no end here: set max_epochs or max_steps")
+    if loss.needs_teacher_graph and transfer_set.mix == "two_term":
+        raise ValueError(
+            f"{name} takes gradients of predictions with respect to maps, which are lost where a batch is split by "
+            "source: take another mix than 'two_term'"
+        )
     if loss.needs_slots and inversion.source == "live" and transfer_set.synthetic_per_batch:
         raise ValueError(
             f"{name} remembers each image, but {type(inversion).__name__} renders new ones in every step and stores "
