@@ -31,7 +31,8 @@ from lightning_condkd.cli import CondKDCLI, claim_version, main, newest_checkpoi
 from lightning_condkd.data.digits import load_digits_split
 from tests.conftest import ROOT
 
-CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if p.parent.name != "methods")  # see test_recipes.py
+OVERLAYS = ("methods", "losses")  # see test_recipes.py and test_loss_recipes.py
+CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if p.parent.name not in OVERLAYS)
 QUICK = ["fit", "--config", str(ROOT / "configs" / "quickstart.yaml")]
 SMALL = [
     "--trainer.max_epochs=2",

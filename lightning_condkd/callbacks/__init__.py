@@ -1,6 +1,7 @@
 """Callbacks that report on a run: progress line, pictures, baseline, final table, files; and checkpoint callbacks."""
 
 from lightning_condkd.callbacks.best_checkpoint import BestCheckpoint
+from lightning_condkd.callbacks.beta2_ramp import Beta2Ramp
 from lightning_condkd.callbacks.compile_networks import CompileNetworks
 from lightning_condkd.callbacks.condensed_accuracy import CondensedAccuracy
 from lightning_condkd.callbacks.condensed_only import CondensedOnlyBaseline
@@ -13,6 +14,7 @@ from lightning_condkd.training.student_averaging import StudentAveraging
 
 __all__ = [
     "BestCheckpoint",
+    "Beta2Ramp",
     "CompileNetworks",
     "CondensedAccuracy",
     "CondensedOnlyBaseline",

@@ -23,6 +23,7 @@ from lightning_condkd.functional.feature_generation import (
     split_tokens,
     token_count,
 )
+from lightning_condkd.hashing import content_hash
 from lightning_condkd.models import Observer
 from lightning_condkd.models.diffusion_head import DiffusionHead
 from lightning_condkd.models.heads import ClassifierHead
@@ -231,10 +232,11 @@ class GenDD(DistillationLoss):
         """
         if self._scale_by_batch and not self.target_scale:
             raise RuntimeError("GenDD: target_scale='first_batch' is not set yet: sample after the first training step")
+        keys = [content_hash(image) for image in images.cpu()]
         condition = self.condition(student(images, embedding=True))
         # Half precision would be too little: the first step multiplies the error of the noise by several hundred.
         with torch.autocast(condition.device.type, enabled=False):
-            features = sample_features(self.head, condition, self.sampling, self.most_rows) / self.target_scale
+            features = sample_features(self.head, condition, keys, self.sampling, self.most_rows) / self.target_scale
             return cast(Tensor, self.teacher_head(features.to(self.teacher_head.weight.dtype)))
 
     def extra_repr(self) -> str:

@@ -169,7 +169,14 @@ class Distillation(TeacherStudent):
     @property
     def progress(self) -> float:
         """Share of the student's steps in the run that are done, in [0, 1]; 0 if the run has no end."""
-        return min(1.0, self.trainer.global_step / max(1.0, self.trainer.estimated_stepping_batches))
+        done, total = self.student_steps
+        return min(1.0, done / total) if total else 0.0
+
+    @property
+    def student_steps(self) -> tuple[int, int | None]:
+        """Number of the student's steps that are done, and of those in the whole run; ``None`` if it has no end."""
+        total = self.trainer.estimated_stepping_batches
+        return self.global_step, None if total == float("inf") else int(total)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ANN401 - of any loader
         """Return the loss of a batch.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -108,6 +109,11 @@ class TeacherStudent(ImageClassifier):
     def classifier(self) -> Observer:
         """The network that predicts: the student, unless the loss changes how it predicts."""
         return self.student if self.distillation.spec is None else self.distillation.predictor(self.student)
+
+    @property
+    @abstractmethod
+    def student_steps(self) -> tuple[int, int | None]:
+        """Number of the student's steps that are done, and of those in the whole run; ``None`` if it has no end."""
 
     def build_loss(self, image_shape: tuple[int, int, int], slots: int = 0) -> None:
         """Create the parameters of the loss.

@@ -90,8 +90,8 @@ def student_rounds(trainer: L.Trainer, cadence: Cadence) -> int | None:
     return max(0, -(-(steps - cadence.synthesis_steps) // cadence.length) - cadence.warmup_rounds)
 
 
-def student_progress(trainer: L.Trainer, cadence: Cadence, unit: Unit) -> float:
-    """Return the share of the student's steps in a run that come before a unit, in [0, 1]; 0 if the run has no end.
+def student_steps(trainer: L.Trainer, cadence: Cadence, unit: Unit) -> tuple[int, int | None]:
+    """Return the number of the student's steps before a unit and in the whole run; ``None`` if the run has no end.
 
     Args:
         trainer: trainer with the limits of the run.
@@ -100,7 +100,19 @@ def student_progress(trainer: L.Trainer, cadence: Cadence, unit: Unit) -> float:
     """
     rounds, steps = student_rounds(trainer, cadence), cadence.distill_steps * cadence.repeats
     done = (unit.round - cadence.warmup_rounds) * steps + unit.block * cadence.distill_steps + unit.step
-    return min(1.0, done / (rounds * steps)) if rounds else 0.0
+    return done, None if rounds is None else rounds * steps
+
+
+def student_progress(trainer: L.Trainer, cadence: Cadence, unit: Unit) -> float:
+    """Return the share of the student's steps in a run that come before a unit, in [0, 1]; 0 if the run has no end.
+
+    Args:
+        trainer: trainer with the limits of the run.
+        cadence: phases of a round.
+        unit: a distillation unit.
+    """
+    done, total = student_steps(trainer, cadence, unit)
+    return min(1.0, done / total) if total else 0.0
 
 
 def check_student_steps(trainer: L.Trainer, cadence: Cadence) -> None:

@@ -1,8 +1,9 @@
-"""Default schedules, and the student's default optimizer."""
+"""Default schedules and schedules with a warm-up, and the student's default optimizer."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
@@ -61,6 +62,92 @@ class RunCosine(LRScheduler):
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
+
+
+class WarmupMultiStep(LRScheduler):
+    """Linear warm-up to an optimizer's learning rates, then a factor at each milestone.
+
+    It is ``LinearLR`` followed by ``MultiStepLR``, which ``SequentialLR`` joins from objects only, so that a file of
+    the command line cannot name them. In a module it is stepped once an epoch or round.
+
+    Args:
+        optimizer: the optimizer.
+        warmup_iters: steps of the warm-up; the first one is at ``1 / warmup_iters`` of the learning rate.
+        milestones: numbers of steps, from 0, after which the learning rate is multiplied by ``gamma``.
+        gamma: the factor.
+
+    Raises:
+        ValueError: if the warm-up is shorter than one step.
+
+    Example:
+        >>> import torch
+        >>> optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        >>> schedule, rates = WarmupMultiStep(optimizer, warmup_iters=2, milestones=[4]), []
+        >>> for _ in range(5):
+        ...     rates += schedule.get_last_lr()
+        ...     optimizer.step()
+        ...     schedule.step()
+        >>> rates
+        [0.5, 1.0, 1.0, 1.0, 0.1]
+    """
+
+    def __init__(self, optimizer: Optimizer, warmup_iters: int, milestones: Sequence[int], gamma: float = 0.1) -> None:
+        _check_warmup(warmup_iters)
+        self.warmup_iters, self.milestones, self.gamma = warmup_iters, list(milestones), gamma
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float | Tensor]:
+        """Return the learning rates of the current step."""
+        passed = sum(self.last_epoch >= milestone for milestone in self.milestones)
+        factor = min(1.0, (self.last_epoch + 1) / self.warmup_iters) * self.gamma**passed
+        return [base * factor for base in self.base_lrs]
+
+
+class WarmupCosine(LRScheduler):
+    """Linear warm-up to an optimizer's learning rates, then half a cosine to a floor, which the last step reaches.
+
+    In a module it is stepped once an epoch or round.
+
+    Args:
+        optimizer: the optimizer.
+        total_iters: steps of the whole schedule.
+        warmup_iters: steps of the warm-up; the first one is at ``1 / warmup_iters`` of the learning rate.
+        floor: learning rate of the last step and after it; 1e-6 in the official code of GenDD.
+
+    Raises:
+        ValueError: if the warm-up is shorter than one step, or not shorter than the schedule.
+
+    Example:
+        >>> import torch
+        >>> optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        >>> schedule, rates = WarmupCosine(optimizer, total_iters=4, warmup_iters=2, floor=0.0), []
+        >>> for _ in range(4):
+        ...     rates += schedule.get_last_lr()
+        ...     optimizer.step()
+        ...     schedule.step()
+        >>> [round(rate, 6) for rate in rates]
+        [0.5, 1.0, 0.5, 0.0]
+    """
+
+    def __init__(self, optimizer: Optimizer, total_iters: int, warmup_iters: int, floor: float = 1e-6) -> None:
+        _check_warmup(warmup_iters)
+        if warmup_iters >= total_iters:
+            raise ValueError(f"warmup_iters: expected fewer than total_iters={total_iters}, got {warmup_iters}")
+        self.total_iters, self.warmup_iters, self.floor = total_iters, warmup_iters, floor
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float | Tensor]:
+        """Return the learning rates of the current step."""
+        if self.last_epoch < self.warmup_iters:
+            return [base * (self.last_epoch + 1) / self.warmup_iters for base in self.base_lrs]
+        done = (self.last_epoch + 1 - self.warmup_iters) / (self.total_iters - self.warmup_iters)
+        share = (1 + math.cos(math.pi * min(1.0, done))) / 2
+        return [self.floor + (base - self.floor) * share for base in self.base_lrs]
+
+
+def _check_warmup(warmup_iters: int) -> None:
+    if warmup_iters < 1:
+        raise ValueError(f"warmup_iters: expected a number of steps, 1 at least, got {warmup_iters}")
 
 
 def run_cosine(name: str, optimizer: Optimizer, trainer: L.Trainer) -> RunCosine:

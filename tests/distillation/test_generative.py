@@ -334,6 +334,16 @@ def test_sampled_predictions_depend_on_neither_batch_nor_call(sampler: Any) -> N
     torch.testing.assert_close(predict(case.images.flip(0)), whole.flip(0), rtol=0, atol=1e-7)
 
 
+def test_every_image_has_noise_of_its_own() -> None:
+    """A new network predicts no noise, so that DDIM only scales what it starts from."""
+    case = _case(fresh=True, sampling=FeatureSampling("ddim", 4, samples=1))
+    case.loss.teacher_head = nn.Identity()  # type: ignore[assignment]
+    case.loss.teacher_head.weight = torch.zeros(1, dtype=torch.float64)  # type: ignore[assignment]
+    first, second = case.loss.sample_logits(case.student, case.images[:2])
+    assert abs(float(torch.corrcoef(torch.stack([first, second]))[0, 1])) < 0.7
+    assert not torch.allclose(first[:4], first[4:8])
+
+
 def test_more_rows_than_allowed_are_sampled_in_parts() -> None:
     case = _case(most_rows=16)
     whole = _case().loss.sample_logits(case.student, case.images)

@@ -13,9 +13,11 @@ from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.augment import CropFlip
 from lightning_condkd.condensation import ConditionalGAN, DistributionMatching, MatchingPool, SelfDistillation
 from lightning_condkd.data import CondensedDataModule, DigitsDataModule
+from lightning_condkd.distillation import FitNet, KLDistillation, WeightedLosses
 from lightning_condkd.models import ConvNet, DigitsNet, FreshNetworks, Observer
 from lightning_condkd.modules import Condensation
 from lightning_condkd.modules.classification import Classification
+from lightning_condkd.modules.distillation import Distillation
 from lightning_condkd.modules.experts import ExpertTrajectories
 from lightning_condkd.modules.generative_condensation import GenerativeCondensation
 from tests.helpers import toy
@@ -37,6 +39,14 @@ def classification(folder: Path, width: int = 4, **changed: Any) -> Small:
     return Classification(network, **given), DigitsDataModule(600, seed=0), 2
 
 
+def distillation(folder: Path, width: int = 4, **changed: Any) -> Small:
+    teacher = toy.observed(toy.network("teacher", num_classes=10, width=8))
+    student = toy.network("student 1", num_classes=10, width=width)
+    loss = WeightedLosses({"kd": KLDistillation(4.0), "hint": FitNet()})
+    given: dict[str, Any] = {"distillation": loss, "augment": CropFlip(1, 0.0), "seed": 0, **changed}
+    return Distillation(teacher, student, **given), DigitsDataModule(600, seed=0), 2
+
+
 def condensation(folder: Path, **changed: Any) -> Small:
     method = DistributionMatching(FreshNetworks(NETWORK), real_batch=4)
     given: dict[str, Any] = {"output": folder / "set.safetensors", "steps_per_epoch": 3, "seed": 0, **changed}
@@ -56,7 +66,7 @@ def generative(folder: Path, **changed: Any) -> Small:
 
 
 MODULES: dict[str, Callable[..., Small]] = {
-    one.__name__: one for one in (condkd, classification, condensation, experts, generative)
+    one.__name__: one for one in (condkd, classification, distillation, condensation, experts, generative)
 }
 
 

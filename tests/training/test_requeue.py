@@ -17,7 +17,7 @@ import torch
 from lightning_condkd import modules as package
 from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.data import CondensedDataModule
-from lightning_condkd.modules import CondKD
+from lightning_condkd.modules import CondKD, Distillation
 from lightning_condkd.modules.classification import Classification
 from lightning_condkd.modules.condensation import Condensation
 from lightning_condkd.modules.experts import ExpertTrajectories
@@ -170,7 +170,7 @@ def test_a_handler_of_the_users_is_left_alone(tmp_path: Path, slurm: Path) -> No
 
 
 def test_every_module_takes_the_signal_between_steps_and_writes_whole_checkpoints() -> None:
-    modules = [CondKD, Classification, Condensation, ExpertTrajectories, GenerativeCondensation]
+    modules = [CondKD, Distillation, Classification, Condensation, ExpertTrajectories, GenerativeCondensation]
     known = {
         name for name, kind in vars(package).items() if inspect.isclass(kind) and issubclass(kind, L.LightningModule)
     }

@@ -42,7 +42,7 @@ def with_images(name: str, folder: Path) -> Small:
 
 
 @pytest.mark.parametrize("epoch", [1, EPOCHS - 1])
-@pytest.mark.parametrize("name", ["condkd", "classification", "experts"])
+@pytest.mark.parametrize("name", ["condkd", "classification", "distillation", "experts"])
 def test_a_run_that_ended_before_a_validation_begins_with_it(name: str, epoch: int, tmp_path: Path) -> None:
     length = with_images(name, tmp_path)[2]
     end = (epoch + 1) * length  # saved after the step, before the validation

@@ -75,6 +75,9 @@ def test_a_checkpoint_of_another_module_is_refused(
         ("classification", {"optimizer": ADAM}, "optimizer.class 'SGD', this one 'Adam': the saved state"),
         ("classification", {"scheduler": STEPS}, "'RunCosine', this one 'StepLR'"),
         ("classification", {"width": 8}, r"does not fit the module: it has network.\S+ \(4.*, here \(8.* and \d+ more"),
+        ("distillation", {"student_optimizer": ADAM}, "optimizer.class 'SGD', this one 'Adam': the saved state"),
+        ("distillation", {"student_scheduler": STEPS}, "'RunCosine', this one 'StepLR'"),
+        ("distillation", {"width": 8}, r"does not fit the module: it has student.\S+ \(4.*, here \(8.* and \d+ more"),
         ("condensation", {"ipc": 2}, "ipc 1, this one 2: resume with as many"),
         ("condensation", {"steps_per_epoch": 4}, "steps_per_epoch 3, this one 4: .*number the steps"),
         ("generative", {"steps_per_epoch": 4}, "steps_per_epoch 3, this one 4: .*number the steps"),
@@ -93,6 +96,8 @@ def test_what_cannot_change_within_a_run_is_refused(
     [
         ("classification", {"label_smoothing": 0.1}, "label_smoothing 0.0, this one 0.1"),
         ("classification", {"augment": None}, "augment.class 'CropFlip', this one none"),
+        ("distillation", {"use_labels": False}, "use_labels True, this one False"),
+        ("distillation", {"augment": None}, "augment.padding 1, this one 4"),
         ("condensation", {"learning_rate": 0.5}, "learning_rate none, this one 0.5"),
         ("generative", {"gan_epochs": 2}, "gan_epochs 1, this one 2"),
         ("experts", {"learning_rate": 0.5}, "learning_rate 0.01, this one 0.5"),
@@ -105,7 +110,7 @@ def test_what_may_change_is_said(
         fit(MODULES[name](tmp_path, **changed), tmp_path, ckpt_path=runs[name][0])
 
 
-@pytest.mark.parametrize("name", ["classification", "condensation", "experts", "generative"])
+@pytest.mark.parametrize("name", ["classification", "distillation", "condensation", "experts", "generative"])
 def test_other_images_are_said(name: str, runs: dict[str, tuple[Path, EpochMeans]], tmp_path: Path) -> None:
     module, data, length = MODULES[name](tmp_path)
     assert isinstance(data, ImageDataModule)

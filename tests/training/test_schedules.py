@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
-from torch.optim import SGD
-from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, MultiStepLR, OneCycleLR, SequentialLR
 
 from lightning_condkd.data import CondensedDataModule
 from lightning_condkd.data.image_datamodules import DigitsDataModule
 from lightning_condkd.modules import CondKD
-from lightning_condkd.training.schedules import RunCosine
+from lightning_condkd.training.schedules import RunCosine, WarmupCosine, WarmupMultiStep
 from tests.helpers import toy
 from tests.helpers.callbacks import SaveAt
+from tests.helpers.small_runs import distillation
 from tests.modules.test_classification import classifier, trainer
 
 LAST = toy.CADENCE.length - 1
@@ -162,3 +165,62 @@ def test_a_cycle_that_breaks_off_is_refused(tmp_path: Path) -> None:
     module = classifier(scheduler=lambda optimizer: OneCycleLR(optimizer, 0.1, total_steps=1))
     with pytest.raises(ValueError, match=r"scheduler: OneCycleLR of total_steps=1 breaks off.*once an epoch, 2 times"):
         trainer(tmp_path).fit(module, DigitsDataModule(batch_size=400))
+
+
+def _walk(make: Callable[[Optimizer], LRScheduler], steps: int, lr: float = 0.3) -> list[float]:
+    optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=lr)
+    schedule, rates = make(optimizer), []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return rates
+
+
+def test_a_warm_up_and_milestones_are_those_of_torch_in_sequence() -> None:
+    def torchs(optimizer: Optimizer) -> LRScheduler:
+        first = LinearLR(optimizer, start_factor=1 / 5, total_iters=4)
+        return SequentialLR(optimizer, [first, MultiStepLR(optimizer, [10, 13], gamma=0.5)], milestones=[5])
+
+    ours = _walk(lambda optimizer: WarmupMultiStep(optimizer, 5, [15, 18], gamma=0.5), 22)
+    assert ours == pytest.approx(_walk(torchs, 22))
+    assert len({round(rate, 9) for rate in ours}) == 7
+
+
+def test_a_warm_up_and_cosine_are_those_of_the_official_code_of_gendd() -> None:
+    epochs, warmup, floor, lr = 30, 4, 1e-6, 2e-3
+    expected = [lr * (e + 1) / warmup for e in range(warmup)]
+    for e in range(warmup, epochs):
+        expected.append(floor + (lr - floor) / 2 * (1 + math.cos(math.pi * (e - warmup + 1) / (epochs - warmup))))
+    ours = _walk(lambda optimizer: WarmupCosine(optimizer, epochs, warmup), epochs + 3, lr)
+    assert ours == pytest.approx([*expected, floor, floor, floor])
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (partial(WarmupMultiStep, warmup_iters=0, milestones=[3]), "warmup_iters: expected a number of steps, 1 at"),
+        (partial(WarmupCosine, total_iters=5, warmup_iters=0), "warmup_iters: expected a number of steps, 1 at least"),
+        (
+            partial(WarmupCosine, total_iters=5, warmup_iters=5),
+            "warmup_iters: expected fewer than total_iters=5",
+        ),
+    ],
+)
+def test_a_warm_up_that_makes_no_sense_is_refused(make: Callable[[Optimizer], LRScheduler], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        _walk(make, 1)
+
+
+@pytest.mark.parametrize("make", [partial(WarmupMultiStep, milestones=[2]), partial(WarmupCosine, total_iters=4)])
+def test_a_warm_up_continues_in_a_resumed_run(make: Callable[..., LRScheduler], tmp_path: Path) -> None:
+    ends = []
+    for ckpt_path in (None, tmp_path / "5.ckpt"):
+        module, data, _ = distillation(tmp_path, student_scheduler=partial(make, warmup_iters=2))
+        rates = Rates()
+        run = toy.silent_trainer(max_epochs=4, limit_val_batches=0, callbacks=[rates, SaveAt(5, tmp_path / "5.ckpt")])
+        run.fit(module, data, ckpt_path=ckpt_path)
+        ends.append((module, rates.rates))
+    assert toy.same(*(dict(module.state_dict()) for module, _ in ends))
+    assert ends[1][1].items() <= ends[0][1].items()
+    assert len({round(rate, 3) for rate in ends[0][1].values()}) == 3

@@ -17,8 +17,8 @@ from lightning_condkd.models import FreshNetworks
 from tests.helpers import small_runs as tasks
 from tests.helpers import toy
 
-KINDS = ["condkd", "classification", "condensation", "experts", "generative"]
-BUILT_BY_A_FIT = ["condkd", "generative"]  # by shapes that a state dict does not tell
+KINDS = ["condkd", "classification", "distillation", "condensation", "experts", "generative"]
+BUILT_BY_A_FIT = ["condkd", "distillation", "generative"]  # by shapes that a state dict does not tell
 
 
 def make(kind: str, folder: Path) -> tuple[Any, L.LightningDataModule]:
@@ -46,6 +46,8 @@ def parts(kind: str, folder: Path) -> dict[str, Any]:
     if kind == "condkd":
         student = toy.network("another student")
         return {"teacher": fresh.teacher, "student": student, "inversion": toy.fast(), "alignment": FeatureAlignment()}
+    if kind == "distillation":
+        return {name: getattr(fresh, name) for name in ("teacher", "student", "distillation")}
     if kind == "experts":
         return {"networks": FreshNetworks(tasks.NETWORK)}
     names = {"classification": ["network"], "condensation": ["method"], "generative": ["pool", "gan", "matching"]}

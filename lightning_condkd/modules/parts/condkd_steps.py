@@ -16,7 +16,7 @@ from lightning_condkd.steps import DistillationStep, SynthesisStep, Update
 from lightning_condkd.training.loop_counters import count_step
 from lightning_condkd.training.manual_optimization import ManualOptimization
 from lightning_condkd.training.meters import bank_figures
-from lightning_condkd.training.run_length import round_length, student_progress, units_of_step
+from lightning_condkd.training.run_length import round_length, student_progress, student_steps, units_of_step
 
 LOGGED_UNDER = {
     "synthesis": "synthesis/",
@@ -79,6 +79,13 @@ class CondKDSteps(CondKDParts):
             images, labels = self.inversion.collect()
             with self._transfer.bank.running():
                 self._transfer.append(images, cast(Tensor, labels), unit.round)
+
+    @property
+    def student_steps(self) -> tuple[int, int | None]:
+        """Number of the student's steps that are done, and of those in the whole run; ``None`` if it has no end."""
+        cadence = self.inversion.cadence
+        done, total = student_steps(self.trainer, cadence, self.unit or cadence.unit(0, 0))
+        return max(0, done), total
 
     @property
     def _turns(self) -> ManualOptimization:

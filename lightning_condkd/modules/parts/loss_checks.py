@@ -7,7 +7,7 @@ import lightning as L
 from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.distillation import DistillationLoss
 from lightning_condkd.inversion import Inversion
-from lightning_condkd.training.run_length import student_rounds
+from lightning_condkd.training.run_length import dev_steps, round_length, student_rounds
 
 
 def check_run_of_loss(
@@ -61,5 +61,7 @@ def slots_of_run(
             f"{type(loss).__name__} remembers each image, and this run has no end: set max_epochs or data.bank_capacity"
         )
     blocks = ((rounds or 0) + inversion.cadence.warmup_rounds) * inversion.cadence.repeats
+    if dev_steps(trainer):
+        blocks = round_length(trainer, inversion.cadence)  # one in every step
     made = blocks * inversion.batch_size if inversion.cadence.synthesis_steps and inversion.source == "bank" else 0
     return transfer_set.slot_count(transfer_set.bank.images_seen + made)
