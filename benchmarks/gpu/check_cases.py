@@ -98,7 +98,11 @@ def _loss(name: str) -> DistillationLoss:
 
 
 def _with_loss(name: str, folder: Path) -> CondKD:
-    parts: dict[str, Any] = {"distillation": _loss(name), "augment": CROP, "student_optimizer": partial(torch.optim.SGD, lr=0.01)}
+    parts: dict[str, Any] = {
+        "distillation": _loss(name),
+        "augment": CROP,
+        "student_optimizer": partial(torch.optim.SGD, lr=0.01),
+    }
     return CondKD(_staged(8, 0), _staged(4, 1), _method("Fast"), **parts, seed=0)
 
 
