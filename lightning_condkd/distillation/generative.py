@@ -40,9 +40,10 @@ class GenDD(DistillationLoss):
     :class:`~lightning_condkd.models.diffusion_head.DiffusionHead`, learns to denoise each token, given the layer norm
     of the student's embedding. The terms are
 
-    - ``diffusion``: squared error of the predicted noise, the only one that trains the student's body;
-    - ``variational``: the bound that trains the variance, with ``learn_sigma``;
-    - ``linear``: cross-entropy of the student's final layer on its detached embedding.
+    - ``diffusion``: squared error of the predicted noise;
+    - ``variational``: the bound that trains the variance, with ``learn_sigma``. It does not change the noise that is
+      predicted directly, but its gradient, too, reaches the network's inner layers and the student's body;
+    - ``linear``: cross-entropy of the student's final layer on its detached embedding, which leaves the body alone.
 
     The student itself predicts by its final layer, as cheaply as without this loss. The prediction ``sampled`` samples
     features and gives their mean to the teacher's final layer; it is the one that the paper reports.

@@ -161,13 +161,17 @@ def test_the_body_learns_by_denoising_alone_and_the_final_layer_by_labels_alone(
     assert toy.same(before, dict(case.teacher.state_dict()))
 
 
-def test_the_variational_term_trains_only_the_variance() -> None:
+def test_the_variational_term_trains_the_output_of_the_variance_and_what_it_shares() -> None:
     case = _case()
     gradients = case.gradients(case.terms()["variational"])
     output = gradients["loss.head.output.weight"]
     assert output is not None
     assert not output[:4].any()
     assert output[4:].abs().amax(1).min() > 0
+    body = gradients["student.network.features.0.weight"]
+    assert body is not None
+    assert body.abs().max() > 1e-12
+    assert gradients["student.network.linear.weight"] is None
 
 
 def test_without_a_learned_variance_there_is_no_variational_term() -> None:
