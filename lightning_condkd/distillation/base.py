@@ -16,7 +16,7 @@ from lightning_condkd.models import Observer
 from lightning_condkd.models.checks import output_shapes
 from lightning_condkd.models.heads import ClassifierHead
 from lightning_condkd.models.stages import stage_names
-from lightning_condkd.randomness import seeded_generator, seeded_initialization
+from lightning_condkd.randomness import Draw, seeded_generator, seeded_initialization
 from lightning_condkd.subclassing import FinalMethods, check_initialized
 from lightning_condkd.types import LossTerms, NetworkOutput
 
@@ -48,6 +48,7 @@ class DistillationLoss(FinalMethods, nn.Module):
         needs_slots: whether ``self.context.slots`` is used.
         needs_progress: whether ``self.context.progress`` is used, so that the run must have an end.
         needs_teacher_graph: whether gradients of the teacher's logits with respect to its maps are used.
+        needs_draw: whether random numbers are drawn in train mode, from :attr:`draw`.
         second_view: augmentation of a second view of the images, for ``self.context.second``; ``None`` without one.
         context: facts of the current step, see :class:`LossContext`.
 
@@ -79,6 +80,8 @@ class DistillationLoss(FinalMethods, nn.Module):
         "check_reached": "parameter_groups()",
         "set_class_means": "forward(student, teacher, labels), which may read class_means",
     }
+    unrecorded: ClassVar[tuple[str, ...]] = (*NEEDS, "accepts_soft_labels")
+    """Attributes that are no settings of a run."""
     needs_embedding: bool = False
     teacher_maps: Sequence[str] = ()
     student_maps: Sequence[str] = ()
@@ -90,6 +93,7 @@ class DistillationLoss(FinalMethods, nn.Module):
     needs_slots: bool = False
     needs_progress: bool = False
     needs_teacher_graph: bool = False
+    needs_draw: bool = False
     second_view: Augment | None = None
     _unchecked: bool = True
     _takes_stages: bool = False
@@ -151,6 +155,8 @@ class DistillationLoss(FinalMethods, nn.Module):
             self.make(self.spec)
         for inner in self.inner_losses():
             inner.build(teacher, student, image_shape, slots=slots, generator=generator)
+        if self.inner_losses():
+            self.adopt_needs()  # some are known only now
         return self
 
     def name_maps(self, teacher_maps: Sequence[str] | None, student_maps: Sequence[str] | None) -> None:
@@ -201,8 +207,8 @@ class DistillationLoss(FinalMethods, nn.Module):
         """
         for inner in self.inner_losses():
             inner.resolve_maps(teacher, student)
-            self.teacher_maps = tuple(name for loss in self.inner_losses() for name in loss.teacher_maps)
-            self.student_maps = tuple(name for loss in self.inner_losses() for name in loss.student_maps)
+        if self.inner_losses():
+            self.adopt_needs()
         if not self._takes_stages or self.teacher_maps:
             return
         stages = stage_names(teacher.network), stage_names(student.network)
@@ -221,7 +227,7 @@ class DistillationLoss(FinalMethods, nn.Module):
     def adopt_needs(self) -> None:
         """Declare what :meth:`inner_losses` need; the constructor of a composed loss calls it last.
 
-        Maps are those of all inner losses one after another, known after :meth:`build`.
+        Maps are those of all inner losses one after another.
 
         Raises:
             ValueError: if inner losses have different second views.
@@ -234,6 +240,8 @@ class DistillationLoss(FinalMethods, nn.Module):
         if len({str(view) for view in views}) > 1:
             raise ValueError(f"{type(self).__name__}: expected one second view for all losses, got {views}")
         self.second_view = views[0] if views else None
+        self.teacher_maps = tuple(name for loss in inner for name in loss.teacher_maps)
+        self.student_maps = tuple(name for loss in inner for name in loss.student_maps)
 
     def lacks_class_means(self) -> bool:
         """Return whether the loss needs class means that are not set yet."""
@@ -248,6 +256,11 @@ class DistillationLoss(FinalMethods, nn.Module):
         Args:
             spec: shapes of the task.
         """
+
+    @property
+    def draw(self) -> Draw:
+        """Randomness of the current step."""
+        return self.context.draw or Draw(0, 0)
 
     def make(self, spec: LossSpec) -> None:
         """Create the loss's own parameters and buffers; none by default.
@@ -396,6 +409,7 @@ class DistillationLoss(FinalMethods, nn.Module):
             "slots": self.needs_slots and given.slots is None,
             "second": self.second_view is not None and given.second is None,
             "student_head": self.needs_student_head and given.student_head is None,
+            "draw": self.needs_draw and self.training and given.draw is None,
         }
         if missing := [what for what, lacks in lacking.items() if lacks]:
             raise ValueError(f"{name} needs {', '.join(missing)}: pass them as LossContext({missing[0]}=...)")

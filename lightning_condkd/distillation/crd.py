@@ -52,7 +52,9 @@ class CRD(DistillationLoss):
         >>> from lightning_condkd.models import DigitsNet, Observer
         >>> teacher, student = Observer(DigitsNet(width=8)).freeze(), Observer(DigitsNet(width=4))
         >>> loss = CRD(negatives=64, size=16).build(teacher, student, image_shape=(1, 8, 8), slots=100)
-        >>> images, labels, context = torch.rand(4, 1, 8, 8), torch.arange(4), LossContext(slots=torch.arange(4))
+        >>> from lightning_condkd.randomness import Draw
+        >>> images, labels = torch.rand(4, 1, 8, 8), torch.arange(4)
+        >>> context = LossContext(slots=torch.arange(4), draw=Draw(seed=0, step=0))
         >>> loss(student(images, embedding=True), teacher(images, embedding=True), labels, context).shape
         torch.Size([])
 
@@ -62,6 +64,7 @@ class CRD(DistillationLoss):
 
     needs_embedding = True
     needs_slots = True
+    needs_draw = True
     log_normalizers: Tensor
     has_normalizers: Tensor
 
@@ -118,7 +121,7 @@ class CRD(DistillationLoss):
             return loss
 
     def _uniform(self, most: int, slots: Tensor) -> Tensor:
-        draw = self.context.draw
+        draw = self.draw
         # Float64, so that every row of a large memory can be drawn.
         shape, generator = (most * draw.world_size, self.negatives), draw.generator("contrast negatives")
         everyone = torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu")

@@ -48,7 +48,10 @@ class NormDirection(DistillationLoss):
         >>> loss = NormDirection().build(teacher, student, image_shape=(1, 8, 8))
         >>> loss.set_class_means(torch.rand(10, 16))
         >>> images = torch.rand(2, 1, 8, 8)
-        >>> loss(student(images, embedding=True), teacher(images, embedding=True), torch.tensor([3, 7])).shape
+        >>> outputs = student(images, embedding=True), teacher(images, embedding=True)
+        >>> from lightning_condkd.distillation import LossContext
+        >>> from lightning_condkd.randomness import Draw
+        >>> loss(*outputs, torch.tensor([3, 7]), LossContext(draw=Draw(seed=0, step=0))).shape
         torch.Size([])
         >>> loss.embed
         Linear(in_features=8, out_features=16, bias=True)
@@ -76,6 +79,7 @@ class NormDirection(DistillationLoss):
         Args:
             spec: shapes of the task.
         """
+        self.needs_draw = self.dropout > 0 and spec.student.embedding_size != spec.teacher.embedding_size
         width, teacher_width = spec.student.embedding_size, spec.teacher.embedding_size
         if width != teacher_width:
             self.norm = nn.BatchNorm1d(width)
@@ -93,7 +97,7 @@ class NormDirection(DistillationLoss):
         """Apply dropout with numbers of the step, which a resumed run draws again."""
         if not (self.training and self.dropout):
             return features
-        draw = self.context.draw
+        draw = self.draw
         count = len(features) * draw.world_size
         generator, dtype = draw.generator("norm direction"), at_least_float32_dtype()
         kept = torch.rand(count, features.shape[1], generator=generator, dtype=dtype) >= self.dropout

@@ -56,8 +56,8 @@ class GenDD(DistillationLoss):
     features of 4 tokens about 430 times what it does to predict (our arithmetic).
 
     Noise, timesteps and dropped conditions of an image depend on the step and its place in the global batch alone, not
-    on the number of ranks; give ``LossContext(draw=...)`` in a bare loop, since without it every step draws the same.
-    Features are mixed within a rank, as in the official code, so with ``feature_mixup`` the number of ranks matters.
+    on the number of ranks. Features are mixed within a rank, as in the official code, so with ``feature_mixup`` the
+    number of ranks matters.
 
     For data without labels the official code has ``contraction=0``, ``linear_weight=0``; the student's own
     prediction is then untrained, only ``sampled`` counts.
@@ -105,6 +105,7 @@ class GenDD(DistillationLoss):
 
     needs_embedding = True
     needs_teacher_head = True
+    needs_draw = True
     accepts_soft_labels = True
     target_scale: Tensor
 
@@ -164,10 +165,10 @@ class GenDD(DistillationLoss):
         """Return the terms of the batch, see :class:`DistillationLoss`."""
         condition, targets = self.condition(student), self.targets(teacher, labels)
         if self.feature_mixup:
-            partners, share = draw_mixture(self.context.draw, len(targets), self.feature_mixup)
+            partners, share = draw_mixture(self.draw, len(targets), self.feature_mixup)
             condition, targets = (mix_rows(x, send(partners, x.device), share) for x in (condition, targets))
         tokens, most = split_tokens(targets, self.token_size), self.most_rows
-        draw, (images, places, size) = self.context.draw, tokens.shape
+        draw, (images, places, size) = self.draw, tokens.shape
         rows = draw_rows(draw, images, self.batch_multiplier, places, size, self.condition_drop)
         errors = denoising_errors(self.head, self.schedule, tokens, condition, rows, most).unbind()
         terms = dict(zip(("diffusion", "variational"), errors, strict=False))

@@ -21,6 +21,7 @@ NEEDS = (
     "needs_slots",
     "needs_progress",
     "needs_teacher_graph",
+    "needs_draw",
 )
 
 
@@ -64,14 +65,14 @@ class LossContext(NamedTuple):
         second: outputs of student and teacher on the second view. Given if the loss has a ``second_view``.
         student_head: the student's final layer, with its ``weight``. Given if the loss has
             ``needs_student_head``.
-        draw: randomness of the step.
+        draw: randomness of the step. Needed in train mode if the loss has ``needs_draw``.
     """
 
     progress: float = 1.0
     slots: Tensor | None = None
     second: tuple[NetworkOutput, NetworkOutput] | None = None
     student_head: ClassifierHead | None = None
-    draw: Draw = Draw(0, 0)
+    draw: Draw | None = None
 
     def select(self, rows: Tensor) -> LossContext:
         """Return the context of a subset of the batch.

@@ -51,7 +51,7 @@ class LSKD(DistillationLoss):
             raise TypeError(f"loss: expected a DistillationLoss such as KLDistillation(2.0), got {type(loss).__name__}")
         self.loss = loss
         self.adopt_needs()
-        self.teacher_maps, self.student_maps = loss.teacher_maps, loss.student_maps
+        self.adopt_needs()
 
     def forward(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor | None = None) -> LossTerms:
         """Return the terms of the inner loss, see :class:`DistillationLoss`."""

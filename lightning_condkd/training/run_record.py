@@ -53,7 +53,7 @@ def _hash(tensor: Tensor) -> str:
 def settings(part: object, depth: int = DEPTH) -> dict[str, Any]:
     """Return the class of a part, its plain public attributes and those of the parts that its constructor was given.
 
-    Attributes that its class names as ``recorded`` are among them.
+    Attributes that its class names as ``recorded`` are among them, those that it names as ``unrecorded`` are not.
 
     Args:
         part: an object; its parameters, buffers and functions are left out, and tensors are represented by hashes.
@@ -67,7 +67,8 @@ def settings(part: object, depth: int = DEPTH) -> dict[str, Any]:
     record: dict[str, Any] = {"class": type(part).__name__}
     arguments, own = constructor_arguments(type(part)), getattr(part, "__dict__", {})
     arguments |= set(getattr(type(part), "recorded", ()))
-    for name in sorted(arguments | {name for name, value in own.items() if _simple(name, value)}):
+    others = {name for name, value in own.items() if _simple(name, value)} - set(getattr(type(part), "unrecorded", ()))
+    for name in sorted(arguments | others):
         value = getattr(part, name, None)
         registered = isinstance(value, Tensor) and name not in own  # parameters and buffers are state, not settings
         known = None if registered else _plain(value, depth - 1)

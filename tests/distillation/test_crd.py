@@ -143,7 +143,7 @@ def test_half_precision_embeddings_do_not_overflow() -> None:
         output._replace(embedding=output.embedding.half(), logits=output.logits.half())  # type: ignore[union-attr]
         for output in networks.outputs(loss)
     )
-    slots = LossContext(slots=torch.arange(6))
+    slots = LossContext(slots=torch.arange(6), draw=Draw(0, 0))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         value = loss(student, teacher, torch.arange(6) % 3, slots)
     assert value.dtype == torch.float32
@@ -168,7 +168,7 @@ def test_what_it_needs_is_asked_for() -> None:
     with pytest.raises(ValueError, match="CRD: expected the number of different images of the run, 2 at least, got 0"):
         networks.build(CRD())
     loss = _loss(networks)
-    with pytest.raises(ValueError, match=r"CRD needs slots: pass them as LossContext\(slots=...\)"):
+    with pytest.raises(ValueError, match=r"CRD needs slots, draw: pass them as LossContext\(slots=...\)"):
         loss(*networks.outputs(loss), torch.zeros(6, dtype=torch.long))
     with pytest.raises(ValueError, match="CRD needs labels"):
-        loss(*networks.outputs(loss), None, LossContext(slots=torch.arange(6)))
+        loss(*networks.outputs(loss), None, LossContext(slots=torch.arange(6), draw=Draw(0, 0)))

@@ -25,6 +25,7 @@ from lightning_condkd.distillation import (
     VkD,
 )
 from lightning_condkd.models import Observer
+from lightning_condkd.randomness import Draw
 from tests.helpers import toy
 from tests.helpers.outputs import random_tensor
 from tests.helpers.virtual_device import DEVICE, VirtualDevice
@@ -67,7 +68,7 @@ class Pair:
 
         both = see(self.student, self.loss.student_maps), see(self.teacher, self.loss.teacher_maps)
         second = both if self.loss.second_view is not None else None
-        return self.loss(*both, LABELS.to(images.device), LossContext(second=second))  # type: ignore[arg-type]
+        return self.loss(*both, LABELS.to(images.device), LossContext(second=second, draw=Draw(0, 0)))  # type: ignore[arg-type]
 
 
 @pytest.fixture(params=LOSSES)
