@@ -1,4 +1,4 @@
-"""The published protocols in configs/cifar100 and configs/imagenet: they take a step, with the rates that they state."""
+"""The published protocols in configs/cifar100 and configs/imagenet take a step, with the rates that they state."""
 
 from __future__ import annotations
 
