@@ -107,6 +107,11 @@ class Distillation(TeacherStudent):
         data = image_data(self.trainer)
         if data is not None:
             self._check_data(data)
+        elif self.distillation.needs_slots:
+            raise ValueError(
+                f"{type(self.distillation).__name__} remembers each image, which loaders do not number: fit with a "
+                "datamodule such as ImageFolderDataModule, or take a loss without a memory"
+            )
         if self._given_shape is None and self.distillation.must_be_built():
             raise ValueError(
                 f"{type(self.distillation).__name__} needs the shape of the images, which loaders do not tell: pass "

@@ -21,8 +21,8 @@ def class_means(teacher: Observer, batches: Iterable[tuple[Tensor, Tensor]], *, 
 
     Args:
         teacher: the network, in eval mode.
-        batches: images ``(N, C, H, W)``, pixels in the units of [0, 1], and classes ``(N,)``; the teacher's prediction
-            is taken where they are -1.
+        batches: images ``(N, C, H, W)``, pixels in the units of [0, 1], and classes ``(N,)``, the teacher's prediction
+            is taken where they are -1; or probabilities ``(N, K)``, the largest is taken.
         all_ranks: whether the ranks have different batches, whose means are to be combined.
 
     Returns:
@@ -40,6 +40,7 @@ def class_means(teacher: Observer, batches: Iterable[tuple[Tensor, Tensor]], *, 
     for images, labels in batches:
         output = teacher(images.to(device), embedding=True)
         embedding, classes = at_least_float32(output.embedding), labels.to(device)
+        classes = classes.argmax(1) if classes.dim() == 2 else classes
         classes = torch.where(classes < 0, output.logits.argmax(1), classes)
         sums = sums.to(embedding.dtype).index_add(0, classes, embedding)
         counts += torch.bincount(classes, minlength=len(counts))[:, None]
