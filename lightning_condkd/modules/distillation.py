@@ -162,8 +162,8 @@ class Distillation(TeacherStudent):
         if self.distillation.lacks_class_means():
             rank_zero_info("means of the teacher's embeddings over the training images ...")
             batches = (self._batch(batch)[:2] for batch in self.trainer.train_dataloader or ())
-            on_device = ((images.to(self.device), labels.to(self.device)) for images, labels in batches)
-            self.distillation.set_class_means(class_means(self.teacher, on_device, all_ranks=True))
+            with self.trainer.precision_plugin.forward_context():
+                self.distillation.set_class_means(class_means(self.teacher, batches, all_ranks=True))
 
     def _batch(self, batch: Any) -> tuple[Tensor, Tensor, Tensor | None]:  # noqa: ANN401 - of any loader
         images, labels, rows = training_batch(batch, self.teacher.num_classes)

@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.distributed import mean_over_ranks
 from lightning_condkd.models import Observer
-from lightning_condkd.precision import at_least_float32
+from lightning_condkd.precision import at_least_float32, at_least_float32_dtype
 
 BATCH = 256
 
@@ -35,8 +35,9 @@ def class_means(teacher: Observer, batches: Iterable[tuple[Tensor, Tensor]], *, 
         torch.Size([10, 8])
     """
     device = next(teacher.parameters()).device
-    sums = torch.zeros(teacher.num_classes, teacher.embedding_size, device=device)
-    counts = torch.zeros(teacher.num_classes, 1, device=device)
+    exact = at_least_float32_dtype()
+    sums = torch.zeros(teacher.num_classes, teacher.embedding_size, device=device, dtype=exact)
+    counts = torch.zeros(teacher.num_classes, 1, device=device, dtype=exact)
     for images, labels in batches:
         output = teacher(images.to(device), embedding=True)
         embedding, classes = at_least_float32(output.embedding), labels.to(device)

@@ -1,4 +1,4 @@
-"""Distillation losses on two ranks: equal ranks, and the same run as on one process where no statistics of a batch are."""
+"""Distillation losses on two ranks: equal ranks, and the run of one process where no statistics of a batch are."""
 
 from __future__ import annotations
 

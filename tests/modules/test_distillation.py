@@ -35,7 +35,7 @@ from lightning_condkd.modules import Distillation
 from lightning_condkd.randomness import seeded_generator, seeded_initialization
 from lightning_condkd.steps.class_means import class_means
 from tests.conftest import ROOT
-from tests.helpers import photos, toy
+from tests.helpers import losses, photos, toy
 from tests.helpers.callbacks import SaveAt
 
 RECIPE = f"--config={ROOT / 'configs' / 'digits' / 'distillation.yaml'}"
@@ -259,6 +259,20 @@ def test_class_means_are_those_of_the_training_images() -> None:
     assert float((found - expected).norm() / expected.norm()) < 0.02
     shuffled = class_means(teacher(), [(source.images / 255, source.labels.roll(1))])
     assert float((found - shuffled).norm() / expected.norm()) > 0.2
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
+def test_class_means_in_another_precision(precision: Any) -> None:
+    models = module(NormDirection()), module(NormDirection())
+    for model, given in zip(models, ("32-true", precision), strict=True):
+        fit(model, max_epochs=1, limit_train_batches=1, precision=given)
+    expected, found = (model.distillation.class_means.double() for model in models)
+    assert float((found - expected).norm() / expected.norm()) < (1e-6 if precision == "64-true" else 0.01)
+    condensed = [losses.condkd(NormDirection()) for _ in range(2)]
+    for other, given in zip(condensed, ("32-true", precision), strict=True):
+        toy.fit(other, max_epochs=2, precision=given)
+    first, second = (other.distillation.class_means.double() for other in condensed)
+    assert float((first - second).norm() / first.norm()) < (1e-6 if precision == "64-true" else 0.02)
 
 
 @pytest.mark.parametrize("kind", ["memory", "streamed"])
