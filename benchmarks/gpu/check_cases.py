@@ -1,4 +1,4 @@
-"""One small fit for every inversion method and every training module, on the embedded digits."""
+"""One small fit for every inversion method, distillation loss and training module, on the embedded digits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import lightning as L
 import torch
 
-from lightning_condkd import inversion
+from lightning_condkd import distillation, inversion
 from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.augment import CropFlip
 from lightning_condkd.condensation import (
@@ -25,13 +25,16 @@ from lightning_condkd.condensation import (
     TrajectorySchedule,
 )
 from lightning_condkd.data import CondensedDataModule, CondensedSet, DigitsDataModule
+from lightning_condkd.distillation import DistillationLoss, WeightedLosses
 from lightning_condkd.inversion import GeneratorSettings, Inversion, LiveInversion, Memory, NoInversion
 from lightning_condkd.inversion.cmi import Contrastive
-from lightning_condkd.models import ConvNet, DigitsNet, FreshNetworks, Observer
+from lightning_condkd.models import CifarResNet, ConvNet, DigitsNet, FreshNetworks, Observer
 from lightning_condkd.modules import Condensation, CondKD
 from lightning_condkd.modules.classification import Classification
+from lightning_condkd.modules.distillation import Distillation
 from lightning_condkd.modules.experts import ExpertTrajectories
 from lightning_condkd.modules.generative_condensation import GenerativeCondensation
+from lightning_condkd.randomness import seeded_initialization
 from lightning_condkd.rounds import Cadence
 
 MEAN, STD = (0.3059,), (0.3754,)
@@ -68,9 +71,44 @@ def methods() -> dict[str, type[Inversion]]:
     return {name: c for name, c in classes.items() if c not in (Inversion, LiveInversion, NoInversion)}
 
 
+def losses() -> dict[str, type[DistillationLoss]]:
+    """Return every public distillation loss; a new one is found by being exported."""
+    public = {name: getattr(distillation, name) for name in distillation.__all__}
+    classes = {n: c for n, c in public.items() if inspect.isclass(c) and issubclass(c, DistillationLoss)}
+    return {name: c for name, c in classes.items() if c not in (DistillationLoss, WeightedLosses)}
+
+
 def cases() -> dict[str, Case]:
     """Return all cases by name."""
-    return {f"CondKD {name}": Case(partial(_condkd, name), partial(_transfer, name)) for name in methods()} | _others()
+    found = {f"CondKD {name}": Case(partial(_condkd, name), partial(_transfer, name)) for name in methods()}
+    found |= {f"loss {name}": Case(partial(_with_loss, name), partial(_transfer, "Fast")) for name in losses()}
+    return found | {"Distillation": Case(_distillation)} | _others()
+
+
+def _staged(width: int, seed: int) -> Observer:
+    with seeded_initialization(torch.Generator().manual_seed(seed)):
+        return Observer(CifarResNet(8, width=width, in_channels=1), MEAN, STD)
+
+
+def _loss(name: str) -> DistillationLoss:
+    sizes = {"negatives": 16, "size": 8, "token_size": 16, "depth": 1, "batch_multiplier": 2, "max_width": 16}
+    kind = losses()[name]
+    known = inspect.signature(kind).parameters
+    return kind(**{argument: value for argument, value in sizes.items() if argument in known})
+
+
+def _with_loss(name: str, folder: Path) -> CondKD:
+    parts: dict[str, Any] = {
+        "distillation": _loss(name),
+        "augment": CROP,
+        "student_optimizer": partial(torch.optim.SGD, lr=0.01),
+    }
+    return CondKD(_staged(8, 0), _staged(4, 1), _method("Fast"), **parts, seed=0)
+
+
+def _distillation(folder: Path) -> Distillation:
+    losses = {"hint": _loss("FitNet"), "memory": _loss("CRD"), "kd": _loss("KLDistillation")}
+    return Distillation(_staged(8, 0), _staged(4, 1), WeightedLosses(losses, {"hint": 10.0}), augment=CROP, seed=0)
 
 
 def _condkd(name: str, folder: Path) -> CondKD:

@@ -27,7 +27,15 @@ from lightning_condkd.models import FreshNetworks
 
 DOUBLE_TOLERANCE = 1e-6
 TOLERANCES = {"32-true": 0.02, "bf16-mixed": 0.3, "16-mixed": 0.2}
-IN_SMALL = ("CondKD Fast", "CondKD DAFL", "Classification", "Condensation DC", "GenerativeCondensation")
+IN_SMALL = (
+    "CondKD Fast",
+    "CondKD DAFL",
+    "loss CRD",
+    "Distillation",
+    "Classification",
+    "Condensation DC",
+    "GenerativeCondensation",
+)
 
 
 def items(small: bool) -> list[str]:

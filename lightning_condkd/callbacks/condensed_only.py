@@ -80,6 +80,11 @@ class CondensedOnlyBaseline(Callback):
                 rank_zero_info(f"condensed-only baseline, mixed views: {100 * self.mixed_accuracy:.2f} %")
 
     def _remark(self, steps: int | None) -> None:
+        if self.mixing is not None and self.mixed_accuracy is None:
+            rank_zero_warn(
+                "the run that is resumed had no condensed-only baseline with mixed views, and the weights to begin it "
+                "with are gone: start a new run for one"
+            )
         if self.steps is not None and steps != self.steps:
             rank_zero_warn(
                 f"the condensed-only baseline was measured after {self.steps} steps, but this run has {steps}: "

@@ -272,6 +272,10 @@ class DistillationLoss(FinalMethods, nn.Module):
         """
         return student
 
+    def summary(self) -> str:
+        """Return the loss with its settings in one line."""
+        return f"{type(self).__name__}({self.extra_repr()})"
+
     def changes_prediction(self) -> bool:
         """Return whether :meth:`predictor` is another network than the student."""
         if inner := self.inner_losses():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -12,7 +13,7 @@ from lightning_condkd.functional.diffusion import sample
 from lightning_condkd.functional.diffusion_schedule import STEPS, cosine_schedule
 from lightning_condkd.functional.feature_generation import guided_noise
 from lightning_condkd.models.diffusion_head import DiffusionHead
-from lightning_condkd.randomness import seeded_generator
+from lightning_condkd.randomness import seeded_generator, send
 
 Sampler = Literal["ddpm", "ddim"]
 
@@ -21,8 +22,8 @@ Sampler = Literal["ddpm", "ddim"]
 class FeatureSampling:
     """Settings of the sampler of GenDD; the defaults are those of its reported numbers on CIFAR-100.
 
-    The noise is the same for every image, so that a prediction depends neither on the batch nor on the order of the
-    images (our choice; the official code draws it for each image).
+    The noise of an image is a function of the seed and its pixels, so that a prediction depends neither on the batch
+    nor on the order of the images.
 
     Args:
         sampler: ``ddpm``, or ``ddim``, which adds no noise between steps and needs fewer (our extension).
@@ -61,12 +62,15 @@ class FeatureSampling:
 
 
 @torch.no_grad()
-def sample_features(head: DiffusionHead, condition: Tensor, settings: FeatureSampling, most_rows: int) -> Tensor:
+def sample_features(
+    head: DiffusionHead, condition: Tensor, keys: Sequence[str], settings: FeatureSampling, most_rows: int
+) -> Tensor:
     """Return for each condition the mean of sampled features.
 
     Args:
         head: the trained network.
         condition: ``(N, condition_size)``.
+        keys: a text for each, which its noise depends on.
         settings: of the sampler.
         most_rows: number of tokens that are denoised at once, about; at least those of one image are.
 
@@ -75,22 +79,22 @@ def sample_features(head: DiffusionHead, condition: Tensor, settings: FeatureSam
 
     Example:
         >>> head = DiffusionHead(token_size=4, tokens=2, condition_size=3, width=8)
-        >>> sample_features(head, torch.randn(5, 3), FeatureSampling(steps=4), most_rows=1000).shape
+        >>> sample_features(head, torch.randn(5, 3), "abcde", FeatureSampling(steps=4), most_rows=1000).shape
         torch.Size([5, 8])
     """
     halves = 1 if settings.guidance_scale == 1 else 2
     images = max(1, most_rows // (settings.samples * head.tokens * halves))
-    starts = range(0, len(condition), images)
-    return torch.cat([_sample_part(head, condition[start : start + images], settings) for start in starts])
+    parts = [slice(start, start + images) for start in range(0, len(condition), images)]
+    return torch.cat([_sample_part(head, condition[part], keys[part], settings) for part in parts])
 
 
-def _sample_part(head: DiffusionHead, condition: Tensor, settings: FeatureSampling) -> Tensor:
-    generator = seeded_generator(settings.seed, "feature sampling")
+def _sample_part(head: DiffusionHead, condition: Tensor, keys: Sequence[str], settings: FeatureSampling) -> Tensor:
+    generators = [seeded_generator(settings.seed, f"feature sampling {key}") for key in keys]
     shape = settings.samples, len(condition), head.tokens, head.token_size
 
     def draw_noise() -> Tensor:
-        noise = torch.randn(shape[0], 1, *shape[2:], generator=generator).to(condition)
-        return noise.expand(shape).reshape(-1, head.token_size)
+        noise = torch.stack([torch.randn(shape[0], *shape[2:], generator=g) for g in generators], dim=1)
+        return send(noise.to(condition.dtype), condition.device).view(-1, head.token_size)
 
     places = torch.arange(head.tokens, device=condition.device).repeat(shape[0] * shape[1])
     rows = condition.repeat_interleave(head.tokens, dim=0).repeat(settings.samples, 1)

@@ -23,6 +23,7 @@ from lightning_condkd.functional.feature_generation import (
     split_tokens,
     token_count,
 )
+from lightning_condkd.hashing import content_hash
 from lightning_condkd.models import Observer
 from lightning_condkd.models.diffusion_head import DiffusionHead
 from lightning_condkd.models.heads import ClassifierHead
@@ -39,9 +40,10 @@ class GenDD(DistillationLoss):
     :class:`~lightning_condkd.models.diffusion_head.DiffusionHead`, learns to denoise each token, given the layer norm
     of the student's embedding. The terms are
 
-    - ``diffusion``: squared error of the predicted noise, the only one that trains the student's body;
-    - ``variational``: the bound that trains the variance, with ``learn_sigma``;
-    - ``linear``: cross-entropy of the student's final layer on its detached embedding.
+    - ``diffusion``: squared error of the predicted noise;
+    - ``variational``: the bound that trains the variance, with ``learn_sigma``. It does not change the noise that is
+      predicted directly, but its gradient, too, reaches the network's inner layers and the student's body;
+    - ``linear``: cross-entropy of the student's final layer on its detached embedding, which leaves the body alone.
 
     The student itself predicts by its final layer, as cheaply as without this loss. The prediction ``sampled`` samples
     features and gives their mean to the teacher's final layer; it is the one that the paper reports.
@@ -231,10 +233,11 @@ class GenDD(DistillationLoss):
         """
         if self._scale_by_batch and not self.target_scale:
             raise RuntimeError("GenDD: target_scale='first_batch' is not set yet: sample after the first training step")
+        keys = [content_hash(image) for image in images.cpu()]
         condition = self.condition(student(images, embedding=True))
         # Half precision would be too little: the first step multiplies the error of the noise by several hundred.
         with torch.autocast(condition.device.type, enabled=False):
-            features = sample_features(self.head, condition, self.sampling, self.most_rows) / self.target_scale
+            features = sample_features(self.head, condition, keys, self.sampling, self.most_rows) / self.target_scale
             return cast(Tensor, self.teacher_head(features.to(self.teacher_head.weight.dtype)))
 
     def extra_repr(self) -> str:

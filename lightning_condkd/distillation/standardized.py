@@ -61,6 +61,10 @@ class LSKD(DistillationLoss):
         context = self.context._replace(second=second)
         return self.loss.terms(_standardized(student), _standardized(teacher), labels, context)
 
+    def summary(self) -> str:
+        """Return the inner loss in one line."""
+        return f"LSKD of {self.loss.summary()}"
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return those of the inner loss."""
         return self.loss.parameter_groups()

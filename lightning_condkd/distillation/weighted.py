@@ -91,6 +91,10 @@ class WeightedLosses(DistillationLoss):
             student_maps, teacher_maps = rows.stop, others.stop
         return terms
 
+    def summary(self) -> str:
+        """Return the sum with its weights in one line."""
+        return " + ".join(f"{self.weights[name]:g} {name}: {loss.summary()}" for name, loss in self._named())
+
     def extra_repr(self) -> str:
         """Return the weights."""
         return f"weights={self.weights}"

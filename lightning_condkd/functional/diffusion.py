@@ -94,7 +94,7 @@ def learned_log_variance(interpolation: Tensor, at: DiffusionSchedule) -> Tensor
 def variational_bound(
     clean: Tensor, noisy: Tensor, predicted: Tensor, interpolation: Tensor, at: DiffusionSchedule
 ) -> Tensor:
-    r"""Return the term of the variational bound for each row in bits per value; only the variance has a gradient.
+    r"""Return the term of the variational bound for each row in bits per value; its gradient is that of the variance.
 
     For t > 0 it is :math:`\mathrm{KL}(q(x_{t-1} | x_t, x_0) \| p(x_{t-1} | x_t))`. For t = 0 it is the negative log
     likelihood of the 256 levels of an image in [-1, 1], whatever the samples are, as in the official code: the bin

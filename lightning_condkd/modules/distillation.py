@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from lightning_condkd.augment import Augment, CropFlip, Mixing
 from lightning_condkd.distillation import DistillationLoss, KLDistillation
 from lightning_condkd.distributed import sync_buffers
-from lightning_condkd.functional.divergence import agreement
 from lightning_condkd.models import Observer
 from lightning_condkd.models.checks import check_classifier
 from lightning_condkd.modules.teacher_student import TeacherStudent
@@ -191,17 +190,14 @@ class Distillation(TeacherStudent):
                 ``needs_slots`` also the row of each image in the data, ``(N,)``.
             batch_idx: position in the epoch.
         """
-        compared = self._compare(*self._batch(batch), batch_idx)
+        images, labels, rows = self._batch(batch)
+        compared = self._compare(images, labels, rows, batch_idx)
         terms = compared.terms(self.distillation)
         loss = terms.total()
         named = {name: value.detach() for name, value in terms.values.items()} if len(terms.values) > 1 else {}
         self.losses.add("student", self.global_step, {"loss": loss, **named})
-        share = agreement(compared.student.logits.detach(), compared.teacher.logits.detach())
-        self.log_dict(
-            {"train/loss": loss, "train/agreement": share, **{f"train/{name}": v for name, v in named.items()}},
-            prog_bar=False,
-            batch_size=len(share.view(-1)),
-        )
+        seen = {"loss": loss, **compared.agreement(self.distillation), **named}
+        self.log_dict({f"train/{name}": value for name, value in seen.items()}, batch_size=len(images))
         return loss
 
     def _compare(self, images: Tensor, labels: Tensor, rows: Tensor | None, batch_idx: int) -> Compared:

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
@@ -102,6 +102,7 @@ class TeacherStudent(ImageClassifier):
         check_finite("the teacher", self.teacher, "load the weights of a run that did not diverge")
         if stage == "fit":
             check_finite("the student to begin with", self.student, "build it again, or load other weights")
+            rank_zero_info(f"loss of the student: {self.distillation.summary()}")
         self._fingerprint = self._fingerprint or self.teacher.fingerprint()
         self._was_trained = self._was_trained or stage == "fit"
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_condkd.augment import Augment, Mixing
 from lightning_condkd.distillation import DistillationLoss, LossContext
+from lightning_condkd.functional.divergence import agreement
 from lightning_condkd.models import Observer
 from lightning_condkd.randomness import Draw
 from lightning_condkd.types import LossTerms, NetworkOutput
@@ -38,6 +39,18 @@ class Compared(NamedTuple):
             loss: the loss.
         """
         return loss.terms(self.student, self.teacher, self.labels, self.context)
+
+    def agreement(self, loss: DistillationLoss) -> dict[str, Tensor]:
+        """Return the share of images for which both networks predict the same class, for the logs.
+
+        There is none if the student predicts by another network than the one that was compared.
+
+        Args:
+            loss: loss of the student.
+        """
+        if loss.changes_prediction():
+            return {}
+        return {"agreement": agreement(self.student.logits.detach(), self.teacher.logits.detach())}
 
     def select(self, rows: Tensor) -> Compared:
         """Return the same for a part of the batch.

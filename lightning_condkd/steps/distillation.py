@@ -10,7 +10,6 @@ from torch import Tensor
 from lightning_condkd.augment import Augment, Mixing
 from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.distillation import DistillationLoss
-from lightning_condkd.functional.divergence import agreement
 from lightning_condkd.inversion import Inversion
 from lightning_condkd.models import Observer
 from lightning_condkd.randomness import Draw
@@ -112,9 +111,8 @@ class DistillationStep(NamedTuple):
         compare = Comparison(self.teacher, self.student, self.distillation, self.augment, self.mixing)
         compared = compare(batch.images, batch.labels, draw, progress, batch.slots)
         loss, terms = self._loss(compared, batch.from_condensed)
-        share = agreement(compared.student.logits.detach(), compared.teacher.logits)
-        condensed_share = batch.from_condensed.float().mean()
-        observed = {"loss": loss, "agreement": share, "condensed_share": condensed_share, **terms}
+        shares = {**compared.agreement(self.distillation), "condensed_share": batch.from_condensed.float().mean()}
+        observed = {"loss": loss, **shares, **terms}
         return Distilled(loss, terms, observed, synthetic)
 
     @torch.no_grad()

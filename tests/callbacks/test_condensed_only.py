@@ -8,19 +8,24 @@ from typing import Any
 import pytest
 import torch
 
+from lightning_condkd.augment import Mixing, Mixup
 from lightning_condkd.callbacks import CondensedOnlyBaseline
 from lightning_condkd.callbacks import condensed_only as baseline_module
-from tests.helpers import toy
+from tests.helpers import losses, toy
 from tests.helpers.callbacks import SaveAt
 from tests.training.test_trainer_options import make
 
 
 def run(
-    folder: Path, clip: float | None = None, ckpt_path: Path | None = None, **options: Any
+    folder: Path,
+    clip: float | None = None,
+    ckpt_path: Path | None = None,
+    mixing: tuple[Mixing | None, Mixing | None] = (None, None),
+    **options: Any,
 ) -> CondensedOnlyBaseline:
     module, data = make("condkd", folder)
-    module.student_gradient_clip = clip
-    baseline = CondensedOnlyBaseline()
+    module.student_gradient_clip, module.mixing = clip, mixing[0]
+    baseline = CondensedOnlyBaseline(mixing[1])
     callbacks = [baseline, SaveAt(8, folder / "8.ckpt"), *options.pop("callbacks", [])]
     trainer = toy.silent_trainer(**{"max_epochs": 3, "default_root_dir": folder, "callbacks": callbacks, **options})
     trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
@@ -77,3 +82,35 @@ def test_another_length_after_a_resume_is_said(tmp_path: Path, recwarn: pytest.W
 def test_it_is_said_that_its_steps_count_for_max_time(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="takes the run's 24 steps first, and they count for max_time"):
         run(tmp_path, max_time="00:01:00:00")
+
+
+def test_a_second_baseline_mixes_its_views_as_a_run_does_that_mixes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    students: list[dict[str, torch.Tensor]] = []
+    original = baseline_module._train_on_condensed
+
+    def kept(*given: Any) -> Any:
+        student = original(*given)
+        students.append({name: value.clone() for name, value in student.state_dict().items()})
+        return student
+
+    monkeypatch.setattr(baseline_module, "_train_on_condensed", kept)
+    both = run(tmp_path, mixing=(None, Mixup()))
+    plain, mixed = students
+    assert not toy.same(plain, mixed)
+    run(tmp_path, mixing=(Mixup(), None))
+    assert toy.same(students[2], mixed)
+    with pytest.warns(UserWarning, match="resumed had no condensed-only baseline with mixed views"):
+        again = run(tmp_path, ckpt_path=tmp_path / "8.ckpt", mixing=(Mixup(), Mixup()))
+    assert len(students) == 3
+    assert again.mixed_accuracy is None
+    assert both.mixed_accuracy is not None
+
+
+def test_views_are_not_mixed_for_a_loss_that_remembers_images(tmp_path: Path) -> None:
+    module, data = make("condkd", tmp_path)
+    module.distillation = losses.make("CRD")
+    trainer = toy.silent_trainer(max_epochs=3, callbacks=[CondensedOnlyBaseline(Mixup())])
+    with pytest.raises(ValueError, match="CRD remembers each image, and Mixup makes new ones of two"):
+        trainer.fit(module, datamodule=data)

@@ -161,13 +161,17 @@ def test_the_body_learns_by_denoising_alone_and_the_final_layer_by_labels_alone(
     assert toy.same(before, dict(case.teacher.state_dict()))
 
 
-def test_the_variational_term_trains_only_the_variance() -> None:
+def test_the_variational_term_trains_the_output_of_the_variance_and_what_it_shares() -> None:
     case = _case()
     gradients = case.gradients(case.terms()["variational"])
     output = gradients["loss.head.output.weight"]
     assert output is not None
     assert not output[:4].any()
     assert output[4:].abs().amax(1).min() > 0
+    body = gradients["student.network.features.0.weight"]
+    assert body is not None
+    assert body.abs().max() > 1e-12
+    assert gradients["student.network.linear.weight"] is None
 
 
 def test_without_a_learned_variance_there_is_no_variational_term() -> None:
@@ -332,6 +336,16 @@ def test_sampled_predictions_depend_on_neither_batch_nor_call(sampler: Any) -> N
     assert torch.equal(whole, predict(case.images))
     torch.testing.assert_close(torch.cat([predict(x) for x in case.images.split(1)]), whole, rtol=0, atol=1e-7)
     torch.testing.assert_close(predict(case.images.flip(0)), whole.flip(0), rtol=0, atol=1e-7)
+
+
+def test_every_image_has_noise_of_its_own() -> None:
+    """A new network predicts no noise, so that DDIM only scales what it starts from."""
+    case = _case(fresh=True, sampling=FeatureSampling("ddim", 4, samples=1))
+    case.loss.teacher_head = nn.Identity()  # type: ignore[assignment]
+    case.loss.teacher_head.weight = torch.zeros(1, dtype=torch.float64)  # type: ignore[assignment]
+    first, second = case.loss.sample_logits(case.student, case.images[:2])
+    assert abs(float(torch.corrcoef(torch.stack([first, second]))[0, 1])) < 0.7
+    assert not torch.allclose(first[:4], first[4:8])
 
 
 def test_more_rows_than_allowed_are_sampled_in_parts() -> None:

@@ -59,8 +59,8 @@ def _accuracy(loss: GenDD, student: Observer) -> float:
 def test_features_sampled_by_tokens_are_classified_and_whole_ones_are_not() -> None:
     """The student's body never sees a label here; gendd.md, section 9 has 97 % and 51 % after a longer run."""
     by_tokens, whole = _accuracy(*_trained()), _accuracy(*_trained(token_size=64))
-    assert by_tokens > 0.85
-    assert whole < 0.7
+    assert by_tokens > 0.75
+    assert whole < 0.55
 
 
 def test_the_students_own_layer_learns_from_labels_on_top() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -139,19 +140,20 @@ def test_a_head_that_reads_the_whole_map_gets_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("network", "right", "wrong"),
-    [(WideResNet(10, 1, 5), "bn1", "block3"), (SmallImageVGG(11, 5), "block4", "block3")],
+    ("make", "right", "wrong"),
+    [(lambda: WideResNet(10, 1, 5), "bn1", "block3"), (lambda: SmallImageVGG(11, 5), "block4", "block3")],
     ids=["WideResNet", "VGG"],
 )
 def test_relu_is_applied_and_another_map_is_refused_in_the_first_step(
-    network: nn.Module, right: str, wrong: str
+    make: Callable[[], nn.Module], right: str, wrong: str
 ) -> None:
+    network = make()
     with torch.no_grad():
         for name, buffer in network.named_buffers():
             if name.endswith("running_mean"):
                 buffer.normal_()
     teacher, student = Observer(network.double()).freeze(), Observer(WideResNet(10, 1, 5).double())
-    images = torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    images = torch.rand(6, 3, 32, 32, dtype=torch.float64)
     for name in (right, wrong):
         loss = SimKD(name, "block3").build(teacher, student, (3, 32, 32)).double()
         outputs = student(images, maps=["block3"]), teacher(images, maps=[name])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_condkd import distillation
+from lightning_condkd.augment import CutMix, Mixup
 from lightning_condkd.data import CondensedDataModule
 from lightning_condkd.distillation import DistillationLoss
 from lightning_condkd.inversion import Fast, GeneratorSettings
@@ -24,7 +25,12 @@ def fit_each(names: list[str], folder: str) -> dict[str, dict[str, Tensor]]:
 
 def fit_rowwise(folder: str) -> dict[str, dict[str, Tensor]]:
     """The same in double for losses that treat every image alone, on networks without BatchNorm."""
-    return {name: _fit(_without_batch_norm(name), Recipe(rounds=2, precision="64-true"), folder) for name in ROWWISE}
+    double = Recipe(rounds=2, precision="64-true")
+    ends = {name: _fit(_without_batch_norm(_rowwise(name)), double, folder) for name in ROWWISE}
+    for mixing in (Mixup(), CutMix()):  # classes are the teacher's, or mixed too
+        loss = distillation.CrossEntropy() if isinstance(mixing, CutMix) else distillation.KLDistillation()
+        ends[f"{mixing}"] = _fit(_without_batch_norm(loss, mixing=mixing), double, folder)
+    return ends
 
 
 def _fit(module: Any, recipe: Recipe, folder: str) -> dict[str, Tensor]:
@@ -33,12 +39,12 @@ def _fit(module: Any, recipe: Recipe, folder: str) -> dict[str, Tensor]:
     return {key: value.detach().clone() for key, value in module.state_dict().items()}
 
 
-def _without_batch_norm(name: str) -> Any:
+def _without_batch_norm(loss: DistillationLoss, **arguments: Any) -> Any:
     networks = {
         "teacher": toy.observed(toy.network("teacher", norm="none")),
         "student": toy.network("student 1", norm="none"),
     }
-    return losses.condkd(_rowwise(name), inversion=_plain_fast(), **networks)
+    return losses.condkd(loss, inversion=_plain_fast(), **networks, **arguments)
 
 
 def _plain_fast() -> Fast:

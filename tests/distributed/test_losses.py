@@ -1,4 +1,4 @@
-"""Distillation losses on two ranks: equal ranks, and the run of one process where no statistics of a batch are."""
+"""Distillation losses on two ranks: equal ranks, and the run of one process where no statistics of a batch are used."""
 
 from __future__ import annotations
 
@@ -18,5 +18,6 @@ def test_two_ranks_end_equal(launch: Launch) -> None:
 
 def test_two_ranks_are_one_process(launch: Launch) -> None:
     ends = [launch(loss_jobs.fit_rowwise, world_size=n, timeout=180, folder=launch.folder / f"r{n}")[0] for n in (1, 2)]
-    differences = {name: largest_difference(ends[0][name], ends[1][name]) for name in loss_jobs.ROWWISE}
+    differences = {name: largest_difference(ends[0][name], ends[1][name]) for name in ends[0]}
+    assert len(differences) == len(loss_jobs.ROWWISE) + 2
     assert max(differences.values()) < 1e-9, differences

@@ -64,6 +64,7 @@ class CondKDSteps(CondKDParts):
         training = unit.phase == "distill"
         if self.student.training != training:  # else all layers would be visited in every step
             self.student.train(training)
+            self.distillation.train(training)
 
     def _record(self, unit: Unit, updates: Iterable[Update]) -> None:
         for update in updates:
@@ -94,7 +95,8 @@ class CondKDSteps(CondKDParts):
     @property
     def synthesis_step(self) -> SynthesisStep:
         """The synthesis step with the parts of this module."""
-        return SynthesisStep(self.teacher, self.student, self.inversion, self._aligning, self._transfer)
+        pupil = self.classifier.eval() if self.distillation.changes_prediction() else self.student
+        return SynthesisStep(self.teacher, pupil, self.inversion, self._aligning, self._transfer)
 
     @property
     def distillation_step(self) -> DistillationStep:
