@@ -254,7 +254,8 @@ class CondKD(CondKDSteps):
         check_before_training(self.trainer, self._transfer.condensed, self.real_batch)
         remark_on_condensed(self.teacher, self._transfer.condensed)
         if self.distillation.lacks_class_means():
-            self.distillation.set_class_means(condensed_class_means(self.teacher, self._transfer.condensed))
+            with self.trainer.precision_plugin.forward_context():
+                self.distillation.set_class_means(condensed_class_means(self.teacher, self._transfer.condensed))
         self._bank_state.open(self._transfer, self.trainer)
 
     def on_train_start(self) -> None:

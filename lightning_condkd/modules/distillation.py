@@ -106,6 +106,11 @@ class Distillation(TeacherStudent):
         data = image_data(self.trainer)
         if data is not None:
             self._check_data(data)
+        elif self.distillation.needs_slots:
+            raise ValueError(
+                f"{type(self.distillation).__name__} remembers each image, which loaders do not number: fit with a "
+                "datamodule such as ImageFolderDataModule, or take a loss without a memory"
+            )
         if self._given_shape is None and self.distillation.must_be_built():
             raise ValueError(
                 f"{type(self.distillation).__name__} needs the shape of the images, which loaders do not tell: pass "
@@ -156,8 +161,8 @@ class Distillation(TeacherStudent):
         if self.distillation.lacks_class_means():
             rank_zero_info("means of the teacher's embeddings over the training images ...")
             batches = (self._batch(batch)[:2] for batch in self.trainer.train_dataloader or ())
-            on_device = ((images.to(self.device), labels.to(self.device)) for images, labels in batches)
-            self.distillation.set_class_means(class_means(self.teacher, on_device, all_ranks=True))
+            with self.trainer.precision_plugin.forward_context():
+                self.distillation.set_class_means(class_means(self.teacher, batches, all_ranks=True))
 
     def _batch(self, batch: Any) -> tuple[Tensor, Tensor, Tensor | None]:  # noqa: ANN401 - of any loader
         images, labels, rows = training_batch(batch, self.teacher.num_classes)

@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.distributed import mean_over_ranks
 from lightning_condkd.models import Observer
-from lightning_condkd.precision import at_least_float32
+from lightning_condkd.precision import at_least_float32, at_least_float32_dtype
 
 BATCH = 256
 
@@ -21,8 +21,8 @@ def class_means(teacher: Observer, batches: Iterable[tuple[Tensor, Tensor]], *, 
 
     Args:
         teacher: the network, in eval mode.
-        batches: images ``(N, C, H, W)``, pixels in the units of [0, 1], and classes ``(N,)``; the teacher's prediction
-            is taken where they are -1.
+        batches: images ``(N, C, H, W)``, pixels in the units of [0, 1], and classes ``(N,)``, the teacher's prediction
+            is taken where they are -1; or probabilities ``(N, K)``, the largest is taken.
         all_ranks: whether the ranks have different batches, whose means are to be combined.
 
     Returns:
@@ -35,11 +35,13 @@ def class_means(teacher: Observer, batches: Iterable[tuple[Tensor, Tensor]], *, 
         torch.Size([10, 8])
     """
     device = next(teacher.parameters()).device
-    sums = torch.zeros(teacher.num_classes, teacher.embedding_size, device=device)
-    counts = torch.zeros(teacher.num_classes, 1, device=device)
+    exact = at_least_float32_dtype()
+    sums = torch.zeros(teacher.num_classes, teacher.embedding_size, device=device, dtype=exact)
+    counts = torch.zeros(teacher.num_classes, 1, device=device, dtype=exact)
     for images, labels in batches:
         output = teacher(images.to(device), embedding=True)
         embedding, classes = at_least_float32(output.embedding), labels.to(device)
+        classes = classes.argmax(1) if classes.dim() == 2 else classes
         classes = torch.where(classes < 0, output.logits.argmax(1), classes)
         sums = sums.to(embedding.dtype).index_add(0, classes, embedding)
         counts += torch.bincount(classes, minlength=len(counts))[:, None]

@@ -46,6 +46,13 @@ RECIPES = {
         "--trainer.check_val_every_n_epoch=1",
         "--trainer.strategy=ddp",
     ],
+    "distillation": [
+        "--config=configs/digits/distillation.yaml",
+        "--config=configs/losses/fitnet.yaml",
+        "--trainer.max_epochs=2",
+        "--trainer.check_val_every_n_epoch=1",
+        "--trainer.strategy=ddp",
+    ],
     "dm": ["--config=configs/digits/dm.yaml", "--trainer.max_epochs=2", STEPS, *ACCURACY, DDP],
     "dsa": ["--config=configs/digits/dsa.yaml", "--trainer.max_epochs=1", STEPS, DDP],
     "experts": [
@@ -67,14 +74,15 @@ RECIPES = {
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_runs_on_two_ranks_with_the_default_callbacks(name: str, launch: Launch, tmp_path: Path) -> None:
     written = [f"--trainer.default_root_dir={tmp_path}"]
-    if not name.startswith("quickstart"):
+    students = name.startswith(("quickstart", "distillation"))
+    if not students:
         written.append(f"--model.init_args.output={tmp_path / ('out' if name == 'experts' else 'out.safetensors')}")
     launch(command, world_size=2, arguments=["fit", *RECIPES[name], *TWO, *written])
     made = {path.name for path in tmp_path.rglob("*.*")}
     assert made >= {"summary.json", "metrics.csv", "config.yaml"}
     assert ("condensed.png" in made) is (name in ("dm", "dsa", "generative"))
-    assert any(file.startswith("best_") for file in made) is (name == "teacher" or name.startswith("quickstart"))
-    if not name.startswith("quickstart"):
+    assert any(file.startswith("best_") for file in made) is (name == "teacher" or students)
+    if not students:
         assert list(tmp_path.glob("out*"))
 
 
