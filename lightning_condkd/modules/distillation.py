@@ -10,6 +10,8 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+from torch.optim.optimizer import ParamsT
 
 from lightning_condkd.augment import Augment, CropFlip, Mixing
 from lightning_condkd.distillation import DistillationLoss, KLDistillation
@@ -126,8 +128,8 @@ class Distillation(TeacherStudent):
         self._given_shape = shape = data.image_shape
         for name in ("teacher", "student"):
             check_classifier(name, getattr(self, name), shape, self.teacher.num_classes)
-        if self.distillation.needs_slots:
-            data.with_rows, self._slots = True, data.train_size
+        data.with_rows = self.distillation.needs_slots
+        self._slots = data.train_size if self.distillation.needs_slots else 0
 
     def configure_model(self) -> None:
         """Create the parameters of the loss, on the CPU."""
@@ -140,6 +142,14 @@ class Distillation(TeacherStudent):
     def image_shape(self) -> tuple[int, int, int] | None:
         """``(C, H, W)`` of the training images; ``None`` if unknown."""
         return self._given_shape  # type: ignore[return-value]
+
+    def default_optimizer(self, parameters: ParamsT) -> Optimizer:
+        """Return SGD, lr 0.05, momentum 0.9, weight decay 5e-4.
+
+        Args:
+            parameters: parameters to train, or groups of them.
+        """
+        return SGD(parameters, lr=0.05, momentum=0.9, weight_decay=5e-4)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer of student and loss with its schedule."""

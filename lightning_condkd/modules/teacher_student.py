@@ -48,8 +48,8 @@ class TeacherStudent(ImageClassifier):
         teacher: the trained network with its normalisation. It is frozen.
         student: the network to train; it gets the teacher's normalisation if it is no :class:`Observer`.
         distillation: loss of the student; its own parameters are trained with the student.
-        student_optimizer: function that makes the optimizer of student and loss; ``None`` for SGD, lr 0.2, momentum
-            0.9, weight decay 1e-4.
+        student_optimizer: function that makes the optimizer of student and loss; ``None`` for
+            :meth:`default_optimizer`.
         student_scheduler: function that makes the schedule; ``None`` for the module's default.
         seed: seed of all draws; ``None`` takes the one of ``seed_everything``, else 0. A resumed run keeps its seed.
 
@@ -137,6 +137,14 @@ class TeacherStudent(ImageClassifier):
         parameters: ParamsT = [{"params": list(student.parameters())}, *own] if own else student.parameters()
         if self.student_optimizer is not None:
             return make_optimizer("student_optimizer", self.student_optimizer, parameters)
+        return self.default_optimizer(parameters)
+
+    def default_optimizer(self, parameters: ParamsT) -> Optimizer:
+        """Return the optimizer of student and loss if none is given.
+
+        Args:
+            parameters: parameters to train, or groups of them.
+        """
         return default_student_optimizer(parameters)
 
     def check_student_optimizer(self, optimizer: Optimizer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from tests.helpers import losses, photos, toy
 from tests.helpers.callbacks import SaveAt
 
 RECIPE = f"--config={ROOT / 'configs' / 'digits' / 'distillation.yaml'}"
+FAST = partial(torch.optim.SGD, lr=0.2, momentum=0.9)
 SIMKD = f"--config={ROOT / 'configs' / 'losses' / 'simkd.yaml'}"
 
 
@@ -53,7 +55,7 @@ def student(seed: int = 0, width: int = 8) -> DigitsNet:
 
 
 def module(loss: DistillationLoss | None = None, **arguments: Any) -> Distillation:
-    given = {"student": student(), "augment": CropFlip(1, 0.0), "seed": 0, **arguments}
+    given = {"student": student(), "augment": CropFlip(1, 0.0), "student_optimizer": FAST, "seed": 0, **arguments}
     return Distillation(given.pop("teacher", teacher()), given.pop("student"), loss, **given)
 
 
@@ -296,3 +298,19 @@ def test_crd_knows_each_image_of_the_data(kind: str, tmp_path: Path) -> None:
     assert length * (256 if kind == "memory" else 16) <= int((memory.classes >= 0).sum()) <= size
     fit(rest, resume=tmp_path / "cut.ckpt", data=data())
     assert toy.same(dict(whole.state_dict()), dict(rest.state_dict()))
+
+
+def test_defaults_of_the_student_s_training_are_those_of_the_published_protocol() -> None:
+    model = Distillation(losses.teacher(), losses.network(2, "student"))
+    optimizer = model.make_student_optimizer(model.student, model.distillation)
+    settings = {name: optimizer.defaults[name] for name in ("lr", "momentum", "weight_decay")}
+    assert (type(optimizer), settings) == (torch.optim.SGD, {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4})
+
+
+def test_a_datamodule_used_again_gives_rows_only_where_they_are_needed() -> None:
+    data = DigitsDataModule(64, seed=0)
+    for name, expected in (("CRD", True), ("KLDistillation", False)):
+        toy.silent_trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0).fit(
+            module(losses.make(name)), data
+        )
+        assert data.with_rows is expected
