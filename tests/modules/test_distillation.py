@@ -6,10 +6,12 @@ import csv
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import lightning as L
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
 from lightning_condkd.augment import CropFlip, CutMix, Mixup
@@ -136,6 +138,30 @@ def test_an_exported_student_predicts_the_bits_of_the_module(run: Path, tmp_path
     images = load_digits_split(train=False).images / 255
     with torch.no_grad():
         assert torch.equal(loaded(images).logits, model(images))
+
+
+def test_the_student_of_a_first_stage_begins_the_second(tmp_path: Path) -> None:
+    """As the presets of GenDD say: the last weights, without a validation, exported and given to an Observer."""
+    stage, weights = (
+        f"--config={ROOT / 'configs' / 'losses' / 'teacher_classifier.yaml'}",
+        tmp_path / "first.safetensors",
+    )
+    short = ["--trainer.max_epochs=1", "--trainer.enable_progress_bar=false", f"--trainer.default_root_dir={tmp_path}"]
+    main(["fit", RECIPE, stage, *short, "--trainer.limit_val_batches=0"])
+    main(["export", str(tmp_path / "lightning_logs" / "version_0"), str(weights)])
+    second = tmp_path / "second.yaml"
+    network = {"class_path": "DigitsNet", "init_args": {"width": 16}}
+    given = {"network": network, "mean": [0.3059], "std": [0.3754], "weights": str(weights)}
+    changed = {"student": {"class_path": "Observer", "init_args": given}}
+    second.write_text(yaml.safe_dump({"model": {"init_args": changed}}))
+    with patch.object(L.Trainer, "fit", autospec=True) as begun:
+        main(["fit", RECIPE, f"--config={second}", *short])
+    begins = begun.call_args.kwargs["model"].student
+    (last,) = (tmp_path / "lightning_logs" / "version_0" / "checkpoints").glob("epoch=*.ckpt")
+    state = torch.load(last, weights_only=True)["state_dict"]
+    assert toy.same(
+        dict(begins.state_dict()), {n.removeprefix("student."): v for n, v in state.items() if n[:8] == "student."}
+    )
 
 
 def test_a_plain_student_is_exported_by_its_own_names(tmp_path: Path) -> None:
