@@ -24,6 +24,7 @@ __all__ = [
     "DeepInversion",
     "DigitsDataModule",
     "DigitsNet",
+    "Distillation",
     "Draw",
     "ExpertTrajectories",
     "Fast",
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
         Classification,
         Condensation,
         CondKD,
+        Distillation,
         ExpertTrajectories,
         GenerativeCondensation,
     )

@@ -23,9 +23,10 @@ from lightning_condkd.randomness import Draw
 from lightning_condkd.steps.class_means import class_means
 from lightning_condkd.steps.comparison import Compared, Comparison
 from lightning_condkd.steps.part_checks import check_mixing
-from lightning_condkd.training.batches import training_batch
+from lightning_condkd.training.batches import check_image_shape, training_batch
 from lightning_condkd.training.held_out import check_parts, class_names_of
 from lightning_condkd.training.optimizers import check_count, check_trainable, make_scheduler
+from lightning_condkd.training.run_length import run_steps
 from lightning_condkd.training.schedules import run_cosine
 from lightning_condkd.training.trainer_access import ImageData, image_data, monitored_by
 
@@ -105,6 +106,9 @@ class Distillation(TeacherStudent):
             return
         check_trainable("student", self.student)
         check_mixing(self.mixing, self.distillation)
+        if self.distillation.needs_progress and run_steps(self.trainer, 1) is None:
+            name = type(self.distillation).__name__
+            raise ValueError(f"{name} changes during the run, which has no end here: set max_epochs or max_steps")
         data = image_data(self.trainer)
         if data is not None:
             self._check_data(data)
@@ -176,6 +180,8 @@ class Distillation(TeacherStudent):
 
     def _batch(self, batch: Any) -> tuple[Tensor, Tensor, Tensor | None]:  # noqa: ANN401 - of any loader
         images, labels, rows = training_batch(batch, self.teacher.num_classes)
+        if self.image_shape is not None:
+            check_image_shape(images, self.image_shape)
         if not self.use_labels:
             labels = torch.full((len(images),), -1, device=images.device)
         return images, labels, rows

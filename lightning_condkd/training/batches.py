@@ -112,18 +112,18 @@ def _check_pixels(low: float, high: float) -> None:
 
 
 def check_image_shape(images: Tensor, expected: tuple[int, int, int]) -> None:
-    """Check that real images have the shape of the condensed images.
+    """Check that real images have the shape of the training images.
 
     Args:
         images: ``(N, C, H, W)``.
-        expected: ``(C, H, W)`` of the condensed set.
+        expected: ``(C, H, W)`` of the training images.
 
     Raises:
         ValueError: if their shape differs.
     """
     if tuple(images.shape[1:]) != tuple(expected):
         raise ValueError(
-            f"expected real images of {expected} (channels, height, width) as in the condensed set, got "
+            f"expected real images of {expected} (channels, height, width) as in training, got "
             f"{tuple(images.shape[1:])}: resize them, or convert their channels, in the dataset"
         )
 

@@ -22,7 +22,7 @@ from lightning_condkd.rounds import Cadence
 from tests.conftest import ROOT
 from tests.helpers import toy
 from tests.helpers.callbacks import DieAt
-from tests.helpers.small_runs import classification, condensation, experts, generative
+from tests.helpers.small_runs import classification, condensation, distillation, experts, generative
 
 QUICK = ["fit", "--config", str(ROOT / "configs" / "quickstart.yaml"), "--trainer.enable_progress_bar=false"]
 ROUND = Cadence(synthesis_steps=6, distill_steps=2, warmup_rounds=1)
@@ -113,7 +113,7 @@ def test_weights_alone_are_no_checkpoint_to_go_on_from(tmp_path: Path, clock: Ca
     assert noted.saved == [3, 6, 9, 12, 15, 18, 21, 24]
 
 
-@pytest.mark.parametrize("make", [classification, condensation, experts, generative])
+@pytest.mark.parametrize("make", [classification, condensation, distillation, experts, generative])
 def test_every_module(make: Callable[..., Any], tmp_path: Path) -> None:
     module, data, _ = make(tmp_path)
     trainer = toy.silent_trainer(

@@ -53,6 +53,13 @@ RECIPES = {
         "--trainer.check_val_every_n_epoch=1",
         "--trainer.strategy=ddp",
     ],
+    "distillation, simkd": [
+        "--config=configs/digits/distillation.yaml",
+        "--config=configs/losses/simkd.yaml",
+        "--trainer.max_epochs=2",
+        "--trainer.check_val_every_n_epoch=1",
+        DDP,
+    ],
     "dm": ["--config=configs/digits/dm.yaml", "--trainer.max_epochs=2", STEPS, *ACCURACY, DDP],
     "dsa": ["--config=configs/digits/dsa.yaml", "--trainer.max_epochs=1", STEPS, DDP],
     "experts": [

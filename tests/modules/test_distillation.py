@@ -7,10 +7,12 @@ import json
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import lightning as L
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
 from lightning_condkd.augment import CropFlip, CutMix, Mixup
@@ -140,8 +142,32 @@ def test_an_exported_student_predicts_the_bits_of_the_module(run: Path, tmp_path
         assert torch.equal(loaded(images).logits, model(images))
 
 
+def test_the_student_of_a_first_stage_begins_the_second(tmp_path: Path) -> None:
+    """As the presets of GenDD say: the last weights, without a validation, exported and given to an Observer."""
+    stage, weights = (
+        f"--config={ROOT / 'configs' / 'losses' / 'teacher_classifier.yaml'}",
+        tmp_path / "first.safetensors",
+    )
+    short = ["--trainer.max_epochs=1", "--trainer.enable_progress_bar=false", f"--trainer.default_root_dir={tmp_path}"]
+    main(["fit", RECIPE, stage, *short, "--trainer.limit_val_batches=0"])
+    main(["export", str(tmp_path / "lightning_logs" / "version_0"), str(weights)])
+    second = tmp_path / "second.yaml"
+    network = {"class_path": "DigitsNet", "init_args": {"width": 16}}
+    given = {"network": network, "mean": [0.3059], "std": [0.3754], "weights": str(weights)}
+    changed = {"student": {"class_path": "Observer", "init_args": given}}
+    second.write_text(yaml.safe_dump({"model": {"init_args": changed}}))
+    with patch.object(L.Trainer, "fit", autospec=True) as begun:
+        main(["fit", RECIPE, f"--config={second}", *short])
+    begins = begun.call_args.kwargs["model"].student
+    (last,) = (tmp_path / "lightning_logs" / "version_0" / "checkpoints").glob("epoch=*.ckpt")
+    state = torch.load(last, weights_only=True)["state_dict"]
+    assert toy.same(
+        dict(begins.state_dict()), {n.removeprefix("student."): v for n, v in state.items() if n[:8] == "student."}
+    )
+
+
 def test_a_plain_student_is_exported_by_its_own_names(tmp_path: Path) -> None:
-    model = module(FitNetKD())
+    model = module(hint_and_kd())
     fit(model).save_checkpoint(tmp_path / "run.ckpt")
     export(str(tmp_path / "run.ckpt"), str(tmp_path / "student.pt"))
     loaded = Observer(DigitsNet(width=8), (0.3059,), (0.3754,), weights=tmp_path / "student.pt").eval()
@@ -150,7 +176,7 @@ def test_a_plain_student_is_exported_by_its_own_names(tmp_path: Path) -> None:
         assert torch.equal(loaded(images).logits, model.eval()(images))
 
 
-def FitNetKD() -> DistillationLoss:  # noqa: N802 - a loss
+def hint_and_kd() -> DistillationLoss:
     return WeightedLosses({"kd": KLDistillation(4.0), "hint": FitNet()})
 
 
@@ -159,7 +185,7 @@ def test_a_student_learns_from_the_teacher_and_not_from_an_untrained_one(seed: i
     """Without labels, so that all it learns is the teacher's; the same with an untrained teacher is the control."""
     accuracies = []
     for given in (teacher(), Observer(student(9, width=32), (0.3059,), (0.3754,)).freeze()):
-        model = module(FitNetKD(), teacher=given, student=student(seed), use_labels=False, seed=seed)
+        model = module(hint_and_kd(), teacher=given, student=student(seed), use_labels=False, seed=seed)
         fit(model, max_epochs=8, data=DigitsDataModule(64, seed=seed))
         accuracies.append(measured("val", model)["student_accuracy"])
     assert accuracies[0] > 0.85
@@ -190,6 +216,12 @@ def test_the_first_stage_of_gendd_is_measured_by_the_teacher_s_layer() -> None:
     assert found["student_accuracy"] < 0.5
 
 
+def test_a_run_that_diverges_ends_with_what_diverged(tmp_path: Path) -> None:
+    model = module(hint_and_kd(), student_optimizer=lambda parameters: torch.optim.SGD(parameters, lr=1e30))
+    with pytest.raises(FloatingPointError, match=r"the student diverged in epoch 0: .*Lower its learning rate"):
+        fit(model, default_root_dir=tmp_path)
+
+
 @pytest.mark.parametrize("mixing", [Mixup(), CutMix()])
 def test_mixtures_reach_both_networks_and_the_labels(mixing: Any) -> None:
     seen: list[Tensor] = []
@@ -213,7 +245,7 @@ def test_mixtures_reach_both_networks_and_the_labels(mixing: Any) -> None:
     "options", [{"gradient_clip_val": 0.1}, {"accumulate_grad_batches": 2}, {"precision": "bf16-mixed"}], ids=str
 )
 def test_options_of_the_trainer_reach_the_training(options: dict[str, Any]) -> None:
-    plain, changed = module(FitNetKD()), module(FitNetKD())
+    plain, changed = module(hint_and_kd()), module(hint_and_kd())
     steps = [fit(plain).global_step, fit(changed, **options).global_step]
     assert steps == [10, 6 if "accumulate_grad_batches" in options else 10]
     assert not toy.same(weights(plain), weights(changed))

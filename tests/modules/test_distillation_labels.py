@@ -129,6 +129,19 @@ def test_data_of_another_number_of_classes_is_refused() -> None:
         fit(KLDistillation(4.0), DigitsDataModule(64))
 
 
+def test_images_of_another_shape_than_that_of_the_loss_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected real images of \(1, 10, 10\) .* as in training, got \(1, 8, 8\)"):
+        fit(FitNet(), loader(LABELS), image_shape=(1, 10, 10))
+
+
+@pytest.mark.parametrize("loss", [DKD, lambda: WeightedLosses({"kd": KLDistillation(), "dkd": DKD()})])
+def test_a_loss_that_changes_during_the_run_needs_an_end(loss: Any) -> None:
+    constant = partial(torch.optim.lr_scheduler.ConstantLR, factor=1.0)
+    with pytest.raises(ValueError, match="changes during the run, which has no end here: set max_epochs or max_steps"):
+        toy.silent_trainer(max_epochs=-1).fit(module(loss(), student_scheduler=constant), loader(LABELS))
+    fit(DKD(warmup=0.0), loader(LABELS), student_scheduler=constant)
+
+
 def test_loaders_do_not_tell_the_shape_that_a_loss_is_built_for() -> None:
     with pytest.raises(ValueError, match=r"FitNet needs the shape of the images, .* pass image_shape=\(C, H, W\)"):
         fit(FitNet(), loader(LABELS), image_shape=None)

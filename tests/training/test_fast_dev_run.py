@@ -20,7 +20,10 @@ from tests.conftest import ROOT
 from tests.helpers import contract, toy
 from tests.modules.test_classification import classifier
 
-RECIPES = ["quickstart", *(f"digits/{name}" for name in ("teacher", "dm", "dc", "dsa", "experts", "generative"))]
+RECIPES = [
+    "quickstart",
+    *(f"digits/{name}" for name in ("teacher", "distillation", "dm", "dc", "dsa", "experts", "generative")),
+]
 
 
 class Units(L.Callback):

@@ -165,7 +165,7 @@ WRONG = [
     (255 * IMAGES, CLASSES, "divide them by 255, or give them as uint8"),
     ((255 * IMAGES).long(), CLASSES, "got torch.int64: convert 0 to 255 with .byte"),
     (IMAGES[:, 0], CLASSES, r"tensor \(N, C, H, W\), got \(3, 8, 8\)"),
-    (IMAGES.expand(-1, 3, -1, -1), CLASSES, r"images of \(1, 8, 8\) .* as in the condensed set, got \(3, 8, 8\)"),
+    (IMAGES.expand(-1, 3, -1, -1), CLASSES, r"images of \(1, 8, 8\) .* as in training, got \(3, 8, 8\)"),
     (torch.rand(6, 1, 16, 16), CLASSES, r"images of \(1, 8, 8\) .*, got \(1, 16, 16\): resize them"),
 ]
 

@@ -8,17 +8,18 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging, LambdaCallback
 from torch import Tensor
 
 from lightning_condkd import __main__ as entry
 from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.callbacks import BestCheckpoint, StudentAveraging
+from lightning_condkd.distillation import KLDistillation, SimKD, WeightedLosses
 from lightning_condkd.modules import CondKD
 from tests.conftest import ROOT
 from tests.helpers import toy
 from tests.helpers.callbacks import SaveAt
-from tests.helpers.small_runs import classification
+from tests.helpers.small_runs import MODULES, classification
 from tests.training.test_trainer_options import make, trained
 
 DECAY, MIDDLE = 0.5, 11  # a step within the second round's synthesis, which counts 8 steps
@@ -127,6 +128,29 @@ def test_what_it_cannot_average_is_refused(tmp_path: Path) -> None:
     trainer = toy.silent_trainer(max_epochs=1, callbacks=[StudentAveraging()])
     with pytest.raises(ValueError, match="expected a module that trains a student, got Classification"):
         trainer.fit(module, datamodule=data)
+
+
+@pytest.mark.parametrize("kind", ["condkd", "distillation"])
+@pytest.mark.parametrize("loss", [SimKD, lambda: WeightedLosses({"kd": KLDistillation(), "sim": SimKD()})])
+def test_a_loss_that_changes_how_the_student_predicts_is_refused(kind: str, loss: Any, tmp_path: Path) -> None:
+    module, data, _ = MODULES[kind](tmp_path, distillation=loss())
+    trainer = toy.silent_trainer(max_epochs=2, callbacks=[StudentAveraging()])
+    with pytest.raises(
+        ValueError, match=r"averages the student alone, but with \w+ it predicts through other layers too"
+    ):
+        trainer.fit(module, datamodule=data)
+    assert trainer.global_step == 0
+
+
+def test_the_student_of_a_distillation_on_real_images_is_averaged(tmp_path: Path) -> None:
+    """After every step; the layers of the loss are not."""
+    module, data, length = MODULES["distillation"](tmp_path)
+    steps: list[dict[str, Tensor]] = []
+    after = LambdaCallback(on_train_batch_end=lambda *_: steps.append(trained(module)))
+    options = {"max_epochs": 2, "limit_val_batches": 0, "default_root_dir": tmp_path}
+    toy.silent_trainer(callbacks=[StudentAveraging(DECAY), after], **options).fit(module, datamodule=data)
+    assert len(steps) == 2 * length
+    assert_close(trained(module), averaged(steps))
 
 
 def test_a_checkpoint_without_an_average_is_said(tmp_path: Path) -> None:

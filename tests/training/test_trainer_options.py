@@ -25,7 +25,12 @@ from tests.helpers.callbacks import SaveAt
 
 Options = Callable[[Path], dict[str, Any]]
 Made = tuple[Any, L.LightningDataModule]
-ACCURACY = {"condkd": "val/student_accuracy", "classification": "val/accuracy", "experts": "val/accuracy"}
+ACCURACY = {
+    "condkd": "val/student_accuracy",
+    "distillation": "val/student_accuracy",
+    "classification": "val/accuracy",
+    "experts": "val/accuracy",
+}
 
 
 def make(kind: str, folder: Path) -> Made:
@@ -115,7 +120,7 @@ def test_what_only_looks_leaves_the_training_as_it_is_to_the_bit(
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
-@pytest.mark.parametrize("kind", ["condkd", "classification", "condensation", "generative", "experts"])
+@pytest.mark.parametrize("kind", ["condkd", "classification", "distillation", "condensation", "generative", "experts"])
 def test_precisions_train(kind: str, precision: Any, tmp_path: Path) -> None:
     before = trained(make(kind, tmp_path)[0])
     module, _ = fit(kind, tmp_path, precision=precision)
@@ -126,7 +131,7 @@ def test_precisions_train(kind: str, precision: Any, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("kind", ["condkd", "classification", "experts"])
+@pytest.mark.parametrize("kind", ACCURACY)
 def test_early_stopping_stops(kind: str, tmp_path: Path) -> None:
     stopping = lc.EarlyStopping(ACCURACY[kind], mode="max", patience=1, min_delta=2.0)
     _, trainer = fit(kind, tmp_path, max_epochs=10, callbacks=[stopping])
@@ -134,7 +139,7 @@ def test_early_stopping_stops(kind: str, tmp_path: Path) -> None:
     assert stopping.stopped_epoch == 1
 
 
-@pytest.mark.parametrize("kind", ["condkd", "classification", "condensation", "generative"])
+@pytest.mark.parametrize("kind", ["condkd", "classification", "distillation", "condensation", "generative"])
 def test_a_run_is_ended_by_time(kind: str, tmp_path: Path) -> None:
     _, trainer = fit(kind, tmp_path, max_epochs=10_000, max_time={"seconds": 0.2})
     assert 0 < trainer.current_epoch < 10_000
@@ -142,7 +147,8 @@ def test_a_run_is_ended_by_time(kind: str, tmp_path: Path) -> None:
 
 AVERAGES = "EMAWeightAveraging treats all networks .* leave it out"
 TURNS = "cannot reach optimizers that take turns: leave it out"
-MANUAL, OTHERS = ["condkd", "generative"], ["condkd", "condensation", "generative", "experts"]
+MANUAL = ["condkd", "generative"]
+OTHERS = ["condkd", "distillation", "condensation", "generative", "experts"]
 ALL = [*OTHERS, "classification"]
 REFUSED: dict[str, tuple[list[str], Options, str]] = {
     "EMA": (OTHERS, with_callbacks(lc.EMAWeightAveraging), AVERAGES),
@@ -171,7 +177,11 @@ REFUSED: dict[str, tuple[list[str], Options, str]] = {
     "no steps": (ALL, lambda _: {"max_steps": 0}, "max_steps=0 trains nothing"),
     "rounds cut": (["condkd"], lambda _: {"limit_train_batches": 2}, "would cut the 8 steps of a round"),
     "rounds cut in part": (["condkd"], lambda _: {"limit_train_batches": 0.5}, "would cut the 8 steps of a round"),
-    "endless": (["condkd", "classification"], lambda _: {"max_epochs": -1}, "set (--trainer.)?max_epochs"),
+    "endless": (
+        ["condkd", "classification", "distillation"],
+        lambda _: {"max_epochs": -1},
+        "set (--trainer.)?max_epochs",
+    ),
     "endless experts": (["experts"], lambda _: {"max_epochs": -1}, "max_epochs=-1: expected a multiple of 2"),
     "by time": (
         MANUAL,
