@@ -94,17 +94,17 @@ def test_a_student_learns_from_the_teacher_and_not_from_an_untrained_one(seed: i
     accuracies = []
     for given in (teacher(), Observer(student(9, width=32), (0.3059,), (0.3754,)).freeze()):
         model = module(hint_and_kd(), teacher=given, student=student(seed), use_labels=False, seed=seed)
-        fit(model, max_epochs=8, data=DigitsDataModule(64, seed=seed))
+        fit(model, max_epochs=4, data=DigitsDataModule(64, seed=seed))
         accuracies.append(measured("val", model)["student_accuracy"])
-    assert accuracies[0] > 0.85
-    assert accuracies[1] < 0.35
+    assert accuracies[0] > 0.7
+    assert accuracies[1] < 0.3
 
 
 def test_a_test_of_gendd_reports_both_predictions() -> None:
     sampling = FeatureSampling(sampler="ddim", steps=8, samples=1)
     loss = GenDD(token_size=16, width=64, batch_multiplier=4, sampling=sampling)
     model = module(loss, student_optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=3e-3))
-    fit(model, max_epochs=8, data=DigitsDataModule(64, seed=0))
+    fit(model, max_epochs=6, data=DigitsDataModule(64, seed=0))
     found = measured("test", model)
     source = load_digits_split(train=False)
     images = source.images / 255
@@ -112,7 +112,7 @@ def test_a_test_of_gendd_reports_both_predictions() -> None:
     ways = {"student": model(images), "sampled": loss.sample_logits(model.student, images)}
     right = {name: float((logits.argmax(1) == source.labels).float().mean()) for name, logits in ways.items()}
     assert found == pytest.approx({"teacher_accuracy": 0.988} | {f"{name}_accuracy": n for name, n in right.items()})
-    assert right["sampled"] > 0.6 > right["student"]  # the student's own layer learns more slowly
+    assert right["sampled"] > 0.4 > right["student"]  # the student's own layer learns more slowly
     assert set(measured("val", model)) == {"student_accuracy", "teacher_accuracy"}
 
 
