@@ -212,7 +212,8 @@ def test_a_loss_with_parameters_of_its_own_equals_condkd() -> None:
         distill(step, parts.optimizers, contract.ROUNDS - 1)
     parts.optimizers["student"] = rate([{"params": parts.student.parameters()}, *loss.parameter_groups()])
     for round_ in range(contract.ROUNDS):
-        _take_block(parts, step, round_, 0)
+        for block in range(parts.inversion.cadence.repeats):
+            _take_block(parts, step, round_, block)
     model = toy.condkd(
         contract.make("Fast"),
         distillation=VID(["features"]),
