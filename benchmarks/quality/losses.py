@@ -1,9 +1,10 @@
 """Every loss on real, condensed, synthetic, and condensed and synthetic images, at one equal budget.
 
-All rows of a suite have the same teacher, student, steps, batch size, augmentation, schedule and optimizer, but for GenDD,
-which has AdamW as published; only loss and images differ, through one path: `CondKD` without inversion, on a set of these
-images. Labels are the teacher's predictions. Beside the accuracy: agreement with the teacher, and the expected calibration
-error (15 bins), on the held-out images at the end. A run that the result file already holds is not repeated.
+All rows of a suite have the same teacher, student, steps, batch size, augmentation, schedule and optimizer, but for
+GenDD, which has AdamW as published. Only loss and images differ, through one path: `CondKD` without inversion, on a set
+of these images. Labels are the teacher's predictions. Beside the accuracy: agreement with the teacher, and the expected
+calibration error (15 bins), on the held-out images at the end. A run that the result file already holds is not
+repeated.
 """
 
 from __future__ import annotations
@@ -167,7 +168,7 @@ class Task(NamedTuple):
 @torch.no_grad()
 def logits_of(predict: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Return the logits of many images."""
-    return torch.cat([predict(part).float() for part in images.split(500)])
+    return torch.cat([predict(part).float() for part in torch.split(images, 500)])
 
 
 @cache

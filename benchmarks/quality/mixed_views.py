@@ -36,7 +36,9 @@ def main() -> None:
     """Run every row with every seed and write the result file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", nargs="+", choices=rows(), metavar="ROW", help="names of rows, such as 'Fast*, mixup'")
+    parser.add_argument(
+        "--only", nargs="+", choices=rows(), metavar="ROW", help="names of rows, such as 'Fast*, mixup'"
+    )
     parser.add_argument("--name", default="mixed-views-cifar10", help="name of the result file")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side, one thread each if more than one")
     parser.add_argument("--extra", nargs="*", default=[], help="flags for every row, without the leading --")

@@ -65,7 +65,7 @@ class ImageFiles(NamedTuple):
 @torch.no_grad()
 def predicted(teacher: Observer, images: Tensor) -> Tensor:
     """Return the teacher's classes of images, ``(N,)``."""
-    return torch.cat([teacher(to_pixels(part)).logits.argmax(1) for part in images.split(500)])
+    return torch.cat([teacher(to_pixels(part)).logits.argmax(1) for part in torch.split(images, 500)])
 
 
 def synthesized(flags: list[str]) -> Tensor:
