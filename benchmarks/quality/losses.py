@@ -3,8 +3,8 @@
 All rows of a suite have the same teacher, student, steps, batch size, augmentation, schedule and optimizer, but for
 GenDD, which has AdamW as published. Only loss and images differ, through one path: `CondKD` without inversion, on a set
 of these images. Labels are the teacher's predictions. Beside the accuracy: agreement with the teacher, and the expected
-calibration error (15 bins), on the held-out images at the end. A run that the result file already holds is not
-repeated.
+calibration error (15 bins), on the held-out images at the end. Rows such as `KD, mixup` are controls: KD on other views
+of the same images. A run that the result file already holds is not repeated.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from benchmarks.quality.ablation import SUITES as GUIDED
 from benchmarks.support.grid_images import SOURCES, ImageFiles
 from benchmarks.support.loss_rows import GENDD, Rows, loss_rows
 from benchmarks.support.sweep import sweep
-from lightning_condkd.augment import CropFlip, DifferentiableAugment
+from lightning_condkd.augment import Augment, CropFlip, CutMix, DifferentiableAugment, Mixing, Mixup
 from lightning_condkd.data import CondensedDataModule, CondensedSet
 from lightning_condkd.data.digits import load_digits_split
 from lightning_condkd.data.image_source import ImageSource, from_folder
@@ -64,6 +64,7 @@ class Suite(NamedTuple):
         optimizer: of the student, but for GenDD.
         augment: view of the images.
         precision: of the trainer.
+        views: arguments of `CondKD` that change what KD sees, as controls; they leave the equal augmentation.
         budget: rounds, student steps in a round, batch size, rounds from one validation to the next.
     """
 
@@ -75,6 +76,7 @@ class Suite(NamedTuple):
     optimizer: Callable[..., torch.optim.Optimizer]
     augment: CropFlip
     precision: Any
+    views: dict[str, dict[str, Augment | Mixing]]
     budget: tuple[int, int, int, int]
 
 
@@ -104,6 +106,11 @@ SUITES = {
         optimizer=partial(Adam, lr=3e-3),
         augment=CropFlip(padding=1, flip_probability=0.0),
         precision="32-true",
+        views={
+            "second view of MLKD": {"augment": WITHOUT_FLIP},
+            "mixup": {"mixing": Mixup()},
+            "CutMix": {"mixing": CutMix()},
+        },
         budget=(10, 40, 64, 1),
     ),
     "cifar10": Suite(
@@ -125,6 +132,7 @@ SUITES = {
         optimizer=partial(SGD, lr=0.1, momentum=0.9, weight_decay=1e-4),
         augment=CropFlip(),
         precision="bf16-mixed",
+        views={"mixup": {"mixing": Mixup()}, "CutMix": {"mixing": CutMix()}},
         budget=(10, 60, 128, 5),
     ),
 }
@@ -194,6 +202,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--suite", choices=SUITES)
     parser.add_argument("--loss")
     parser.add_argument("--images", choices=SOURCES)
+    parser.add_argument("--view")
     for number in ("rounds", "round_steps", "batch_size", "validate_every", "seed_everything"):
         parser.add_argument(f"--{number}", type=int)
     return parser.parse_args(arguments)
@@ -237,7 +246,8 @@ def make(suite: Suite, task: Task, loss: DistillationLoss, options: argparse.Nam
     optimizer = partial(AdamW, lr=1e-3, weight_decay=0.05) if options.loss == GENDD else suite.optimizer
     cadence = Cadence(synthesis_steps=0, distill_steps=options.round_steps)
     inversion, seed = NoInversion(cadence=cadence), options.seed_everything
-    more = {"augment": suite.augment, "student_optimizer": optimizer, "seed": seed}
+    views: dict[str, Any] = {"augment": suite.augment, **suite.views.get(options.view, {})}
+    more = {"student_optimizer": optimizer, "seed": seed, **views}
     module = CondKD(task.teacher, suite.student(), inversion, distillation=loss, **more)
     module.teacher_accuracy = task.accuracy(task.logits)  # else every run would measure it again
     return module
@@ -259,9 +269,13 @@ def main() -> None:
     budget = dict(zip(names, suite.budget, strict=True))
     budget["rounds"] = options.rounds or budget["rounds"]
     base = [f"--suite={options.suite}", *(f"--{name}={value}" for name, value in budget.items())]
+    flags = {loss: [f"--loss={loss}"] for loss in suite.losses}
+    flags |= {f"KD, {view}": ["--loss=KD", f"--view={view}"] for view in suite.views}
+    if unknown := [row for row in options.losses or () if row not in flags]:
+        parser.error(f"--losses: expected some of {', '.join(flags)}, got {', '.join(unknown)}")
     table = {
-        f"{loss} on {images}": [f"--loss={loss}", f"--images={images}"]
-        for loss in options.losses or suite.losses
+        f"{row} on {images}": [*flags[row], f"--images={images}"]
+        for row in options.losses or flags
         for images in options.images
     }
     sweep(options.name or f"losses-{options.suite}", base, table, options.seeds, 1, run)

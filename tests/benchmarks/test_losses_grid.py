@@ -70,6 +70,16 @@ def test_a_run(loss: str) -> None:
     assert all(0 <= value <= 1 for value in found["figures"].values())
 
 
+def test_views_reach_the_module() -> None:
+    suite, task = losses.SUITES["digits"], losses.Task.load("digits")
+    modules = [
+        losses.make(suite, task, suite.losses["KD"](), losses.parse([*BASE, "--loss=KD", "--seed_everything=0", *view]))
+        for view in ([], ["--view=mixup"], ["--view=second view of MLKD"])
+    ]
+    assert [type(module.mixing).__name__ for module in modules] == ["NoneType", "Mixup", "NoneType"]
+    assert [type(module.augment).__name__ for module in modules] == ["CropFlip", "CropFlip", "DifferentiableAugment"]
+
+
 def test_the_figures_are_of_the_network_that_predicts() -> None:
     task = losses.Task.load("digits")
     options = losses.parse([*BASE, "--loss=KD", "--images=condensed", "--seed_everything=0"])
