@@ -261,7 +261,7 @@ def main() -> None:
     parser.add_argument("--losses", nargs="+", metavar="LOSS", help="names of rows, such as KD")
     parser.add_argument("--images", nargs="+", choices=SOURCES, default=SOURCES)
     parser.add_argument("--name", help="name of the result file")
-    parser.add_argument("--rounds", type=int, help="for a try: fewer than the suite has")
+    parser.add_argument("--rounds", type=int, help="in place of those of the suite, with another --name")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", module="lightning")
     suite = SUITES[options.suite]
