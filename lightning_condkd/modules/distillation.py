@@ -92,7 +92,7 @@ class Distillation(TeacherStudent):
         self.augment = CropFlip() if augment is None else augment
         self.mixing = mixing
         self.use_labels = use_labels
-        self._given_shape = None if image_shape is None else tuple(image_shape)
+        self._given_shape = self._stated_shape = None if image_shape is None else tuple(image_shape)
         self._slots = 0
 
     def setup(self, stage: str) -> None:
@@ -129,6 +129,11 @@ class Distillation(TeacherStudent):
             raise ValueError(
                 f"the data has {classes} classes, the teacher {self.teacher.num_classes}: take the teacher of this data"
             )
+        if self._stated_shape not in (None, data.image_shape):
+            raise ValueError(
+                f"image_shape is {self._stated_shape}, but the images of the data have {data.image_shape}: leave it "
+                "out, it is for loaders"
+            )
         self._given_shape = shape = data.image_shape
         for name in ("teacher", "student"):
             check_classifier(name, getattr(self, name), shape, self.teacher.num_classes)
@@ -136,11 +141,16 @@ class Distillation(TeacherStudent):
         self._slots = data.train_size if self.distillation.needs_slots else 0
 
     def configure_model(self) -> None:
-        """Create the parameters of the loss, on the CPU."""
-        shape = self.image_shape
-        if shape is not None and self.distillation.spec is None:
+        """Create the parameters of the loss, on the CPU; a second run must have data of the same kind."""
+        shape, built = self.image_shape, self.distillation.spec
+        if shape is not None and built is None:
             with torch.device("cpu"):  # the trainer calls this with its device as the default
                 self.build_loss(shape, self._slots)
+        elif built is not None and (built.image_shape, built.slots) != (shape, self._slots):
+            raise ValueError(
+                f"the loss was built for {built.slots or 'any number of'} images of {built.image_shape}, got data of "
+                f"{self._slots or 'any number of'} images of {shape}: make a new module for it"
+            )
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:
@@ -255,6 +265,6 @@ class Distillation(TeacherStudent):
         """
         if state["loss_built_for"] is not None and self.distillation.spec is None:
             shape, slots = state["loss_built_for"]
-            self._given_shape = tuple(shape)
+            self._given_shape, self._slots = tuple(shape), slots
             self.build_loss(tuple(shape), slots)
             self.take_precision()

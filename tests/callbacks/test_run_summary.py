@@ -23,7 +23,7 @@ RECIPES = {
         "--model.init_args.inversion.init_args.batch_size=16",
     ],
     "digits/teacher": ["--trainer.check_val_every_n_epoch=1", "--model.output=out.safetensors"],
-    "digits/distillation": ["--trainer.check_val_every_n_epoch=1"],
+    "digits/distillation": [],
     "digits/dm": [STEPS, "--model.output=out.safetensors"],
     "digits/generative": [STEPS, "--model.gan_epochs=1", "--model.ipc=3", "--model.output=out.safetensors"],
     "digits/experts": ["--model.epochs=1", "--trainer.check_val_every_n_epoch=1", "--model.output=out"],

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import lightning as L
 import pytest
 import torch
-import yaml
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_condkd.augment import CropFlip, CutMix, Mixup
-from lightning_condkd.cli import main
 from lightning_condkd.commands.export import export
 from lightning_condkd.data import DigitsDataModule, StreamedFolderDataModule
 from lightning_condkd.data.image_datamodules import load_digits_split
@@ -29,11 +24,10 @@ from lightning_condkd.distillation import (
     GenDD,
     KLDistillation,
     NormDirection,
-    SimKD,
     TeacherClassifier,
     WeightedLosses,
 )
-from lightning_condkd.models import DigitsNet, Observer, ProjectedNetwork, Projector
+from lightning_condkd.models import DigitsNet, Observer
 from lightning_condkd.modules import Distillation
 from lightning_condkd.randomness import seeded_generator, seeded_initialization
 from lightning_condkd.steps.class_means import class_means
@@ -76,94 +70,8 @@ def measured(stage: str, model: Distillation) -> dict[str, float]:
     return {name.removeprefix(f"{stage}/"): float(value) for name, value in trainer.callback_metrics.items()}
 
 
-def projected() -> ProjectedNetwork:
-    """Return the network that predicts in the run with SimKD, with other weights."""
-    return ProjectedNetwork(DigitsNet(width=16), "features", Projector(32, 64), nn.Linear(64, 10), size=(4, 4))
-
-
 def weights(model: Distillation) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in model.student.state_dict().items()}
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of the recipe with SimKD, which changes how the student predicts."""
-    root = tmp_path_factory.mktemp("run")
-    short = ["--trainer.max_epochs=4", "--trainer.check_val_every_n_epoch=1", f"--trainer.default_root_dir={root}"]
-    main(["fit", RECIPE, SIMKD, *short, "--trainer.enable_progress_bar=false"])
-    return root
-
-
-def test_a_run_leaves_summary_curve_config_and_the_best_student(run: Path) -> None:
-    version = run / "lightning_logs" / "version_0"
-    summary = json.loads((version / "summary.json").read_text())
-    assert summary["teacher_accuracy"] >= 0.985
-    assert {"student_accuracy_last", "student_accuracy_best"} <= set(summary)
-    assert len((version / "metrics.csv").read_text().splitlines()) == 5
-    assert "Distillation" in (version / "config.yaml").read_text()
-    assert {path.name for path in (version / "checkpoints").iterdir()} >= {"best_student_accuracy.ckpt"}
-
-
-def test_what_is_tested_validated_predicted_and_exported_is_one_network(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    capsys.readouterr()
-    quiet = ["--trainer.logger=false", "--trainer.enable_progress_bar=false", f"--trainer.default_root_dir={run}"]
-    for command in ("test", "validate", "predict"):
-        output = [f"--output={tmp_path / 'predicted.csv'}"] if command == "predict" else []
-        main([command, RECIPE, SIMKD, *quiet, "--ckpt_path=last", *output])
-    said = capsys.readouterr().out
-    rows = list(csv.DictReader((tmp_path / "predicted.csv").open()))
-    checkpoint = next((run / "lightning_logs" / "version_0" / "checkpoints").glob("epoch=*.ckpt"))
-    export(str(checkpoint), str(tmp_path / "student.pt"))
-
-    network = projected()
-    loaded = Observer(network, (0.3059,), (0.3754,), weights=tmp_path / "student.pt").eval()
-    source = load_digits_split(train=False)
-    with torch.no_grad():
-        classes = loaded(source.images / 255).logits.argmax(1)
-        own = Observer(network.network, (0.3059,), (0.3754,)).eval()(source.images / 255).logits.argmax(1)
-    accuracy = float((classes == source.labels).float().mean())
-    assert [int(row["class"]) for row in rows] == classes.tolist()
-    assert accuracy > 0.5 > float((own == source.labels).float().mean())  # the student's own layer is not trained
-    assert said.count(f"{accuracy:.4f}"[:5]) >= 2
-
-
-def test_an_exported_student_predicts_the_bits_of_the_module(run: Path, tmp_path: Path) -> None:
-    checkpoint = next((run / "lightning_logs" / "version_0" / "checkpoints").glob("epoch=*.ckpt"))
-    export(str(checkpoint), str(tmp_path / "student.safetensors"))
-    model = Distillation.load_from_checkpoint(
-        checkpoint, teacher=teacher(), student=DigitsNet(width=16), distillation=SimKD()
-    ).eval()
-    network = projected()
-    loaded = Observer(network, (0.3059,), (0.3754,), weights=tmp_path / "student.safetensors").eval()
-    images = load_digits_split(train=False).images / 255
-    with torch.no_grad():
-        assert torch.equal(loaded(images).logits, model(images))
-
-
-def test_the_student_of_a_first_stage_begins_the_second(tmp_path: Path) -> None:
-    """As the presets of GenDD say: the last weights, without a validation, exported and given to an Observer."""
-    stage, weights = (
-        f"--config={ROOT / 'configs' / 'losses' / 'teacher_classifier.yaml'}",
-        tmp_path / "first.safetensors",
-    )
-    short = ["--trainer.max_epochs=1", "--trainer.enable_progress_bar=false", f"--trainer.default_root_dir={tmp_path}"]
-    main(["fit", RECIPE, stage, *short, "--trainer.limit_val_batches=0"])
-    main(["export", str(tmp_path / "lightning_logs" / "version_0"), str(weights)])
-    second = tmp_path / "second.yaml"
-    network = {"class_path": "DigitsNet", "init_args": {"width": 16}}
-    given = {"network": network, "mean": [0.3059], "std": [0.3754], "weights": str(weights)}
-    changed = {"student": {"class_path": "Observer", "init_args": given}}
-    second.write_text(yaml.safe_dump({"model": {"init_args": changed}}))
-    with patch.object(L.Trainer, "fit", autospec=True) as begun:
-        main(["fit", RECIPE, f"--config={second}", *short])
-    begins = begun.call_args.kwargs["model"].student
-    (last,) = (tmp_path / "lightning_logs" / "version_0" / "checkpoints").glob("epoch=*.ckpt")
-    state = torch.load(last, weights_only=True)["state_dict"]
-    assert toy.same(
-        dict(begins.state_dict()), {n.removeprefix("student."): v for n, v in state.items() if n[:8] == "student."}
-    )
 
 
 def test_a_plain_student_is_exported_by_its_own_names(tmp_path: Path) -> None:
@@ -186,17 +94,17 @@ def test_a_student_learns_from_the_teacher_and_not_from_an_untrained_one(seed: i
     accuracies = []
     for given in (teacher(), Observer(student(9, width=32), (0.3059,), (0.3754,)).freeze()):
         model = module(hint_and_kd(), teacher=given, student=student(seed), use_labels=False, seed=seed)
-        fit(model, max_epochs=8, data=DigitsDataModule(64, seed=seed))
+        fit(model, max_epochs=4, data=DigitsDataModule(64, seed=seed))
         accuracies.append(measured("val", model)["student_accuracy"])
-    assert accuracies[0] > 0.85
-    assert accuracies[1] < 0.35
+    assert accuracies[0] > 0.7
+    assert accuracies[1] < 0.3
 
 
 def test_a_test_of_gendd_reports_both_predictions() -> None:
     sampling = FeatureSampling(sampler="ddim", steps=8, samples=1)
     loss = GenDD(token_size=16, width=64, batch_multiplier=4, sampling=sampling)
     model = module(loss, student_optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=3e-3))
-    fit(model, max_epochs=8, data=DigitsDataModule(64, seed=0))
+    fit(model, max_epochs=6, data=DigitsDataModule(64, seed=0))
     found = measured("test", model)
     source = load_digits_split(train=False)
     images = source.images / 255
@@ -204,7 +112,7 @@ def test_a_test_of_gendd_reports_both_predictions() -> None:
     ways = {"student": model(images), "sampled": loss.sample_logits(model.student, images)}
     right = {name: float((logits.argmax(1) == source.labels).float().mean()) for name, logits in ways.items()}
     assert found == pytest.approx({"teacher_accuracy": 0.988} | {f"{name}_accuracy": n for name, n in right.items()})
-    assert right["sampled"] > 0.6 > right["student"]  # the student's own layer learns more slowly
+    assert right["sampled"] > 0.4 > right["student"]  # the student's own layer learns more slowly
     assert set(measured("val", model)) == {"student_accuracy", "teacher_accuracy"}
 
 
@@ -346,3 +254,31 @@ def test_a_datamodule_used_again_gives_rows_only_where_they_are_needed() -> None
             module(losses.make(name)), data
         )
         assert data.with_rows is expected
+
+
+def test_a_folder_without_classes_is_distilled_as_one_whose_labels_are_not_used(tmp_path: Path) -> None:
+    """As in the preset of GenDD without labels: images of any folder, measured on others with classes."""
+    classes = [str(label) for label in range(10)]
+    photos.write(tmp_path / "train", classes, 2)
+    photos.write(tmp_path / "held out" / "test", classes, 1)
+    common = {"image_size": 8, "channels": 1, "batch_size": 16, "num_workers": 0, "seed": 0}
+    sampling = FeatureSampling(sampler="ddim", steps=2, samples=1)
+    ends = []
+    for labeled in (False, True):
+        loss = GenDD(
+            token_size=16,
+            width=16,
+            depth=1,
+            batch_multiplier=1,
+            contraction=0.0,
+            linear_weight=0.0,
+            sampling=sampling,
+        )
+        model = module(loss, use_labels=not labeled)
+        data = StreamedFolderDataModule(tmp_path, "train", "held out/test", labeled=labeled, **common)
+        fit(model, data=data)
+        trainer = toy.silent_trainer()
+        trainer.test(model, data, verbose=False)
+        assert {"test/sampled_accuracy", "test/student_accuracy"} <= set(trainer.callback_metrics)
+        ends.append(dict(model.state_dict()))
+    assert toy.same(*ends)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,35 @@ def test_data_of_another_number_of_classes_is_refused() -> None:
 def test_images_of_another_shape_than_that_of_the_loss_are_refused() -> None:
     with pytest.raises(ValueError, match=r"expected real images of \(1, 10, 10\) .* as in training, got \(1, 8, 8\)"):
         fit(FitNet(), loader(LABELS), image_shape=(1, 10, 10))
+
+
+def test_a_shape_beside_a_datamodule_must_be_its_own() -> None:
+    from tests.modules.test_distillation import module as on_digits
+
+    toy.silent_trainer(fast_dev_run=1).fit(on_digits(FitNet(), image_shape=[1, 8, 8]), DigitsDataModule(64))
+    with pytest.raises(ValueError, match=r"image_shape is \(1, 9, 9\), but the images of the data have \(1, 8, 8\)"):
+        toy.silent_trainer(fast_dev_run=1).fit(on_digits(FitNet(), image_shape=[1, 9, 9]), DigitsDataModule(64))
+
+
+def test_a_loss_is_built_for_one_kind_of_data(tmp_path: Path) -> None:
+    """A memory has a row for each image, so that of other data does not fit; in a loaded module too."""
+    from tests.modules.test_distillation import module as on_digits
+
+    first, others = DigitsDataModule(64), DigitsDataModule(64)
+    source = others.load(train=True)
+    others.train_source = replace(source, images=source.images[:900], labels=source.labels[:900])
+    model, trainer = on_digits(CRD(negatives=8, size=8)), toy.silent_trainer(max_epochs=1, limit_train_batches=2)
+    trainer.fit(model, first)
+    trainer.save_checkpoint(tmp_path / "run.ckpt")
+    parts = {name: getattr(model, name) for name in ("teacher", "student")}
+    loaded = Distillation.load_from_checkpoint(
+        tmp_path / "run.ckpt", distillation=CRD(negatives=8, size=8), augment=CropFlip(1, 0.0), **parts
+    )
+    match = r"the loss was built for 1297 images of \(1, 8, 8\), got data of 900 images of \(1, 8, 8\): make a new"
+    for one in (model, loaded):
+        toy.silent_trainer(max_epochs=1, limit_train_batches=1).fit(one, DigitsDataModule(64))
+        with pytest.raises(ValueError, match=match):
+            toy.silent_trainer(max_epochs=1).fit(one, others)
 
 
 @pytest.mark.parametrize("loss", [DKD, lambda: WeightedLosses({"kd": KLDistillation(), "dkd": DKD()})])
