@@ -24,11 +24,12 @@ def sweep(
         base: flags of all rows.
         table: flags of each row.
         seeds: of the runs.
-        jobs: runs side by side, with one thread each if more than one.
+        jobs: runs side by side, with one thread each if more than one; a single one has ``OMP_NUM_THREADS``, or a
+            thread for each core.
         run: takes flags and threads, returns a summary with ``seed`` and the student's accuracies.
     """
     tasks = [(row, seed) for seed in seeds for row in table if not _done(name, base, row, table[row], seed)]
-    threads = 1 if jobs > 1 else os.cpu_count() or 1
+    threads = 1 if jobs > 1 else int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
     writing = Lock()
 
     def job(task: tuple[str, int]) -> None:
@@ -66,4 +67,7 @@ def _add(name: str, base: list[str], row: str, flags: list[str], summary: dict[s
     if all("embeddings" in one for one in runs):
         names = next(iter(runs))["embeddings"]
         entry["embeddings"] = {n: mean_and_deviation([one["embeddings"][n] for one in runs], 1, 4) for n in names}
+    if all("figures" in one for one in runs):
+        names = next(iter(runs))["figures"]
+        entry["figures"] = {n: mean_and_deviation([one["figures"][n] for one in runs]) for n in names}
     result_files.write(name, content)

@@ -10,7 +10,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.support import result_files, set_tables
+from benchmarks.support import grid_tables, result_files, set_tables
 
 FIGURES = {
     "to_real": "to real",
@@ -74,6 +74,7 @@ TABLES = {
     "sets": (set_tables.sets, set_tables.correlations),
     "generative": (set_tables.generative,),
     "curves": (set_tables.curves,),
+    "losses": (grid_tables.accuracies, grid_tables.differences, grid_tables.figures),
     "cost-condensation-sizes": (set_tables.sizes,),
 }
 

@@ -8,8 +8,10 @@ from torch.optim import Optimizer
 
 from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.data.transfer import TransferSet
+from lightning_condkd.distillation import DistillationLoss
 from lightning_condkd.inversion import Inversion
 from lightning_condkd.inversion.base import Observe
+from lightning_condkd.messages import listed
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Phase, Unit
 from lightning_condkd.steps.distillation import DistillationStep
@@ -87,9 +89,10 @@ def distill(
         progress: share of the student's steps in the run that are done, in [0, 1], for a loss that changes with it.
 
     Raises:
-        ValueError: if an optimizer is missing.
+        ValueError: if an optimizer is missing, or the student's lacks parameters of the loss.
     """
     _check_optimizers(optimizers, ["student", *(step.inversion.optimizers().keys() & {"replay"})])
+    _check_holds(optimizers["student"], step.distillation)
     turns = OptimizerTurns(optimizers)
     for unit in _units(step.inversion.cadence, "distill", round, block):
         step.take(unit, Draw(seed, unit.counter), turns, gradient_clip, progress)
@@ -108,4 +111,14 @@ def _check_optimizers(optimizers: Mapping[str, Optimizer], names: Iterable[str])
         raise ValueError(
             f"expected optimizers {', '.join(names)}, got {', '.join(optimizers) or 'none'}: add {', '.join(missing)}, "
             "which inversion.optimizers() and alignment.optimizer() make; the student's is your own"
+        )
+
+
+def _check_holds(optimizer: Optimizer, loss: DistillationLoss) -> None:
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    trained = [(name, parameter) for name, parameter in loss.named_parameters() if parameter.requires_grad]
+    if left := [name for name, parameter in trained if id(parameter) not in held]:
+        raise ValueError(
+            f"the student's optimizer lacks {listed(left)} of {type(loss).__name__}: make it from "
+            '[{"params": student.parameters()}, *loss.parameter_groups()], after loss.build(...)'
         )

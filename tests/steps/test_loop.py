@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from lightning_condkd.alignment import FeatureAlignment, ProjectionDiscriminator
 from lightning_condkd.augment import DifferentiableAugment
 from lightning_condkd.data import TransferSet
-from lightning_condkd.distillation import KLDistillation
+from lightning_condkd.distillation import VID, KLDistillation
 from lightning_condkd.inversion import Inversion
 from lightning_condkd.models import Observer
 from lightning_condkd.randomness import seeded_generator
@@ -200,3 +200,27 @@ print(len(transfer.bank))
 def test_a_guided_round_imports_no_lightning() -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT_LIGHTNING], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr
+
+
+def test_a_loss_with_parameters_of_its_own_equals_condkd() -> None:
+    parts, loss, rate = _parts("Fast", None), VID(["features"]), partial(SGD, lr=0.05)
+    loss.build(parts.teacher, parts.student, toy.SHAPE, generator=seeded_generator(toy.SEED, "distillation"))
+    step = DistillationStep(parts.teacher, parts.student, loss, toy.CROP, parts.inversion, parts.transfer)
+    with pytest.raises(
+        ValueError, match=r"optimizer lacks regressors.0.variance_logit.* of VID: make it from .*parameter_groups"
+    ):
+        distill(step, parts.optimizers, contract.ROUNDS - 1)
+    parts.optimizers["student"] = rate([{"params": parts.student.parameters()}, *loss.parameter_groups()])
+    for round_ in range(contract.ROUNDS):
+        for block in range(parts.inversion.cadence.repeats):
+            _take_block(parts, step, round_, block)
+    model = toy.condkd(
+        contract.make("Fast"),
+        distillation=VID(["features"]),
+        student_optimizer=rate,
+        student_scheduler=partial(LambdaLR, lr_lambda=lambda epoch: 1.0),
+        student_gradient_clip=CLIP,
+    )
+    toy.fit(model, mix=contract.mix(model.inversion), batch_size=BATCH, max_epochs=contract.ROUNDS)
+    assert toy.same(loss.state_dict(), model.distillation.state_dict())
+    assert toy.same(parts.student.state_dict(), model.student.state_dict())
