@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_condkd.messages import listed
 from lightning_condkd.models.finite import broken_tensors
 from lightning_condkd.models.weights import plain_name
-from lightning_condkd.modules.teacher_student import TeacherStudent
+from lightning_condkd.modules import CondKD, Distillation
 from lightning_condkd.training.checkpoint_files import checkpoint_of_run
 from lightning_condkd.training.checkpoints import WholeCheckpointIO
 from lightning_condkd.writing import Target, check_target, save_by_torch, save_tensors
@@ -36,15 +36,16 @@ def student_state(checkpoint: str | Path) -> tuple[dict[str, Tensor], dict[str, 
         ValueError: if the file is damaged or no such checkpoint, or its student holds NaN or infinity.
     """
     content = WholeCheckpointIO().load_checkpoint(checkpoint)
-    if TeacherStudent.state_key not in content:
+    key = next((kind.state_key for kind in (CondKD, Distillation) if kind.state_key in content), None)
+    if key is None:
         raise ValueError(f"expected a checkpoint of CondKD or Distillation, got {checkpoint}: check the path")
     state = content["state_dict"]
     student = {plain_name(name.removeprefix(PREFIX)): name for name in state if name.startswith(PREFIX)}
-    names = content[TeacherStudent.state_key].get("predictor") or student
+    names = content[key].get("predictor") or student
     weights = {name: state[held] for name, held in names.items()}
     if broken := broken_tensors(weights):
         raise ValueError(f"the student in {checkpoint} holds NaN or infinity in {listed(broken)}: take an earlier one")
-    return weights, content[TeacherStudent.state_key]["normalisation"]
+    return weights, content[key]["normalisation"]
 
 
 def export(checkpoint: str, output: str) -> None:

@@ -110,6 +110,7 @@ class CondKD(CondKDSteps):
         Binici et al.: "Condensed Data Expansion Using Model Inversion for Knowledge Distillation", arXiv 2408.13850.
     """
 
+    state_key = "condkd"
     fixed_settings: ClassVar[Mapping[str, str]] = {
         "condensed": "resume with the condensed set that the run began with, or start a new run without ckpt_path",
         "inversion.class": "resume with the run's own method, or start a new run without ckpt_path",

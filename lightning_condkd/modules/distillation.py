@@ -70,6 +70,7 @@ class Distillation(TeacherStudent):
         Tian, Krishnan, Isola: "Contrastive Representation Distillation", arXiv 1910.10699, and its code RepDistiller.
     """
 
+    state_key = "distillation"
     best_metric = "val/student_accuracy"
     metrics: ClassVar[tuple[str, ...]] = ("train/", "val/")
 

@@ -58,7 +58,6 @@ class TeacherStudent(ImageClassifier):
         ValueError: if teacher and student share memory, or the teacher or, in a fit, the student contains NaN.
     """
 
-    state_key = "condkd"
     part = "student"
     best_metric = "val/student_accuracy"
 

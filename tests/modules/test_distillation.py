@@ -28,7 +28,7 @@ from lightning_condkd.distillation import (
     WeightedLosses,
 )
 from lightning_condkd.models import DigitsNet, Observer
-from lightning_condkd.modules import Distillation
+from lightning_condkd.modules import CondKD, Distillation
 from lightning_condkd.randomness import seeded_generator, seeded_initialization
 from lightning_condkd.steps.class_means import class_means
 from tests.conftest import ROOT
@@ -282,3 +282,14 @@ def test_a_folder_without_classes_is_distilled_as_one_whose_labels_are_not_used(
         assert {"test/sampled_accuracy", "test/student_accuracy"} <= set(trainer.callback_metrics)
         ends.append(dict(model.state_dict()))
     assert toy.same(*ends)
+
+
+def test_a_checkpoint_of_another_module_is_refused(tmp_path: Path) -> None:
+    fit(module(), SaveAt(2, tmp_path / "real.ckpt"))
+    toy.fit(toy.condkd(), max_epochs=2, callbacks=[SaveAt(2, tmp_path / "free.ckpt")])
+    with pytest.raises(ValueError, match="expected a checkpoint of CondKD, got one of another module"):
+        CondKD.load_from_checkpoint(
+            tmp_path / "real.ckpt", teacher=teacher(), student=student(), inversion=toy.fast(), map_location="cpu"
+        )
+    with pytest.raises(ValueError, match="expected a checkpoint of Distillation, got one of another module"):
+        Distillation.load_from_checkpoint(tmp_path / "free.ckpt", teacher=teacher(), student=student())
