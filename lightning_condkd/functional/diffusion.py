@@ -10,7 +10,8 @@ from torch import Tensor
 
 from lightning_condkd.functional.diffusion_schedule import DiffusionSchedule
 
-BIN = 1 / 255
+LEVELS = 256  # of an image in [-1, 1]
+BIN = 1 / (LEVELS - 1)
 LAST_BIN = 0.999
 SMALLEST_PROBABILITY = 1e-12
 

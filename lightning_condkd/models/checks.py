@@ -85,6 +85,8 @@ def output_shapes(
         >>> output_shapes("network", Observer(DigitsNet(width=8)), (1, 8, 8), ["features"], embedding=True)
         (16, ((16, 4, 4),))
     """
+    if not (maps or embedding):  # also because a compiled network would run without hooks from then on
+        return 0, ()
     with _read_by(
         network, f"{name} cannot read images of {image_shape}", image_shape, embedding=embedding, maps=maps
     ) as (
