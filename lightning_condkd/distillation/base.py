@@ -155,9 +155,11 @@ class DistillationLoss(FinalMethods, nn.Module):
             self.make(self.spec)
         for inner in self.inner_losses():
             inner.build(teacher, student, image_shape, slots=slots, generator=generator)
-        if self.inner_losses():
-            self.adopt_needs()  # some are known only now
+        self.after_build()
         return self
+
+    def after_build(self) -> None:
+        """Finish :meth:`build`, when inner losses are built too; nothing by default."""
 
     def name_maps(self, teacher_maps: Sequence[str] | None, student_maps: Sequence[str] | None) -> None:
         """Set the names of the modules that are compared in pairs; a constructor calls it.
@@ -205,10 +207,6 @@ class DistillationLoss(FinalMethods, nn.Module):
         Raises:
             ValueError: if the networks differ in the number of stages, or have none.
         """
-        for inner in self.inner_losses():
-            inner.resolve_maps(teacher, student)
-        if self.inner_losses():
-            self.adopt_needs()
         if not self._takes_stages or self.teacher_maps:
             return
         stages = stage_names(teacher.network), stage_names(student.network)
@@ -221,27 +219,10 @@ class DistillationLoss(FinalMethods, nn.Module):
         self.teacher_maps, self.student_maps = chosen
 
     def inner_losses(self) -> list[DistillationLoss]:
-        """Return the losses that this one is composed of, which are built with it: those among its direct children."""
-        return [child for child in self.children() if isinstance(child, DistillationLoss)]
-
-    def adopt_needs(self) -> None:
-        """Declare what :meth:`inner_losses` need; the constructor of a composed loss calls it last.
-
-        Maps are those of all inner losses one after another.
-
-        Raises:
-            ValueError: if inner losses have different second views.
+        """Return the losses that this one is composed of; none unless it is a
+        :class:`~lightning_condkd.distillation.composed.ComposedLoss`.
         """
-        inner = self.inner_losses()
-        for need in NEEDS:
-            setattr(self, need, any(getattr(loss, need) for loss in inner))
-        self.accepts_soft_labels = all(loss.accepts_soft_labels for loss in inner if loss.needs_labels)
-        views = [loss.second_view for loss in inner if loss.second_view is not None]
-        if len({str(view) for view in views}) > 1:
-            raise ValueError(f"{type(self).__name__}: expected one second view for all losses, got {views}")
-        self.second_view = views[0] if views else None
-        self.teacher_maps = tuple(name for loss in inner for name in loss.teacher_maps)
-        self.student_maps = tuple(name for loss in inner for name in loss.student_maps)
+        return []
 
     def lacks_class_means(self) -> bool:
         """Return whether the loss needs class means that are not set yet."""
@@ -291,8 +272,6 @@ class DistillationLoss(FinalMethods, nn.Module):
 
     def changes_prediction(self) -> bool:
         """Return whether :meth:`predictor` is another network than the student."""
-        if inner := self.inner_losses():
-            return any(loss.changes_prediction() for loss in inner)
         return type(self).predictor is not DistillationLoss.predictor
 
     def other_predictors(self, student: Observer) -> Mapping[str, Callable[[Tensor], Tensor]]:
@@ -420,8 +399,7 @@ class DistillationLoss(FinalMethods, nn.Module):
         """Return whether the loss has to be built before its first step."""
         if self._takes_stages and not self.teacher_maps:
             return True
-        makes = type(self).make is not DistillationLoss.make or self.needs_teacher_head or self.needs_class_means
-        return makes or any(loss.must_be_built() for loss in self.inner_losses())
+        return type(self).make is not DistillationLoss.make or self.needs_teacher_head or self.needs_class_means
 
 
 def _scalar(name: str, loss: object) -> Tensor:

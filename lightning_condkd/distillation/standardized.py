@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
 from torch import Tensor
 
 from lightning_condkd.distillation.base import DistillationLoss
+from lightning_condkd.distillation.composed import ComposedLoss
 from lightning_condkd.distillation.logits import KLDistillation
 from lightning_condkd.distillation.warmup import PUBLISHED_WARMUP, warmup_weight
 from lightning_condkd.functional.divergence import check_temperature, kd_divergence
 from lightning_condkd.functional.logits import standardize_classes, standardize_logits
-from lightning_condkd.models import Observer
 from lightning_condkd.types import LossTerms, NetworkOutput
 
 
-class LSKD(DistillationLoss):
+class LSKD(ComposedLoss):
     """Any loss on logits that are standardized first, so that the student need not match the teacher's scale.
 
     The logits of both networks, also those of a second view, go through
@@ -51,7 +48,6 @@ class LSKD(DistillationLoss):
             raise TypeError(f"loss: expected a DistillationLoss such as KLDistillation(2.0), got {type(loss).__name__}")
         self.loss = loss
         self.adopt_needs()
-        self.adopt_needs()
 
     def forward(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor | None = None) -> LossTerms:
         """Return the terms of the inner loss, see :class:`DistillationLoss`."""
@@ -64,26 +60,6 @@ class LSKD(DistillationLoss):
     def summary(self) -> str:
         """Return the inner loss in one line."""
         return f"LSKD of {self.loss.summary()}"
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return those of the inner loss."""
-        return self.loss.parameter_groups()
-
-    def predictor(self, student: Observer) -> Observer:
-        """Return that of the inner loss.
-
-        Args:
-            student: the student.
-        """
-        return self.loss.predictor(student)
-
-    def other_predictors(self, student: Observer) -> Mapping[str, Callable[[Tensor], Tensor]]:
-        """Return those of the inner loss.
-
-        Args:
-            student: the student.
-        """
-        return self.loss.other_predictors(student)
 
 
 class LumiNet(DistillationLoss):

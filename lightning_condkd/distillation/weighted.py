@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
 from lightning_condkd.distillation.base import DistillationLoss
-from lightning_condkd.models import Observer
+from lightning_condkd.distillation.composed import ComposedLoss
 from lightning_condkd.types import LossTerms, NetworkOutput
 
 
-class WeightedLosses(DistillationLoss):
+class WeightedLosses(ComposedLoss):
     """Weighted sum of several losses, each with its name and weight.
 
     The names are those of the logged terms; terms of an inner loss that has several are called ``name/term``. A loss of
@@ -41,9 +40,9 @@ class WeightedLosses(DistillationLoss):
         self.weights = {name: float(given.get(name, 1.0)) for name in losses}
         self.losses = nn.ModuleDict({name: loss for name, loss in losses.items() if self.weights[name]})
         self.adopt_needs()
-        self._changing = [name for name, loss in self._named() if loss.changes_prediction()]
-        if len(self._changing) > 1:
-            raise ValueError(f"losses: each of {', '.join(self._changing)} changes how the student predicts: take one")
+        changing = [name for name, loss in self._named() if loss.changes_prediction()]
+        if len(changing) > 1:
+            raise ValueError(f"losses: each of {', '.join(changing)} changes how the student predicts: take one")
 
     def inner_losses(self) -> list[DistillationLoss]:
         """Return the losses of the sum."""
@@ -51,29 +50,6 @@ class WeightedLosses(DistillationLoss):
 
     def _named(self) -> list[tuple[str, DistillationLoss]]:
         return [(name, loss) for name, loss in self.losses.items() if isinstance(loss, DistillationLoss)]
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the groups of all losses."""
-        return [group for loss in self.inner_losses() for group in loss.parameter_groups()]
-
-    def predictor(self, student: Observer) -> Observer:
-        """Return that of the loss which changes how the student predicts, else the student.
-
-        Args:
-            student: the student.
-        """
-        for name, loss in self._named():
-            if name in self._changing:
-                return loss.predictor(student)
-        return student
-
-    def other_predictors(self, student: Observer) -> Mapping[str, Callable[[Tensor], Tensor]]:
-        """Return those of all losses.
-
-        Args:
-            student: the student.
-        """
-        return {name: how for loss in self.inner_losses() for name, how in loss.other_predictors(student).items()}
 
     def forward(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor | None = None) -> LossTerms:
         """Return the terms of all losses, see :class:`DistillationLoss`."""
