@@ -10,8 +10,10 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from lightning_condkd.data import CondensedDataModule
+from lightning_condkd.distillation.composed import ComposedLoss
 from lightning_condkd.distributed import rank, world_size
 from lightning_condkd.modules import CondKD
+from lightning_condkd.types import NetworkOutput
 from tests.distributed.jobs import CADENCE, Recipe, checkpoints, make_trainer, model, real_images
 from tests.helpers import toy
 
@@ -29,15 +31,14 @@ class BreakLast(Callback):
             dict(pl_module.named_buffers())["student.network.features.1.running_var"][0] = torch.nan
 
 
-class _BreakLoss(torch.nn.Module):
-    needs_embedding, teacher_maps, student_maps = False, (), ()
-
+class _BreakLoss(ComposedLoss):
     def __init__(self, module: CondKD) -> None:
         super().__init__()
         self.own, self.module = module.distillation, [module]
+        self.adopt_needs()
 
-    def forward(self, *outputs: Any) -> Tensor:
-        loss: Tensor = self.own(*outputs)
+    def forward(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor | None = None) -> Tensor:
+        loss = self.own(student, teacher, labels, self.context)
         unit = self.module[0].unit
         assert unit is not None
         broken = unit.counter == UNIT and rank() == world_size() - 1
@@ -49,7 +50,7 @@ def fit_and_break(what: str, folder: str) -> dict[str, Any]:
     recipe = Recipe()
     module = model(recipe)
     if what == "loss":
-        module.distillation = _BreakLoss(module)  # type: ignore[assignment]
+        module.distillation = _BreakLoss(module)
     data = CondensedDataModule(toy.condensed_set(), batch_size=8, val_dataloaders=real_images("ours"))
     trainer = make_trainer(recipe, folder, [*checkpoints(folder, "all"), BreakLast(what)])
     try:

@@ -26,6 +26,7 @@ QUICK = [
 ]
 LIVE = [
     "--model.init_args.inversion=DAFL",
+    f"{CADENCE}.repeats=8",  # 80 are the method's own
     "--model.init_args.inversion.init_args.generator.width=8",
     "--data.init_args.mix=0.25",
 ]
