@@ -59,6 +59,8 @@ def run(arguments: list[str], threads: int) -> dict[str, Any]:
         quiet = [f"--trainer.default_root_dir={folder}", "--trainer.enable_progress_bar=false"]
         run_command(["fit", *arguments, *quiet], threads)
         summary = json.loads(next(Path(folder).rglob("summary.json")).read_text())
+        for path in ("best_checkpoint", "checkpoints"):  # gone with the folder
+            summary.pop(path, None)
         with next(Path(folder).rglob("metrics.csv")).open() as table:
             curve = [float(row["val/student_accuracy"]) for row in csv.DictReader(table) if row["val/student_accuracy"]]
     return summary | {"curve": [round(value, 4) for value in curve]}

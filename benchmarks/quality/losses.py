@@ -268,6 +268,7 @@ def main() -> None:
     names = ("rounds", "round_steps", "batch_size", "validate_every")
     budget = dict(zip(names, suite.budget, strict=True))
     budget["rounds"] = options.rounds or budget["rounds"]
+    budget["validate_every"] = min(budget["validate_every"], budget["rounds"])
     base = [f"--suite={options.suite}", *(f"--{name}={value}" for name, value in budget.items())]
     flags = {loss: [f"--loss={loss}"] for loss in suite.losses}
     flags |= {f"KD, {view}": ["--loss=KD", f"--view={view}"] for view in suite.views}
