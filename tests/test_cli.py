@@ -30,6 +30,7 @@ from lightning_condkd import __main__ as entry
 from lightning_condkd.cli import CondKDCLI, claim_version, main, newest_checkpoint
 from lightning_condkd.data.digits import load_digits_split
 from tests.conftest import ROOT
+from tests.helpers.environment import environment
 
 OVERLAYS = ("methods", "losses")  # see test_recipes.py and test_loss_recipes.py
 CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if p.parent.name not in OVERLAYS)
@@ -280,8 +281,8 @@ def test_output_is_for_predictions_alone_and_is_checked_before(run: Path, tmp_pa
 
 def typed(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "lightning_condkd", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **variables}
-    return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    everything = environment(OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT), **variables)
+    return subprocess.run(line, cwd=ROOT, env=everything, capture_output=True, text=True, timeout=100, check=False)
 
 
 def test_a_refusal_is_one_line_unless_more_is_asked_for() -> None:
@@ -397,10 +398,10 @@ lock.acquire()
 
 
 def test_a_process_that_waits_for_ever_ends_after_sigterm() -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    everything = environment(PYTHONPATH=str(ROOT))
     pipe = subprocess.PIPE
     process = subprocess.Popen(
-        [sys.executable, "-c", STUCK], cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True
+        [sys.executable, "-c", STUCK], cwd=ROOT, env=everything, stdout=pipe, stderr=pipe, text=True
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"

@@ -11,6 +11,7 @@ import pytest
 
 from tests.distributed.command_jobs import command, refused
 from tests.distributed.conftest import ROOT, Launch
+from tests.helpers.environment import environment
 
 pytestmark = pytest.mark.ddp
 
@@ -114,7 +115,7 @@ def run_in_two_processes(tmp_path: Path, *arguments: str) -> tuple[int, str]:
         *TWO,
         f"--trainer.default_root_dir={tmp_path}",
     ]
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT)}
+    variables = environment(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", PYTHONPATH=str(ROOT))
     process = subprocess.Popen(
         [*line, *arguments],
         cwd=ROOT,
