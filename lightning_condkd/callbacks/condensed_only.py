@@ -21,7 +21,7 @@ from lightning_condkd.steps import OptimizerTurns
 from lightning_condkd.steps.part_checks import check_mixing
 from lightning_condkd.training.divergence import LogitsWatch, LossWatch, check_logits, symptoms
 from lightning_condkd.training.held_out import loaders_in_turn
-from lightning_condkd.training.run_length import run_steps, student_progress, units_of_run
+from lightning_condkd.training.run_length import run_steps, share_done, student_steps, units_of_run
 from lightning_condkd.training.trainer_access import callbacks_of
 
 
@@ -68,13 +68,13 @@ class CondensedOnlyBaseline(Callback):
             raise ValueError("CondensedOnlyBaseline needs validation data: give the datamodule val_data")
         if callbacks_of(trainer, Timer):
             rank_zero_warn(f"CondensedOnlyBaseline takes the run's {steps} steps first, and they count for max_time")
+        check_mixing(self.mixing, pl_module.distillation)
         self.steps = steps
         rank_zero_info("condensed-only baseline: the same student steps on the condensed images alone ...")
         with pl_module.stopwatch.running("condensed_only"), trainer.precision_plugin.forward_context():
             self.accuracy = _accuracy(_train_on_condensed(pl_module, pl_module.mixing), trainer, pl_module)
             rank_zero_info(f"condensed-only baseline: {100 * self.accuracy:.2f} %")
             if self.mixing is not None:
-                check_mixing(self.mixing, pl_module.distillation)
                 student = _train_on_condensed(pl_module, self.mixing)
                 self.mixed_accuracy = _accuracy(student, trainer, pl_module)
                 rank_zero_info(f"condensed-only baseline, mixed views: {100 * self.mixed_accuracy:.2f} %")
@@ -119,7 +119,7 @@ def _train_on_condensed(module: CondKD, mixing: Mixing | None) -> Observer:
     for unit, ends_round in units_of_run(module.trainer, module.inversion.cadence):
         if unit.phase == "distill":
             draw = Draw(module.seed, unit.counter)
-            progress = student_progress(module.trainer, module.inversion.cadence, unit)
+            progress = share_done(*student_steps(module.trainer, module.inversion.cadence, unit))
             for update in step.take(unit, draw, turns, module.student_gradient_clip, progress):
                 watch.add(update.optimizer, unit.counter, update.losses)
             if ends_round:

@@ -82,6 +82,8 @@ class DistillationLoss(FinalMethods, nn.Module):
     }
     unrecorded: ClassVar[tuple[str, ...]] = (*NEEDS, "accepts_soft_labels")
     """Attributes that are no settings of a run."""
+    compared_stages: ClassVar[slice] = slice(None)
+    """Which stages are compared if no maps are named: all by default; the last where there are fewer."""
     needs_embedding: bool = False
     teacher_maps: Sequence[str] = ()
     student_maps: Sequence[str] = ()
@@ -190,12 +192,12 @@ class DistillationLoss(FinalMethods, nn.Module):
         self.name_maps(*(None if name is None else [name] for name in (teacher_map, student_map)))
 
     def choose_stages(self, stages: Sequence[str]) -> Sequence[str]:
-        """Return those of a network's stages that are compared if no maps are named: all by default.
+        """Return those of a network's stages that are compared if no maps are named, see :attr:`compared_stages`.
 
         Args:
             stages: names of the stages, the first first.
         """
-        return stages
+        return stages[self.compared_stages] or stages[-1:]
 
     def resolve_maps(self, teacher: Observer, student: Observer) -> None:
         """Set the names of maps that are not given to the stages of two networks; :meth:`build` calls it.

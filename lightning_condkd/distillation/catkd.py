@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import cast
 
 import torch.nn.functional as F
@@ -58,6 +57,7 @@ class CATKD(DistillationLoss):
         Guo et al.: "Class Attention Transfer Based Knowledge Distillation", arXiv 2304.12777.
     """
 
+    compared_stages = slice(-1, None)
     needs_embedding = True  # to check that the final layers read the maps
     needs_teacher_head = True
     needs_student_head = True
@@ -77,14 +77,6 @@ class CATKD(DistillationLoss):
         self.name_map(teacher_map, student_map)
         self.resolution, self.normalize, self.rectify = resolution, normalize, rectify
         self._checked = False
-
-    def choose_stages(self, stages: Sequence[str]) -> Sequence[str]:
-        """Return the last stage.
-
-        Args:
-            stages: names of the stages, the first first.
-        """
-        return stages[-1:]
 
     def make(self, spec: LossSpec) -> None:
         """Check the shapes.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from lightning_condkd.distillation.base import DistillationLoss
@@ -49,17 +47,11 @@ class FitNet(DistillationLoss):
         Romero et al.: "FitNets: Hints for Thin Deep Nets", arXiv 1412.6550.
     """
 
+    compared_stages = slice(1, 2)
+
     def __init__(self, teacher_map: str | None = None, student_map: str | None = None) -> None:
         super().__init__()
         self.name_map(teacher_map, student_map)
-
-    def choose_stages(self, stages: Sequence[str]) -> Sequence[str]:
-        """Return the second stage.
-
-        Args:
-            stages: names of the stages, the first first.
-        """
-        return stages[1:2] or stages[:1]
 
     def make(self, spec: LossSpec) -> None:
         """Create the regressor.

@@ -45,17 +45,11 @@ class SP(DistillationLoss):
         of the code of CRD and mdistiller.
     """
 
+    compared_stages = slice(-1, None)
+
     def __init__(self, teacher_maps: Sequence[str] | None = None, student_maps: Sequence[str] | None = None) -> None:
         super().__init__()
         self.name_maps(teacher_maps, student_maps)
-
-    def choose_stages(self, stages: Sequence[str]) -> Sequence[str]:
-        """Return the last stage.
-
-        Args:
-            stages: names of the stages, the first first.
-        """
-        return stages[-1:]
 
     def forward(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor | None = None) -> Tensor:
         """Return the sum over the pairs, see :class:`DistillationLoss`."""

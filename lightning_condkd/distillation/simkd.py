@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -55,6 +53,7 @@ class SimKD(DistillationLoss):
         Chen et al.: "Knowledge Distillation with the Reused Teacher Classifier", arXiv 2203.14001.
     """
 
+    compared_stages = slice(-1, None)
     needs_teacher_head = True
 
     def __init__(self, teacher_map: str | None = None, student_map: str | None = None, *, factor: int = 2) -> None:
@@ -64,14 +63,6 @@ class SimKD(DistillationLoss):
         self.name_map(teacher_map, student_map)
         self.factor = factor
         self._checked = False
-
-    def choose_stages(self, stages: Sequence[str]) -> Sequence[str]:
-        """Return the last stage.
-
-        Args:
-            stages: names of the stages, the first first.
-        """
-        return stages[-1:]
 
     def make(self, spec: LossSpec) -> None:
         """Create the projector.

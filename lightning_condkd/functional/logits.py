@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from lightning_condkd.functional.divergence import check_temperature
+from lightning_condkd.functional.divergence import check_temperature, kd_divergence
 from lightning_condkd.precision import at_least_float32
 
 
@@ -126,12 +126,7 @@ def non_target_divergence(student_logits: Tensor, teacher_logits: Tensor, labels
         Zhao et al.: "Decoupled Knowledge Distillation", CVPR 2022, arXiv 2203.08679.
     """
     _check_labelled(student_logits, teacher_logits, labels)
-    check_temperature(temperature)
-    student, teacher = (
-        F.log_softmax(_others(at_least_float32(x) / temperature, labels), dim=1)
-        for x in (student_logits, teacher_logits)
-    )
-    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+    return kd_divergence(_others(student_logits, labels), _others(teacher_logits, labels), temperature)
 
 
 def inter_class_distance(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:

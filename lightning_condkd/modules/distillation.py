@@ -14,10 +14,12 @@ from torch.optim import SGD, Optimizer
 from torch.optim.optimizer import ParamsT
 
 from lightning_condkd.augment import Augment, CropFlip, Mixing
+from lightning_condkd.data.shuffled_datamodule import ShuffledDataModule
 from lightning_condkd.distillation import DistillationLoss, KLDistillation
 from lightning_condkd.distributed import sync_buffers
 from lightning_condkd.models import Observer
 from lightning_condkd.models.checks import check_classifier
+from lightning_condkd.modules.parts.loss_checks import check_progress
 from lightning_condkd.modules.teacher_student import TeacherStudent
 from lightning_condkd.randomness import Draw
 from lightning_condkd.steps.class_means import class_means
@@ -28,7 +30,7 @@ from lightning_condkd.training.held_out import check_parts, class_names_of
 from lightning_condkd.training.optimizers import check_count, check_trainable, make_scheduler
 from lightning_condkd.training.run_length import run_steps
 from lightning_condkd.training.schedules import run_cosine
-from lightning_condkd.training.trainer_access import ImageData, image_data, monitored_by
+from lightning_condkd.training.trainer_access import monitored_by, real_data_of
 
 EPOCH = 2**32  # steps are numbered epoch by epoch, whatever the length of an epoch
 
@@ -107,10 +109,8 @@ class Distillation(TeacherStudent):
             return
         check_trainable("student", self.student)
         check_mixing(self.mixing, self.distillation)
-        if self.distillation.needs_progress and run_steps(self.trainer, 1) is None:
-            name = type(self.distillation).__name__
-            raise ValueError(f"{name} changes during the run, which has no end here: set max_epochs or max_steps")
-        data = image_data(self.trainer)
+        check_progress(self.distillation, run_steps(self.trainer, 1) is None)
+        data = real_data_of(self.trainer)
         if data is not None:
             self._check_data(data)
         elif self.distillation.needs_slots:
@@ -124,7 +124,7 @@ class Distillation(TeacherStudent):
                 "image_shape=(C, H, W), or fit with a datamodule such as ImageFolderDataModule"
             )
 
-    def _check_data(self, data: ImageData) -> None:
+    def _check_data(self, data: ShuffledDataModule) -> None:
         classes = data.num_classes
         if classes is not None and classes != self.teacher.num_classes:
             raise ValueError(
@@ -196,12 +196,6 @@ class Distillation(TeacherStudent):
         if not self.use_labels:
             labels = torch.full((len(images),), -1, device=images.device)
         return images, labels, rows
-
-    @property
-    def progress(self) -> float:
-        """Share of the student's steps in the run that are done, in [0, 1]; 0 if the run has no end."""
-        done, total = self.student_steps
-        return min(1.0, done / total) if total else 0.0
 
     @property
     def student_steps(self) -> tuple[int, int | None]:

@@ -31,6 +31,7 @@ from lightning_condkd.training.divergence import (
     stop_if_diverged,
 )
 from lightning_condkd.training.optimizers import check_covers, check_makers, make_optimizer
+from lightning_condkd.training.run_length import share_done
 from lightning_condkd.training.schedules import default_student_optimizer
 from lightning_condkd.training.scores import Scores
 from lightning_condkd.training.teacher_accuracy import remark_on_accuracy
@@ -114,6 +115,11 @@ class TeacherStudent(ImageClassifier):
     @abstractmethod
     def student_steps(self) -> tuple[int, int | None]:
         """Number of the student's steps that are done, and of those in the whole run; ``None`` if it has no end."""
+
+    @property
+    def progress(self) -> float:
+        """Share of the student's steps in the run that are done, in [0, 1]; 0 if the run has no end."""
+        return share_done(*self.student_steps)
 
     def build_loss(self, image_shape: tuple[int, int, int], slots: int = 0) -> None:
         """Create the parameters of the loss.

@@ -103,15 +103,17 @@ def student_steps(trainer: L.Trainer, cadence: Cadence, unit: Unit) -> tuple[int
     return done, None if rounds is None else rounds * steps
 
 
-def student_progress(trainer: L.Trainer, cadence: Cadence, unit: Unit) -> float:
-    """Return the share of the student's steps in a run that come before a unit, in [0, 1]; 0 if the run has no end.
+def share_done(done: int, total: int | None) -> float:
+    """Return the share of steps that are done, in [0, 1]; 0 if the run has no end.
 
     Args:
-        trainer: trainer with the limits of the run.
-        cadence: phases of a round.
-        unit: a distillation unit.
+        done: number of steps that are done.
+        total: number of steps in the whole run; ``None`` if it has no end.
+
+    Example:
+        >>> share_done(3, 4), share_done(5, 4), share_done(3, None)
+        (0.75, 1.0, 0.0)
     """
-    done, total = student_steps(trainer, cadence, unit)
     return min(1.0, done / total) if total else 0.0
 
 

@@ -52,35 +52,6 @@ class WritesCheckpoints(Protocol):
     dirpath: str | Path | None
 
 
-@runtime_checkable
-class ImageData(Protocol):
-    """A datamodule of real images with known shapes, such as ``ImageFolderDataModule``."""
-
-    with_rows: bool
-
-    @property
-    def num_classes(self) -> int | None:
-        """Number of classes K; ``None`` without labels."""
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """``(C, H, W)`` in pixels."""
-
-    @property
-    def train_size(self) -> int:
-        """Number of training images."""
-
-
-def image_data(trainer: L.Trainer) -> ImageData | None:
-    """Return the datamodule if it knows the shapes of its images, else ``None``.
-
-    Args:
-        trainer: the trainer.
-    """
-    data = datamodule_of(trainer)
-    return data if isinstance(data, ImageData) else None
-
-
 def datamodule_of(trainer: L.Trainer) -> L.LightningDataModule | None:
     """Return the datamodule of the running fit, validation, test or prediction; ``None`` if it uses loaders.
 

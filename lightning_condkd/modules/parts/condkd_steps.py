@@ -16,7 +16,7 @@ from lightning_condkd.steps import DistillationStep, SynthesisStep, Update
 from lightning_condkd.training.loop_counters import count_step
 from lightning_condkd.training.manual_optimization import ManualOptimization
 from lightning_condkd.training.meters import bank_figures
-from lightning_condkd.training.run_length import round_length, student_progress, student_steps, units_of_step
+from lightning_condkd.training.run_length import round_length, student_steps, units_of_step
 
 LOGGED_UNDER = {
     "synthesis": "synthesis/",
@@ -56,9 +56,8 @@ class CondKDSteps(CondKDParts):
                     if unit.last:
                         self._finish_synthesis(unit)
                 case "distill":
-                    progress = student_progress(self.trainer, self.inversion.cadence, unit)
                     step, clip = self.distillation_step, self.student_gradient_clip
-                    self._record(unit, step.take(unit, draw, self._turns, clip, progress))
+                    self._record(unit, step.take(unit, draw, self._turns, clip, self.progress))
 
     def _set_student_mode(self, unit: Unit) -> None:
         training = unit.phase == "distill"

@@ -10,6 +10,21 @@ from lightning_condkd.inversion import Inversion
 from lightning_condkd.training.run_length import dev_steps, round_length, student_rounds
 
 
+def check_progress(loss: DistillationLoss, endless: bool) -> None:
+    """Check that a run has an end if a loss changes with its progress.
+
+    Args:
+        loss: loss of the student.
+        endless: whether the run has no end.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    if loss.needs_progress and endless:
+        name = type(loss).__name__
+        raise ValueError(f"{name} changes during the run, which has no end here: set max_epochs or max_steps")
+
+
 def check_run_of_loss(
     loss: DistillationLoss, inversion: Inversion, transfer_set: TransferSet, trainer: L.Trainer
 ) -> None:
@@ -25,8 +40,7 @@ def check_run_of_loss(
         ValueError: if it does not.
     """
     name = type(loss).__name__
-    if loss.needs_progress and student_rounds(trainer, inversion.cadence) is None:
-        raise ValueError(f"{name} changes during the run, which has no end here: set max_epochs or max_steps")
+    check_progress(loss, student_rounds(trainer, inversion.cadence) is None)
     if loss.needs_teacher_graph and transfer_set.mix == "two_term":
         raise ValueError(
             f"{name} takes gradients of predictions with respect to maps, which are lost where a batch is split by "
