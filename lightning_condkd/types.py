@@ -35,6 +35,8 @@ class NetworkOutput(NamedTuple):
         bn: one record per BatchNorm layer; empty unless requested.
         channel_means: for each image the concatenated spatial means of the inputs of all BatchNorm layers, ``(N, D')``
             with ``D'`` the sum of their widths; ``None`` unless requested.
+        input_means: the same of the inputs of the requested modules, in the order of the request; ``None`` unless
+            requested.
     """
 
     logits: Tensor
@@ -42,6 +44,7 @@ class NetworkOutput(NamedTuple):
     maps: tuple[Tensor, ...] = ()
     bn: tuple[BatchNormStatistics, ...] = ()
     channel_means: Tensor | None = None
+    input_means: Tensor | None = None
 
     def select(self, rows: Tensor) -> NetworkOutput:
         """Return the same record for a subset of the batch.
@@ -49,9 +52,9 @@ class NetworkOutput(NamedTuple):
         Args:
             rows: index or boolean mask over the batch, ``(N,)``. Batch statistics are dropped, as they do not apply.
         """
-        logits, embedding, maps, _, means = self
-        embedding, means = (None if x is None else x[rows] for x in (embedding, means))
-        return type(self)(logits[rows], embedding, tuple(m[rows] for m in maps), channel_means=means)
+        logits, embedding, maps, _, *means = self
+        embedding, channels, inputs = (None if x is None else x[rows] for x in (embedding, *means))
+        return type(self)(logits[rows], embedding, tuple(m[rows] for m in maps), (), channels, inputs)
 
 
 class LossTerms:

@@ -41,6 +41,7 @@ class Observe(Protocol):
         bn: bool = False,
         maps: Sequence[str] = (),
         channel_means: bool = False,
+        input_means: Sequence[str] = (),
     ) -> NetworkOutput:
         """Return the logits and the requested inner values."""
         ...

@@ -23,7 +23,14 @@ from lightning_condkd.models.heads import (
     needed_head,
     submodule,
 )
-from lightning_condkd.models.taps import batch_norm_layers, tap_batch_norm, tap_channel_means, tap_input, tap_output
+from lightning_condkd.models.taps import (
+    batch_norm_layers,
+    tap_batch_norm,
+    tap_channel_means,
+    tap_input,
+    tap_input_means,
+    tap_output,
+)
 from lightning_condkd.models.weights import load_weights, plain_name, plain_state
 from lightning_condkd.normalization import check_normalization
 from lightning_condkd.types import NetworkOutput
@@ -94,6 +101,7 @@ class Observer(nn.Module):
         bn: bool = False,
         maps: Sequence[str] = (),
         channel_means: bool = False,
+        input_means: Sequence[str] = (),
     ) -> NetworkOutput:
         """Return the logits and the requested inner values.
 
@@ -106,6 +114,8 @@ class Observer(nn.Module):
             channel_means: whether to return, for each image, the spatial means of the inputs of the same BatchNorm
                 layers, concatenated. Together with ``bn``, the batch means are computed from them, which may change the
                 last digit.
+            input_means: names of inner modules, such as convolutions; for each image, the spatial means of their inputs
+                are returned, concatenated.
 
         Raises:
             TypeError: if the images are integers, or the network or a named module returns no tensor.
@@ -120,7 +130,10 @@ class Observer(nn.Module):
             means = tap_channel_means(hooks, self.network) if channel_means else {}
             statistics = tap_batch_norm(hooks, self.network, means) if bn else {}
             outputs = {name: tap_output(hooks, submodule(self.network, name, "maps")) for name in maps}
-            asked = any((embedding, bn, maps, channel_means))
+            entries = {
+                name: tap_input_means(hooks, submodule(self.network, name, "input_means")) for name in input_means
+            }
+            asked = any((embedding, bn, maps, channel_means, input_means))
             logits = self._network_for(asked)(self.normalize(images))
         if not isinstance(logits, Tensor):
             raise TypeError(
@@ -144,6 +157,7 @@ class Observer(nn.Module):
             tuple(_last(outputs[name], name) for name in maps),
             tuple(statistics.values()),
             torch.cat([logits.new_zeros(len(logits), 0), *means.values()], dim=1) if channel_means else None,
+            torch.cat([_last(entries[n], n) for n in input_means], dim=1) if input_means else None,
         )
 
     def compile(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - those of torch.compile

@@ -80,6 +80,19 @@ def batch_norm_statistics(layer: BatchNorm, inputs: Tensor, means: Tensor | None
     return BatchNormStatistics(mean, variance, *running)
 
 
+def convolutions(network: nn.Module) -> list[str]:
+    """Return the names of the two-dimensional convolutions of a network, in the order of registration.
+
+    Args:
+        network: any module.
+
+    Example:
+        >>> convolutions(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 8, 3)))
+        ['0', '2']
+    """
+    return [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
+
+
 def tap_input(hooks: ExitStack, layer: nn.Module) -> list[Tensor]:
     """Record the first input of a layer; the list is empty until the layer runs and then holds its last input.
 
@@ -114,6 +127,22 @@ def tap_output(hooks: ExitStack, layer: nn.Module) -> list[Tensor]:
         return output.clone()
 
     hooks.callback(layer.register_forward_hook(record).remove)
+    return seen
+
+
+def tap_input_means(hooks: ExitStack, layer: nn.Module) -> list[Tensor]:
+    """Record the :func:`channel_means` of the first input of a layer, as :func:`tap_input` does.
+
+    Args:
+        hooks: removes the hook when it closes.
+        layer: the module to record.
+    """
+    seen: list[Tensor] = []
+
+    def record(_: nn.Module, args: tuple[Any, ...]) -> None:
+        seen[:] = [channel_means(args[0])]  # now, since a later layer may overwrite the input
+
+    hooks.callback(layer.register_forward_pre_hook(record).remove)
     return seen
 
 

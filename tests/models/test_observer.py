@@ -19,6 +19,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from lightning_condkd.models import CifarResNet, ConvNet, DigitsNet, MobileNetV2, Observer
 from lightning_condkd.models.fresh_networks import FreshNetworks
+from lightning_condkd.models.taps import convolutions
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
@@ -245,6 +246,26 @@ def test_channel_means_match_a_computation_by_hand(network: CifarResNet, images:
     torch.testing.assert_close(output.channel_means, expected)
     rows = torch.tensor([4, 1])
     assert torch.equal(output.select(rows).channel_means, output.channel_means[rows])
+
+
+def test_input_means_match_a_computation_by_hand(network: CifarResNet, images: Tensor) -> None:
+    seen: dict[str, Tensor] = {}
+    names = convolutions(network)
+    assert len(names) > 5
+    for name in names:
+        network.get_submodule(name).register_forward_pre_hook(
+            lambda _, args, name=name: seen.setdefault(name, args[0].clone())  # type: ignore[misc]
+        )
+    output = Observer(network, mean=(0.5,) * 3)(images, input_means=names[::-1])
+    assert output.input_means is not None
+    assert output.channel_means is None
+    expected = torch.cat([torch.stack([image.mean((1, 2)) for image in seen[name]]) for name in names[::-1]], dim=1)
+    torch.testing.assert_close(output.input_means, expected)
+    torch.testing.assert_close(output.input_means[:, -3:], images.mean((2, 3)) - 0.5)  # the first convolution's
+    rows = torch.tensor([4, 1])
+    assert torch.equal(output.select(rows).input_means, output.input_means[rows])
+    with pytest.raises(ValueError, match=r"input_means: expected the name of a module, got 'nowhere'"):
+        Observer(network)(images, input_means=["nowhere"])
 
 
 def test_statistics_beside_channel_means_are_the_same_up_to_rounding(network: CifarResNet, images: Tensor) -> None:
