@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_condkd.alignment import FeatureAlignment
+from lightning_condkd.alignment import Alignment
 from lightning_condkd.augment import Augment, Mixing
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.transfer import TransferSet
@@ -74,7 +74,8 @@ class CondKD(CondKDSteps):
         teacher: the trained network with its normalisation. It is frozen.
         student: the network to train; it gets the teacher's normalisation if it is no :class:`Observer`.
         inversion: the method that synthesises images.
-        alignment: adversarial alignment with the condensed images; ``None`` for plain inversion.
+        alignment: alignment with the condensed images, by a discriminator (:class:`FeatureAlignment`, the paper's) or
+            by distances of distributions (:class:`MomentAlignment`); ``None`` for plain inversion.
         distillation: loss of the student; ``None`` for the loss of the method's official code:
             :class:`LogitsL1Distillation` for DFAD and PRE-DFKD, :class:`AttentionDistillation` for ZSKT if the stages
             of both networks pair (else a warning), else :class:`KLDistillation`, at temperature 20 if images are
@@ -98,6 +99,7 @@ class CondKD(CondKDSteps):
         ValueError: at setup, if teacher, student, condensed set and trainer do not fit together.
 
     Example:
+        >>> from lightning_condkd.alignment import FeatureAlignment
         >>> from lightning_condkd.inversion import Fast
         >>> from lightning_condkd.models import DigitsNet
         >>> teacher = Observer(DigitsNet(width=8), mean=(0.3,), std=(0.4,))
@@ -125,7 +127,7 @@ class CondKD(CondKDSteps):
         teacher: Observer,
         student: nn.Module,
         inversion: Inversion,
-        alignment: FeatureAlignment | None = None,
+        alignment: Alignment | None = None,
         *,
         distillation: DistillationLoss | None = None,
         augment: Augment | None = None,
@@ -193,7 +195,8 @@ class CondKD(CondKDSteps):
                 self._build_for(self.transfer_set.condensed)
 
     def _build_for(self, condensed: CondensedSet) -> None:
-        wants_embedding = any((self._aligning, self.distillation.needs_embedding, self.inversion.needs_embedding))
+        aligning = self._aligning is not None and "embedding" in self._aligning.asks(self.teacher.network)
+        wants_embedding = aligning or self.distillation.needs_embedding or self.inversion.needs_embedding
         spec = check_condensed(condensed, self.teacher, self.student, wants_embedding)
         if self.spec is None:
             self._build(spec, slots_of_run(self.distillation, self.inversion, self._transfer, self._trainer))
@@ -204,8 +207,8 @@ class CondKD(CondKDSteps):
         """Return the student's optimizer with its schedule, then those of the method and of the discriminator."""
         student = self.make_student_optimizer(self.student, self.distillation)
         optimizers: dict[str, Optimizer] = {"student": student, **self.inversion.optimizers()}
-        if self._aligning is not None:
-            optimizers["discriminator"] = self._aligning.optimizer()
+        if self._aligning is not None and (own := self._aligning.optimizer()) is not None:
+            optimizers["discriminator"] = own
         self._optimizer_names = list(optimizers)
         scheduler = self.make_student_scheduler(student)
         self._check_student_optimizing(student, scheduler)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from torch.optim import Optimizer
 
-from lightning_condkd.alignment import FeatureAlignment
+from lightning_condkd.alignment import Alignment
 from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.distillation import DistillationLoss
 from lightning_condkd.inversion import Inversion
@@ -28,7 +28,7 @@ def synthesize(
     round: int,
     seed: int = 0,
     *,
-    alignment: FeatureAlignment | None = None,
+    alignment: Alignment | None = None,
     transfer_set: TransferSet | None = None,
     block: int = 0,
 ) -> Synthetic:
@@ -36,8 +36,8 @@ def synthesize(
 
     Args:
         inversion: the method, built.
-        optimizers: result of ``inversion.optimizers()``, with an alignment also its ``discriminator``; keep them from
-            round to round. Parameters of other optimizers, such as a ``student``, get no gradient here.
+        optimizers: result of ``inversion.optimizers()``, and as ``discriminator`` that of the alignment if it has one;
+            keep them from round to round. Parameters of other optimizers, such as a ``student``, get no gradient here.
         teacher: the frozen teacher.
         student: the student, in eval mode.
         round: number of the round, from 0.
@@ -57,7 +57,9 @@ def synthesize(
         given, missing = ("transfer_set", "alignment") if alignment is None else ("alignment", "transfer_set")
         raise ValueError(f"synthesize: got {given} and no {missing}: alignment compares with images of a transfer set")
     active = alignment if alignment is not None and alignment.active else None
-    _check_optimizers(optimizers, [*inversion.optimizers(), *(["discriminator"] if active else [])])
+    _check_optimizers(
+        optimizers, [*inversion.optimizers(), *(["discriminator"] if active and active.optimizer() else [])]
+    )
     step = SynthesisStep(teacher, student, inversion, active, transfer_set)
     turns = OptimizerTurns(optimizers)
     for unit in _units(inversion.cadence, "synthesize", round, block):

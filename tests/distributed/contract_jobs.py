@@ -6,9 +6,22 @@ from typing import Any
 
 import torch
 
+from lightning_condkd.alignment import CharacteristicFunction, ClassMeans, GaussianMMD, MomentAlignment
 from lightning_condkd.data import CondensedDataModule
-from tests.distributed.jobs import Recipe, make_trainer, outcome
+from tests.distributed.jobs import Recipe, make_trainer, model, outcome
 from tests.helpers import contract, toy
+
+
+def fit_moments(distance: str, folder: str, seed: int = 0) -> dict[str, Any]:
+    """Run Fast without BatchNorm in float64, drawn by moments of the features to the condensed images."""
+    recipe = Recipe(rounds=2, norm="one_group", precision="64-true", seed=seed)
+    module = model(recipe)
+    kind = {"mmd": GaussianMMD(), "means": ClassMeans(), "characteristic": CharacteristicFunction(frequencies=32)}
+    module.alignment = MomentAlignment(kind[distance], weight=20.0, logits_weight=1.0)
+    data = CondensedDataModule(toy.condensed_set(per_class=3), batch_size=8)
+    trainer = make_trainer(recipe, folder, [])
+    trainer.fit(module, data)
+    return outcome(module, data, trainer)
 
 
 def fit_method(name: str, folder: str) -> dict[str, Any]:
