@@ -9,7 +9,7 @@ from torch import nn
 from lightning_condkd.alignment import Alignment
 from lightning_condkd.augment import Mixing
 from lightning_condkd.condensation import CondensationMethod
-from lightning_condkd.data.transfer import Mix
+from lightning_condkd.data.mix import AnnealedMix, Mix
 from lightning_condkd.distillation import DistillationLoss
 from lightning_condkd.inversion import Inversion
 from lightning_condkd.messages import listed
@@ -160,7 +160,7 @@ def check_reached(method: CondensationMethod, reached: Sequence[bool]) -> None:
         )
 
 
-def check_mixing(mixing: Mixing | None, loss: DistillationLoss, mix: Mix | float = "union") -> None:
+def check_mixing(mixing: Mixing | None, loss: DistillationLoss, mix: Mix | float | AnnealedMix = "union") -> None:
     """Check that a loss can be computed on mixtures of images.
 
     Args:

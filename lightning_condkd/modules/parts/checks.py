@@ -204,8 +204,9 @@ def check_source(inversion: Inversion, transfer_set: TransferSet, world_size: in
         return
     if transfer_set.condensed_per_batch is None:
         raise ValueError(
-            f"{type(inversion).__name__} renders images for every student step and stores none, so mix='union' has no "
-            "bank to draw from: set data.mix to the share of condensed images in a batch (0.0: none) or to 'two_term'"
+            f"{type(inversion).__name__} renders images for every student step and stores none, so "
+            f"mix={transfer_set.mix!r} has no bank to draw from: set data.mix to the share of condensed images in a "
+            "batch (0.0: none) or to 'two_term'"
         )
     if transfer_set.synthetic_per_batch:
         inversion.check_sample(transfer_set.synthetic_per_batch, world_size)

@@ -10,6 +10,7 @@ from torch import nn
 
 from lightning_condkd.alignment import Alignment
 from lightning_condkd.augment import Augment, CropFlip, Mixing
+from lightning_condkd.data.mix import AnnealedMix
 from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.distillation import DistillationLoss
 from lightning_condkd.distributed import sync_buffers
@@ -102,7 +103,7 @@ class CondKDParts(TeacherStudent):
         """Return the settings that a resumed run is compared by, JSON values only."""
         return {
             "condensed": fingerprint(self._transfer.condensed),
-            "mix": self._transfer.mix,
+            "mix": settings(mix) if isinstance(mix := self._transfer.mix, AnnealedMix) else mix,
             "batch_size": self._transfer.batch_size,
             "bank_capacity": self._transfer.bank.capacity,
             "round_length": self.inversion.cadence.length,
