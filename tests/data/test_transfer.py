@@ -28,7 +28,9 @@ def numbers(images: Tensor) -> Tensor:
     return 256 * high + low
 
 
-def transfer_set(mix: Mix | float, condensed: int = 20, bank: int = 80, batch_size: int = 16) -> TransferSet:
+def transfer_set(
+    mix: Mix | float | AnnealedMix, condensed: int = 20, bank: int = 80, batch_size: int = 16
+) -> TransferSet:
     images = CondensedSet(encoded(0, condensed), torch.arange(condensed) % CLASSES)
     transfer = TransferSet(images, mix=mix, batch_size=batch_size)
     if bank:
@@ -84,7 +86,7 @@ def test_an_annealed_share_follows_the_rounds_and_leaves_the_draws_of_a_fixed_on
     [
         ({"start": 1.5}, "start of the mix"),
         ({"end": -0.1}, "end of the mix"),
-        ({"rounds": 0}, "a fixed mix is a number"),
+        ({"rounds": 0}, "a fixed mix"),
     ],
 )
 def test_an_impossible_annealed_share_is_refused(arguments: dict[str, float], message: str) -> None:
@@ -263,7 +265,7 @@ def test_images_that_do_not_fit_are_refused() -> None:
 @pytest.mark.parametrize(
     ("mix", "batch_size", "message"),
     [
-        ("half", 16, "expected mix 'union', 'two_term' or a share"),
+        ("half", 16, "expected mix 'union', 'two_term', a share"),
         (-0.1, 16, "expected a mix from 0"),
         (1.1, 16, "expected a mix from 0"),
         (float("nan"), 16, "expected a mix from 0"),
