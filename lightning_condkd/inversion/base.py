@@ -99,7 +99,7 @@ class Inversion(FinalMethods, nn.Module):
 
     Args:
         cadence: division of a round into synthesis and distillation.
-        batch_size: images synthesised in a block, over all ranks.
+        batch_size: images of a synthesis batch, over all ranks; a block has one batch, unless the cadence has more.
         augment: main view, the augmentation of synthetic images for the teacher; ``None`` disables it.
         selection: images of a block to keep: those of the step with the lowest total loss, with the lowest loss without
             the alignment term, or the last ones. Losses are averaged over ranks before they are compared.

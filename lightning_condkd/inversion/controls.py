@@ -123,7 +123,7 @@ class RealSubset(Inversion):
             unit: any synthesis unit of the block.
             draw: randomness of any unit: only its seed matters.
         """
-        count, block = len(self.images), unit.round * self.cadence.repeats + unit.block
+        count, block = len(self.images), self.cadence.batches_before(unit.round, unit.block, unit.batch)
         positions = block * self.batch_size + torch.arange(self.batch_size)
         first, last = (int(positions[end]) // count for end in (0, -1))
         orders = [
