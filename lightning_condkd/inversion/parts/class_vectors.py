@@ -174,12 +174,16 @@ def check_class_rows(what: str, rows: object, num_classes: int, size: int | None
         shape = f"({num_classes}, {'D' if size is None else size})"
         raise ValueError(f"{what}: expected a row for each of {num_classes} classes, {shape}, got {tuple(rows.shape)}")
     if broken := (~rows.isfinite().all(1)).nonzero().flatten().tolist():
-        raise ValueError(f"{what}: expected finite values, got NaN or infinity in class {listed(map(str, broken))}")
+        raise ValueError(f"{what}: expected finite values, got NaN or infinity in class {_numbers(broken)}")
     values, counts = rows.detach().cpu().unique(dim=0, return_counts=True)
     if len(values) < num_classes:
         alike = (rows.detach().cpu() == values[counts.argmax()]).all(1).nonzero().flatten().tolist()
         raise ValueError(
-            f"{what}: classes {listed(map(str, alike))} have the same row, so their images would be alike: give each "
+            f"{what}: classes {_numbers(alike)} have the same row, so their images would be alike: give each "
             "class its own"
         )
     return rows
+
+
+def _numbers(classes: list[int]) -> str:
+    return listed([str(label) for label in classes])
