@@ -12,6 +12,9 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+from safetensors.torch import save_file
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.support.processes import run_script
@@ -20,13 +23,16 @@ from lightning_condkd.data import CondensedSet
 from lightning_condkd.data.image_datamodules import load_digits_split
 from lightning_condkd.data.image_source import from_folder
 from lightning_condkd.pixels import to_pixels
+from lightning_condkd.randomness import seeded_generator
 
 INVERSION = "model.init_args.inversion.init_args"
 ALIGNMENT = "model.init_args.alignment"
 MIX = "data.init_args.mix"
 
 
-BANK = ("noise", "real_subset", "fast", "deep_inversion", "adaptive_deep_inversion", "cmi")
+BANK = ("noise", "real_subset", "fast", "deep_inversion", "adaptive_deep_inversion", "cmi", "nayer")
+CONTROLS = ("noise", "real_subset")
+RANDOM_VECTORS = "data/digits-random-vectors.safetensors"
 
 
 class Suite(NamedTuple):
@@ -59,14 +65,16 @@ def ways(method: str, flags: list[str]) -> dict[str, list[str]]:
     """Return the rows of a method: plain, with condensed images mixed in, guided as well at two weights.
 
     Methods that store images are compared under one distillation loss; those that render them for the step keep the
-    loss of their recipe and get a fixed share of condensed images.
+    loss of their recipe and get a fixed share of condensed images. Words after the name of a method name a variant of
+    it, which has only the plain row.
     """
-    stores = method in BANK or "source=bank" in str(flags)
+    name = method.split()[0]
+    stores = name in BANK or "source=bank" in str(flags)
     loss = SAME_LOSS if stores else []
-    own = [f"--config=configs/methods/{method.removeprefix('adaptive_')}.yaml", *loss, *(f"--{flag}" for flag in flags)]
+    own = [f"--config=configs/methods/{name.removeprefix('adaptive_')}.yaml", *loss, *(f"--{flag}" for flag in flags)]
     mixed = [*own, f"--{MIX}={'union' if stores else 0.1}"]
     plain = {method: [*own, f"--{ALIGNMENT}=null", f"--{MIX}=0.0"]}
-    if method in ("noise", "real_subset"):
+    if name in CONTROLS or name != method:
         return plain
     return {
         **plain,
@@ -110,6 +118,14 @@ def cifar10(steps: int, **arguments: object) -> list[str]:
 CROP = "{class_path: CropFlip, init_args: {padding: 1, flip_probability: 0.0}}"
 ROLL = "{class_path: RollFlip, init_args: {pixels: 1, flip_probability: 0.0}}"
 SMALL = {"generator__width": 16, "generator__latent_size": 64}
+
+
+def nayer(vectors: str) -> list[str]:
+    """Return the flags of NAYER on the digits with a kind of class vectors."""
+    one = {"cadence__batches": 1, "cadence__warmup_batches": 1}
+    return digits(50, **one, **SMALL, generator__lr=0.01, augment=CROP, class_vectors=vectors)
+
+
 DIGITS = Suite(
     base=[
         "config=configs/quickstart.yaml",
@@ -123,6 +139,10 @@ DIGITS = Suite(
         "deep_inversion": digits(100, augment=ROLL),
         "adaptive_deep_inversion": digits(100, augment=ROLL, competition="{weight: 1.0}"),
         "cmi": digits(100, **SMALL, augment=CROP, contrastive__ring_draws=128),
+        "nayer": nayer("TeacherHeadVectors"),
+        "nayer condensed means": nayer("CondensedMeanVectors"),
+        "nayer one-hot": nayer("OrthogonalVectors"),
+        "nayer random file": nayer(f"{{class_path: FileVectors, init_args: {{path: {RANDOM_VECTORS}}}}}"),
         "dafl": digits(50, source="bank"),
         "zskt": digits(50, source="bank", anneal_blocks=11),
         "dfq": digits(50, **SMALL, source="bank"),
@@ -167,6 +187,13 @@ SUITES = {"digits": DIGITS, "digits-live": LIVE, "cifar10": CIFAR10}
 SAME_LOSS = ["--model.init_args.distillation=KLDistillation", "--model.init_args.distillation.init_args.temperature=20"]
 
 
+def write_random_vectors() -> None:
+    """Write random vectors as a stand-in for text embeddings of the digits' names."""
+    vectors = torch.randn(10, 512, generator=seeded_generator(0, "class vectors"))
+    Path(RANDOM_VECTORS).parent.mkdir(exist_ok=True)
+    save_file({"class_vectors": vectors}, RANDOM_VECTORS)
+
+
 def write_real_images(suite: str) -> None:
     """Write the training images of a task, for the upper control."""
     path = Path(f"data/{suite}-train.safetensors")
@@ -187,6 +214,7 @@ def main() -> None:
     options = parser.parse_args()
     suite = SUITES[options.suite]
     write_real_images(options.suite.removesuffix("-live"))
+    write_random_vectors()
     table: dict[str, list[str]] = {}
     if not options.only or "condensed_only" in options.only:
         table["condensed only"] = condensed_only(suite.student_steps)

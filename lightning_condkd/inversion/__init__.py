@@ -9,6 +9,14 @@ from lightning_condkd.inversion.dfad import DFAD
 from lightning_condkd.inversion.dfq import DFQ
 from lightning_condkd.inversion.fast import Fast
 from lightning_condkd.inversion.live import LiveInversion
+from lightning_condkd.inversion.nayer import NAYER
+from lightning_condkd.inversion.parts.class_vectors import (
+    ClassVectors,
+    CondensedMeanVectors,
+    FileVectors,
+    OrthogonalVectors,
+    TeacherHeadVectors,
+)
 from lightning_condkd.inversion.parts.competition import Competition
 from lightning_condkd.inversion.parts.generator import GeneratorSettings
 from lightning_condkd.inversion.parts.pixel_optimizer import ImagePrior, PixelAdam
@@ -21,12 +29,16 @@ __all__ = [
     "DAFL",
     "DFAD",
     "DFQ",
+    "NAYER",
     "PREDFKD",
     "ZSKT",
+    "ClassVectors",
     "Competition",
+    "CondensedMeanVectors",
     "Contrastive",
     "DeepInversion",
     "Fast",
+    "FileVectors",
     "GeneratorSettings",
     "ImagePrior",
     "Inversion",
@@ -34,7 +46,9 @@ __all__ = [
     "LiveInversion",
     "Memory",
     "NoInversion",
+    "OrthogonalVectors",
     "PixelAdam",
     "RealSubset",
     "SmoothNoise",
+    "TeacherHeadVectors",
 ]

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from lightning_condkd.augment import Augment
 from lightning_condkd.distributed import gather_rows, mean_over_ranks
+from lightning_condkd.inversion.parts.class_vectors import ClassRows, check_class_rows
 from lightning_condkd.inversion.parts.method_checks import (
     check_finished,
     check_gradients,
@@ -91,6 +92,7 @@ class Inversion(FinalMethods, nn.Module):
     - :meth:`render`: the images of a step; :meth:`loss`: the terms and the teacher's output;
     - :meth:`observe_step`, :meth:`keep_more`: state updated after a step and for the best step; :meth:`end`;
     - :meth:`render_sample`, :meth:`replay_loss`: for a ``live`` method;
+    - :meth:`take_class_rows`: for a method with ``class_rows_from``;
     - :meth:`view`, :meth:`lr_factor`, :meth:`per_round`, :meth:`check_sample`: if the defaults do not suit.
 
     The final methods of the base: :meth:`build` allocates the kept images, :meth:`optimizers` refuses an optimizer that
@@ -100,7 +102,7 @@ class Inversion(FinalMethods, nn.Module):
 
     Args:
         cadence: division of a round into synthesis and distillation.
-        batch_size: images synthesised in a block, over all ranks.
+        batch_size: images of a synthesis batch, over all ranks; a block has one batch, unless the cadence has more.
         augment: main view, the augmentation of synthetic images for the teacher; ``None`` disables it.
         selection: images of a block to keep: those of the step with the lowest total loss, with the lowest loss without
             the alignment term, or the last ones. Losses are averaged over ranks before they are compared.
@@ -108,7 +110,11 @@ class Inversion(FinalMethods, nn.Module):
     Attributes:
         source: source of the student's synthetic images: ``bank`` stores the kept images of each block in the memory
             bank; with ``live``, :meth:`sample` renders images for every student step and none is stored.
-        needs_embedding: whether :meth:`loss` uses the teacher's embedding.
+        needs_embedding: whether :meth:`loss` uses the teacher's embedding, or :meth:`make` its size.
+        class_rows_from: values of the classes, ``(K, D)``, that the method needs before its first block: the weights of
+            the teacher's final linear layer (``teacher_head``) or the means of the condensed images' embeddings in the
+            teacher (``class_means``); ``None`` for none. CondKD sets them; in a plain loop,
+            :func:`~lightning_condkd.steps.give_class_rows` does. ``needs_embedding`` must be set too.
         balanced_labels: whether a block has equally many labels of every class, up to one.
         gradient_clip: largest norm of the gradient in a synthesis step; ``None`` for no limit.
         student_loss: the published method's loss for the student: ``kl`` for the divergence of predictions,
@@ -119,6 +125,7 @@ class Inversion(FinalMethods, nn.Module):
     finals: ClassVar[Mapping[str, str]] = {
         "build": "make(spec, generator)",
         "optimizers": "make_optimizers()",
+        "set_class_rows": "take_class_rows(rows)",
         "start": "begin(unit, draw)",
         "forward": "render(unit, draw) and loss(synthetic, observe, student, unit, draw)",
         "after_step": "observe_step(synthetic, output, unit)",
@@ -131,6 +138,7 @@ class Inversion(FinalMethods, nn.Module):
     source: Source = "bank"
     student_loss: StudentLoss = "kl"
     needs_embedding: bool = False
+    class_rows_from: ClassRows | None = None
     balanced_labels: bool = False
     gradient_clip: float | None = None
     finish_steps: Sequence[str] = ()
@@ -138,6 +146,7 @@ class Inversion(FinalMethods, nn.Module):
     kept_images: Tensor
     kept_labels: Tensor
     kept_loss: Tensor
+    has_class_rows: Tensor
 
     def __init__(
         self, cadence: Cadence, batch_size: int, augment: Augment | None = None, selection: Selection = "total_loss"
@@ -165,6 +174,8 @@ class Inversion(FinalMethods, nn.Module):
         self.register_buffer("kept_labels", torch.zeros(self.batch_size, dtype=torch.long))
         self.register_buffer("kept_loss", torch.tensor(torch.inf))
         self.register_buffer("images_sampled", torch.zeros((), dtype=torch.long))
+        if self.class_rows_from is not None:
+            self.register_buffer("has_class_rows", torch.zeros((), dtype=torch.bool))
         self._spec, self._trained, self._has_terms = spec, dict[str, list[str]](), False
         self._unchecked = {"forward", "sample"}  # checks that are due in the first unit
         self.make(spec, generator)
@@ -216,6 +227,35 @@ class Inversion(FinalMethods, nn.Module):
         """
         return 1.0
 
+    def lacks_class_rows(self) -> bool:
+        """Return whether the method needs values of the classes that are not set yet, see ``class_rows_from``."""
+        return self.class_rows_from is not None and not bool(self.has_class_rows)
+
+    @final
+    @torch.no_grad()
+    def set_class_rows(self, rows: Tensor) -> None:
+        """Set the values of the classes, unless they are set already, as in a resumed run.
+
+        Args:
+            rows: ``(K, D)``, from the source that ``class_rows_from`` names.
+
+        Raises:
+            ValueError: if they have another shape, NaN or infinity, or two classes have the same row.
+        """
+        if self.lacks_class_rows():
+            what = f"{type(self).__name__}: {self.class_rows_from}"
+            check_class_rows(what, rows, self._spec.num_classes, self._spec.embedding_size)
+            self.take_class_rows(rows)
+            self.has_class_rows.fill_(True)
+
+    def take_class_rows(self, rows: Tensor) -> None:
+        """Store what the method uses of the values of the classes in a buffer, without graph.
+
+        Args:
+            rows: ``(K, D)``.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.take_class_rows: write what becomes of the rows")
+
     @final
     @torch.no_grad()
     def start(self, unit: Unit, draw: Draw) -> None:
@@ -224,7 +264,15 @@ class Inversion(FinalMethods, nn.Module):
         Args:
             unit: the first synthesis unit of the block.
             draw: randomness of the unit.
+
+        Raises:
+            ValueError: if values of the classes are needed and not set.
         """
+        if self.lacks_class_rows():
+            raise ValueError(
+                f"{type(self).__name__} needs values of the classes ({self.class_rows_from}) before its first block: "
+                "call steps.give_class_rows(inversion, teacher, condensed) once after build"
+            )
         self.kept_loss.fill_(torch.inf)
         self.begin(unit, draw)
 

@@ -159,8 +159,9 @@ class CMI(Inversion):
             arguments: other arguments of the class.
 
         Example:
-            >>> CMI.adversarial(batch_size=128).cadence
-            Cadence(synthesis_steps=200, distill_steps=2000, repeats=1, warmup_rounds=195)
+            >>> cadence = CMI.adversarial(batch_size=128).cadence
+            >>> cadence.synthesis_steps, cadence.distill_steps, cadence.warmup_rounds
+            (200, 2000, 195)
         """
         return cls(cadence=cadence, class_weight=class_weight, **arguments)
 

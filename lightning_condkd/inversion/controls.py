@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_condkd.files import open_tensors
 from lightning_condkd.inversion.base import Inversion, Observe
+from lightning_condkd.inversion.parts.tensor_file import read_tensor
 from lightning_condkd.pixels import to_pixels
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Unit
@@ -113,7 +113,9 @@ class RealSubset(Inversion):
     def make(self, spec: TaskSpec, generator: torch.Generator) -> None:
         """Read and check the images."""
         given = self.given_images
-        self.images = given.detach().cpu() if isinstance(given, Tensor) else _read(given)
+        cure = "CondensedSet(images, labels).save(path)"
+        read = given if isinstance(given, Tensor) else read_tensor(given, "images", "real images", cure)
+        self.images = read.detach().cpu()
         _check(self.images, spec.image_shape)
 
     def rows(self, unit: Unit, draw: Draw) -> Tensor:
@@ -123,7 +125,7 @@ class RealSubset(Inversion):
             unit: any synthesis unit of the block.
             draw: randomness of any unit: only its seed matters.
         """
-        count, block = len(self.images), unit.round * self.cadence.repeats + unit.block
+        count, block = len(self.images), self.cadence.batches_before(unit.round, unit.block, unit.batch)
         positions = block * self.batch_size + torch.arange(self.batch_size)
         first, last = (int(positions[end]) // count for end in (0, -1))
         orders = [
@@ -143,21 +145,6 @@ class RealSubset(Inversion):
     ) -> tuple[LossTerms, NetworkOutput]:
         """Return no term, with the teacher's output, which gives the labels."""
         return LossTerms({}, {}), observe(synthetic.images)
-
-
-def _read(path: str | Path) -> Tensor:
-    file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"expected a .safetensors file of real images, found none at {path}")
-    with open_tensors(file) as stream:
-        names = list(stream.keys())
-        if "images" in names:
-            images: Tensor = stream.get_tensor("images")
-            return images
-    raise ValueError(
-        f"expected a tensor 'images' in {path}, got {', '.join(sorted(names)) or 'no tensor'}: write the file with "
-        "CondensedSet(images, labels).save(path)"
-    )
 
 
 def _check(images: Tensor, image_shape: tuple[int, int, int]) -> None:

@@ -13,9 +13,8 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Adam, Optimizer
 
 from lightning_condkd.augment import Augment, CropFlip
-from lightning_condkd.distributed import mean_over_ranks
 from lightning_condkd.functional.divergence import adversarial_divergence
-from lightning_condkd.functional.inversion import blend_statistics, bn_distance, class_loss
+from lightning_condkd.functional.inversion import bn_distance, class_loss
 from lightning_condkd.inversion.base import Inversion, Observe, Selection
 from lightning_condkd.inversion.parts.generator import (
     GeneratorSettings,
@@ -24,10 +23,11 @@ from lightning_condkd.inversion.parts.generator import (
     make_generator,
     with_published,
 )
+from lightning_condkd.inversion.parts.moving_statistics import MovingStatistics, check_momentum
 from lightning_condkd.models.generators import ConvGenerator
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Unit
-from lightning_condkd.types import BatchNormStatistics, LossTerms, NetworkOutput, Synthetic, TaskSpec
+from lightning_condkd.types import LossTerms, NetworkOutput, Synthetic, TaskSpec
 
 
 class Fast(Inversion):
@@ -66,9 +66,6 @@ class Fast(Inversion):
     inner: nn.Module
     meta: nn.Module
     labels: Tensor
-    mean_ema: Tensor
-    variance_ema: Tensor
-    blocks_done: Tensor
     published: ClassVar[GeneratorSettings] = GeneratorSettings(64, 256, lr=3e-3, betas=(0.5, 0.999))
 
     def __init__(
@@ -88,15 +85,13 @@ class Fast(Inversion):
         selection: Selection = "total_loss",
     ) -> None:
         super().__init__(cadence, batch_size, CropFlip() if augment is None else augment, selection)
-        if not 0 <= bn_momentum < 1:
-            raise ValueError(f"expected bn_momentum in [0, 1), got {bn_momentum}")
         if meta_update not in ("fomaml", "reptile"):
             raise ValueError(f"expected meta_update 'fomaml' or 'reptile', got {meta_update!r}")
         self.generator_settings = complete(generator, self.published)
         self.generator_width, self.latent_size, self.generator_lr, self.betas = self.generator_settings.numbers
         self.latent_lr = latent_lr
         self.class_weight, self.bn_weight, self.adversarial_weight = class_weight, bn_weight, adversarial_weight
-        self.bn_momentum = bn_momentum
+        self.bn_momentum = check_momentum(bn_momentum)
         self.meta_update: Literal["fomaml", "reptile"] = meta_update
         self.reset_round = reset_round
 
@@ -133,10 +128,8 @@ class Fast(Inversion):
         self.inner = copy.deepcopy(self.meta)
         self.latent = nn.Parameter(torch.zeros(self.batch_size, self.latent_size))
         self.register_buffer("labels", torch.zeros(self.batch_size, dtype=torch.long))
-        self.num_classes, self.bn_channels = spec.num_classes, spec.bn_channels
-        self.register_buffer("mean_ema", torch.zeros(sum(spec.bn_channels)))
-        self.register_buffer("variance_ema", torch.zeros(sum(spec.bn_channels)))
-        self.register_buffer("blocks_done", torch.zeros((), dtype=torch.long))
+        self.num_classes = spec.num_classes
+        self.moving_statistics = MovingStatistics(spec.bn_channels, self.bn_momentum)
         for index, parameter in enumerate(self.meta.parameters()):
             self.register_buffer(f"meta_gradient_{index}", torch.zeros_like(parameter, requires_grad=False))
 
@@ -180,7 +173,7 @@ class Fast(Inversion):
 
     def _resets(self, unit: Unit) -> bool:
         due = None if self.reset_round is None else self.reset_round + self.cadence.warmup_rounds
-        return unit.block == 0 and unit.round == due
+        return unit.block == unit.batch == 0 and unit.round == due
 
     def render(self, unit: Unit, draw: Draw) -> Synthetic:
         """Return the copy's images of the latents."""
@@ -194,7 +187,7 @@ class Fast(Inversion):
         output = observe(view, bn=self.bn_weight != 0)
         terms = {
             "class": lambda: class_loss(output.logits, cast(Tensor, synthetic.labels)),
-            "bn": lambda: bn_distance(self._blended(output.bn)),
+            "bn": lambda: bn_distance(self.moving_statistics.blend(output.bn)),
             "adversarial": lambda: adversarial_divergence(output.logits, student(view).logits),
         }
         adversarial = self.adversarial_weight if unit.round >= self.cadence.warmup_rounds else 0.0
@@ -205,11 +198,10 @@ class Fast(Inversion):
         if self.meta_update == "fomaml":
             self._add_up_gradients()
         if unit.last and output.bn:
-            self._update_moving_statistics(output.bn)
+            self.moving_statistics.update(output.bn)
 
     def end(self, unit: Unit) -> Sequence[str]:
         """Write the meta-generator's gradient: the sum over inner steps (FOMAML) or the displacement (Reptile)."""
-        self.blocks_done += 1
         displacement = (m - i for m, i in zip(self.meta.parameters(), self.inner.parameters(), strict=True))
         gradients = self._meta_gradients() if self.meta_update == "fomaml" else displacement
         for parameter, gradient in zip(self.meta.parameters(), gradients, strict=True):
@@ -226,16 +218,3 @@ class Fast(Inversion):
         finite = get_total_norm([gradient for _, gradient in reached]).isfinite()
         for total, gradient in reached:
             total.add_(torch.where(finite, gradient, 0.0))
-
-    def _blended(self, statistics: Sequence[BatchNormStatistics]) -> Sequence[BatchNormStatistics]:
-        if self.bn_momentum == 0 or int(self.blocks_done) == 0:
-            return statistics
-        means, variances = (torch.split(ema, list(self.bn_channels)) for ema in (self.mean_ema, self.variance_ema))
-        return blend_statistics(statistics, means, variances, self.bn_momentum)
-
-    def _update_moving_statistics(self, statistics: Sequence[BatchNormStatistics]) -> None:
-        mean = mean_over_ranks(torch.cat([s.mean for s in statistics]).to(self.mean_ema.dtype))
-        variance = mean_over_ranks(torch.cat([s.variance for s in statistics]).to(self.variance_ema.dtype))
-        keep = self.bn_momentum if int(self.blocks_done) else 0.0
-        self.mean_ema.lerp_(mean, 1 - keep)
-        self.variance_ema.lerp_(variance, 1 - keep)

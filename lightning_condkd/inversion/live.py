@@ -41,7 +41,8 @@ class LiveInversion(Inversion):
         published: default settings of the method's generator; in this class those of the DataFree code.
 
     Raises:
-        ValueError: if the source is unknown, or in :meth:`build`, if the generator does not fit the task.
+        ValueError: if the source is unknown, the cadence has several batches in a block, or in :meth:`build`, if the
+            generator does not fit the task.
     """
 
     finals: ClassVar[Mapping[str, str]] = {"make": "make_more(spec, generator)"}
@@ -61,6 +62,11 @@ class LiveInversion(Inversion):
         super().__init__(cadence, batch_size, augment, selection="last")
         if source not in ("live", "bank"):
             raise ValueError(f"expected source 'live' or 'bank', got {source!r}")
+        if max(cadence.batches, cadence.warmup_batches or 1) > 1:
+            raise ValueError(
+                f"every synthesis step of {type(self).__name__} has new latents, so a block has one batch, got "
+                f"{cadence}: leave out batches and warmup_batches, and raise synthesis_steps or repeats"
+            )
         self.generator_settings = complete(generator, self.published)
         self.generator_width, self.latent_size, self.generator_lr, self.betas = self.generator_settings.numbers
         self.source = source

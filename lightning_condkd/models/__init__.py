@@ -5,6 +5,7 @@ from lightning_condkd.models.digits_net import DigitsNet
 from lightning_condkd.models.fresh_networks import FreshNetworks
 from lightning_condkd.models.generators import ConvGenerator, NormalizedGenerator
 from lightning_condkd.models.mobilenet import MobileNetV2
+from lightning_condkd.models.noisy_generator import NoisyGenerator
 from lightning_condkd.models.observer import Observer
 from lightning_condkd.models.projected import ProjectedNetwork, Projector
 from lightning_condkd.models.resnet import CifarResNet, SmallImageResNet
@@ -19,6 +20,7 @@ __all__ = [
     "DigitsNet",
     "FreshNetworks",
     "MobileNetV2",
+    "NoisyGenerator",
     "NormalizedGenerator",
     "Observer",
     "ProjectedNetwork",

@@ -25,6 +25,7 @@ class ConvGenerator(nn.Module):
         latent_size: width of a latent.
         width: channels of the last stage.
         norm: ``batch``, ``one_group`` (over channels and pixels), ``instance``, ``group`` or ``none``.
+        stages: number of stages; ``None`` for the number above.
 
     Raises:
         ValueError: if an image is too small for the stages.
@@ -40,11 +41,17 @@ class ConvGenerator(nn.Module):
     """
 
     def __init__(
-        self, image_shape: tuple[int, int, int], *, latent_size: int = 256, width: int = 64, norm: Norm = "batch"
+        self,
+        image_shape: tuple[int, int, int],
+        *,
+        latent_size: int = 256,
+        width: int = 64,
+        norm: Norm = "batch",
+        stages: int | None = None,
     ) -> None:
         super().__init__()
         channels, height, breadth = image_shape
-        stages = max(2, (max(height, breadth) - 1).bit_length() - 3)
+        stages = max(2, (max(height, breadth) - 1).bit_length() - 3) if stages is None else stages
         start = (height >> stages, breadth >> stages)
         if min(start) < 1:
             raise ValueError(

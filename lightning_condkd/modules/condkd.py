@@ -37,6 +37,7 @@ from lightning_condkd.modules.parts.default_losses import warn_of_attention
 from lightning_condkd.modules.parts.divergence import diverged, transient
 from lightning_condkd.modules.parts.loss_checks import check_run_of_loss, slots_of_run
 from lightning_condkd.steps.class_means import condensed_class_means
+from lightning_condkd.steps.class_rows import give_class_rows
 from lightning_condkd.steps.part_checks import check_mixing, check_stages
 from lightning_condkd.training.divergence import has_diverged
 from lightning_condkd.training.held_out import check_before_training, check_held_out, check_loaders, loaders_in_turn
@@ -260,6 +261,8 @@ class CondKD(CondKDSteps):
         if self.distillation.lacks_class_means():
             with self.trainer.precision_plugin.forward_context():
                 self.distillation.set_class_means(condensed_class_means(self.teacher, self._transfer.condensed))
+        with self.trainer.precision_plugin.forward_context():
+            give_class_rows(self.inversion, self.teacher, self._transfer.condensed)
         self._bank_state.open(self._transfer, self.trainer)
 
     def on_train_start(self) -> None:

@@ -31,8 +31,9 @@ def synthesize(
     alignment: Alignment | None = None,
     transfer_set: TransferSet | None = None,
     block: int = 0,
+    batch: int = 0,
 ) -> Synthetic:
-    """Run the synthesis steps of a block and return the images that it keeps, as CondKD does on one process.
+    """Run the synthesis steps of a batch and return the images that it keeps, as CondKD does on one process.
 
     Args:
         inversion: the method, built.
@@ -45,6 +46,7 @@ def synthesize(
         alignment: the alignment with condensed images, built; ``None`` for plain inversion.
         transfer_set: source of the alignment's condensed images.
         block: number of the block in the round, from 0.
+        batch: number of the synthesis batch in the block, from 0.
 
     Returns:
         The kept images ``(N, C, H, W)``, pixels in the units of [0, 1], and labels ``(N,)``. They are overwritten by
@@ -62,7 +64,7 @@ def synthesize(
     )
     step = SynthesisStep(teacher, student, inversion, active, transfer_set)
     turns = OptimizerTurns(optimizers)
-    for unit in _units(inversion.cadence, "synthesize", round, block):
+    for unit in _units(inversion.cadence, "synthesize", round, block, batch):
         step.take(unit, Draw(seed, unit.counter), turns)
         if unit.last:
             step.finish(unit, turns)
@@ -100,12 +102,13 @@ def distill(
         step.take(unit, Draw(seed, unit.counter), turns, gradient_clip, progress)
 
 
-def _units(cadence: Cadence, phase: Phase, round: int, block: int) -> Iterator[Unit]:
-    if not 0 <= block < cadence.repeats:
-        raise ValueError(f"expected a block from 0 to {cadence.repeats - 1}, got {block}: {cadence} has no other")
-    length = cadence.synthesis_steps + cadence.distill_steps
-    units = (cadence.unit(round, block * length + position) for position in range(length))
-    return (unit for unit in units if unit.phase == phase)
+def _units(cadence: Cadence, phase: Phase, round: int, block: int, batch: int = 0) -> Iterator[Unit]:
+    for name, number, count in (("block", block, cadence.repeats), ("batch", batch, cadence.batches_in(round))):
+        if not 0 <= number < count:
+            raise ValueError(f"expected a {name} from 0 to {count - 1}, got {number}: {cadence} has no other")
+    positions = range(block * cadence.block_length, (block + 1) * cadence.block_length)
+    units = (cadence.unit(round, position) for position in positions)
+    return (unit for unit in units if (unit.phase, unit.batch) == (phase, batch))
 
 
 def _check_optimizers(optimizers: Mapping[str, Optimizer], names: Iterable[str]) -> None:

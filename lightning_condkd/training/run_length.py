@@ -87,7 +87,7 @@ def student_rounds(trainer: L.Trainer, cadence: Cadence) -> int | None:
     steps = run_steps(trainer, cadence.length)
     if steps is None:
         return None
-    return max(0, -(-(steps - cadence.synthesis_steps) // cadence.length) - cadence.warmup_rounds)
+    return max(0, -(-(steps - cadence.batches * cadence.synthesis_steps) // cadence.length) - cadence.warmup_rounds)
 
 
 def student_steps(trainer: L.Trainer, cadence: Cadence, unit: Unit) -> tuple[int, int | None]:
@@ -130,7 +130,7 @@ def check_student_steps(trainer: L.Trainer, cadence: Cadence) -> None:
     if not cadence.distill_steps:
         rank_zero_warn(f"{CADENCE}.distill_steps is 0: this run only synthesises, the student is not trained")
     elif student_rounds(trainer, cadence) == 0:
-        warmup, before = cadence.warmup_rounds, cadence.synthesis_steps
+        warmup, before = cadence.warmup_rounds, cadence.batches * cadence.synthesis_steps
         raise ValueError(
             f"the student would never be trained: the run ends after {run_steps(trainer, cadence.length)} steps "
             f"(max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}), and {warmup} warm-up rounds of "

@@ -11,7 +11,7 @@ from tests.helpers import contract
 pytestmark = pytest.mark.ddp
 
 
-@pytest.mark.parametrize("name", contract.methods())
+@pytest.mark.parametrize("name", contract.cases())
 def test_two_ranks_end_equal(name: str, launch: Launch) -> None:
     ranks = launch(contract_jobs.fit_method, world_size=2, name=name, folder=launch.folder / name)
     for part in ("module", "optimizers", "bank"):

@@ -18,7 +18,7 @@ from lightning_condkd.randomness import Draw
 from lightning_condkd.steps import synthesize
 from tests.helpers import contract, toy
 
-every_method = pytest.mark.parametrize("name", contract.methods())
+every_method = pytest.mark.parametrize("name", contract.cases())
 
 
 @cache
@@ -65,7 +65,8 @@ def test_what_is_stored_is_what_was_kept(name: str) -> None:
         assert len(run.bank) == 0
         assert run.model.images_synthesized == 2 * 2 * 3 * 6  # rounds, blocks, student steps, synthetic images of 8
     else:
-        assert len(run.bank) == run.model.images_synthesized == 3 * 2 * 12
+        batches = run.model.inversion.cadence.batches_before(contract.ROUNDS)
+        assert len(run.bank) == run.model.images_synthesized == batches * 12 >= 3 * 2 * 12
         assert torch.equal(run.bank.images[-12:], (images.clamp(0, 1) * 255).round().byte())
         assert torch.equal(run.bank.labels[-12:], labels)
 

@@ -171,7 +171,7 @@ def test_the_moving_statistics_follow_the_last_step_of_every_block(teacher: Obse
 
     def note(*_: object) -> None:
         lasts.append(torch.cat([s.mean for s in outputs[-1].bn]).detach())
-        averages.append(method.mean_ema.clone())
+        averages.append(method.moving_statistics.mean.clone())
 
     outputs: list[NetworkOutput] = []
 
@@ -185,7 +185,7 @@ def test_the_moving_statistics_follow_the_last_step_of_every_block(teacher: Obse
     assert torch.equal(averages[0], lasts[0])
     assert torch.allclose(averages[1], 0.75 * averages[0] + 0.25 * lasts[1])
     assert torch.allclose(averages[2], 0.75 * averages[1] + 0.25 * lasts[2])
-    assert int(method.blocks_done) == 3
+    assert int(method.moving_statistics.updates) == 3
 
 
 @pytest.mark.parametrize("update", ["fomaml", "reptile"])

@@ -241,7 +241,7 @@ def test_blocks_repeat_within_a_round() -> None:
     run = toy.fit(toy.condkd(toy.fast(cadence=Cadence(2, 2, repeats=3))), max_epochs=2)
     assert run.trainer.global_step == 24
     assert run.bank.rounds.tolist() == [0] * 36 + [1] * 36
-    assert int(run.model.inversion.blocks_done) == 6
+    assert int(run.model.inversion.moving_statistics.updates) == 6
 
 
 def test_a_run_without_end_needs_a_schedule_of_its_own() -> None:

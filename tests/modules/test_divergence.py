@@ -107,7 +107,7 @@ class Spoil(L.Callback):
         ("student.network.linear.bias", "student"),
         ("student.network.features.1.running_var", "student"),
         ("inversion.meta.project.bias", "meta"),
-        ("inversion.mean_ema", "synthesis"),
+        ("inversion.moving_statistics.mean", "synthesis"),
     ],
 )
 def test_the_last_step_of_the_last_round_counts(name: str, optimizer: str, tmp_path: Path) -> None:

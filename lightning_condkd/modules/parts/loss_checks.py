@@ -74,8 +74,8 @@ def slots_of_run(
         raise ValueError(
             f"{type(loss).__name__} remembers each image, and this run has no end: set max_epochs or data.bank_capacity"
         )
-    blocks = ((rounds or 0) + inversion.cadence.warmup_rounds) * inversion.cadence.repeats
+    batches = inversion.cadence.batches_before((rounds or 0) + inversion.cadence.warmup_rounds)
     if dev_steps(trainer):
-        blocks = round_length(trainer, inversion.cadence)  # one in every step
-    made = blocks * inversion.batch_size if inversion.cadence.synthesis_steps and inversion.source == "bank" else 0
+        batches = round_length(trainer, inversion.cadence)  # one in every step
+    made = batches * inversion.batch_size if inversion.cadence.synthesis_steps and inversion.source == "bank" else 0
     return transfer_set.slot_count(transfer_set.bank.images_seen + made)
