@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, cast, get_args
+from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
 from lightning_condkd.functional.inversion import activation_loss, balance_loss, class_loss
 from lightning_condkd.inversion.base import Observe, Source
 from lightning_condkd.inversion.live import LiveInversion
-from lightning_condkd.inversion.parts.generator import GeneratorSettings, with_published
-from lightning_condkd.models.generators import ConvGenerator, NormalizedGenerator
+from lightning_condkd.inversion.parts.generator import (
+    GeneratorOutput,
+    GeneratorSettings,
+    check_output,
+    make_output,
+    with_published,
+)
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Unit
 from lightning_condkd.types import LossTerms, NetworkOutput, Synthetic, TaskSpec
-
-Output = Literal["normalized", "sigmoid"]
 
 
 class DAFL(LiveInversion):
@@ -64,7 +67,7 @@ class DAFL(LiveInversion):
         cadence: Cadence = Cadence(synthesis_steps=1, distill_steps=1, repeats=120),
         batch_size: int = 1024,
         generator: GeneratorSettings = published,
-        generator_output: Output = "normalized",
+        generator_output: GeneratorOutput = "normalized",
         generator_bn_eps: float = 1e-5,
         class_weight: float = 0.05,
         activation_weight: float = 0.01,
@@ -79,9 +82,7 @@ class DAFL(LiveInversion):
             augment=None,
             source=source,
         )
-        if generator_output not in get_args(Output):
-            raise ValueError(f"expected generator_output 'normalised' or 'sigmoid', got {generator_output!r}")
-        self.generator_output: Output = generator_output
+        self.generator_output = check_output(generator_output)
         self.generator_bn_eps = generator_bn_eps
         self.class_weight, self.activation_weight = class_weight, activation_weight
         self.balance_weight, self.balance_log10 = balance_weight, balance_log10
@@ -128,17 +129,7 @@ class DAFL(LiveInversion):
 
     def default_generator(self, spec: TaskSpec) -> nn.Module:
         """Return the generator of ``generator_output``."""
-        if self.generator_output == "sigmoid":
-            width = max(self.generator_width // 2, 1)
-            return ConvGenerator(spec.image_shape, latent_size=self.latent_size, width=width)
-        return NormalizedGenerator(
-            spec.image_shape,
-            mean=spec.mean,
-            std=spec.std,
-            latent_size=self.latent_size,
-            width=self.generator_width,
-            bn_eps=self.generator_bn_eps,
-        )
+        return make_output(self.generator_output, spec, self.generator_settings, bn_eps=self.generator_bn_eps)
 
     def loss(
         self, synthetic: Synthetic, observe: Observe, student: Observe, unit: Unit, draw: Draw

@@ -90,7 +90,7 @@ def test_a_method_told_to_store_feeds_the_bank() -> None:
     assert len(run.bank) == run.model.images_synthesized == 3 * 2 * 12
     assert run.bank.rounds.tolist() == [0] * 24 + [1] * 24 + [2] * 24
     kept, labels = run.model.inversion.collect()
-    assert torch.equal(run.bank.images[-12:], (kept * 255).round().byte())
+    assert torch.equal(run.bank.images[-12:], (kept.clamp(0, 1) * 255).round().byte())
     assert labels is not None
     assert torch.equal(run.bank.labels[-12:], labels)
 
