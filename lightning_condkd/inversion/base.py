@@ -27,7 +27,23 @@ from lightning_condkd.types import LossTerms, NetworkOutput, Synthetic, TaskSpec
 
 Selection = Literal["total_loss", "inversion_loss", "last"]
 Source = Literal["bank", "live"]
+Mode = Literal["eval", "train"]
 StudentLoss = Literal["kl", "logits_l1", "attention"]
+
+
+def check_mode(name: str, mode: Mode) -> Mode:
+    """Return the mode of a network.
+
+    Args:
+        name: name of the argument.
+        mode: ``eval`` or ``train``.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if mode not in get_args(Mode):
+        raise ValueError(f"expected {name} 'eval' or 'train', got {mode!r}")
+    return mode
 
 
 class Observe(Protocol):
@@ -112,6 +128,9 @@ class Inversion(FinalMethods, nn.Module):
         gradient_clip: largest norm of the gradient in a synthesis step; ``None`` for no limit.
         student_loss: the published method's loss for the student: ``kl`` for the divergence of predictions,
             ``logits_l1`` for the difference of logits, ``attention`` for the divergence and attention maps.
+        student_mode: mode of the student in a synthesis step, that of the official code. With ``train``, its BatchNorm
+            layers use the statistics of each rank's own synthetic batch, and their running statistics follow it:
+            synthesis changes the student's buffers, never its weights.
         finish_steps: names of the optimizers that :meth:`end` may ask to be stepped.
     """
 
@@ -129,6 +148,7 @@ class Inversion(FinalMethods, nn.Module):
     }
     source: Source = "bank"
     student_loss: StudentLoss = "kl"
+    student_mode: Mode = "eval"
     needs_embedding: bool = False
     balanced_labels: bool = False
     gradient_clip: float | None = None
@@ -241,7 +261,7 @@ class Inversion(FinalMethods, nn.Module):
 
         Args:
             observe: the frozen teacher.
-            student: the student, in eval mode.
+            student: the student, in the mode of ``student_mode``.
             unit: the current unit.
             draw: randomness of the unit.
 
@@ -283,7 +303,7 @@ class Inversion(FinalMethods, nn.Module):
         Args:
             synthetic: result of :meth:`render`.
             observe: the frozen teacher.
-            student: the student, in eval mode.
+            student: the student, in the mode of ``student_mode``.
             unit: the current unit.
             draw: randomness of the unit.
         """

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, cast
 from torch import Tensor, nn
 
 from lightning_condkd.functional.inversion import activation_loss, balance_loss, class_loss
-from lightning_condkd.inversion.base import Observe, Source
+from lightning_condkd.inversion.base import Mode, Observe, Source
 from lightning_condkd.inversion.live import LiveInversion
 from lightning_condkd.inversion.parts.generator import (
     GeneratorOutput,
@@ -47,6 +47,8 @@ class DAFL(LiveInversion):
         balance_log10: whether to use the entropy to base 10, as in the official code; the natural one is 2.303 times as
             large.
         source: ``live``, or ``bank`` to store images, clamped to [0, 1].
+        sample_mode: mode of the generator when it renders images for a student step, see
+            :class:`~lightning_condkd.inversion.live.LiveInversion`; ``None`` for ``train`` (official code).
 
     Raises:
         ValueError: if an argument is unknown, or in :meth:`build`, if the generator does not fit the task.
@@ -74,6 +76,7 @@ class DAFL(LiveInversion):
         balance_weight: float = 5.0,
         balance_log10: bool = True,
         source: Source = "live",
+        sample_mode: Mode | None = None,
     ) -> None:
         super().__init__(
             cadence,
@@ -81,6 +84,7 @@ class DAFL(LiveInversion):
             generator=generator,
             augment=None,
             source=source,
+            sample_mode=sample_mode,
         )
         self.generator_output = check_output(generator_output)
         self.generator_bn_eps = generator_bn_eps
@@ -125,6 +129,7 @@ class DAFL(LiveInversion):
         generator = with_published(arguments, GeneratorSettings(latent_size=512, lr=1e-3, betas=(0.5, 0.999)))
         cadence = Cadence(synthesis_steps=1, distill_steps=5, repeats=80)
         setting = {"generator_output": "sigmoid", "cadence": cadence, "batch_size": 256}
+        setting |= {} if arguments.get("source") == "bank" else {"sample_mode": "eval"}
         return cls(**{**weights, **setting, **arguments, "generator": generator})
 
     def default_generator(self, spec: TaskSpec) -> nn.Module:

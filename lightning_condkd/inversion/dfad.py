@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from lightning_condkd.functional.divergence import logits_l1
-from lightning_condkd.inversion.base import Observe, Source, StudentLoss
+from lightning_condkd.inversion.base import Mode, Observe, Source, StudentLoss, check_mode
 from lightning_condkd.inversion.live import LiveInversion
 from lightning_condkd.inversion.parts.generator import (
     GeneratorOutput,
@@ -44,6 +44,10 @@ class DFAD(LiveInversion):
             generator step with its student steps (own code: 100 and 200 rounds of 50 blocks).
         adversarial_weight: weight of the negative difference.
         source: ``live``, or ``bank`` to store images, clamped to [0, 1].
+        student_mode: mode of the student in a generator step, see
+            :class:`~lightning_condkd.inversion.base.Inversion`.
+        sample_mode: mode of the generator when it renders images for a student step, see
+            :class:`~lightning_condkd.inversion.live.LiveInversion`; ``None`` for ``train`` (own code).
 
     Raises:
         ValueError: if an argument is unknown or out of its range, or in :meth:`build`, if the generator does not fit
@@ -70,6 +74,8 @@ class DFAD(LiveInversion):
         decay_blocks: Sequence[int] = (5_000, 10_000),
         adversarial_weight: float = 1.0,
         source: Source = "live",
+        student_mode: Mode = "train",
+        sample_mode: Mode | None = None,
     ) -> None:
         super().__init__(
             cadence,
@@ -77,7 +83,9 @@ class DFAD(LiveInversion):
             generator=generator,
             augment=None,
             source=source,
+            sample_mode=sample_mode,
         )
+        self.student_mode: Mode = check_mode("student_mode", student_mode)
         if any(block <= 0 for block in decay_blocks):
             raise ValueError(f"expected decay_blocks above 0, or () for a constant rate, got {decay_blocks}")
         self.generator_output = check_output(generator_output)
@@ -97,7 +105,8 @@ class DFAD(LiveInversion):
         """
         generator = with_published(arguments, GeneratorSettings(betas=(0.5, 0.999)))
         cadence = Cadence(synthesis_steps=1, distill_steps=5, repeats=80)
-        setting = {"generator_output": "sigmoid", "cadence": cadence, "decay_blocks": ()}
+        setting = {"generator_output": "sigmoid", "cadence": cadence, "decay_blocks": (), "student_mode": "eval"}
+        setting |= {} if arguments.get("source") == "bank" else {"sample_mode": "eval"}
         return cls(**{**setting, **arguments, "generator": generator})
 
     def default_generator(self, spec: TaskSpec) -> nn.Module:

@@ -57,7 +57,7 @@ class SynthesisStep(NamedTuple):
 
     Args:
         teacher: the frozen teacher.
-        student: the student, in eval mode.
+        student: the student, in the mode of ``inversion.student_mode``.
         inversion: the method, built.
         alignment: the alignment with condensed images, built; ``None`` for plain inversion.
         transfer_set: source of the alignment's condensed images; ``None`` without alignment.

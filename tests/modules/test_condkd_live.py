@@ -129,7 +129,9 @@ def test_the_student_learns_from_images_rendered_in_its_step(kind: type[LiveInve
 
     inversion.sample = noting  # type: ignore[method-assign]
     hook = model.student.network.register_forward_pre_hook(
-        lambda network, inputs: seen.append(inputs[0].detach()) if network.training else None
+        lambda network, inputs: (
+            seen.append(inputs[0].detach()) if model.unit and model.unit.phase == "distill" else None
+        )
     )
     toy.fit(model, mix=0.25)
     hook.remove()
