@@ -128,11 +128,12 @@ def test_the_student_learns_from_images_rendered_in_its_step(kind: type[LiveInve
         return synthetic
 
     inversion.sample = noting  # type: ignore[method-assign]
-    hook = model.student.network.register_forward_pre_hook(
-        lambda network, inputs: (
-            seen.append(inputs[0].detach()) if model.unit and model.unit.phase == "distill" else None
-        )
-    )
+
+    def note(network: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if model.unit is not None and model.unit.phase == "distill":
+            seen.append(inputs[0].detach())
+
+    hook = model.student.network.register_forward_pre_hook(note)
     toy.fit(model, mix=0.25)
     hook.remove()
     assert len(rendered) == len(seen) == len(loss.taught) == 12
