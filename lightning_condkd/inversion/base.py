@@ -106,7 +106,8 @@ class Inversion(FinalMethods, nn.Module):
     - :meth:`render`: the images of a step; :meth:`loss`: the terms and the teacher's output;
     - :meth:`observe_step`, :meth:`keep_more`: state updated after a step and for the best step; :meth:`end`;
     - :meth:`render_sample`, :meth:`replay_loss`: for a ``live`` method;
-    - :meth:`view`, :meth:`lr_factor`, :meth:`per_round`, :meth:`check_sample`: if the defaults do not suit.
+    - :meth:`view`, :meth:`lr_factor`, :meth:`per_round`, :meth:`forgets`, :meth:`check_sample`: if the defaults do not
+      suit.
 
     The final methods of the base: :meth:`build` allocates the kept images, :meth:`optimizers` refuses an optimizer that
     is never stepped and a parameter that no optimizer holds, :meth:`start` discards the images kept in the previous
@@ -226,6 +227,16 @@ class Inversion(FinalMethods, nn.Module):
     def per_round(self) -> list[nn.Parameter]:
         """Return the parameters whose optimizer state is reset at :meth:`start`."""
         return []
+
+    def forgets(self, unit: Unit) -> list[nn.Parameter]:
+        """Return the parameters whose optimizer state is reset before a synthesis step.
+
+        By default they are those of :meth:`per_round` before the first step of a block, else none.
+
+        Args:
+            unit: the current unit.
+        """
+        return self.per_round() if unit.first else []
 
     def lr_factor(self, unit: Unit) -> float:
         """Return the factor of the learning rates of ``synthesis`` at a unit.

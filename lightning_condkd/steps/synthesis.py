@@ -77,8 +77,8 @@ class SynthesisStep(NamedTuple):
             draw: its randomness.
             turns: the optimizers.
         """
+        turns.forget("synthesis", self.inversion.forgets(unit))
         if unit.first:
-            turns.forget("synthesis", self.inversion.per_round())
             self.inversion.start(unit, draw)
         synthesized, update = self._update_generator(unit, draw, turns)
         if self.alignment is None:
