@@ -132,6 +132,8 @@ class Inversion(FinalMethods, nn.Module):
         student_mode: mode of the student in a synthesis step, that of the official code. With ``train``, its BatchNorm
             layers use the statistics of each rank's own synthetic batch, and their running statistics follow it:
             synthesis changes the student's buffers, never its weights.
+        student_lr_floor: final learning rate of the student's default schedule, a cosine, as a share of the initial
+            one: that of the official code where it has a cosine, else a thousandth, that of Fast.
         finish_steps: names of the optimizers that :meth:`end` may ask to be stepped.
     """
 
@@ -150,6 +152,7 @@ class Inversion(FinalMethods, nn.Module):
     source: Source = "bank"
     student_loss: StudentLoss = "kl"
     student_mode: Mode = "eval"
+    student_lr_floor: float = 1e-3
     needs_embedding: bool = False
     balanced_labels: bool = False
     gradient_clip: float | None = None

@@ -113,6 +113,7 @@ class CMI(Inversion):
     generator: nn.Module
     labels: Tensor
     kept_features: Tensor
+    student_lr_floor = 0.0
     recorded: ClassVar[tuple[str, ...]] = ("betas",)
     published: ClassVar[GeneratorSettings] = GeneratorSettings(64, 256, lr=1e-3, betas=(0.5, 0.999))
 

@@ -130,7 +130,9 @@ class DAFL(LiveInversion):
         cadence = Cadence(synthesis_steps=1, distill_steps=5, repeats=80)
         setting = {"generator_output": "sigmoid", "cadence": cadence, "batch_size": 256}
         setting |= {} if arguments.get("source") == "bank" else {"sample_mode": "eval"}
-        return cls(**{**weights, **setting, **arguments, "generator": generator})
+        method = cls(**{**weights, **setting, **arguments, "generator": generator})
+        method.student_lr_floor = 0.0
+        return method
 
     def default_generator(self, spec: TaskSpec) -> nn.Module:
         """Return the generator of ``generator_output``."""

@@ -68,6 +68,7 @@ class DeepInversion(Inversion):
     """
 
     balanced_labels = True
+    student_lr_floor = 0.0
     labels: Tensor
     mean: Tensor
     std: Tensor

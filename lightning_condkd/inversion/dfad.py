@@ -107,7 +107,9 @@ class DFAD(LiveInversion):
         cadence = Cadence(synthesis_steps=1, distill_steps=5, repeats=80)
         setting = {"generator_output": "sigmoid", "cadence": cadence, "decay_blocks": (), "student_mode": "eval"}
         setting |= {} if arguments.get("source") == "bank" else {"sample_mode": "eval"}
-        return cls(**{**setting, **arguments, "generator": generator})
+        method = cls(**{**setting, **arguments, "generator": generator})
+        method.student_lr_floor = 0.0
+        return method
 
     def default_generator(self, spec: TaskSpec) -> nn.Module:
         """Return the generator of ``generator_output``."""

@@ -49,6 +49,7 @@ class DFQ(LiveInversion):
     """
 
     sample_mode: Mode = "eval"
+    student_lr_floor = 0.0
     published: ClassVar[GeneratorSettings] = GeneratorSettings(64, 256, lr=1e-3, betas=(0.5, 0.999))
 
     def __init__(

@@ -80,6 +80,7 @@ class PREDFKD(LiveInversion):
 
     student_loss: StudentLoss = "logits_l1"
     student_mode: Mode = "train"
+    student_lr_floor = 0.0
     published: ClassVar[GeneratorSettings] = GeneratorSettings(128, 1000, lr=0.02, betas=(0.9, 0.999))
 
     def __init__(

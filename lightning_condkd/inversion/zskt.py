@@ -55,6 +55,7 @@ class ZSKT(LiveInversion):
 
     student_loss: StudentLoss = "attention"
     student_mode: Mode = "train"
+    student_lr_floor = 0.0
     published: ClassVar[GeneratorSettings] = GeneratorSettings(128, 100, lr=1e-3, betas=(0.9, 0.999))
 
     def __init__(

@@ -85,9 +85,10 @@ class CondKD(CondKDSteps):
             teacher and student; ``None`` for none. Labels are the teacher's predictions for the mixtures, or mixed too
             for a loss that accepts probabilities.
         student_optimizer: ``None`` for SGD, lr 0.2, momentum 0.9, weight decay 1e-4 (official code of Fast).
-        student_scheduler: stepped once a round after warm-up; ``None`` for a cosine to a thousandth of the learning
-            rate over the student's rounds (official code of Fast), which ends with the run even if a resumed run has
-            another length.
+        student_scheduler: stepped once a round after warm-up; ``None`` for a cosine over the student's rounds, which
+            ends with the run even if a resumed run has another length: at 0 for CMI, DeepInversion, DFQ, ZSKT and
+            PRE-DFKD, as in their official codes (DataFree for DeepInversion), else at a thousandth of the learning rate
+            (official code of Fast). Those of DAFL and DFAD lower the rate in steps instead.
         student_gradient_clip: largest norm of the student's gradient; ``None`` for no limit.
         transfer_set: training images of the student; ``None`` takes the datamodule's; giving both is an error. Its bank
             is saved and resumed with the module; a new fit starts with an empty bank, or with images appended by the
@@ -226,7 +227,8 @@ class CondKD(CondKDSteps):
         """
         if self.student_scheduler is not None:
             return make_scheduler("student_scheduler", self.student_scheduler, optimizer)
-        return default_student_schedule(optimizer, self.trainer, self.inversion.cadence)
+        method = self.inversion
+        return default_student_schedule(optimizer, self.trainer, method.cadence, method.student_lr_floor)
 
     @property
     def _condensed(self) -> CondensedSet | None:
