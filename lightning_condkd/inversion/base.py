@@ -56,7 +56,7 @@ class Observe(Protocol):
         embedding: bool = False,
         bn: bool = False,
         maps: Sequence[str] = (),
-        channel_means: bool = False,
+        channel_means: bool | Sequence[str] = False,
     ) -> NetworkOutput:
         """Return the logits and the requested inner values."""
         ...
@@ -125,6 +125,8 @@ class Inversion(FinalMethods, nn.Module):
         source: source of the student's synthetic images: ``bank`` stores the kept images of each block in the memory
             bank; with ``live``, :meth:`sample` renders images for every student step and none is stored.
         needs_embedding: whether :meth:`loss` uses the teacher's embedding.
+        channel_means_of: names of the teacher's modules whose inputs' channel means :meth:`loss` asks for; their widths
+            are in the task's ``input_channels``.
         balanced_labels: whether a block has equally many labels of every class, up to one.
         gradient_clip: largest norm of the gradient in a synthesis step; ``None`` for no limit.
         student_loss: the published method's loss for the student: ``kl`` for the divergence of predictions,
@@ -154,6 +156,7 @@ class Inversion(FinalMethods, nn.Module):
     student_mode: Mode = "eval"
     student_lr_floor: float = 1e-3
     needs_embedding: bool = False
+    channel_means_of: Sequence[str] = ()
     balanced_labels: bool = False
     gradient_clip: float | None = None
     finish_steps: Sequence[str] = ()

@@ -177,6 +177,7 @@ class CondKD(CondKDSteps):
         check_source(self.inversion, transfer_set, self.trainer.world_size)
         check_maps("teacher", self.teacher, self.distillation.teacher_maps)
         check_maps("student", self.student, self.distillation.student_maps)
+        check_maps("teacher", self.teacher, self.inversion.channel_means_of, type(self.inversion).__name__)
         check_run_of_loss(self.distillation, self.inversion, transfer_set, self.trainer)
         check_mixing(self.mixing, self.distillation, transfer_set.mix)
         if self.inversion.cadence.synthesis_steps:
@@ -195,7 +196,8 @@ class CondKD(CondKDSteps):
 
     def _build_for(self, condensed: CondensedSet) -> None:
         wants_embedding = any((self._aligning, self.distillation.needs_embedding, self.inversion.needs_embedding))
-        spec = check_condensed(condensed, self.teacher, self.student, wants_embedding)
+        inputs = self.inversion.channel_means_of
+        spec = check_condensed(condensed, self.teacher, self.student, wants_embedding, inputs)
         if self.spec is None:
             self._build(spec, slots_of_run(self.distillation, self.inversion, self._transfer, self._trainer))
         elif spec[:4] != self.spec[:4]:
