@@ -76,7 +76,6 @@ class RequestedOutput(NetworkOutput):
         "maps": "call the network with maps=[...], the names of its modules",
         "bn": "call the network with bn=True; it must have BatchNorm layers with running statistics",
         "channel_means": "call the network with channel_means=True",
-        "input_means": "call the network with input_means=[...], the names of its modules",
     }
 
     @property
@@ -100,12 +99,6 @@ class RequestedOutput(NetworkOutput):
     def channel_means(self) -> Tensor:
         """Spatial means of the inputs of all BatchNorm layers, ``(N, D')``."""
         value: Tensor = self._requested("channel_means")
-        return value
-
-    @property
-    def input_means(self) -> Tensor:
-        """Spatial means of the inputs of the requested modules, ``(N, D')``."""
-        value: Tensor = self._requested("input_means")
         return value
 
     def _requested(self, name: str) -> Any:  # noqa: ANN401 - the type of the field

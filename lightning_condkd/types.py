@@ -33,10 +33,8 @@ class NetworkOutput(NamedTuple):
         embedding: input of the final linear layer, ``(N, D)``; ``None`` unless requested.
         maps: outputs of the requested inner modules, in the order of the request.
         bn: one record per BatchNorm layer; empty unless requested.
-        channel_means: for each image the concatenated spatial means of the inputs of all BatchNorm layers, ``(N, D')``
-            with ``D'`` the sum of their widths; ``None`` unless requested.
-        input_means: the same of the inputs of the requested modules, in the order of the request; ``None`` unless
-            requested.
+        channel_means: for each image the concatenated spatial means of the inputs of all BatchNorm layers, or of named
+            modules, ``(N, D')`` with ``D'`` the sum of their widths; ``None`` unless requested.
     """
 
     logits: Tensor
@@ -44,7 +42,6 @@ class NetworkOutput(NamedTuple):
     maps: tuple[Tensor, ...] = ()
     bn: tuple[BatchNormStatistics, ...] = ()
     channel_means: Tensor | None = None
-    input_means: Tensor | None = None
 
     def select(self, rows: Tensor) -> NetworkOutput:
         """Return the same record for a subset of the batch.
@@ -52,9 +49,9 @@ class NetworkOutput(NamedTuple):
         Args:
             rows: index or boolean mask over the batch, ``(N,)``. Batch statistics are dropped, as they do not apply.
         """
-        logits, embedding, maps, _, *means = self
-        embedding, channels, inputs = (None if x is None else x[rows] for x in (embedding, *means))
-        return type(self)(logits[rows], embedding, tuple(m[rows] for m in maps), (), channels, inputs)
+        logits, embedding, maps, _, means = self
+        embedding, means = (None if x is None else x[rows] for x in (embedding, means))
+        return type(self)(logits[rows], embedding, tuple(m[rows] for m in maps), channel_means=means)
 
 
 class LossTerms:
@@ -142,6 +139,7 @@ class TaskSpec(NamedTuple):
         bn_channels: widths of the teacher's BatchNorm layers in the order of execution; empty without any.
         mean: the teacher's mean of each channel, in the units of [0, 1]; empty for none.
         std: the teacher's standard deviation of each channel; empty for none.
+        input_channels: widths of the inputs of the teacher's modules that the method names in ``channel_means_of``.
     """
 
     image_shape: tuple[int, int, int]
@@ -150,3 +148,4 @@ class TaskSpec(NamedTuple):
     bn_channels: tuple[int, ...] = ()
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    input_channels: tuple[int, ...] = ()

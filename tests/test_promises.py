@@ -388,7 +388,6 @@ LOSSES: dict[str, tuple[Callable[[], DistillationLoss], str]] = {
     "no maps at all": (lambda: Reads(lambda s, t: sum(m.mean() for m in s.maps)), "set teacher_maps and student_maps"),
     "bn": (lambda: Reads(lambda s, t: sum(x.mean.sum() for x in s.bn)), "is given logits, embedding and maps"),
     "channel_means": (lambda: _distance("channel_means"), "is given logits, embedding and maps"),
-    "input_means": (lambda: _distance("input_means"), "is given logits, embedding and maps"),
     "not reduced": (
         lambda: Reads(lambda s, t: (s.logits - t.logits).square().mean(1)),
         r"Reads.forward: expected a scalar tensor, got shape \(8,\); return the mean over the batch",

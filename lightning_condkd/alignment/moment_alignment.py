@@ -120,15 +120,15 @@ class MomentAlignment(Alignment):
             there = dict(network.named_modules())
             if missing := [name for name in self.compared if name not in there]:
                 raise ValueError(f"features: the teacher has no module {missing[0]!r}; there are: {', '.join(there)}")
-            return {"input_means": self.compared}
+            return {"channel_means": self.compared}
         if not (names := convolutions(network)):
             name = type(network).__name__
             raise ValueError(f"features is 'convolutions', but {name} has no nn.Conv2d: set features to 'embedding'")
-        return {"input_means": tuple(names)}
+        return {"channel_means": tuple(names)}
 
     def features(self, output: NetworkOutput) -> Tensor:
         """Return what is compared, ``(N, D)``."""
-        found = output.embedding if self.compared == "embedding" else output.input_means
+        found = output.embedding if self.compared == "embedding" else output.channel_means
         return at_least_float32(cast(Tensor, found))
 
     def loss(self, output: NetworkOutput, labels: Tensor, ramp: float, draw: Draw) -> LossTerms:

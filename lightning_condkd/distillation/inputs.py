@@ -94,5 +94,4 @@ class LossInput(RequestedOutput):
         "maps": "set teacher_maps and student_maps in the loss; in a bare loop call the networks with maps=[...]",
         "bn": "a distillation loss is given logits, embedding and maps",
         "channel_means": "a distillation loss is given logits, embedding and maps",
-        "input_means": "a distillation loss is given logits, embedding and maps",
     }

@@ -28,7 +28,6 @@ from lightning_condkd.models.taps import (
     tap_batch_norm,
     tap_channel_means,
     tap_input,
-    tap_input_means,
     tap_output,
 )
 from lightning_condkd.models.weights import load_weights, plain_name, plain_state
@@ -100,8 +99,7 @@ class Observer(nn.Module):
         embedding: bool = False,
         bn: bool = False,
         maps: Sequence[str] = (),
-        channel_means: bool = False,
-        input_means: Sequence[str] = (),
+        channel_means: bool | Sequence[str] = False,
     ) -> NetworkOutput:
         """Return the logits and the requested inner values.
 
@@ -112,10 +110,8 @@ class Observer(nn.Module):
                 execution. They are those of this batch on this rank.
             maps: names of inner modules whose outputs are returned.
             channel_means: whether to return, for each image, the spatial means of the inputs of the same BatchNorm
-                layers, concatenated. Together with ``bn``, the batch means are computed from them, which may change the
-                last digit.
-            input_means: names of inner modules, such as convolutions; for each image, the spatial means of their inputs
-                are returned, concatenated.
+                layers, concatenated; or the names of other modules whose inputs are taken instead, in this order.
+                Together with ``bn``, the batch means are computed from them, which may change the last digit.
 
         Raises:
             TypeError: if the images are integers, or the network or a named module returns no tensor.
@@ -127,13 +123,11 @@ class Observer(nn.Module):
         head = needed_head(self.network, self._embedding) if embedding else None
         with ExitStack() as hooks:
             inputs = tap_input(hooks, head) if head else []
-            means = tap_channel_means(hooks, self.network) if channel_means else {}
+            layers = self._measured(channel_means)
+            means = tap_channel_means(hooks, layers)
             statistics = tap_batch_norm(hooks, self.network, means) if bn else {}
             outputs = {name: tap_output(hooks, submodule(self.network, name, "maps")) for name in maps}
-            entries = {
-                name: tap_input_means(hooks, submodule(self.network, name, "input_means")) for name in input_means
-            }
-            asked = any((embedding, bn, maps, channel_means, input_means))
+            asked = any((embedding, bn, maps, channel_means))
             logits = self._network_for(asked)(self.normalize(images))
         if not isinstance(logits, Tensor):
             raise TypeError(
@@ -146,8 +140,12 @@ class Observer(nn.Module):
                 f"{type(self.network).__name__}, got {tuple(logits.shape)}; pass embedding=<name of module>, the layer "
                 "that gives the logits, or wrap the network in a module that returns logits (N, K)"
             )
-        if (bn or channel_means) and not (statistics or means) and self.bn_channels:
+        if (bn or channel_means is True) and not (statistics or means) and self.bn_channels:
             raise _not_executed("BatchNorm")
+        for name, layer in zip(_names(channel_means), layers, strict=False):
+            if layer not in means:
+                raise _not_executed(name)
+        measured = means.values() if channel_means is True else [means[layer] for layer in layers]
         if head and not inputs:
             raise _not_executed("final linear", candidates(self.network))
         features = _checked(inputs[0], logits, head) if head else None
@@ -156,9 +154,13 @@ class Observer(nn.Module):
             features,
             tuple(_last(outputs[name], name) for name in maps),
             tuple(statistics.values()),
-            torch.cat([logits.new_zeros(len(logits), 0), *means.values()], dim=1) if channel_means else None,
-            torch.cat([_last(entries[n], n) for n in input_means], dim=1) if input_means else None,
+            torch.cat([logits.new_zeros(len(logits), 0), *measured], dim=1) if channel_means else None,
         )
+
+    def _measured(self, channel_means: bool | Sequence[str]) -> Sequence[nn.Module]:
+        if channel_means is True:
+            return batch_norm_layers(self.network)
+        return [submodule(self.network, name, "channel_means") for name in _names(channel_means)]
 
     def compile(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - those of torch.compile
         """Compile the network for passes of a training step that need logits only.
@@ -269,6 +271,10 @@ class Observer(nn.Module):
         for name, value in plain_state(self.network).items():
             parts += [f"{name} {value.dtype} {tuple(value.shape)}\n", value]
         return content_hash(*parts)
+
+
+def _names(channel_means: bool | Sequence[str]) -> Sequence[str]:
+    return () if isinstance(channel_means, bool) else channel_means
 
 
 def _with_plain_names(observer: Observer, state: dict[str, Any], prefix: str, *_: object) -> None:

@@ -87,9 +87,10 @@ class CondKD(CondKDSteps):
             teacher and student; ``None`` for none. Labels are the teacher's predictions for the mixtures, or mixed too
             for a loss that accepts probabilities.
         student_optimizer: ``None`` for SGD, lr 0.2, momentum 0.9, weight decay 1e-4 (official code of Fast).
-        student_scheduler: stepped once a round after warm-up; ``None`` for a cosine to a thousandth of the learning
-            rate over the student's rounds (official code of Fast), which ends with the run even if a resumed run has
-            another length.
+        student_scheduler: stepped once a round after warm-up; ``None`` for a cosine over the student's rounds, which
+            ends with the run even if a resumed run has another length: at 0 for CMI, DeepInversion, DFQ, ZSKT and
+            PRE-DFKD, as in their official codes (DataFree for DeepInversion), else at a thousandth of the learning rate
+            (official code of Fast). Those of DAFL and DFAD lower the rate in steps instead.
         student_gradient_clip: largest norm of the student's gradient; ``None`` for no limit.
         transfer_set: training images of the student; ``None`` takes the datamodule's; giving both is an error. Its bank
             is saved and resumed with the module; a new fit starts with an empty bank, or with images appended by the
@@ -179,6 +180,7 @@ class CondKD(CondKDSteps):
         check_source(self.inversion, transfer_set, self.trainer.world_size)
         check_maps("teacher", self.teacher, self.distillation.teacher_maps)
         check_maps("student", self.student, self.distillation.student_maps)
+        check_maps("teacher", self.teacher, self.inversion.channel_means_of, type(self.inversion).__name__)
         check_run_of_loss(self.distillation, self.inversion, transfer_set, self.trainer)
         check_mixing(self.mixing, self.distillation, transfer_set.mix)
         if self.inversion.cadence.synthesis_steps:
@@ -198,7 +200,8 @@ class CondKD(CondKDSteps):
     def _build_for(self, condensed: CondensedSet) -> None:
         aligning = self._aligning is not None and "embedding" in self._aligning.asks(self.teacher.network)
         wants_embedding = aligning or self.distillation.needs_embedding or self.inversion.needs_embedding
-        spec = check_condensed(condensed, self.teacher, self.student, wants_embedding)
+        inputs = self.inversion.channel_means_of
+        spec = check_condensed(condensed, self.teacher, self.student, wants_embedding, inputs)
         if self.spec is None:
             self._build(spec, slots_of_run(self.distillation, self.inversion, self._transfer, self._trainer))
         elif spec[:4] != self.spec[:4]:
@@ -230,7 +233,8 @@ class CondKD(CondKDSteps):
         """
         if self.student_scheduler is not None:
             return make_scheduler("student_scheduler", self.student_scheduler, optimizer)
-        return default_student_schedule(optimizer, self.trainer, self.inversion.cadence)
+        method = self.inversion
+        return default_student_schedule(optimizer, self.trainer, method.cadence, method.student_lr_floor)
 
     @property
     def _condensed(self) -> CondensedSet | None:

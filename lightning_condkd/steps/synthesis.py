@@ -46,14 +46,18 @@ class Synthesized(NamedTuple):
         return own, total
 
 
-class _Observed(NamedTuple):
-    """The teacher; it also returns what the alignment asks for if that uses the same view."""
+class _Observed:
+    """The teacher, for a method; a pass also returns what the alignment asks for, unless the method asks otherwise."""
 
-    teacher: Observe
-    shared: Mapping[str, Any]
+    def __init__(self, teacher: Observe, shared: Mapping[str, Any]) -> None:
+        self.teacher, self.shared = teacher, shared
+        self.for_both: list[Tensor] = []  # logits of the passes that returned it
 
     def __call__(self, images: Tensor, **asked: Any) -> NetworkOutput:  # noqa: ANN401
-        return self.teacher(images, **{**asked, **self.shared})
+        agree = all(asked.get(name) in (value, False, None, ()) for name, value in self.shared.items())
+        output = self.teacher(images, **{**asked, **(self.shared if agree else {})})
+        self.for_both += [output.logits] if self.shared and agree else []
+        return output
 
 
 class SynthesisStep(NamedTuple):
@@ -61,7 +65,7 @@ class SynthesisStep(NamedTuple):
 
     Args:
         teacher: the frozen teacher.
-        student: the student, in eval mode.
+        student: the student, in the mode of ``inversion.student_mode``.
         inversion: the method, built.
         alignment: the alignment with condensed images, built; ``None`` for plain inversion.
         transfer_set: source of the alignment's condensed images; ``None`` without alignment.
@@ -81,8 +85,8 @@ class SynthesisStep(NamedTuple):
             draw: its randomness.
             turns: the optimizers.
         """
+        turns.forget("synthesis", self.inversion.forgets(unit))
         if unit.first:
-            turns.forget("synthesis", self.inversion.per_round())
             self.inversion.start(unit, draw)
         synthesized, update = self._update_generator(unit, draw, turns)
         if self.alignment is None or "discriminator" not in turns.optimizers:
@@ -135,18 +139,25 @@ class SynthesisStep(NamedTuple):
         """
         alignment = self.alignment
         asked = {} if alignment is None else alignment.asks(network_of(self.teacher))
-        shared = {} if alignment is None or alignment.augment is not None else asked
-        rendered, terms, output = self.inversion(_Observed(self.teacher, shared), self.student, unit, draw)
+        observe = _Observed(self.teacher, {} if alignment is None or alignment.augment is not None else asked)
+        rendered, terms, output = self.inversion(observe, self.student, unit, draw)
         labels = output.logits.argmax(1) if rendered.labels is None else rendered.labels
         synthetic = Synthetic(rendered.images, labels)
         if alignment is None:
             return Synthesized(synthetic, output, None, terms, terms)
         self._remember_condensed(alignment, asked, labels.device)
         aligned = output
-        if alignment.augment is not None:
-            aligned = self.teacher(alignment.augment.view(rendered.images, draw, "synthetic view"), **asked)
-        found = alignment(aligned, labels, unit.round, draw)
-        return Synthesized(synthetic, output, aligned, terms, terms.merge(found))
+        if not any(logits is output.logits for logits in observe.for_both):
+            purpose = "view" if alignment.augment is None else "synthetic view"
+            aligned = self.teacher(self._aligned_view(rendered.images, unit, draw, purpose), **asked)
+        return Synthesized(synthetic, output, aligned, terms, terms.merge(alignment(aligned, labels, unit.round, draw)))
+
+    def _aligned_view(self, images: Tensor, unit: Unit, draw: Draw, purpose: str) -> Tensor:
+        """Return the view for the alignment: its own, or that of the method."""
+        augment = cast(Alignment, self.alignment).augment
+        if augment is None:
+            return self.inversion.view(images, unit, draw, purpose)
+        return augment.view(images, draw, purpose)
 
     def _remember_condensed(self, alignment: Alignment, asked: Mapping[str, Any], device: torch.device) -> None:
         condensed = cast(TransferSet, self.transfer_set).condensed
@@ -163,12 +174,8 @@ class SynthesisStep(NamedTuple):
             draw: randomness of the unit.
         """
         real = cast(TransferSet, self.transfer_set).matching(gather_rows(labels), draw, labels.device)
-        alignment = cast(Alignment, self.alignment)
-        if alignment.augment is None:
-            images = self.inversion.view(real.images, unit, draw, "condensed view")
-        else:
-            images = alignment.augment.view(real.images, draw, "condensed view")
-        return self.teacher(images, **alignment.asks(network_of(self.teacher)))
+        images = self._aligned_view(real.images, unit, draw, "condensed view")
+        return self.teacher(images, **cast(Alignment, self.alignment).asks(network_of(self.teacher)))
 
 
 def network_of(teacher: Observe) -> nn.Module:
@@ -196,7 +203,7 @@ def condensed_outputs(
     outputs = [teacher(condensed.pixels(part, device), **asked) for part in rows]
     embedding, means = (
         None if getattr(outputs[0], name) is None else torch.cat([getattr(one, name) for one in outputs])
-        for name in ("embedding", "input_means")
+        for name in ("embedding", "channel_means")
     )
     logits = torch.cat([one.logits for one in outputs])
-    return NetworkOutput(logits, embedding, input_means=means), condensed.labels.to(device)
+    return NetworkOutput(logits, embedding, channel_means=means), condensed.labels.to(device)

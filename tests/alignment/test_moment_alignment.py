@@ -94,11 +94,11 @@ def test_frequencies_are_those_of_the_step() -> None:
 def test_convolutions_of_the_teacher_are_compared() -> None:
     teacher = toy.observed(toy.network("teacher")).freeze()
     asked = MomentAlignment().asks(teacher.network)
-    assert asked == {"input_means": tuple(convolutions(teacher.network))}
+    assert asked == {"channel_means": tuple(convolutions(teacher.network))}
     named = MomentAlignment(features=["features.3"]).asks(teacher.network)
-    assert named == {"input_means": ("features.3",)}
+    assert named == {"channel_means": ("features.3",)}
     output = teacher(torch.rand(4, *toy.SHAPE), **asked)
-    assert torch.equal(MomentAlignment().features(output), output.input_means)
+    assert torch.equal(MomentAlignment().features(output), output.channel_means)
 
 
 @every_distance
@@ -136,8 +136,8 @@ def test_a_bare_loop_notices_another_condensed_set() -> None:
     for name in ("condensed", "other"):
         transfer = TransferSet(toy.condensed_set(name), batch_size=8)
         synthesize(inversion, inversion.optimizers(), teacher, student, 0, alignment=alignment, transfer_set=transfer)
-        assert alignment.condensed[0].input_means is not None
-        seen.append(alignment.condensed[0].input_means)
+        assert alignment.condensed[0].channel_means is not None
+        seen.append(alignment.condensed[0].channel_means)
     assert not torch.equal(*seen)
 
 
@@ -161,7 +161,7 @@ def test_condensed_features_follow_the_precision_of_a_run() -> None:
     model = toy.condkd(alignment=MomentAlignment(GaussianMMD()))
     toy.fit(model, max_epochs=2, precision="bf16-mixed")
     assert model.alignment is not None
-    assert model.alignment.condensed[0].input_means.dtype == torch.float32  # type: ignore[attr-defined,union-attr]
+    assert model.alignment.condensed[0].channel_means.dtype == torch.float32  # type: ignore[attr-defined,union-attr]
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

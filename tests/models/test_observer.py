@@ -19,7 +19,6 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from lightning_condkd.models import CifarResNet, ConvNet, DigitsNet, MobileNetV2, Observer
 from lightning_condkd.models.fresh_networks import FreshNetworks
-from lightning_condkd.models.taps import convolutions
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
@@ -248,26 +247,6 @@ def test_channel_means_match_a_computation_by_hand(network: CifarResNet, images:
     assert torch.equal(output.select(rows).channel_means, output.channel_means[rows])
 
 
-def test_input_means_match_a_computation_by_hand(network: CifarResNet, images: Tensor) -> None:
-    seen: dict[str, Tensor] = {}
-    names = convolutions(network)
-    assert len(names) > 5
-    for name in names:
-        network.get_submodule(name).register_forward_pre_hook(
-            lambda _, args, name=name: seen.setdefault(name, args[0].clone())  # type: ignore[misc]
-        )
-    output = Observer(network, mean=(0.5,) * 3)(images, input_means=names[::-1])
-    assert output.input_means is not None
-    assert output.channel_means is None
-    expected = torch.cat([torch.stack([image.mean((1, 2)) for image in seen[name]]) for name in names[::-1]], dim=1)
-    torch.testing.assert_close(output.input_means, expected)
-    torch.testing.assert_close(output.input_means[:, -3:], images.mean((2, 3)) - 0.5)  # the first convolution's
-    rows = torch.tensor([4, 1])
-    assert torch.equal(output.select(rows).input_means, output.input_means[rows])
-    with pytest.raises(ValueError, match=r"input_means: expected the name of a module, got 'nowhere'"):
-        Observer(network)(images, input_means=["nowhere"])
-
-
 def test_statistics_beside_channel_means_are_the_same_up_to_rounding(network: CifarResNet, images: Tensor) -> None:
     observer = Observer(network)
     alone, both = observer(images, bn=True), observer(images, bn=True, channel_means=True)
@@ -285,6 +264,24 @@ def test_channel_means_of_unusual_networks(images: Tensor) -> None:
     assert Observer(without)(images, channel_means=True).channel_means.shape == (6, 0)
     half = Observer(flat.to(torch.bfloat16))(images.to(torch.bfloat16), channel_means=True)
     assert half.channel_means.dtype == torch.float32
+
+
+def test_channel_means_of_named_modules_are_those_of_their_inputs_in_the_given_order(
+    network: CifarResNet, images: Tensor
+) -> None:
+    observer, names = Observer(network), ["layer3", "layer1", "bn1"]
+    after = observer(images, maps=["layer2", "conv1"], channel_means=names, bn=True)
+    assert after.channel_means is not None
+    first = network.bn1(after.maps[1]).relu()  # what enters layer1
+    expected = [x.mean((2, 3)) for x in (after.maps[0], first, after.maps[1])]
+    torch.testing.assert_close(after.channel_means, torch.cat(expected, dim=1))
+    torch.testing.assert_close(after.bn, observer(images, bn=True).bn)
+    assert hook_count(observer) == 0
+    with pytest.raises(ValueError, match=r"channel_means: expected the name of a module, got 'layer4'"):
+        observer(images, channel_means=["layer4"])
+    network.idle = nn.Identity()
+    with pytest.raises(RuntimeError, match="the idle layer was not executed"):
+        observer(images, channel_means=["layer1", "idle"])
 
 
 def test_hooks_exist_only_during_a_call_that_asks(network: CifarResNet, images: Tensor) -> None:
