@@ -23,7 +23,14 @@ from lightning_condkd.models.heads import (
     needed_head,
     submodule,
 )
-from lightning_condkd.models.taps import batch_norm_layers, tap_batch_norm, tap_channel_means, tap_input, tap_output
+from lightning_condkd.models.taps import (
+    batch_norm_layers,
+    tap_batch_norm,
+    tap_channel_means,
+    tap_input,
+    tap_output,
+    use_batch_statistics,
+)
 from lightning_condkd.models.weights import load_weights, plain_name, plain_state
 from lightning_condkd.normalization import check_normalization
 from lightning_condkd.types import NetworkOutput
@@ -94,6 +101,7 @@ class Observer(nn.Module):
         bn: bool = False,
         maps: Sequence[str] = (),
         channel_means: bool = False,
+        batch_statistics: bool = False,
     ) -> NetworkOutput:
         """Return the logits and the requested inner values.
 
@@ -106,10 +114,13 @@ class Observer(nn.Module):
             channel_means: whether to return, for each image, the spatial means of the inputs of the same BatchNorm
                 layers, concatenated. Together with ``bn``, the batch means are computed from them, which may change the
                 last digit.
+            batch_statistics: whether BatchNorm layers use the statistics of this batch, of two images at least, in
+                place of their running ones. These stay as they are, to the bit, and so does the mode of other layers.
 
         Raises:
             TypeError: if the images are integers, or the network or a named module returns no tensor.
-            ValueError: if the images or the embedding have an unexpected shape, or a named module is missing.
+            ValueError: if the images or the embedding have an unexpected shape, a named module is missing, or
+                ``batch_statistics`` is set for a network without BatchNorm layers with running statistics.
             RuntimeError: if a requested layer was not executed, or a frozen network was put in train mode.
         """
         if self._frozen and self.network.training:
@@ -119,8 +130,11 @@ class Observer(nn.Module):
             inputs = tap_input(hooks, head) if head else []
             means = tap_channel_means(hooks, self.network) if channel_means else {}
             statistics = tap_batch_norm(hooks, self.network, means) if bn else {}
+            if batch_statistics:
+                self._check_batch_norm()
+                use_batch_statistics(hooks, self.network)
             outputs = {name: tap_output(hooks, submodule(self.network, name, "maps")) for name in maps}
-            asked = any((embedding, bn, maps, channel_means))
+            asked = any((embedding, bn, maps, channel_means, batch_statistics))
             logits = self._network_for(asked)(self.normalize(images))
         if not isinstance(logits, Tensor):
             raise TypeError(
@@ -145,6 +159,13 @@ class Observer(nn.Module):
             tuple(statistics.values()),
             torch.cat([logits.new_zeros(len(logits), 0), *means.values()], dim=1) if channel_means else None,
         )
+
+    def _check_batch_norm(self) -> None:
+        if not self.bn_channels:
+            raise ValueError(
+                f"batch_statistics: {type(self.network).__name__} has no BatchNorm layer with running statistics: use "
+                "a network that has one"
+            )
 
     def compile(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - those of torch.compile
         """Compile the network for passes of a training step that need logits only.
