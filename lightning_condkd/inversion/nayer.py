@@ -169,8 +169,8 @@ class NAYER(Inversion):
 
     def _own_decoder(self, spec: TaskSpec) -> nn.Module:
         stages = 2 if max(spec.image_shape[1:]) <= LARGEST_OF_TWO_STAGES else None
-        sizes = {"latent_size": self.latent_size, "width": self.generator_width, "stages": stages}
-        return ConvGenerator(spec.image_shape, **sizes)
+        width = self.generator_width
+        return ConvGenerator(spec.image_shape, latent_size=self.latent_size, width=width, stages=stages)
 
     def _check(self, spec: TaskSpec) -> None:
         check_bn(self.bn_weight, spec)
