@@ -64,6 +64,7 @@ def test_a_recipe_runs(path: Path, tmp_path: Path) -> None:
     stated = yaml.safe_load(path.read_text())["model"]["init_args"]["inversion"]["init_args"]
     small = {"cadence.synthesis_steps": 2, "cadence.distill_steps": 2, "cadence.repeats": 1, "cadence.warmup_rounds": 0}
     small |= {"batch_size": 16} | ({"images": real} if "images" in stated else {})
+    small |= {"cadence.batches": 1, "cadence.warmup_batches": 1} if "batches" in stated["cadence"] else {}
     arguments = [f"--config={TASKS[0]}", f"--config={path}", "--trainer.max_epochs=2", "--trainer.callbacks=[]"]
     arguments += [f"--model.init_args.inversion.init_args.{name}={value}" for name, value in small.items()]
     arguments += [f"--trainer.default_root_dir={tmp_path}", "--trainer.enable_progress_bar=false"]

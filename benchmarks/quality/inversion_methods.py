@@ -31,8 +31,8 @@ ALIGNMENT = "model.init_args.alignment"
 MIX = "data.init_args.mix"
 
 
-BANK = ("noise", "real_subset", "fast", "deep_inversion", "adaptive_deep_inversion", "cmi", "nayer")
-CONTROLS = ("noise", "real_subset")
+CONTROLS = ("noise", "batch_statistics_noise", "real_subset")
+BANK = (*CONTROLS, "fast", "deep_inversion", "adaptive_deep_inversion", "cmi", "nayer")
 RANDOM_VECTORS = "data/digits-random-vectors.safetensors"
 
 
@@ -141,6 +141,7 @@ DIGITS = Suite(
     ],
     methods={
         "noise": digits(1),
+        "batch_statistics_noise": digits(10),
         "real_subset": digits(1, images="data/digits-train.safetensors"),
         "fast": digits(5, **SMALL, generator__lr=0.01, latent_lr=0.05, augment=CROP),
         "deep_inversion": digits(100, augment=ROLL),

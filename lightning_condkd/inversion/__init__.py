@@ -1,6 +1,7 @@
 """Inversion methods, which synthesize images from a teacher: one file for each method."""
 
 from lightning_condkd.inversion.base import Inversion
+from lightning_condkd.inversion.batch_statistics_noise import BatchStatisticsNoise
 from lightning_condkd.inversion.cmi import CMI, Contrastive
 from lightning_condkd.inversion.controls import NoInversion, RealSubset, SmoothNoise
 from lightning_condkd.inversion.dafl import DAFL
@@ -32,6 +33,7 @@ __all__ = [
     "NAYER",
     "PREDFKD",
     "ZSKT",
+    "BatchStatisticsNoise",
     "ClassVectors",
     "Competition",
     "CondensedMeanVectors",

@@ -58,6 +58,7 @@ class Observe(Protocol):
         bn: bool = False,
         maps: Sequence[str] = (),
         channel_means: bool | Sequence[str] = False,
+        batch_statistics: bool = False,
     ) -> NetworkOutput:
         """Return the logits and the requested inner values."""
         ...

@@ -13,6 +13,7 @@ from lightning_condkd.augment import Augment, CropFlip
 from lightning_condkd.functional.divergence import adversarial_divergence
 from lightning_condkd.functional.inversion import bn_distance, class_loss
 from lightning_condkd.inversion.base import Inversion, Observe, Selection
+from lightning_condkd.inversion.parts.balanced_labels import balanced_labels
 from lightning_condkd.inversion.parts.class_vectors import ClassVectors, TeacherHeadVectors, check_class_rows
 from lightning_condkd.inversion.parts.generator import (
     GeneratorSettings,
@@ -168,8 +169,8 @@ class NAYER(Inversion):
 
     def _own_decoder(self, spec: TaskSpec) -> nn.Module:
         stages = 2 if max(spec.image_shape[1:]) <= LARGEST_OF_TWO_STAGES else None
-        sizes = {"latent_size": self.latent_size, "width": self.generator_width, "stages": stages}
-        return ConvGenerator(spec.image_shape, **sizes)
+        width = self.generator_width
+        return ConvGenerator(spec.image_shape, latent_size=self.latent_size, width=width, stages=stages)
 
     def _check(self, spec: TaskSpec) -> None:
         check_bn(self.bn_weight, spec)
@@ -199,9 +200,7 @@ class NAYER(Inversion):
         if self._draws_all(unit):
             reset_layers(self.generator, draw.generator("generator"))
         self.generator.draw_noise(draw.generator("noisy layers"))
-        whole, rest = divmod(self.batch_size, self.num_classes)
-        others = torch.randperm(self.num_classes, generator=draw.generator("labels"))[:rest]
-        self.labels.copy_(torch.cat([torch.arange(self.num_classes, device="cpu").repeat(whole), others]))
+        self.labels.copy_(balanced_labels(self.batch_size, self.num_classes, draw.generator("labels")))
 
     def _draws_all(self, unit: Unit) -> bool:
         if self.lifetime is None or unit.block or unit.batch:

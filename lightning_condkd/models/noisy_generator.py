@@ -112,6 +112,7 @@ def reset_layers(network: nn.Module, generator: torch.Generator) -> None:
     fresh = copy.deepcopy(network).cpu()
     with seeded_initialization(generator):
         for layer in fresh.modules():
-            if hasattr(layer, "reset_parameters"):
-                layer.reset_parameters()
+            reset = getattr(layer, "reset_parameters", None)
+            if reset is not None:
+                reset()
     network.load_state_dict(fresh.state_dict())

@@ -29,6 +29,7 @@ from lightning_condkd.models.taps import (
     tap_channel_means,
     tap_input,
     tap_output,
+    use_batch_statistics,
 )
 from lightning_condkd.models.weights import load_weights, plain_name, plain_state
 from lightning_condkd.normalization import check_normalization
@@ -100,6 +101,7 @@ class Observer(nn.Module):
         bn: bool = False,
         maps: Sequence[str] = (),
         channel_means: bool | Sequence[str] = False,
+        batch_statistics: bool = False,
     ) -> NetworkOutput:
         """Return the logits and the requested inner values.
 
@@ -112,10 +114,13 @@ class Observer(nn.Module):
             channel_means: whether to return, for each image, the spatial means of the inputs of the same BatchNorm
                 layers, concatenated; or the names of other modules whose inputs are taken instead, in this order.
                 Together with ``bn``, the batch means are computed from them, which may change the last digit.
+            batch_statistics: whether BatchNorm layers use the statistics of this batch, of two images at least, in
+                place of their running ones. These stay as they are, to the bit, and so does the mode of other layers.
 
         Raises:
             TypeError: if the images are integers, or the network or a named module returns no tensor.
-            ValueError: if the images or the embedding have an unexpected shape, or a named module is missing.
+            ValueError: if the images or the embedding have an unexpected shape, a named module is missing, or
+                ``batch_statistics`` is set for a network without BatchNorm layers with running statistics.
             RuntimeError: if a requested layer was not executed, or a frozen network was put in train mode.
         """
         if self._frozen and self.network.training:
@@ -126,8 +131,11 @@ class Observer(nn.Module):
             layers = self._measured(channel_means)
             means = tap_channel_means(hooks, layers)
             statistics = tap_batch_norm(hooks, self.network, means) if bn else {}
+            if batch_statistics:
+                self._check_batch_norm()
+                use_batch_statistics(hooks, self.network)
             outputs = {name: tap_output(hooks, submodule(self.network, name, "maps")) for name in maps}
-            asked = any((embedding, bn, maps, channel_means))
+            asked = any((embedding, bn, maps, channel_means, batch_statistics))
             logits = self._network_for(asked)(self.normalize(images))
         if not isinstance(logits, Tensor):
             raise TypeError(
@@ -161,6 +169,13 @@ class Observer(nn.Module):
         if channel_means is True:
             return batch_norm_layers(self.network)
         return [submodule(self.network, name, "channel_means") for name in _names(channel_means)]
+
+    def _check_batch_norm(self) -> None:
+        if not self.bn_channels:
+            raise ValueError(
+                f"batch_statistics: {type(self.network).__name__} has no BatchNorm layer with running statistics: use "
+                "a network that has one"
+            )
 
     def compile(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - those of torch.compile
         """Compile the network for passes of a training step that need logits only.

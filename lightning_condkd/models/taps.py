@@ -94,6 +94,31 @@ def convolutions(network: nn.Module) -> list[str]:
     return [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
 
 
+def use_batch_statistics(hooks: ExitStack, network: nn.Module) -> None:
+    """Make BatchNorm layers normalize by the statistics of their batch, without updating their running statistics.
+
+    Args:
+        hooks: restores the layers when it closes.
+        network: the module whose layers with running statistics are changed; in eval mode.
+
+    Example:
+        >>> import torch
+        >>> layer = nn.BatchNorm1d(1).eval()
+        >>> with ExitStack() as hooks:
+        ...     use_batch_statistics(hooks, layer)
+        ...     print(layer(torch.tensor([[4.0], [8.0]])).flatten().tolist(), layer.running_mean.item())
+        [-0.9999986886978149, 0.9999986886978149] 0.0
+    """
+    for layer in batch_norm_layers(network):
+        hooks.callback(partial(_restore, layer, layer.training, layer.track_running_stats))
+        # In train mode without tracking, torch passes no running statistics on, so nothing can write them.
+        layer.training, layer.track_running_stats = True, False
+
+
+def _restore(layer: BatchNorm, training: bool, track_running_stats: bool) -> None:
+    layer.training, layer.track_running_stats = training, track_running_stats
+
+
 def tap_input(hooks: ExitStack, layer: nn.Module) -> list[Tensor]:
     """Record the first input of a layer; the list is empty until the layer runs and then holds its last input.
 

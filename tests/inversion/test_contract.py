@@ -18,7 +18,8 @@ from lightning_condkd.randomness import Draw
 from lightning_condkd.steps import synthesize
 from tests.helpers import contract, toy
 
-every_method = pytest.mark.parametrize("name", contract.cases())
+every_method = pytest.mark.parametrize("name", contract.methods())
+every_case = pytest.mark.parametrize("name", contract.cases())
 
 
 @cache
@@ -57,7 +58,7 @@ def test_images_are_finite_pixels_of_the_right_shape(name: str) -> None:
     assert 0 <= int(labels.min()) <= int(labels.max()) < toy.CLASSES
 
 
-@every_method
+@every_case
 def test_what_is_stored_is_what_was_kept(name: str) -> None:
     run = _plain(name)
     images, labels = _kept(run)
@@ -71,7 +72,7 @@ def test_what_is_stored_is_what_was_kept(name: str) -> None:
         assert torch.equal(run.bank.labels[-12:], labels)
 
 
-@every_method
+@every_case
 def test_labels_are_balanced_where_promised(name: str) -> None:
     method = contract.built(name)
     if not method.balanced_labels:
@@ -84,7 +85,7 @@ def test_labels_are_balanced_where_promised(name: str) -> None:
     assert int(counts.max() - counts.min()) <= 1
 
 
-@every_method
+@every_case
 def test_building_does_not_follow_the_default_device(name: str) -> None:
     """The trainer configures the model with its accelerator as the default device, where CPU generators do not draw."""
     model = contract.model(name, weight=5.0)
@@ -95,7 +96,7 @@ def test_building_does_not_follow_the_default_device(name: str) -> None:
     assert {value.device.type for value in states.values()} == {"cpu"}
 
 
-@every_method
+@every_case
 def test_two_halves_of_a_batch_are_the_batch(name: str) -> None:
     """Every rank renders its rows; BatchNorm in a generator makes the values differ, never the labels."""
     method = contract.built(name)
@@ -110,7 +111,7 @@ def test_two_halves_of_a_batch_are_the_batch(name: str) -> None:
             assert torch.equal(part.labels, whole.labels[rank::2])
 
 
-@every_method
+@every_case
 def test_gradient_reaches_what_the_method_owns_and_nothing_else(name: str) -> None:
     method, (teacher, student) = contract.built(name), _networks()
     unit = method.cadence.unit(1, 0)
@@ -160,7 +161,7 @@ def test_alignment_changes_the_images_where_they_are_learned(name: str) -> None:
     assert torch.equal(_kept(_guided(name))[0], _kept(_plain(name))[0]) is not learned
 
 
-@every_method
+@every_case
 def test_resume_in_mid_round_is_exact(name: str, tmp_path: Path) -> None:
     """Units 12 to 23 are the second round: 13 and 19 are synthesis steps of its blocks, 16 is a student step."""
     keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)

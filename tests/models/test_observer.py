@@ -587,3 +587,61 @@ def every_tenth_test_image(archive: Path) -> tuple[Tensor, Tensor]:
     classes = [m.name.split("/")[1] for m in members]
     names = sorted(set(classes))
     return torch.stack(pictures) / 255, torch.tensor([names.index(c) for c in classes])
+
+
+def test_batch_statistics_are_those_of_train_mode_and_leave_the_network_alone(
+    network: CifarResNet, images: Tensor
+) -> None:
+    expected = Observer(copy.deepcopy(network).train(), MEAN, STD)(images, embedding=True)
+    observer = Observer(network, MEAN, STD).freeze()
+    before, usual = observer.fingerprint(), observer(images).logits
+    output = observer(images, embedding=True, batch_statistics=True)
+    assert torch.equal(output.logits, expected.logits)
+    assert torch.equal(output.embedding, expected.embedding)
+    assert not torch.allclose(output.logits, usual)
+    assert observer.fingerprint() == before
+    assert not any(module.training for module in observer.modules())
+    assert all(m.track_running_stats for m in network.modules() if isinstance(m, nn.BatchNorm2d))
+    assert torch.equal(observer(images).logits, usual)
+
+
+def test_batch_statistics_leave_dropout_off_and_gradients_on(images: Tensor) -> None:
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(0.5), nn.Flatten(), nn.Linear(432, 2))
+    observer = Observer(network).freeze()
+    images.requires_grad_()
+    first, second = (observer(images, batch_statistics=True).logits for _ in range(2))
+    assert torch.equal(first, second)
+    (gradient,) = torch.autograd.grad(first[:, 0].sum(), images)
+    assert bool(gradient.any())
+
+
+def test_batch_statistics_in_train_mode_update_nothing(network: CifarResNet, images: Tensor) -> None:
+    observer = Observer(network.train())
+    before = observer.fingerprint()
+    observer(images, batch_statistics=True)
+    assert observer.fingerprint() == before
+    assert all(module.training for module in network.modules())
+
+
+def test_a_failed_pass_restores_the_layers(network: CifarResNet) -> None:
+    observer = Observer(network).freeze()
+    with pytest.raises(ValueError, match="images"):
+        observer(torch.rand(3, 12, 12), batch_statistics=True)
+    observer.check_frozen()
+    assert network.bn1.track_running_stats
+
+
+def test_batch_statistics_need_batch_norm(images: Tensor) -> None:
+    with pytest.raises(ValueError, match="batch_statistics: Sequential has no BatchNorm layer with running statistics"):
+        Observer(nn.Sequential(nn.Flatten(), nn.Linear(432, 2)))(images, batch_statistics=True)
+
+
+def test_a_compiled_network_is_left_out_under_batch_statistics(network: CifarResNet, images: Tensor) -> None:
+    def refuse(*_: object) -> Any:
+        raise AssertionError("compiled")
+
+    observer = Observer(network).freeze()
+    with torch.no_grad():
+        expected = observer(images, batch_statistics=True).logits
+        observer.compile(backend=refuse)
+        assert torch.equal(observer(images, batch_statistics=True).logits, expected)

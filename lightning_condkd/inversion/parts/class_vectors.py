@@ -175,9 +175,9 @@ def check_class_rows(what: str, rows: object, num_classes: int, size: int | None
         raise ValueError(f"{what}: expected a row for each of {num_classes} classes, {shape}, got {tuple(rows.shape)}")
     if broken := (~rows.isfinite().all(1)).nonzero().flatten().tolist():
         raise ValueError(f"{what}: expected finite values, got NaN or infinity in class {_numbers(broken)}")
-    values, counts = rows.detach().cpu().unique(dim=0, return_counts=True)
-    if len(values) < num_classes:
-        alike = (rows.detach().cpu() == values[counts.argmax()]).all(1).nonzero().flatten().tolist()
+    distinct, group = torch.unique(rows.detach().cpu(), dim=0, return_inverse=True)
+    if len(distinct) < num_classes:
+        alike = (group == group.mode().values).nonzero().flatten().tolist()
         raise ValueError(
             f"{what}: classes {_numbers(alike)} have the same row, so their images would be alike: give each "
             "class its own"

@@ -1,20 +1,23 @@
-"""NAYER on two ranks equals NAYER on one, with every kind of class vectors."""
+"""NAYER with every kind of class vectors, and noise under batch statistics, on two ranks as on one."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.distributed import nayer_jobs
+from tests.distributed import method_jobs
 from tests.distributed.conftest import Launch, largest_difference
 from tests.helpers import contract
 
 pytestmark = pytest.mark.ddp
+CASES = [name for name in contract.cases() if name.startswith(("NAYER", "BatchStatisticsNoise"))]
 
 
-@pytest.mark.parametrize("name", [name for name in contract.cases() if name.startswith("NAYER")])
+@pytest.mark.parametrize("name", CASES)
 def test_two_ranks_equal_one(name: str, launch: Launch) -> None:
     """A rank may have no row of the last chunk: 14 images of 3 classes."""
-    runs = (launch(nayer_jobs.fit_nayer, world_size=n, name=name, folder=launch.folder / f"{n} {name}") for n in (1, 2))
+    runs = (
+        launch(method_jobs.fit_method, world_size=n, name=name, folder=launch.folder / f"{n} {name}") for n in (1, 2)
+    )
     (one,), (first, second) = runs
     for part in ("module", "optimizers"):
         assert largest_difference(one[part], first[part]) < 1e-9, part
