@@ -139,6 +139,7 @@ class TaskSpec(NamedTuple):
         bn_channels: widths of the teacher's BatchNorm layers in the order of execution; empty without any.
         mean: the teacher's mean of each channel, in the units of [0, 1]; empty for none.
         std: the teacher's standard deviation of each channel; empty for none.
+        class_names: names of the classes in the order of the labels; empty if unknown.
     """
 
     image_shape: tuple[int, int, int]
@@ -147,3 +148,4 @@ class TaskSpec(NamedTuple):
     bn_channels: tuple[int, ...] = ()
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    class_names: tuple[str, ...] = ()

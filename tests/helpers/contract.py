@@ -14,7 +14,7 @@ from lightning_condkd.inversion.cmi import Contrastive
 from lightning_condkd.modules import CondKD
 from lightning_condkd.randomness import seeded_generator
 from lightning_condkd.rounds import Cadence
-from tests.helpers import toy
+from tests.helpers import diffusion, toy
 
 CADENCE = Cadence(synthesis_steps=3, distill_steps=3, repeats=2, warmup_rounds=1)
 ROUNDS = 3
@@ -45,7 +45,8 @@ def make(name: str, **arguments: Any) -> Inversion:
     """A method of small sizes, its weights and rates at their defaults."""
     method = methods()[name]
     known = inspect.signature(method).parameters
-    return method(**{key: value for key, value in toy.changed(_sizes(), arguments).items() if key in known})
+    sizes = _sizes() | ({"pipeline": diffusion.class_pipeline()} if "pipeline" in known else {})
+    return method(**{key: value for key, value in toy.changed(sizes, arguments).items() if key in known})
 
 
 def built(name: str) -> Inversion:

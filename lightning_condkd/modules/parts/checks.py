@@ -164,7 +164,7 @@ def check_condensed(condensed: CondensedSet, teacher: Observer, student: Observe
     check_classifier("student", student, shape, classes, bn=True)
     size = output.embedding.shape[1] if output.embedding is not None else 0
     widths = tuple(len(statistics.mean) for statistics in output.bn)
-    return TaskSpec(shape, classes, size, widths, *_normalization(teacher))
+    return TaskSpec(shape, classes, size, widths, *_normalization(teacher), condensed.info.class_names or ())
 
 
 def _normalization(network: Observer) -> tuple[tuple[float, ...], tuple[float, ...]]:
