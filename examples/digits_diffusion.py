@@ -68,7 +68,8 @@ def train_unet(vae: AutoencoderKL, images: Tensor, labels: Tensor, steps: int, s
         unet = UNet2DModel(**blocks, **sizes, block_out_channels=(64, 64), layers_per_block=1, norm_num_groups=8)
     betas = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
     scheduler = DDIMScheduler(**betas, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
-    average, optimizer = copy.deepcopy(unet), AdamW(unet.parameters(), lr=2e-3, betas=(0.9, 0.99))
+    average = copy.deepcopy(unet).requires_grad_(False)
+    optimizer = AdamW(unet.parameters(), lr=2e-3, betas=(0.9, 0.99))
     for rows, generator in batches(len(images), steps, seed, "U-Net step"):
         noise = torch.randn(latents[rows].shape, generator=generator)
         times = torch.randint(scheduler.config.num_train_timesteps, (BATCH,), generator=generator)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,8 +13,6 @@ from torch import nn
 
 from lightning_condkd.randomness import seeded_generator, seeded_initialization
 from tests.helpers import toy
-
-os.environ["HF_HUB_OFFLINE"] = "1"  # read when the packages are imported
 
 SCHEDULE = {
     "beta_schedule": "scaled_linear",

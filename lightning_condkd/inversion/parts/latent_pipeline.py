@@ -103,7 +103,8 @@ def load_parts(pipeline: str | Path | LatentPipeline, loading: PipelineLoading) 
     _check(parts)
     for network in (parts.unet, parts.vae, parts.text_encoder):
         if network is not None:
-            network.to(getattr(torch, loading.dtype)).requires_grad_(False).eval()
+            nn.Module.to(network, getattr(torch, loading.dtype))  # that of diffusers warns
+            network.requires_grad_(False).eval()
     if loading.gradient_checkpointing:
         parts.unet.enable_gradient_checkpointing()
         parts.vae.enable_gradient_checkpointing()

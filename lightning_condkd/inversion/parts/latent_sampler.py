@@ -44,10 +44,14 @@ class LatentSampler:
     def __init__(self, parts: DiffusionParts, conditions: Conditions, steps: int, eta: float) -> None:
         from diffusers import DDIMScheduler
 
-        known = set(DDIMScheduler().config)
+        unset = parts.scheduler.get("_use_default_values", ())  # DDIM has its own defaults for these
+        known = {name for name in DDIMScheduler().config if not name.startswith("_")} - set(unset)
         config = {name: value for name, value in parts.scheduler.items() if name in known}
         # Latents are not limited to [-1, 1], whatever the configuration says.
-        self.scheduler: Any = DDIMScheduler.from_config({**config, "clip_sample": False, "thresholding": False})
+        self.scheduler: Any = DDIMScheduler(**{**config, "clip_sample": False, "thresholding": False})
+        # In float32, differences of neighbouring steps would lose digits.
+        self.scheduler.alphas_cumprod = self.scheduler.alphas_cumprod.double()
+        self.scheduler.final_alpha_cumprod = self.scheduler.final_alpha_cumprod.double()
         if steps > self.scheduler.config.num_train_timesteps:
             raise ValueError(
                 f"synthesis_steps: the diffusion model was trained with {self.scheduler.config.num_train_timesteps} "
