@@ -140,6 +140,7 @@ class TaskSpec(NamedTuple):
         mean: the teacher's mean of each channel, in the units of [0, 1]; empty for none.
         std: the teacher's standard deviation of each channel; empty for none.
         input_channels: widths of the inputs of the teacher's modules that the method names in ``channel_means_of``.
+        class_names: names of the classes in the order of the labels; empty if unknown.
     """
 
     image_shape: tuple[int, int, int]
@@ -149,3 +150,4 @@ class TaskSpec(NamedTuple):
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     input_channels: tuple[int, ...] = ()
+    class_names: tuple[str, ...] = ()

@@ -11,6 +11,8 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test downloads; read when the packages are imported
+
 
 # Bounds of what short runs learn are measured with one thread; more would sum in another order, by the machine's cores.
 torch.set_num_threads(1)

@@ -29,3 +29,12 @@ def test_moments_of_two_ranks_are_those_of_the_whole_batch(distance: str, launch
         assert largest_difference(ranks[0][part], ranks[1][part]) == 0, part
         assert largest_difference(ranks[0][part], one[part]) < 1e-9, part
         assert largest_difference(other[part], one[part]) > 1e-3, part
+
+
+def test_two_ranks_sample_a_diffusion_model_as_one_does(launch: Launch) -> None:
+    arguments = {"folder": launch.folder / "diffusion", "timeout": 180}
+    (one,), two = (launch(contract_jobs.fit_diffusion, world_size=n, **arguments) for n in (1, 2))
+    for part in ("module", "optimizers"):
+        assert largest_difference(one[part], two[0][part]) < 1e-9, part
+        assert largest_difference(two[0][part], two[1][part]) == 0, part
+    assert largest_difference(one["bank"], two[0]["bank"]) <= 1  # a pixel may lie on the border between two bytes

@@ -169,7 +169,8 @@ def check_condensed(
     widths = tuple(len(statistics.mean) for statistics in output.bn)
     looks = [check_classifier("teacher", teacher, shape, classes, channel_means=[name]) for name in inputs]
     measured = tuple(look.channel_means.shape[1] for look in looks if look.channel_means is not None)
-    return TaskSpec(shape, classes, size, widths, *_normalization(teacher), measured)
+    names = condensed.info.class_names or ()
+    return TaskSpec(shape, classes, size, widths, *_normalization(teacher), measured, names)
 
 
 def _normalization(network: Observer) -> tuple[tuple[float, ...], tuple[float, ...]]:
