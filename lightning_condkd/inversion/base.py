@@ -115,6 +115,8 @@ class Inversion(FinalMethods, nn.Module):
             the teacher's final linear layer (``teacher_head``) or the means of the condensed images' embeddings in the
             teacher (``class_means``); ``None`` for none. CondKD sets them; in a plain loop,
             :func:`~lightning_condkd.steps.give_class_rows` does. ``needs_embedding`` must be set too.
+        teacher_statistics: statistics by which the teacher's BatchNorm layers normalize in the student's steps:
+            ``running`` for its own, ``batch`` for those of the global batch, condensed images included.
         balanced_labels: whether a block has equally many labels of every class, up to one.
         gradient_clip: largest norm of the gradient in a synthesis step; ``None`` for no limit.
         student_loss: the published method's loss for the student: ``kl`` for the divergence of predictions,
@@ -139,6 +141,7 @@ class Inversion(FinalMethods, nn.Module):
     student_loss: StudentLoss = "kl"
     needs_embedding: bool = False
     class_rows_from: ClassRows | None = None
+    teacher_statistics: Literal["running", "batch"] = "running"
     balanced_labels: bool = False
     gradient_clip: float | None = None
     finish_steps: Sequence[str] = ()
