@@ -134,6 +134,8 @@ class Inversion(FinalMethods, nn.Module):
             :func:`~lightning_condkd.steps.give_class_rows` does. ``needs_embedding`` must be set too.
         channel_means_of: names of the teacher's modules whose inputs' channel means :meth:`loss` asks for; their widths
             are in the task's ``input_channels``.
+        teacher_statistics: statistics by which the teacher's BatchNorm layers normalize in the student's steps:
+            ``running`` for its own, ``batch`` for those of the global batch, condensed images included.
         balanced_labels: whether a block has equally many labels of every class, up to one.
         gradient_clip: largest norm of the gradient in a synthesis step; ``None`` for no limit.
         student_loss: the published method's loss for the student: ``kl`` for the divergence of predictions,
@@ -166,6 +168,7 @@ class Inversion(FinalMethods, nn.Module):
     needs_embedding: bool = False
     class_rows_from: ClassRows | None = None
     channel_means_of: Sequence[str] = ()
+    teacher_statistics: Literal["running", "batch"] = "running"
     balanced_labels: bool = False
     gradient_clip: float | None = None
     finish_steps: Sequence[str] = ()

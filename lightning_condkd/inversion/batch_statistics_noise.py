@@ -28,7 +28,8 @@ class BatchStatisticsNoise(Inversion):
     Noise with current statistics and rejection until the classes balance is the idea of NormShift-KD (2026), of which
     only the abstract was known to us: all details are ours. The noise is standard normal in the teacher's normalized
     units, clamped to [0, 1]. The statistics are those of the global batch of candidates, whatever the number of ranks.
-    The student's steps use the teacher with its running statistics, as for every other method.
+    In the student's steps too, the teacher normalizes by the statistics of the global batch, so mix in no condensed
+    images (``mix=0.0``), which would change them.
 
     Args:
         cadence: 10 synthesis steps, the largest number of batches of candidates, and 400 student steps.
@@ -38,6 +39,7 @@ class BatchStatisticsNoise(Inversion):
         ValueError: if the batch has a single image; in :meth:`build`, if the teacher has no BatchNorm layer.
     """
 
+    teacher_statistics = "batch"
     mean: Tensor
     std: Tensor
     wanted: Tensor

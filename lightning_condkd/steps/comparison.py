@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_condkd.augment import Augment, Mixing
 from lightning_condkd.distillation import DistillationLoss, LossContext
+from lightning_condkd.distributed import gather_rows
 from lightning_condkd.functional.divergence import agreement
 from lightning_condkd.models import Observer
 from lightning_condkd.randomness import Draw
@@ -71,6 +72,7 @@ class Comparison(NamedTuple):
         distillation: loss of the student.
         augment: view of the images, the same for both networks.
         mixing: mixture of the views of a batch with each other, the same for both networks; ``None`` for none.
+        batch_statistics: whether the teacher's BatchNorm layers normalize by the statistics of the global batch.
     """
 
     teacher: Observer
@@ -78,6 +80,7 @@ class Comparison(NamedTuple):
     distillation: DistillationLoss
     augment: Augment
     mixing: Mixing | None = None
+    batch_statistics: bool = False
 
     def __call__(
         self, images: Tensor, labels: Tensor, draw: Draw, progress: float = 1.0, slots: Tensor | None = None
@@ -92,10 +95,10 @@ class Comparison(NamedTuple):
             slots: number of each image among all of the run, ``(N,)`` int64; ``None`` if unknown.
         """
         loss = self.distillation
-        student, teacher = self._outputs(self._mixed(self.augment.view(images, draw, "distillation view"), draw))
+        student, teacher = self._outputs(self._mixed(self.augment.view(images, draw, "distillation view"), draw), draw)
         second = None
         if loss.second_view is not None:
-            second = self._outputs(self._mixed(loss.second_view.view(images, draw, "second view"), draw))
+            second = self._outputs(self._mixed(loss.second_view.view(images, draw, "second view"), draw), draw)
         head = self.student.head() if loss.needs_student_head else None
         context = LossContext(progress, slots if loss.needs_slots else None, second, head, draw)
         return Compared(student, teacher, self._labels(labels, teacher, images.shape[2:], draw), context)
@@ -119,10 +122,34 @@ class Comparison(NamedTuple):
         unknown = mixed[:, classes:] > 0
         return torch.where(unknown, F.one_hot(predicted, classes).to(mixed), mixed[:, :classes])
 
-    def _outputs(self, images: Tensor) -> tuple[NetworkOutput, NetworkOutput]:
+    def _outputs(self, images: Tensor, draw: Draw) -> tuple[NetworkOutput, NetworkOutput]:
         loss = self.distillation
         with nullcontext() if loss.needs_teacher_graph else torch.no_grad():
             seen = images.detach().requires_grad_() if loss.needs_teacher_graph else images
-            teacher = self.teacher(seen, embedding=loss.needs_embedding, maps=loss.teacher_maps)
+            teacher = self._teacher_output(seen, draw)
         student = self.student(images, embedding=loss.needs_embedding, maps=loss.student_maps)
         return student, teacher
+
+    def _teacher_output(self, images: Tensor, draw: Draw) -> NetworkOutput:
+        embedding, maps = self.distillation.needs_embedding, self.distillation.teacher_maps
+        if not self.batch_statistics:
+            return self.teacher(images, embedding=embedding, maps=maps)  # type: ignore[no-any-return]
+        check_statistics(self.distillation)
+        whole = self.teacher(gather_rows(images), embedding=embedding, maps=maps, batch_statistics=True)
+        return whole.select(torch.arange(len(whole.logits), device="cpu")[draw.rows])  # type: ignore[no-any-return]
+
+
+def check_statistics(loss: DistillationLoss) -> None:
+    """Check that a loss can be computed from a teacher that normalizes by batch statistics.
+
+    Args:
+        loss: loss of the student.
+
+    Raises:
+        ValueError: if it needs gradients through the teacher: only outputs are passed on from the global batch.
+    """
+    if loss.needs_teacher_graph:
+        raise ValueError(
+            f"{type(loss).__name__} needs gradients through the teacher, which this inversion evaluates with batch "
+            "statistics of all ranks' images, without a graph: take another distillation loss, such as KLDistillation"
+        )

@@ -111,7 +111,8 @@ class DistillationStep(NamedTuple):
             batch = self.transfer_set.draw(draw, device, unit.round)
         else:
             batch = self.transfer_set.blend(*synthetic, draw)
-        compare = Comparison(self.teacher, self.student, self.distillation, self.augment, self.mixing)
+        parts = self.teacher, self.student, self.distillation, self.augment, self.mixing
+        compare = Comparison(*parts, batch_statistics=self.inversion.teacher_statistics == "batch")
         compared = compare(batch.images, batch.labels, draw, progress, batch.slots)
         loss, terms = self._loss(compared, batch.from_condensed)
         shares = {**compared.agreement(self.distillation), "condensed_share": batch.from_condensed.float().mean()}

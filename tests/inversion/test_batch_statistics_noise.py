@@ -9,11 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lightning_condkd.augment import CropFlip
+from lightning_condkd.distillation import KLDistillation
 from lightning_condkd.inversion import BatchStatisticsNoise
 from lightning_condkd.models import DigitsNet, Observer
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.rounds import Cadence
 from lightning_condkd.steps import synthesize
+from lightning_condkd.steps.comparison import Compared, Comparison
 from tests.helpers import toy
 
 STEPS = 6
@@ -156,6 +159,45 @@ def test_statistics_are_those_of_the_global_batch() -> None:
 def test_what_cannot_be_is_refused(arguments: dict[str, Any], spec: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         BatchStatisticsNoise(**arguments).build(toy.spec(**spec), seeded_generator(0, "build"))
+
+
+def _compare(draw: Draw, images: Tensor, batch_statistics: bool) -> Compared:
+    teacher, student = _teacher(), toy.observed(toy.network("student 1"))
+    loss, view = KLDistillation(20.0), CropFlip(0, 0.0)
+    compare = Comparison(teacher, student, loss, view, batch_statistics=batch_statistics)
+    return compare(images, torch.full((len(images),), -1), draw)
+
+
+def test_the_student_s_teacher_normalizes_by_the_batch_too() -> None:
+    images = torch.rand(8, *toy.SHAPE, generator=seeded_generator(0, "images"))
+    expected = toy.network(NAME).train()((images - 0.25) / 0.5)
+    assert torch.equal(_compare(Draw(0, 0), images, batch_statistics=True).teacher.logits, expected)
+    assert not torch.allclose(_compare(Draw(0, 0), images, batch_statistics=False).teacher.logits, expected)
+
+
+@pytest.mark.filterwarnings("ignore:BatchStatisticsNoise")
+def test_a_run_asks_the_teacher_for_batch_statistics_in_both_phases(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, bool]] = []
+    forward = Observer.forward
+
+    def noting(self: Observer, images: Tensor, **arguments: Any) -> Any:
+        if self._frozen:
+            asked.append((len(images), arguments.get("batch_statistics", False)))
+        return forward(self, images, **arguments)
+
+    module = toy.condkd(BatchStatisticsNoise(cadence=CADENCE, batch_size=14))
+    monkeypatch.setattr(Observer, "forward", noting)
+    toy.fit(module, mix=0.0, max_epochs=1)
+    assert [one for one in asked if one[1]] == [(14, True)] * STEPS + [(8, True)] * 2
+
+
+def test_a_loss_that_needs_gradients_through_the_teacher_is_refused_at_setup() -> None:
+    class Through(KLDistillation):
+        needs_teacher_graph = True
+
+    model = toy.condkd(BatchStatisticsNoise(cadence=CADENCE, batch_size=14), distillation=Through())
+    with pytest.raises(ValueError, match=r"needs gradients through the teacher.*take another distillation loss"):
+        toy.fit(model)
 
 
 def test_a_teacher_without_batch_norm_is_refused_at_setup() -> None:

@@ -175,7 +175,7 @@ def check_class_rows(what: str, rows: object, num_classes: int, size: int | None
         raise ValueError(f"{what}: expected a row for each of {num_classes} classes, {shape}, got {tuple(rows.shape)}")
     if broken := (~rows.isfinite().all(1)).nonzero().flatten().tolist():
         raise ValueError(f"{what}: expected finite values, got NaN or infinity in class {_numbers(broken)}")
-    distinct, group = torch.unique(rows.detach().cpu(), dim=0, return_inverse=True)
+    distinct, group = torch.unique(at_least_float32(rows.detach()).cpu(), dim=0, return_inverse=True)
     if len(distinct) < num_classes:
         alike = (group == group.mode().values).nonzero().flatten().tolist()
         raise ValueError(

@@ -7,6 +7,7 @@ import lightning as L
 from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.distillation import DistillationLoss
 from lightning_condkd.inversion import Inversion
+from lightning_condkd.steps.comparison import check_statistics
 from lightning_condkd.training.run_length import dev_steps, round_length, student_rounds
 
 
@@ -46,6 +47,8 @@ def check_run_of_loss(
             f"{name} takes gradients of predictions with respect to maps, which are lost where a batch is split by "
             "source: take another mix than 'two_term'"
         )
+    if inversion.teacher_statistics == "batch":
+        check_statistics(loss)
     if loss.needs_slots and inversion.source == "live" and transfer_set.synthetic_per_batch:
         raise ValueError(
             f"{name} remembers each image, but {type(inversion).__name__} renders new ones in every step and stores "
