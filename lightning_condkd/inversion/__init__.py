@@ -9,6 +9,7 @@ from lightning_condkd.inversion.dfad import DFAD
 from lightning_condkd.inversion.dfq import DFQ
 from lightning_condkd.inversion.fast import Fast
 from lightning_condkd.inversion.live import LiveInversion
+from lightning_condkd.inversion.parts.card import MethodCard, Published
 from lightning_condkd.inversion.parts.competition import Competition
 from lightning_condkd.inversion.parts.generator import GeneratorSettings
 from lightning_condkd.inversion.parts.pixel_optimizer import ImagePrior, PixelAdam
@@ -33,8 +34,10 @@ __all__ = [
     "LatentStep",
     "LiveInversion",
     "Memory",
+    "MethodCard",
     "NoInversion",
     "PixelAdam",
+    "Published",
     "RealSubset",
     "SmoothNoise",
 ]
