@@ -174,7 +174,7 @@ LIVE = Suite(
         "zskt": live(anneal_blocks=132),
         "dfq": live(**SMALL),
         "dfad": live(**SMALL),
-        # The published ratio, in three times as many student steps, without and with the student's settings of its code.
+        # The published ratio in three times as many student steps, without and with the student's settings of its code.
         "dfad (396 blocks of 1 : 5)": live(1, 36, **SMALL),
         "dfad (396 blocks, SGD)": [*live(1, 36, **SMALL, decay_blocks="[72, 144]"), *SGD_IN_STEPS],
         "dfad (DataFree, 396 blocks, SGD)": [
