@@ -12,6 +12,7 @@ from lightning_condkd.inversion.diff_dfkd import DiffDFKD
 from lightning_condkd.inversion.fast import Fast
 from lightning_condkd.inversion.live import LiveInversion
 from lightning_condkd.inversion.nayer import NAYER
+from lightning_condkd.inversion.parts.card import MethodCard, Published
 from lightning_condkd.inversion.parts.class_vectors import (
     ClassVectors,
     CondensedMeanVectors,
@@ -54,11 +55,13 @@ __all__ = [
     "LatentStep",
     "LiveInversion",
     "Memory",
+    "MethodCard",
     "NoInversion",
     "OrthogonalVectors",
     "PipelineLoading",
     "PixelAdam",
     "Prompt",
+    "Published",
     "RealSubset",
     "SmoothNoise",
     "TeacherHeadVectors",

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from lightning_condkd.augment import Augment
 from lightning_condkd.distributed import gather_rows, mean_over_ranks
+from lightning_condkd.inversion.parts.card import MethodCard
 from lightning_condkd.inversion.parts.class_vectors import ClassRows, check_class_rows
 from lightning_condkd.inversion.parts.method_checks import (
     check_finished,
@@ -125,6 +126,7 @@ class Inversion(FinalMethods, nn.Module):
             the alignment term, or the last ones. Losses are averaged over ranks before they are compared.
 
     Attributes:
+        card: facts about the method for ``lightning-condkd methods``; ``None`` leaves it out there.
         source: source of the student's synthetic images: ``bank`` stores the kept images of each block in the memory
             bank; with ``live``, :meth:`sample` renders images for every student step and none is stored.
         needs_embedding: whether :meth:`loss` uses the teacher's embedding, or :meth:`make` its size.
@@ -161,6 +163,7 @@ class Inversion(FinalMethods, nn.Module):
         "collect": "observe_step(synthetic, output, unit), which may return the images to keep",
         "sample": "render_sample(count, observe, unit, draw)",
     }
+    card: ClassVar[MethodCard | None] = None
     source: Source = "bank"
     student_loss: StudentLoss = "kl"
     student_mode: Mode = "eval"

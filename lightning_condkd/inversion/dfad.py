@@ -10,6 +10,7 @@ from torch import nn
 from lightning_condkd.functional.divergence import logits_l1
 from lightning_condkd.inversion.base import Mode, Observe, Source, StudentLoss, check_mode
 from lightning_condkd.inversion.live import LiveInversion
+from lightning_condkd.inversion.parts.card import QUOTED, MethodCard, accuracies
 from lightning_condkd.inversion.parts.generator import (
     GeneratorOutput,
     GeneratorSettings,
@@ -28,9 +29,10 @@ class DFAD(LiveInversion):
     The student minimises the same difference
     (:class:`~lightning_condkd.distillation.LogitsL1Distillation`). It needs only the two networks: no BatchNorm, no
     embedding, no labels. Defaults are those of the method's own code for CIFAR, whose images may leave [0, 1];
-    :meth:`datafree` is the version of the DataFree family of codes, with bounded pixels, whose student stays at chance
-    on small tasks. Settings of the student in the own code: the same batch size, SGD with lr 0.1, momentum 0.9 and
-    weight decay 5e-4, a tenth of the lr after 100 and 200 of 500 rounds.
+    :meth:`datafree` is the version of the DataFree family of codes, with bounded pixels. Settings of the student in the
+    own code: the same batch size, SGD with lr 0.1, momentum 0.9 and weight decay 5e-4, a tenth of the lr after 100 and
+    200 of 500 rounds, when that of the generator falls too. They matter: on the digits, a student with Adam stays at
+    chance, and one whose rate falls to 0 while the generator's does not loses at the end what it has learned.
 
     Args:
         cadence: 1 generator step and 5 student steps, 50 times a round. The own code begins with the student's steps.
@@ -61,6 +63,9 @@ class DFAD(LiveInversion):
         Fang et al.: "Data-Free Adversarial Distillation", arXiv 1912.11006.
     """
 
+    card = MethodCard(
+        "Data-Free-Adversarial-Distillation (VainF), CIFAR", published=accuracies(93.3, 67.7), published_in=QUOTED
+    )
     student_loss: StudentLoss = "logits_l1"
     published: ClassVar[GeneratorSettings] = GeneratorSettings(128, 256, lr=1e-3, betas=(0.9, 0.999))
 

@@ -12,6 +12,7 @@ from lightning_condkd.functional.divergence import negative_divergence
 from lightning_condkd.functional.inversion import balance_loss, bn_distance, class_loss
 from lightning_condkd.inversion.base import Mode, Observe, Source
 from lightning_condkd.inversion.live import LiveInversion
+from lightning_condkd.inversion.parts.card import FAST_TABLE, MethodCard, accuracies
 from lightning_condkd.inversion.parts.generator import GeneratorSettings, check_bn
 from lightning_condkd.models.generators import ConvGenerator
 from lightning_condkd.randomness import Draw
@@ -48,6 +49,9 @@ class DFQ(LiveInversion):
         Choi et al.: "Data-Free Network Quantization With Adversarial Knowledge Distillation", arXiv 2005.04136.
     """
 
+    card = MethodCard(
+        "DataFree (zju-vipa), CIFAR-10", published=accuracies(94.61, 77.01, 64.79), published_in=FAST_TABLE
+    )
     sample_mode: Mode = "eval"
     student_lr_floor = 0.0
     published: ClassVar[GeneratorSettings] = GeneratorSettings(64, 256, lr=1e-3, betas=(0.5, 0.999))

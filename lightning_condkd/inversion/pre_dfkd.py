@@ -16,6 +16,7 @@ from lightning_condkd.distributed import world_size
 from lightning_condkd.functional.inversion import activation_loss, balance_loss, class_loss
 from lightning_condkd.inversion.base import Mode, Observe, StudentLoss
 from lightning_condkd.inversion.live import LiveInversion
+from lightning_condkd.inversion.parts.card import QUOTED, MethodCard, accuracies
 from lightning_condkd.inversion.parts.competition import Competition
 from lightning_condkd.inversion.parts.generator import GeneratorSettings
 from lightning_condkd.inversion.parts.replay_memory import Memory, ReplayMemory
@@ -78,6 +79,7 @@ class PREDFKD(LiveInversion):
 
     autoencoder: ReplayMemory
 
+    card = MethodCard("PRE-DFKD, CIFAR", published=accuracies(94.1, 77.1), published_in=QUOTED)
     student_loss: StudentLoss = "logits_l1"
     student_mode: Mode = "train"
     student_lr_floor = 0.0
