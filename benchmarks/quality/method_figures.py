@@ -30,7 +30,8 @@ def _of_task(rows: dict[str, Any]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for recipe in sorted((ROOT / "configs" / "methods").glob("*.yaml")):
         method = yaml.safe_load(recipe.read_text())["model"]["init_args"]["inversion"]["class_path"]
-        found |= _of_method(method, {way: rows.get(f"{recipe.stem}{name}") for way, name in WAYS.items()})
+        of = _of_method(method, {way: rows.get(f"{recipe.stem}{name}") for way, name in WAYS.items()})
+        found = of | found  # the first of several recipes of one method is its own
     return found | _of_method("NoInversion", {"condensed": rows.get("condensed only")})
 
 

@@ -142,6 +142,8 @@ class Inversion(FinalMethods, nn.Module):
         gradient_clip: largest norm of the gradient in a synthesis step; ``None`` for no limit.
         student_loss: the published method's loss for the student: ``kl`` for the divergence of predictions,
             ``logits_l1`` for the difference of logits, ``attention`` for the divergence and attention maps.
+        student_temperature: the published temperature of the divergence; ``None`` for 20 where images are stored and 1
+            where they are rendered for the step.
         student_mode: mode of the student in a synthesis step, that of the official code. With ``train``, its BatchNorm
             layers use the statistics of each rank's own synthetic batch, and their running statistics follow it:
             synthesis changes the student's buffers, never its weights.
@@ -166,6 +168,7 @@ class Inversion(FinalMethods, nn.Module):
     card: ClassVar[MethodCard | None] = None
     source: Source = "bank"
     student_loss: StudentLoss = "kl"
+    student_temperature: float | None = None
     student_mode: Mode = "eval"
     student_lr_floor: float = 1e-3
     needs_embedding: bool = False

@@ -9,14 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_condkd.inversion.base import Inversion, Observe
-from lightning_condkd.inversion.parts.card import MethodCard
+from lightning_condkd.inversion.parts.card import OURS, MethodCard
 from lightning_condkd.inversion.parts.tensor_file import read_tensor
 from lightning_condkd.pixels import to_pixels
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Unit
 from lightning_condkd.types import LossTerms, NetworkOutput, Synthetic, TaskSpec
-
-OURS = "none: a control of this package"
 
 
 class SmoothNoise(Inversion):

@@ -13,6 +13,7 @@ from lightning_condkd.distributed import gather_rows
 from lightning_condkd.functional.divergence import adversarial_divergence
 from lightning_condkd.functional.inversion import bn_distance, class_loss
 from lightning_condkd.inversion.base import Inversion, Observe
+from lightning_condkd.inversion.parts.card import MethodCard
 from lightning_condkd.inversion.parts.generator import check_bn
 from lightning_condkd.inversion.parts.latent_cutmix import LatentCutMix
 from lightning_condkd.inversion.parts.latent_pipeline import (
@@ -74,8 +75,8 @@ class DiffDFKD(Inversion):
         eta: share of new noise in a denoising step: 1 for that of DDPM (official code), 0 for DDIM.
 
     Raises:
-        ModuleNotFoundError: if diffusers is not installed.
         ValueError: if an argument is out of its range; in :meth:`build`, if pipeline and task do not fit together.
+        ModuleNotFoundError: in :meth:`build`, if diffusers is not installed.
         FileNotFoundError: in :meth:`build`, if there is no such pipeline.
 
     Example:
@@ -87,6 +88,12 @@ class DiffDFKD(Inversion):
         Qi et al.: "Data-free Knowledge Distillation with Diffusion Models", arXiv 2504.00870; its code.
     """
 
+    card = MethodCard(
+        "DiffDFKD (xhqi0109), whose release is a recreation",
+        needs=("latent diffusion model", "extra diffusion"),
+        arguments={"pipeline": "stable-diffusion-v1-5/stable-diffusion-v1-5"},
+    )
+    student_temperature = 30.0
     balanced_labels = True
     labels: Tensor
     fingerprint: Tensor
@@ -108,7 +115,6 @@ class DiffDFKD(Inversion):
         labels: Labels = "balanced",
         eta: float = 1.0,
     ) -> None:
-        check_diffusers()
         super().__init__(cadence, batch_size, selection="last")
         check_choice("labels", labels, Labels)
         if not 0 <= eta <= 1:
@@ -131,6 +137,7 @@ class DiffDFKD(Inversion):
 
     def make(self, spec: TaskSpec, generator: torch.Generator) -> None:
         """Load the diffusion model and create the latents."""
+        check_diffusers()
         check_bn(self.bn_weight, spec)
         self._check_cutmix(spec)
         parts = load_parts(self._pipeline, self.loading)

@@ -80,7 +80,7 @@ class CondKD(CondKDSteps):
         distillation: loss of the student; ``None`` for the loss of the method's official code:
             :class:`LogitsL1Distillation` for DFAD and PRE-DFKD, :class:`AttentionDistillation` for ZSKT if the stages
             of both networks pair (else a warning), else :class:`KLDistillation`, at temperature 20 if images are
-            stored and at 1 if they are rendered for the step.
+            stored (30 for DiffDFKD) and at 1 if they are rendered for the step.
         augment: augmentation of the distillation images, the same for teacher and student; ``None`` for crop (pad 4)
             and flip of stored images, and for none of images rendered for the step, as in the official codes.
         mixing: mixture of each distillation image with another one of the batch, such as :class:`Mixup`, the same for

@@ -20,7 +20,7 @@ from lightning_condkd.distillation import VID, KLDistillation
 from lightning_condkd.inversion import Inversion
 from lightning_condkd.models import Observer
 from lightning_condkd.randomness import seeded_generator
-from lightning_condkd.steps import DistillationStep, distill, synthesize
+from lightning_condkd.steps import DistillationStep, distill, give_class_rows, synthesize
 from tests.conftest import ROOT
 from tests.helpers import contract, toy
 
@@ -53,13 +53,15 @@ def _alignment(weight: float | None, **arguments: Any) -> FeatureAlignment | Non
 def _parts(name: str, weight: float | None, **arguments: Any) -> Parts:
     inversion, alignment = contract.built(name), _alignment(weight, **arguments)
     inversion.build(task := toy.spec(mean=(0.25,), std=(0.5,)), seeded_generator(toy.SEED, "inversion"))
+    teacher = toy.observed(toy.network("teacher")).freeze()
+    give_class_rows(inversion, teacher, toy.condensed_set())
     student = toy.observed(toy.network("student 1"))
     optimizers = {"student": SGD(student.parameters(), lr=0.2), **inversion.optimizers()}
     if alignment is not None and weight:
         alignment.build(task, seeded_generator(toy.SEED, "alignment"))
         optimizers["discriminator"] = alignment.optimizer()
     transfer = TransferSet(toy.condensed_set(), mix=contract.mix(inversion), batch_size=BATCH)  # type: ignore[arg-type]
-    return Parts(inversion, alignment, transfer, toy.observed(toy.network("teacher")).freeze(), student, optimizers)
+    return Parts(inversion, alignment, transfer, teacher, student, optimizers)
 
 
 def _bare(name: str, weight: float | None, mixed: bool = False, **arguments: Any) -> dict[str, Tensor]:

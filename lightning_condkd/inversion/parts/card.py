@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 RESNET, WIDE_RESNET = "ResNet-34 to ResNet-18", "WRN-40-2 to WRN-16-2"
 FAST_TABLE = "table of Fast (arXiv 2112.06253), best epoch"
+OURS = "none: a control of this package"
 QUOTED = "as quoted by a later repository, best epoch"
 
 
