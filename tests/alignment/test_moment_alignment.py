@@ -15,9 +15,11 @@ from lightning_condkd.alignment import (
     MomentDistance,
 )
 from lightning_condkd.data import TransferSet
+from lightning_condkd.inversion import Contrastive
 from lightning_condkd.models import Observer
 from lightning_condkd.models.taps import convolutions
 from lightning_condkd.randomness import Draw, seeded_generator
+from lightning_condkd.rounds import Cadence
 from lightning_condkd.steps import OptimizerTurns, SynthesisStep, synthesize
 from lightning_condkd.types import LossTerms, NetworkOutput
 from tests.helpers import contract, toy
@@ -127,6 +129,30 @@ def _distances(inversion: Any, alignment: MomentAlignment) -> tuple[float, float
             found.append(float(update.losses["alignment"]))
         step.finish(unit, turns)
     return sum(found[:6]) / 6, sum(found[-6:]) / 6
+
+
+@pytest.mark.parametrize("name", contract.methods())
+def test_every_method_takes_it(name: str) -> None:
+    """CMI asks the teacher for other channel means than the alignment, which then looks by itself."""
+    model = toy.condkd(contract.make(name), MomentAlignment(logits_weight=1.0))
+    run = toy.fit(model, mix=contract.mix(model.inversion), max_epochs=2)
+    names = convolutions(run.model.teacher.network)
+    width = sum(run.model.teacher.network.get_submodule(one).in_channels for one in names)  # type: ignore[misc]
+    assert run.model.alignment is not None
+    assert run.model.alignment.condensed[0].channel_means.shape == (6, width)  # type: ignore[union-attr]
+    assert 0 <= run.metrics["synthesis/alignment"] < 8  # the largest MMD of four kernels
+    assert run.metrics["synthesis/alignment_logits"] > 0
+
+
+def test_the_alignment_sees_the_method_s_view() -> None:
+    """One pass for both, and a pass of its own where they ask for different values: the same loss."""
+    seen = []
+    for width in ("embedding", "batch_norm"):
+        contrastive = Contrastive(ring_size=20, ring_draws=8, head_size=4, features=width)
+        method = contract.make("CMI", contrastive=contrastive, cadence=Cadence(1, 1))
+        run = toy.fit(toy.condkd(method, MomentAlignment(weight=1e-30)), max_epochs=1)
+        seen.append(run.metrics)
+    assert seen[0]["synthesis/alignment"] == pytest.approx(seen[1]["synthesis/alignment"], rel=1e-5)
 
 
 def test_a_bare_loop_notices_another_condensed_set() -> None:
