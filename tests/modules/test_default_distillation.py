@@ -17,7 +17,8 @@ LOSSES = {
     "DFAD": "LogitsL1Distillation()",
     "PREDFKD": "LogitsL1Distillation()",
     **dict.fromkeys(("DAFL", "DFQ", "ZSKT"), "KLDistillation(temperature=1.0)"),
-    **dict.fromkeys(("Fast", "CMI", "DeepInversion", "RealSubset", "SmoothNoise"), "KLDistillation(temperature=20.0)"),
+    **dict.fromkeys(("Fast", "CMI", "NAYER", "DeepInversion"), "KLDistillation(temperature=20.0)"),
+    **dict.fromkeys(("BatchStatisticsNoise", "RealSubset", "SmoothNoise"), "KLDistillation(temperature=20.0)"),
 }
 
 

@@ -20,7 +20,7 @@ from lightning_condkd.distillation import VID, KLDistillation
 from lightning_condkd.inversion import Inversion
 from lightning_condkd.models import Observer
 from lightning_condkd.randomness import seeded_generator
-from lightning_condkd.steps import DistillationStep, distill, synthesize
+from lightning_condkd.steps import DistillationStep, distill, give_class_rows, synthesize
 from tests.conftest import ROOT
 from tests.helpers import contract, toy
 
@@ -59,7 +59,9 @@ def _parts(name: str, weight: float | None, **arguments: Any) -> Parts:
         alignment.build(task, seeded_generator(toy.SEED, "alignment"))
         optimizers["discriminator"] = alignment.optimizer()
     transfer = TransferSet(toy.condensed_set(), mix=contract.mix(inversion), batch_size=BATCH)  # type: ignore[arg-type]
-    return Parts(inversion, alignment, transfer, toy.observed(toy.network("teacher")).freeze(), student, optimizers)
+    teacher = toy.observed(toy.network("teacher")).freeze()
+    give_class_rows(inversion, teacher, transfer.condensed)
+    return Parts(inversion, alignment, transfer, teacher, student, optimizers)
 
 
 def _bare(name: str, weight: float | None, mixed: bool = False, **arguments: Any) -> dict[str, Tensor]:
@@ -181,7 +183,7 @@ import torch
 from lightning_condkd import Cadence, CondensedSet, CropFlip, DigitsNet, Fast, FeatureAlignment, KLDistillation
 from lightning_condkd import Observer, TaskSpec, TransferSet
 from lightning_condkd.inversion import GeneratorSettings
-from lightning_condkd.steps import DistillationStep, distill, synthesize
+from lightning_condkd.steps import DistillationStep, distill, give_class_rows, synthesize
 teacher, student = (Observer(DigitsNet(width=2), [0.3], [0.4]) for _ in range(2))
 transfer = TransferSet(CondensedSet(torch.rand(10, 1, 8, 8), torch.arange(10)), batch_size=4)
 fast, alignment = Fast(cadence=Cadence(1, 1), batch_size=4, generator=GeneratorSettings(width=2)), FeatureAlignment()
