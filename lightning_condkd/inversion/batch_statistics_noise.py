@@ -116,7 +116,7 @@ class BatchStatisticsNoise(Inversion):
         self.chosen[free], self.chosen_labels[free] = images, labels
 
     def _fill(self, images: Tensor, labels: Tensor) -> None:
-        lacking = self._lacking().tolist()
+        lacking = self._lacking().cpu().tolist()
         if (count := sum(lacking)) and rank() == 0:
             classes = listed([str(label) for label, number in enumerate(lacking) if number])
             warnings.warn(

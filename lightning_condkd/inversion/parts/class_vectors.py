@@ -173,9 +173,10 @@ def check_class_rows(what: str, rows: object, num_classes: int, size: int | None
     if rows.dim() != 2 or len(rows) != num_classes or not rows.shape[1] or size not in (None, rows.shape[1]):
         shape = f"({num_classes}, {'D' if size is None else size})"
         raise ValueError(f"{what}: expected a row for each of {num_classes} classes, {shape}, got {tuple(rows.shape)}")
-    if broken := (~rows.isfinite().all(1)).nonzero().flatten().tolist():
+    values = at_least_float32(rows.detach()).cpu()
+    if broken := (~values.isfinite().all(1)).nonzero().flatten().tolist():
         raise ValueError(f"{what}: expected finite values, got NaN or infinity in class {_numbers(broken)}")
-    distinct, group = torch.unique(at_least_float32(rows.detach()).cpu(), dim=0, return_inverse=True)
+    distinct, group = torch.unique(values, dim=0, return_inverse=True)
     if len(distinct) < num_classes:
         alike = (group == group.mode().values).nonzero().flatten().tolist()
         raise ValueError(
