@@ -1,7 +1,7 @@
 """Inversion methods, which synthesize images from a teacher: one file for each method."""
 
 from lightning_condkd.inversion.base import Inversion
-from lightning_condkd.inversion.cmi import CMI, Contrastive
+from lightning_condkd.inversion.cmi import CMI
 from lightning_condkd.inversion.controls import NoInversion, RealSubset, SmoothNoise
 from lightning_condkd.inversion.dafl import DAFL
 from lightning_condkd.inversion.deep_inversion import DeepInversion
@@ -11,6 +11,7 @@ from lightning_condkd.inversion.fast import Fast
 from lightning_condkd.inversion.live import LiveInversion
 from lightning_condkd.inversion.parts.card import MethodCard, Published
 from lightning_condkd.inversion.parts.competition import Competition
+from lightning_condkd.inversion.parts.contrastive import Contrastive
 from lightning_condkd.inversion.parts.generator import GeneratorSettings
 from lightning_condkd.inversion.parts.pixel_optimizer import ImagePrior, PixelAdam
 from lightning_condkd.inversion.parts.replay_memory import LatentStep, Memory
