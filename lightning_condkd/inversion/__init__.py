@@ -2,7 +2,7 @@
 
 from lightning_condkd.inversion.base import Inversion
 from lightning_condkd.inversion.batch_statistics_noise import BatchStatisticsNoise
-from lightning_condkd.inversion.cmi import CMI, Contrastive
+from lightning_condkd.inversion.cmi import CMI
 from lightning_condkd.inversion.controls import NoInversion, RealSubset, SmoothNoise
 from lightning_condkd.inversion.dafl import DAFL
 from lightning_condkd.inversion.deep_inversion import DeepInversion
@@ -21,6 +21,7 @@ from lightning_condkd.inversion.parts.class_vectors import (
     TeacherHeadVectors,
 )
 from lightning_condkd.inversion.parts.competition import Competition
+from lightning_condkd.inversion.parts.contrastive import Contrastive
 from lightning_condkd.inversion.parts.generator import GeneratorSettings
 from lightning_condkd.inversion.parts.latent_cutmix import LatentCutMix
 from lightning_condkd.inversion.parts.latent_pipeline import LatentPipeline, PipelineLoading

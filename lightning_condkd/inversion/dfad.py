@@ -31,8 +31,9 @@ class DFAD(LiveInversion):
     embedding, no labels. Defaults are those of the method's own code for CIFAR, whose images may leave [0, 1];
     :meth:`datafree` is the version of the DataFree family of codes, with bounded pixels. Settings of the student in the
     own code: the same batch size, SGD with lr 0.1, momentum 0.9 and weight decay 5e-4, a tenth of the lr after 100 and
-    200 of 500 rounds, when that of the generator falls too. They matter: on the digits, a student with Adam stays at
-    chance, and one whose rate falls to 0 while the generator's does not loses at the end what it has learned.
+    200 of 500 rounds, when that of the generator falls too. They matter: on the digits, students with Adam or with
+    cropped images stay near chance, and one whose rate falls to 0 while the generator's does not loses in the end what
+    it has learned.
 
     Args:
         cadence: 1 generator step and 5 student steps, 50 times a round. The own code begins with the student's steps.
