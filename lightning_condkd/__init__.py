@@ -22,6 +22,7 @@ __all__ = [
     "CondensedSet",
     "CropFlip",
     "DeepInversion",
+    "DiffDFKD",
     "DigitsDataModule",
     "DigitsNet",
     "Distillation",
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
         step_loader,
     )
     from lightning_condkd.distillation import AttentionDistillation, KLDistillation, LogitsL1Distillation
-    from lightning_condkd.inversion import CMI, DAFL, DFAD, DFQ, PREDFKD, ZSKT, DeepInversion, Fast
+    from lightning_condkd.inversion import CMI, DAFL, DFAD, DFQ, PREDFKD, ZSKT, DeepInversion, DiffDFKD, Fast
     from lightning_condkd.models import DigitsNet, Observer
     from lightning_condkd.modules import (
         Classification,
