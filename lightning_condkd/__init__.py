@@ -23,6 +23,7 @@ __all__ = [
     "CondensedSet",
     "CropFlip",
     "DeepInversion",
+    "DiffDFKD",
     "DigitsDataModule",
     "DigitsNet",
     "Distillation",
@@ -35,6 +36,7 @@ __all__ = [
     "KLDistillation",
     "LogitsL1Distillation",
     "MemoryBank",
+    "MomentAlignment",
     "Observer",
     "StreamedFolderDataModule",
     "TaskSpec",
@@ -47,7 +49,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from lightning_condkd.alignment import FeatureAlignment
+    from lightning_condkd.alignment import FeatureAlignment, MomentAlignment
     from lightning_condkd.augment import CropFlip
     from lightning_condkd.data import (
         CondensedDataModule,
@@ -61,7 +63,7 @@ if TYPE_CHECKING:
         step_loader,
     )
     from lightning_condkd.distillation import AttentionDistillation, KLDistillation, LogitsL1Distillation
-    from lightning_condkd.inversion import CMI, DAFL, DFAD, DFQ, NAYER, PREDFKD, ZSKT, DeepInversion, Fast
+    from lightning_condkd.inversion import CMI, DAFL, DFAD, DFQ, NAYER, PREDFKD, ZSKT, DeepInversion, DiffDFKD, Fast
     from lightning_condkd.models import DigitsNet, Observer
     from lightning_condkd.modules import (
         Classification,

@@ -16,6 +16,7 @@ from lightning_condkd import inversion
 from lightning_condkd.alignment import FeatureAlignment, ProjectionDiscriminator
 from lightning_condkd.inversion import (
     CondensedMeanVectors,
+    Contrastive,
     FileVectors,
     GeneratorSettings,
     Inversion,
@@ -24,7 +25,6 @@ from lightning_condkd.inversion import (
     NoInversion,
     OrthogonalVectors,
 )
-from lightning_condkd.inversion.cmi import Contrastive
 from lightning_condkd.modules import CondKD
 from lightning_condkd.randomness import seeded_generator
 from lightning_condkd.rounds import Cadence

@@ -498,15 +498,17 @@ def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def digits_pipeline() -> Any:
-    """A reduced run of the example."""
-    example = runpy.run_path(str(ROOT / "examples" / "digits_diffusion.py"))
-    images, labels = example["digits"]()
-    vae = example["train_vae"](images, 60, 0)
-    return example["train_unet"](vae, images, labels, 100, 0)
+def digits_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a reduced run of the example."""
+    folder = tmp_path_factory.mktemp("digits") / "pipeline"
+    example = ROOT / "examples" / "digits_diffusion.py"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", [str(example), f"--output={folder}", "--vae-steps=60", "--unet-steps=100"])
+        runpy.run_path(str(example), run_name="__main__")
+    return folder
 
 
-def _class_accuracy(pipeline: Any, rate: float, judge: Observer) -> float:
+def _class_accuracy(pipeline: Path, rate: float, judge: Observer) -> float:
     teacher = Observer(DigitsNet(width=32), (0.3059,), (0.3754,), weights="package:digits-teacher.safetensors").freeze()
     method = DiffDFKD(pipeline=pipeline, cadence=Cadence(10, 0), batch_size=60, guidance_rate=rate)
     method.build(TaskSpec((1, 8, 8), 10, 64, teacher.bn_channels), seeded_generator(0, "build"))
@@ -529,7 +531,7 @@ def _judge() -> Observer:
     return judge.freeze()
 
 
-def test_guidance_alone_gives_images_their_class(digits_pipeline: Any) -> None:
+def test_guidance_alone_gives_images_their_class(digits_pipeline: Path) -> None:
     """The model is asked for its null class; who judges is not who guides."""
     judge = _judge()
     guided, unguided = (_class_accuracy(digits_pipeline, rate, judge) for rate in (1.0, 0.0))
