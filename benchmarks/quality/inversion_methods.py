@@ -32,6 +32,7 @@ MIX = "data.init_args.mix"
 
 
 CONTROLS = ("noise", "batch_statistics_noise", "real_subset")
+BY_MOMENTS = ("fast", "cmi", "nayer")
 BANK = (*CONTROLS, "fast", "deep_inversion", "adaptive_deep_inversion", "cmi", "nayer")
 RANDOM_VECTORS = "data/digits-random-vectors.safetensors"
 
@@ -65,6 +66,9 @@ def budget(steps: int, size: int, student_steps: int, **arguments: object) -> li
 def ways(method: str, flags: list[str]) -> dict[str, list[str]]:
     """Return the rows of a method: plain, with condensed images mixed in, guided as well at two weights.
 
+    Three methods are guided by moments of the features in place of a discriminator too, at the weight of PGDI's code
+    and at a hundredth of it.
+
     Methods that store images are compared under one distillation loss; those that render them for the step keep the
     loss of their recipe and get a fixed share of condensed images. Words after the name of a method name a variant of
     it, which has only the plain row.
@@ -78,11 +82,20 @@ def ways(method: str, flags: list[str]) -> dict[str, list[str]]:
     plain = {method: [*own, f"--{ALIGNMENT}=null", f"--{MIX}=0.0"]}
     if name in CONTROLS or name != method:
         return plain
+    moments = {
+        f"{method}* MMD {weight}": [
+            *mixed,
+            f"--{ALIGNMENT}=MomentAlignment",
+            f"--{ALIGNMENT}.init_args.weight={weight}",
+        ]
+        for weight in ((1, 100) if method in BY_MOMENTS else ())
+    }
     return {
         **plain,
         f"{method} + condensed": [*mixed, f"--{ALIGNMENT}=null"],
         f"{method}*": [*mixed, f"--{ALIGNMENT}.init_args.weight=5"],
         f"{method}* 0.5": [*mixed, f"--{ALIGNMENT}.init_args.weight=0.5"],
+        **moments,
     }
 
 
