@@ -82,12 +82,9 @@ def ways(method: str, flags: list[str]) -> dict[str, list[str]]:
     plain = {method: [*own, f"--{ALIGNMENT}=null", f"--{MIX}=0.0"]}
     if name in CONTROLS or name != method:
         return plain
+    by_moments = [*mixed, f"--{ALIGNMENT}=MomentAlignment"]
     moments = {
-        f"{method}* MMD {weight}": [
-            *mixed,
-            f"--{ALIGNMENT}=MomentAlignment",
-            f"--{ALIGNMENT}.init_args.weight={weight}",
-        ]
+        f"{method}* MMD {weight}": [*by_moments, f"--{ALIGNMENT}.init_args.weight={weight}"]
         for weight in ((1, 100) if method in BY_MOMENTS else ())
     }
     return {
@@ -148,10 +145,17 @@ DATAFREE = {
 }
 
 
+ONE_BATCH = {"cadence__batches": 1, "cadence__warmup_batches": 1}
+
+
 def nayer(vectors: str) -> list[str]:
     """Return the flags of NAYER on the digits with a kind of class vectors."""
-    one = {"cadence__batches": 1, "cadence__warmup_batches": 1}
-    return digits(50, **one, **SMALL, generator__lr=0.01, augment=CROP, class_vectors=vectors)
+    return digits(50, **ONE_BATCH, **SMALL, generator__lr=0.01, augment=CROP, class_vectors=vectors)
+
+
+def nayer_cifar10(vectors: str) -> list[str]:
+    """Return the flags of NAYER on CIFAR-10 with a kind of class vectors."""
+    return cifar10(40, **ONE_BATCH, generator__width=32, class_vectors=vectors)
 
 
 DIGITS = Suite(
@@ -194,6 +198,9 @@ CIFAR10 = Suite(
         "fast": cifar10(5, generator__width=32, bn_weight=1.0),
         "deep_inversion": cifar10(40, optimizer__lr=0.1),
         "cmi": cifar10(40, generator__width=32, contrastive__ring_draws=512),
+        "nayer": nayer_cifar10("TeacherHeadVectors"),
+        "nayer condensed means": nayer_cifar10("CondensedMeanVectors"),
+        "nayer one-hot": nayer_cifar10("OrthogonalVectors"),
         "dafl": cifar10(40, source="bank"),
         "zskt": cifar10(40, source="bank", anneal_blocks=11),
         "dfq": cifar10(40, generator__width=32, source="bank"),
