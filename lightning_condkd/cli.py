@@ -36,6 +36,7 @@ from lightning_condkd.callbacks import (
 from lightning_condkd.commands.convert import convert
 from lightning_condkd.commands.evaluate import evaluate
 from lightning_condkd.commands.export import export
+from lightning_condkd.commands.methods import methods
 from lightning_condkd.commands.select import select
 from lightning_condkd.parser import ReadableLightningParser, ReadableParser, noting_carried_over, warn_of_carried_over
 from lightning_condkd.training.checkpoint_files import BEST, is_resumable, newest_first
@@ -50,12 +51,13 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "convert": convert,
     "evaluate": evaluate,
     "export": export,
+    "methods": methods,
     "select": select,
 }
 EPILOGUE = (
     "more commands, each with its own --help: 'convert SOURCE OUTPUT' converts a condensed set to the native or other "
     "formats, 'evaluate SET' trains fresh networks on it, 'select OUTPUT' chooses real images in its place, "
-    "'export CHECKPOINT OUTPUT' writes the student"
+    "'export CHECKPOINT OUTPUT' writes the student, 'methods' lists the inversion methods with their needs and costs"
 )
 PROGRAM = "lightning-condkd"
 OUTPUT = (

@@ -57,6 +57,24 @@ def gather_rows(rows: Tensor) -> Tensor:
     return torch.stack(parts, dim=1).flatten(0, 1)
 
 
+def gather_with_gradient(rows: Tensor) -> Tensor:
+    """Return the global batch as :func:`gather_rows` does, with a gradient to this rank's rows.
+
+    If every rank computes one loss of the whole batch, the mean of the ranks' gradients of anything that their rows
+    depend on is the gradient of that loss.
+
+    Args:
+        rows: ``(N / world_size, ...)``, the same shape on every rank.
+    """
+    if not _initialized():
+        return rows
+    count = dist.get_world_size()
+    # The gradient is multiplied by the number of ranks, since the trainer averages those of the ranks.
+    own, batch = rows * count - (rows * (count - 1)).detach(), gather_rows(rows)
+    mask = (torch.arange(len(batch), device=rows.device) % count == dist.get_rank()).view(-1, *[1] * (rows.dim() - 1))
+    return torch.where(mask, own.repeat_interleave(count, dim=0), batch)
+
+
 def first_over_ranks(value: Value | None) -> Value | None:
     """Return the value of the first rank that has one.
 

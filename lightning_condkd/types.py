@@ -33,8 +33,8 @@ class NetworkOutput(NamedTuple):
         embedding: input of the final linear layer, ``(N, D)``; ``None`` unless requested.
         maps: outputs of the requested inner modules, in the order of the request.
         bn: one record per BatchNorm layer; empty unless requested.
-        channel_means: for each image the concatenated spatial means of the inputs of all BatchNorm layers, ``(N, D')``
-            with ``D'`` the sum of their widths; ``None`` unless requested.
+        channel_means: for each image the concatenated spatial means of the inputs of all BatchNorm layers, or of named
+            modules, ``(N, D')`` with ``D'`` the sum of their widths; ``None`` unless requested.
     """
 
     logits: Tensor
@@ -139,6 +139,8 @@ class TaskSpec(NamedTuple):
         bn_channels: widths of the teacher's BatchNorm layers in the order of execution; empty without any.
         mean: the teacher's mean of each channel, in the units of [0, 1]; empty for none.
         std: the teacher's standard deviation of each channel; empty for none.
+        input_channels: widths of the inputs of the teacher's modules that the method names in ``channel_means_of``.
+        class_names: names of the classes in the order of the labels; empty if unknown.
     """
 
     image_shape: tuple[int, int, int]
@@ -147,3 +149,5 @@ class TaskSpec(NamedTuple):
     bn_channels: tuple[int, ...] = ()
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    input_channels: tuple[int, ...] = ()
+    class_names: tuple[str, ...] = ()

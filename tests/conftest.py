@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test downloads; read when the packages are imported
 
 
 # Bounds of what short runs learn are measured with one thread; more would sum in another order, by the machine's cores.
@@ -19,6 +22,15 @@ torch.set_num_threads(1)
 def seeded() -> None:
     """Numbers of a test that draws from the global stream do not depend on the tests before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def same_environment() -> Iterator[None]:
+    """Variables that a run sets in this process, such as its rank and seed, end with the test."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

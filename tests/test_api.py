@@ -57,7 +57,7 @@ state = torch.get_rng_state()
 {imports}
 from lightning_condkd import CondensedSet, Fast, FeatureAlignment, KLDistillation, Observer, TransferSet
 from lightning_condkd.data import CondensedSet
-print([name for name in ("lightning", "pytorch_lightning") if name in sys.modules], end=" ")
+print([name for name in ("lightning", "pytorch_lightning", "diffusers") if name in sys.modules], end=" ")
 print(state.equal(torch.get_rng_state()))
 """
     assert python(code) == "[] True\n"

@@ -451,7 +451,7 @@ KINDS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "bare discriminator": (
         {"alignment": ACGANDiscriminator()},
-        r"alignment: expected FeatureAlignment, got ACGANDiscriminator: give FeatureAlignment\(discriminator\)",
+        r"alignment: expected Alignment, got ACGANDiscriminator: give FeatureAlignment\(discriminator\) or",
     ),
 }
 

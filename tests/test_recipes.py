@@ -16,6 +16,7 @@ from lightning_condkd.cli import main
 from lightning_condkd.data import CondensedSet
 from lightning_condkd.data.image_datamodules import load_digits_split
 from tests.conftest import ROOT
+from tests.helpers import diffusion
 from tests.helpers.contract import methods
 
 RECIPES = sorted((ROOT / "configs" / "methods").glob("*.yaml"))
@@ -65,6 +66,8 @@ def test_a_recipe_runs(path: Path, tmp_path: Path) -> None:
     small = {"cadence.synthesis_steps": 2, "cadence.distill_steps": 2, "cadence.repeats": 1, "cadence.warmup_rounds": 0}
     small |= {"batch_size": 16} | ({"images": real} if "images" in stated else {})
     small |= {"cadence.batches": 1, "cadence.warmup_batches": 1} if "batches" in stated["cadence"] else {}
+    if "pipeline" in stated:
+        small["pipeline"] = diffusion.save(diffusion.class_pipeline(classes=11), tmp_path / "pipeline")
     arguments = [f"--config={TASKS[0]}", f"--config={path}", "--trainer.max_epochs=2", "--trainer.callbacks=[]"]
     arguments += [f"--model.init_args.inversion.init_args.{name}={value}" for name, value in small.items()]
     arguments += [f"--trainer.default_root_dir={tmp_path}", "--trainer.enable_progress_bar=false"]

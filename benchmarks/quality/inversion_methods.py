@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.support.processes import run_script
+from benchmarks.support.result_files import origin
 from benchmarks.support.sweep import sweep
 from lightning_condkd.data import CondensedSet
 from lightning_condkd.data.image_datamodules import load_digits_split
@@ -71,7 +72,8 @@ def ways(method: str, flags: list[str]) -> dict[str, list[str]]:
     name = method.split()[0]
     stores = name in BANK or "source=bank" in str(flags)
     loss = SAME_LOSS if stores else []
-    own = [f"--config=configs/methods/{name.removeprefix('adaptive_')}.yaml", *loss, *(f"--{flag}" for flag in flags)]
+    recipe = name.removeprefix("adaptive_")
+    own = [f"--config=configs/methods/{recipe}.yaml", *loss, *(f"--{flag}" for flag in flags)]
     mixed = [*own, f"--{MIX}={'union' if stores else 0.1}"]
     plain = {method: [*own, f"--{ALIGNMENT}=null", f"--{MIX}=0.0"]}
     if name in CONTROLS or name != method:
@@ -89,7 +91,7 @@ def run(arguments: list[str], threads: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         quiet = [f"--trainer.default_root_dir={folder}", "--trainer.enable_progress_bar=false"]
         script = Path(__file__).with_name("inversion_run.py")
-        return dict(run_script(script, [*arguments, *quiet], threads, OMP_WAIT_POLICY="PASSIVE"))
+        return dict(run_script(script, [*arguments, *quiet], threads, OMP_WAIT_POLICY="PASSIVE")) | origin()
 
 
 def condensed_only(student_steps: int) -> list[str]:
@@ -104,9 +106,9 @@ def digits(steps: int, **arguments: object) -> list[str]:
     return budget(steps, 16, 60, **arguments)
 
 
-def live(**arguments: object) -> list[str]:
-    """Return the flags of a method that renders images for every student step: 5 of these to 5 of its own."""
-    cadence = {"synthesis_steps": 5, "distill_steps": 5, "repeats": 12, "warmup_rounds": 0}
+def live(steps: int = 5, repeats: int = 12, **arguments: object) -> list[str]:
+    """Return the flags of a method that renders images for every student step: 5 of these to so many of its own."""
+    cadence = {"synthesis_steps": steps, "distill_steps": 5, "repeats": repeats, "warmup_rounds": 0}
     return inversion(**{f"cadence__{name}": value for name, value in cadence.items()}, batch_size=64, **arguments)
 
 
@@ -118,6 +120,18 @@ def cifar10(steps: int, **arguments: object) -> list[str]:
 CROP = "{class_path: CropFlip, init_args: {padding: 1, flip_probability: 0.0}}"
 ROLL = "{class_path: RollFlip, init_args: {pixels: 1, flip_probability: 0.0}}"
 SMALL = {"generator__width": 16, "generator__latent_size": 64}
+# The student's settings of DFAD's own code, whose rate falls after a fifth and two fifths of the run.
+SGD_IN_STEPS = [
+    "model.init_args.student_optimizer={class_path: torch.optim.SGD, init_args: {lr: 0.1, momentum: 0.9, "
+    "weight_decay: 5.0e-4}}",
+    "model.init_args.student_scheduler={class_path: torch.optim.lr_scheduler.MultiStepLR, "
+    "init_args: {milestones: [2, 4]}}",
+]
+# The form of DFAD in the DataFree family of codes: bounded pixels from a network of the size of SMALL's.
+DATAFREE = {
+    **{"generator__width": 32, "generator__latent_size": 64, "generator__betas": "[0.5, 0.999]"},
+    **{"generator_output": "sigmoid", "decay_blocks": "[]"},
+}
 
 
 def nayer(vectors: str) -> list[str]:
@@ -148,6 +162,7 @@ DIGITS = Suite(
         "zskt": digits(50, source="bank", anneal_blocks=11),
         "dfq": digits(50, **SMALL, source="bank"),
         "dfad": digits(50, **SMALL, source="bank"),
+        "dfad (DataFree)": digits(50, **DATAFREE, student_mode="eval", source="bank"),
         "pre_dfkd": digits(50, memory__batch_size=16),
     },
     student_steps=60,
@@ -180,6 +195,13 @@ LIVE = Suite(
         "zskt": live(anneal_blocks=132),
         "dfq": live(**SMALL),
         "dfad": live(**SMALL),
+        # The published ratio in three times as many student steps, without and with the student's settings of its code.
+        "dfad (396 blocks of 1 : 5)": live(1, 36, **SMALL),
+        "dfad (396 blocks, SGD)": [*live(1, 36, **SMALL, decay_blocks="[72, 144]"), *SGD_IN_STEPS],
+        "dfad (DataFree, 396 blocks, SGD)": [
+            *live(1, 36, **{**DATAFREE, "decay_blocks": "[72, 144]"}, student_mode="eval", sample_mode="eval"),
+            *SGD_IN_STEPS,
+        ],
         "pre_dfkd": live(memory__batch_size=16, memory__replay_novel=64, memory__replay_steps=2),
     },
     student_steps=60,
@@ -211,6 +233,7 @@ def main() -> None:
     parser.add_argument("suite", choices=SUITES)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", help="names of methods, and condensed_only")
+    parser.add_argument("--rows", nargs="+", help="names of rows of these methods, such as 'dfad*'")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side, one thread each if more than one")
     options = parser.parse_args()
     suite = SUITES[options.suite]
@@ -222,6 +245,8 @@ def main() -> None:
     for method, flags in suite.methods.items():
         if not options.only or method in options.only:
             table |= ways(method, flags)
+    if options.rows:
+        table = {row: flags for row, flags in table.items() if row in options.rows}
     base = [f"--{flag}" for flag in suite.base]
     sweep(f"methods-{options.suite}", base, table, options.seeds, options.jobs, run)
 

@@ -7,13 +7,15 @@ from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from lightning_condkd.alignment.base import Alignment
 from lightning_condkd.alignment.discriminators import ACGANDiscriminator, Discriminator, DiscriminatorOutput
 from lightning_condkd.augment import Augment
 from lightning_condkd.functional import adversarial
 from lightning_condkd.precision import at_least_float32
-from lightning_condkd.types import LossTerms, TaskSpec
+from lightning_condkd.randomness import Draw
+from lightning_condkd.types import LossTerms, NetworkOutput, TaskSpec
 
 
 def _class_loss(output: DiscriminatorOutput, labels: Tensor) -> Tensor | None:
@@ -21,7 +23,7 @@ def _class_loss(output: DiscriminatorOutput, labels: Tensor) -> Tensor | None:
     return None if logits is None else F.cross_entropy(at_least_float32(logits), labels)
 
 
-class FeatureAlignment(nn.Module):
+class FeatureAlignment(Alignment):
     """A discriminator between teacher embeddings of condensed and synthetic images, with the losses of both sides.
 
     Condensed and synthetic batches are class-matched: row i of both is of class ``labels[i]``. Only
@@ -70,41 +72,34 @@ class FeatureAlignment(nn.Module):
         learning_rate: float = 1e-3,
         augment: Augment | None = None,
     ) -> None:
-        super().__init__()
-        if weight < 0:
-            raise ValueError(f"weight: expected zero (no alignment) or a positive number, got {weight}.")
-        if ramp_rounds < 0:
-            raise ValueError(f"ramp_rounds: expected a count of rounds, 0 for no ramp, got {ramp_rounds}.")
+        super().__init__(weight, ramp_rounds, augment)
         adversarial.check_kind(loss)
         given: object = discriminator
         if given is not None and not isinstance(given, Discriminator):
             got = getattr(given, "__name__", type(given).__name__)
             raise TypeError(f"discriminator: expected a Discriminator, got {got}: subclass it and write score")
         self.discriminator = ACGANDiscriminator() if discriminator is None else discriminator
-        self.weight, self.ramp_rounds = weight, ramp_rounds
-        self.loss: adversarial.AdversarialLoss = loss
+        self.adversarial_loss: adversarial.AdversarialLoss = loss
         self.learning_rate = learning_rate
-        self.augment = augment
 
-    @property
-    def active(self) -> bool:
-        """Return whether alignment takes part in training."""
-        return self.weight != 0
-
-    def build(self, spec: TaskSpec, generator: torch.Generator) -> None:
-        """Create the discriminator's layers on the CPU; a second call replaces them.
-
-        Args:
-            spec: sizes of the task.
-            generator: CPU generator of all initial values.
-        """
+    def make(self, spec: TaskSpec, generator: torch.Generator) -> None:
+        """Create the discriminator's layers."""
         self.discriminator.build(spec.embedding_size, spec.num_classes, generator)
 
-    def optimizer(self) -> torch.optim.Optimizer:
-        """Return Adam over the discriminator, betas 0.5 and 0.999 (our default); call it after :meth:`build`."""
+    @property
+    def trained(self) -> Discriminator:
+        """The discriminator."""
+        return self.discriminator
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """Return Adam over the discriminator, betas 0.5 and 0.999 (our default)."""
         return torch.optim.Adam(self.discriminator.parameters(), lr=self.learning_rate, betas=(0.5, 0.999))
 
-    def generator_loss(self, embedding: Tensor, labels: Tensor, round: int | None = None) -> LossTerms:
+    def loss(self, output: NetworkOutput, labels: Tensor, ramp: float, draw: Draw) -> LossTerms:
+        """Return the terms of :meth:`generator_loss`."""
+        return self.generator_loss(self.features(output), labels, ramp)
+
+    def generator_loss(self, embedding: Tensor, labels: Tensor, ramp: float = 1.0) -> LossTerms:
         """Return the alignment loss of synthetic samples.
 
         The gradient reaches the embedding, and the discriminator's parameters unless they are frozen: the trainer
@@ -113,27 +108,27 @@ class FeatureAlignment(nn.Module):
         Args:
             embedding: embedding of synthetic images, with a graph, ``(N, D)``.
             labels: ``(N,)`` int64.
-            round: index of the round, from 0, for the ramp; ``None`` for the full weight.
+            ramp: factor of the weights, in [0, 1].
 
         Returns:
             ``alignment``, and ``alignment_class`` for a discriminator with a class head.
         """
         with self._in_eval_mode():
             output = self.discriminator(embedding, labels)
-        terms = {"alignment": adversarial.generator_loss(output.realness, self.loss)}
-        weight = self.weight if round is None else self.weight * self._ramp(round)
+        terms = {"alignment": adversarial.generator_loss(output.realness, self.adversarial_loss)}
+        weight = self.weight * ramp
         weights = {"alignment": weight}
         if (class_loss := _class_loss(output, labels)) is not None:
             terms["alignment_class"] = class_loss
             weights["alignment_class"] = weight * self.discriminator.class_weight
         return LossTerms(terms, weights)
 
-    def discriminator_loss(self, condensed_embedding: Tensor, synthetic_embedding: Tensor, labels: Tensor) -> LossTerms:
+    def discriminator_loss(self, condensed: Tensor, synthetic: Tensor, labels: Tensor) -> LossTerms:
         """Return the loss of the discriminator; no gradient reaches the embeddings.
 
         Args:
-            condensed_embedding: embedding of condensed images, ``(N, D)``.
-            synthetic_embedding: embedding of synthetic images, ``(N, D)``.
+            condensed: embedding of condensed images, ``(N, D)``.
+            synthetic: embedding of synthetic images, ``(N, D)``.
             labels: classes of both, ``(N,)`` int64.
 
         Returns:
@@ -142,36 +137,33 @@ class FeatureAlignment(nn.Module):
         Raises:
             ValueError: if the batches do not match.
         """
-        condensed, synthetic = self._score_both(condensed_embedding.detach(), synthetic_embedding.detach(), labels)
-        terms = {"discriminator": adversarial.discriminator_loss(condensed.realness, synthetic.realness, self.loss)}
+        real, fake = self._score_both(condensed.detach(), synthetic.detach(), labels)
+        terms = {"discriminator": adversarial.discriminator_loss(real.realness, fake.realness, self.adversarial_loss)}
         weights = {"discriminator": 1.0}
-        if (class_loss := _class_loss(condensed, labels)) is not None:
-            on_synthetic = _class_loss(synthetic, labels) if self.discriminator.class_loss_on_synthetic else None
+        if (class_loss := _class_loss(real, labels)) is not None:
+            on_synthetic = _class_loss(fake, labels) if self.discriminator.class_loss_on_synthetic else None
             terms["discriminator_class"] = class_loss if on_synthetic is None else class_loss + on_synthetic
             weights["discriminator_class"] = self.discriminator.class_weight
         return LossTerms(terms, weights)
 
     @torch.no_grad()
-    def accuracy(self, condensed_embedding: Tensor, synthetic_embedding: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def accuracy(self, condensed: Tensor, synthetic: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Return the share of samples that the discriminator classifies correctly as condensed or synthetic.
 
         Args:
-            condensed_embedding: embedding of condensed images, ``(N, D)``.
-            synthetic_embedding: embedding of synthetic images, ``(N, D)``.
+            condensed: embedding of condensed images, ``(N, D)``.
+            synthetic: embedding of synthetic images, ``(N, D)``.
             labels: classes of both, ``(N,)`` int64.
 
         Returns:
             ``discriminator_accuracy_condensed`` and ``discriminator_accuracy_synthetic``, scalars in [0, 1].
         """
         with self._in_eval_mode():
-            condensed, synthetic = self._score_both(condensed_embedding, synthetic_embedding, labels)
+            real, fake = self._score_both(condensed, synthetic, labels)
         return {
-            "discriminator_accuracy_condensed": (condensed.realness > 0).float().mean(),
-            "discriminator_accuracy_synthetic": (synthetic.realness < 0).float().mean(),
+            "discriminator_accuracy_condensed": (real.realness > 0).float().mean(),
+            "discriminator_accuracy_synthetic": (fake.realness < 0).float().mean(),
         }
-
-    def _ramp(self, round: int) -> float:
-        return min(1.0, round / self.ramp_rounds) if self.ramp_rounds else 1.0
 
     def _score_both(
         self, condensed: Tensor, synthetic: Tensor, labels: Tensor

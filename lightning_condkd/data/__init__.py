@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING
 from lightning_condkd.data.bank import MemoryBank
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.loaders import StepStream, step_loader
+from lightning_condkd.data.mix import AnnealedMix
 from lightning_condkd.data.transfer import TransferBatch, TransferSet
 from lightning_condkd.formats.contents import CondensedInfo
 from lightning_condkd.lazy_names import lazy_names
 
 __all__ = [
+    "AnnealedMix",
     "CondensedDataModule",
     "CondensedInfo",
     "CondensedSet",

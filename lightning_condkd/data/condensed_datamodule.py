@@ -15,7 +15,8 @@ from lightning_condkd import distributed
 from lightning_condkd.data.bank import MemoryBank
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.loaders import DrawsByStep, step_loader
-from lightning_condkd.data.transfer import Mix, TransferSet
+from lightning_condkd.data.mix import AnnealedMix, Mix
+from lightning_condkd.data.transfer import TransferSet
 
 
 class CondensedDataModule(L.LightningDataModule):
@@ -49,7 +50,7 @@ class CondensedDataModule(L.LightningDataModule):
         condensed: CondensedSet | str | Path,
         *,
         batch_size: int = 128,
-        mix: Mix | float = "union",
+        mix: Mix | float | AnnealedMix = "union",
         ipc: int | None = None,
         bank_capacity: int | None = None,
         val_data: L.LightningDataModule | None = None,

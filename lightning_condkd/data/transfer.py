@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lightning_condkd.data.bank import MemoryBank
 from lightning_condkd.data.condensed import CondensedSet
+from lightning_condkd.data.mix import AnnealedMix, Mix, check_mix, condensed_count
 from lightning_condkd.pixels import check_pixels, to_pixels
 from lightning_condkd.randomness import Draw, send
-
-Mix = Literal["union", "two_term"]
 
 
 class TransferBatch(NamedTuple):
@@ -44,7 +43,8 @@ class TransferSet:
         bank: the memory bank; by default an empty one without limit.
         mix: ``union`` draws uniformly from both together, so the condensed share falls as the bank grows;
             ``two_term`` makes half of every batch condensed, for two loss means of equal weight; a number is the
-            condensed share of every batch, rounded to whole images: 0 is the bank alone, 1 the condensed set alone.
+            condensed share of every batch, rounded to whole images: 0 is the bank alone, 1 the condensed set alone; an
+            :class:`AnnealedMix` is a share that changes from round to round.
         batch_size: images in the global batch, over all ranks.
 
     Raises:
@@ -63,10 +63,10 @@ class TransferSet:
         condensed: CondensedSet,
         bank: MemoryBank | None = None,
         *,
-        mix: Mix | float = "union",
+        mix: Mix | float | AnnealedMix = "union",
         batch_size: int = 128,
     ) -> None:
-        _check_mix(mix, batch_size)
+        check_mix(mix, batch_size)
         check_pixels(condensed.images)
         self.condensed = condensed
         self.bank = MemoryBank() if bank is None else bank
@@ -77,20 +77,18 @@ class TransferSet:
 
     @property
     def condensed_per_batch(self) -> int | None:
-        """Condensed images per batch once the bank is not empty; ``None`` if the number varies (``union``)."""
-        if isinstance(self.mix, str):
-            return None if self.mix == "union" else self.batch_size // 2
-        return int(self.mix * self.batch_size + 0.5)
+        """Condensed images per batch once the bank is not empty; ``None`` if the number is not the same in all."""
+        return None if isinstance(self.mix, AnnealedMix) else condensed_count(self.mix, self.batch_size, round=0)
 
     @property
     def synthetic_per_batch(self) -> int:
         """Synthetic images per batch of a method that stores none.
 
         Raises:
-            ValueError: if their number is not fixed (``union``).
+            ValueError: if their number is not fixed (``union``, :class:`AnnealedMix`).
         """
         if self.condensed_per_batch is None:
-            raise ValueError("mix='union' draws from the bank: set mix to the share of condensed images in a batch")
+            raise ValueError(f"mix={self.mix!r} draws from the bank: set mix to a share of condensed images in a batch")
         return self.batch_size - self.condensed_per_batch
 
     def check_world_size(self, world_size: int) -> None:
@@ -113,17 +111,18 @@ class TransferSet:
                 f"by {world_size} processes: choose a batch_size or mix that makes it a multiple of {world_size}"
             )
 
-    def draw(self, draw: Draw, device: torch.device | None = None) -> TransferBatch:
+    def draw(self, draw: Draw, device: torch.device | None = None, round: int = 0) -> TransferBatch:
         """Return this rank's rows of a random batch.
 
         Args:
             draw: randomness of the step.
             device: device of the rows; they are moved as bytes, then converted.
+            round: index of the round, for an :class:`AnnealedMix`.
 
         Raises:
             ValueError: if the bank is empty and ``mix`` is 0.
         """
-        rows = self._rows(draw.generator("transfer"))[draw.rows]
+        rows = self._rows(draw.generator("transfer"), round)[draw.rows]
         from_condensed = rows < len(self.condensed)
         condensed, labels = self.condensed.pixels(rows[from_condensed], device), self.condensed.labels
         if bool(from_condensed.all()):
@@ -219,8 +218,9 @@ class TransferSet:
             )
         self.bank.append(images, labels, round)
 
-    def _rows(self, generator: torch.Generator) -> Tensor:
-        condensed, bank, fixed = len(self.condensed), len(self.bank), self.condensed_per_batch
+    def _rows(self, generator: torch.Generator, round: int) -> Tensor:
+        condensed, bank = len(self.condensed), len(self.bank)
+        fixed = condensed_count(self.mix, self.batch_size, round)
         if self.mix == 0 and not bank:
             raise ValueError("mix=0 draws from the memory bank alone, which is empty: synthesise first, or raise mix")
         if fixed is None:
@@ -238,15 +238,3 @@ class TransferSet:
                 f"the condensed set has no image of class {', '.join(map(str, lacking))}, so none can be matched: "
                 "add some, or switch off parts that match by class, such as the alignment"
             )
-
-
-def _check_mix(mix: Mix | float, batch_size: int) -> None:
-    if batch_size < 1:
-        raise ValueError(f"expected batch_size of at least 1, got {batch_size}")
-    if isinstance(mix, str):
-        if mix not in ("union", "two_term"):
-            raise ValueError(f"expected mix 'union', 'two_term' or a share from 0 to 1, got {mix!r}")
-        if mix == "two_term" and batch_size % 2:
-            raise ValueError(f"mix='two_term' halves the batch, got batch_size={batch_size}: make it even")
-    elif not 0 <= mix <= 1:
-        raise ValueError(f"expected a mix from 0 (bank alone) to 1 (condensed alone), got {mix}")

@@ -8,9 +8,11 @@ from lightning_condkd.inversion.dafl import DAFL
 from lightning_condkd.inversion.deep_inversion import DeepInversion
 from lightning_condkd.inversion.dfad import DFAD
 from lightning_condkd.inversion.dfq import DFQ
+from lightning_condkd.inversion.diff_dfkd import DiffDFKD
 from lightning_condkd.inversion.fast import Fast
 from lightning_condkd.inversion.live import LiveInversion
 from lightning_condkd.inversion.nayer import NAYER
+from lightning_condkd.inversion.parts.card import MethodCard, Published
 from lightning_condkd.inversion.parts.class_vectors import (
     ClassVectors,
     CondensedMeanVectors,
@@ -20,7 +22,10 @@ from lightning_condkd.inversion.parts.class_vectors import (
 )
 from lightning_condkd.inversion.parts.competition import Competition
 from lightning_condkd.inversion.parts.generator import GeneratorSettings
+from lightning_condkd.inversion.parts.latent_cutmix import LatentCutMix
+from lightning_condkd.inversion.parts.latent_pipeline import LatentPipeline, PipelineLoading
 from lightning_condkd.inversion.parts.pixel_optimizer import ImagePrior, PixelAdam
+from lightning_condkd.inversion.parts.prompts import Prompt
 from lightning_condkd.inversion.parts.replay_memory import LatentStep, Memory
 from lightning_condkd.inversion.pre_dfkd import PREDFKD
 from lightning_condkd.inversion.zskt import ZSKT
@@ -39,17 +44,24 @@ __all__ = [
     "CondensedMeanVectors",
     "Contrastive",
     "DeepInversion",
+    "DiffDFKD",
     "Fast",
     "FileVectors",
     "GeneratorSettings",
     "ImagePrior",
     "Inversion",
+    "LatentCutMix",
+    "LatentPipeline",
     "LatentStep",
     "LiveInversion",
     "Memory",
+    "MethodCard",
     "NoInversion",
     "OrthogonalVectors",
+    "PipelineLoading",
     "PixelAdam",
+    "Prompt",
+    "Published",
     "RealSubset",
     "SmoothNoise",
     "TeacherHeadVectors",

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from lightning_condkd.augment import Augment
 from lightning_condkd.distributed import gather_rows, mean_over_ranks
+from lightning_condkd.inversion.parts.card import MethodCard
 from lightning_condkd.inversion.parts.class_vectors import ClassRows, check_class_rows
 from lightning_condkd.inversion.parts.method_checks import (
     check_finished,
@@ -28,7 +29,23 @@ from lightning_condkd.types import LossTerms, NetworkOutput, Synthetic, TaskSpec
 
 Selection = Literal["total_loss", "inversion_loss", "last"]
 Source = Literal["bank", "live"]
+Mode = Literal["eval", "train"]
 StudentLoss = Literal["kl", "logits_l1", "attention"]
+
+
+def check_mode(name: str, mode: Mode) -> Mode:
+    """Return the mode of a network.
+
+    Args:
+        name: name of the argument.
+        mode: ``eval`` or ``train``.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if mode not in get_args(Mode):
+        raise ValueError(f"expected {name} 'eval' or 'train', got {mode!r}")
+    return mode
 
 
 class Observe(Protocol):
@@ -41,7 +58,7 @@ class Observe(Protocol):
         embedding: bool = False,
         bn: bool = False,
         maps: Sequence[str] = (),
-        channel_means: bool = False,
+        channel_means: bool | Sequence[str] = False,
         batch_statistics: bool = False,
     ) -> NetworkOutput:
         """Return the logits and the requested inner values."""
@@ -93,7 +110,8 @@ class Inversion(FinalMethods, nn.Module):
     - :meth:`observe_step`, :meth:`keep_more`: state updated after a step and for the best step; :meth:`end`;
     - :meth:`render_sample`, :meth:`replay_loss`: for a ``live`` method;
     - :meth:`take_class_rows`: for a method with ``class_rows_from``;
-    - :meth:`view`, :meth:`lr_factor`, :meth:`per_round`, :meth:`check_sample`: if the defaults do not suit.
+    - :meth:`view`, :meth:`lr_factor`, :meth:`per_round`, :meth:`forgets`, :meth:`check_sample`: if the defaults do not
+      suit.
 
     The final methods of the base: :meth:`build` allocates the kept images, :meth:`optimizers` refuses an optimizer that
     is never stepped and a parameter that no optimizer holds, :meth:`start` discards the images kept in the previous
@@ -108,6 +126,7 @@ class Inversion(FinalMethods, nn.Module):
             the alignment term, or the last ones. Losses are averaged over ranks before they are compared.
 
     Attributes:
+        card: facts about the method for ``lightning-condkd methods``; ``None`` leaves it out there.
         source: source of the student's synthetic images: ``bank`` stores the kept images of each block in the memory
             bank; with ``live``, :meth:`sample` renders images for every student step and none is stored.
         needs_embedding: whether :meth:`loss` uses the teacher's embedding, or :meth:`make` its size.
@@ -115,12 +134,21 @@ class Inversion(FinalMethods, nn.Module):
             the teacher's final linear layer (``teacher_head``) or the means of the condensed images' embeddings in the
             teacher (``class_means``); ``None`` for none. CondKD sets them; in a plain loop,
             :func:`~lightning_condkd.steps.give_class_rows` does. ``needs_embedding`` must be set too.
+        channel_means_of: names of the teacher's modules whose inputs' channel means :meth:`loss` asks for; their widths
+            are in the task's ``input_channels``.
         teacher_statistics: statistics by which the teacher's BatchNorm layers normalize in the student's steps:
             ``running`` for its own, ``batch`` for those of the global batch, condensed images included.
         balanced_labels: whether a block has equally many labels of every class, up to one.
         gradient_clip: largest norm of the gradient in a synthesis step; ``None`` for no limit.
         student_loss: the published method's loss for the student: ``kl`` for the divergence of predictions,
             ``logits_l1`` for the difference of logits, ``attention`` for the divergence and attention maps.
+        student_temperature: the published temperature of the divergence; ``None`` for 20 where images are stored and 1
+            where they are rendered for the step.
+        student_mode: mode of the student in a synthesis step, that of the official code. With ``train``, its BatchNorm
+            layers use the statistics of each rank's own synthetic batch, and their running statistics follow it:
+            synthesis changes the student's buffers, never its weights.
+        student_lr_floor: final learning rate of the student's default schedule, a cosine, as a share of the initial
+            one: that of the official code where it has a cosine, else a thousandth, that of Fast.
         finish_steps: names of the optimizers that :meth:`end` may ask to be stepped.
     """
 
@@ -137,10 +165,15 @@ class Inversion(FinalMethods, nn.Module):
         "collect": "observe_step(synthetic, output, unit), which may return the images to keep",
         "sample": "render_sample(count, observe, unit, draw)",
     }
+    card: ClassVar[MethodCard | None] = None
     source: Source = "bank"
     student_loss: StudentLoss = "kl"
+    student_temperature: float | None = None
+    student_mode: Mode = "eval"
+    student_lr_floor: float = 1e-3
     needs_embedding: bool = False
     class_rows_from: ClassRows | None = None
+    channel_means_of: Sequence[str] = ()
     teacher_statistics: Literal["running", "batch"] = "running"
     balanced_labels: bool = False
     gradient_clip: float | None = None
@@ -222,6 +255,16 @@ class Inversion(FinalMethods, nn.Module):
         """Return the parameters whose optimizer state is reset at :meth:`start`."""
         return []
 
+    def forgets(self, unit: Unit) -> list[nn.Parameter]:
+        """Return the parameters whose optimizer state is reset before a synthesis step.
+
+        By default they are those of :meth:`per_round` before the first step of a block, else none.
+
+        Args:
+            unit: the current unit.
+        """
+        return self.per_round() if unit.first else []
+
     def lr_factor(self, unit: Unit) -> float:
         """Return the factor of the learning rates of ``synthesis`` at a unit.
 
@@ -293,7 +336,7 @@ class Inversion(FinalMethods, nn.Module):
 
         Args:
             observe: the frozen teacher.
-            student: the student, in eval mode.
+            student: the student, in the mode of ``student_mode``.
             unit: the current unit.
             draw: randomness of the unit.
 
@@ -335,7 +378,7 @@ class Inversion(FinalMethods, nn.Module):
         Args:
             synthetic: result of :meth:`render`.
             observe: the frozen teacher.
-            student: the student, in eval mode.
+            student: the student, in the mode of ``student_mode``.
             unit: the current unit.
             draw: randomness of the unit.
         """

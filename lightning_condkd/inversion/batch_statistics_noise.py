@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_condkd.distributed import gather_rows, rank, world_size
 from lightning_condkd.inversion.base import Inversion, Observe
 from lightning_condkd.inversion.parts.balanced_labels import balanced_labels
+from lightning_condkd.inversion.parts.card import OURS, MethodCard
 from lightning_condkd.messages import listed
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Unit
@@ -39,6 +40,7 @@ class BatchStatisticsNoise(Inversion):
         ValueError: if the batch has a single image; in :meth:`build`, if the teacher has no BatchNorm layer.
     """
 
+    card = MethodCard(OURS, needs=("BatchNorm",))
     teacher_statistics = "batch"
     mean: Tensor
     std: Tensor

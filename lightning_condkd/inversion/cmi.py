@@ -18,6 +18,7 @@ from lightning_condkd.functional.contrastive import contrastive_loss
 from lightning_condkd.functional.divergence import adversarial_divergence
 from lightning_condkd.functional.inversion import bn_distance, class_loss
 from lightning_condkd.inversion.base import Inversion, Observe, Selection
+from lightning_condkd.inversion.parts.card import FAST_TABLE, MethodCard, accuracies
 from lightning_condkd.inversion.parts.feature_ring import FeatureRing
 from lightning_condkd.inversion.parts.generator import GeneratorSettings, check_bn, complete, make_generator
 from lightning_condkd.models.generators import ConvGenerator
@@ -27,6 +28,7 @@ from lightning_condkd.rounds import Cadence, Unit
 from lightning_condkd.types import LossTerms, NetworkOutput, Synthetic, TaskSpec
 
 Features = Literal["batch_norm", "embedding"]
+STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
 @dataclass(frozen=True)
@@ -35,13 +37,14 @@ class Contrastive:
 
     The ring stores ``ring_size * 2 * D`` values for features of length ``D``. A WRN-40-2 has ``D`` = 2704: 88.6 MB with
     the defaults, on the device of the method (official code: 40 960 rows of float32, 886 MB, in the memory of the
-    host). The head has about ``D * D`` weights. For large networks, where both become large (a ResNet-34 has ``D`` =
-    8512), ``features="embedding"`` needs less memory.
+    host). The head has about ``D * D`` weights. For a ResNet-34, with ``D`` = 8512 by all BatchNorm layers, the
+    official code takes the inputs of its four stages instead, ``D`` = 512: :meth:`resnet34`.
 
     Args:
         temperature: divisor of the similarities (``scratch_cmi``, ``adv_cmi``: 0.1; ``cmi_cifar10``: 0.2).
         features: features stored for an image: the spatial means of all BatchNorm inputs of the teacher
-            (``batch_norm``), or its ``embedding`` (our extension, for teachers without BatchNorm).
+            (``batch_norm``), or of the inputs of named modules, or its ``embedding`` (our extension, for teachers
+            without BatchNorm).
         head_lr: learning rate of the head (default of the code).
         head_size: length of the head's output.
         ring_size: number of stored images (our default).
@@ -57,7 +60,7 @@ class Contrastive:
     """
 
     temperature: float = 0.1
-    features: Features = "batch_norm"
+    features: Features | tuple[str, ...] = "batch_norm"
     head_lr: float = 1e-3
     head_size: int = 256
     ring_size: int = 8192
@@ -67,13 +70,29 @@ class Contrastive:
     local_augment: Augment | None = None
 
     def __post_init__(self) -> None:
-        if self.features not in get_args(Features):
-            raise ValueError(f"expected features 'batch_norm' or 'embedding', got {self.features!r}")
+        named = not isinstance(self.features, str) and bool(self.features)
+        if not named and self.features not in get_args(Features):
+            raise ValueError(
+                f"expected features 'batch_norm' or 'embedding', or names of modules, got {self.features!r}"
+            )
         if self.ring_dtype not in ("float16", "float32"):
             raise ValueError(f"expected ring_dtype 'float16' or 'float32', got {self.ring_dtype!r}")
         if self.temperature <= 0 or self.ring_size <= 0 or self.ring_draws < 0:
             got = f"{self.temperature}, {self.ring_size} and {self.ring_draws}"
             raise ValueError(f"expected temperature > 0, ring_size > 0 and ring_draws >= 0, got {got}")
+
+    @classmethod
+    def resnet34(cls, **arguments: Any) -> Contrastive:  # noqa: ANN401 - those of the class
+        """Return the settings of the official code for a ResNet-34: features of the inputs of ``layer1`` to ``layer4``.
+
+        Args:
+            arguments: other arguments of the class.
+
+        Example:
+            >>> Contrastive.resnet34(temperature=0.2).features
+            ('layer1', 'layer2', 'layer3', 'layer4')
+        """
+        return cls(features=STAGES, **arguments)
 
 
 class CMI(Inversion):
@@ -110,9 +129,16 @@ class CMI(Inversion):
         Fang et al.: "Contrastive Model Inversion for Data-Free Knowledge Distillation", arXiv 2105.08584.
     """
 
+    card = MethodCard(
+        "CMI (zju-vipa), scratch_cmi_cifar10_wrn402_wrn161.sh",
+        teacher_passes=2,
+        published=accuracies(94.84, 77.04, 68.75),
+        published_in=f"{FAST_TABLE}, 500 steps a block",
+    )
     generator: nn.Module
     labels: Tensor
     kept_features: Tensor
+    student_lr_floor = 0.0
     recorded: ClassVar[tuple[str, ...]] = ("betas",)
     published: ClassVar[GeneratorSettings] = GeneratorSettings(64, 256, lr=1e-3, betas=(0.5, 0.999))
 
@@ -137,6 +163,8 @@ class CMI(Inversion):
         self.class_weight, self.bn_weight, self.adversarial_weight = class_weight, bn_weight, adversarial_weight
         self.contrastive_weight, self.contrasts = contrastive_weight, contrastive_weight != 0
         self.needs_embedding = self.contrasts and contrastive.features == "embedding"
+        named = self.contrasts and not isinstance(contrastive.features, str)
+        self.channel_means_of = contrastive.features if named else ()
         self.local_augment = ResizedCrop() if contrastive.local_augment is None else contrastive.local_augment
         self._step_features: Tensor | None = None  # from loss to after_step
 
@@ -174,7 +202,12 @@ class CMI(Inversion):
         self.register_buffer("labels", torch.zeros(self.batch_size, dtype=torch.long))
         self.num_classes = spec.num_classes
         if self.contrasts:
-            self._build_contrast(spec.embedding_size if self.needs_embedding else sum(spec.bn_channels), generator)
+            self._build_contrast(self._feature_size(spec), generator)
+
+    def _feature_size(self, spec: TaskSpec) -> int:
+        if self.needs_embedding:
+            return spec.embedding_size
+        return sum(spec.input_channels if self.channel_means_of else spec.bn_channels)
 
     def _build_contrast(self, width: int, generator: torch.Generator) -> None:
         with seeded_initialization(generator):
@@ -188,7 +221,12 @@ class CMI(Inversion):
 
     def _check(self, spec: TaskSpec) -> None:
         check_bn(self.bn_weight, spec)
-        if self.contrasts and not self.needs_embedding and not spec.bn_channels:
+        if (named := self.channel_means_of) and len(named) != len(spec.input_channels):
+            raise ValueError(
+                f"contrastive.features names {', '.join(named)}, expected the widths of their inputs as input_channels "
+                f"of the TaskSpec, got {spec.input_channels}: CondKD measures them, in a loop of your own give them"
+            )
+        if self.contrasts and not self.needs_embedding and not self.channel_means_of and not spec.bn_channels:
             raise ValueError(
                 "contrastive.features is 'batch_norm', but the teacher has no BatchNorm layer with running statistics: "
                 "set contrastive.features to 'embedding', or contrastive_weight to 0, or use a teacher with BatchNorm"
@@ -243,7 +281,7 @@ class CMI(Inversion):
         return self._contrast(self._features(local), self._features(output), draw)
 
     def _look(self, observe: Observe, view: Tensor, bn: bool = False) -> NetworkOutput:
-        channel_means = self.contrasts and not self.needs_embedding
+        channel_means = self.channel_means_of or (self.contrasts and not self.needs_embedding)
         return observe(view, bn=bn, embedding=self.needs_embedding, channel_means=channel_means)
 
     def _features(self, output: NetworkOutput) -> Tensor:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_condkd.inversion.base import Inversion, Observe
+from lightning_condkd.inversion.parts.card import OURS, MethodCard
 from lightning_condkd.inversion.parts.tensor_file import read_tensor
 from lightning_condkd.pixels import to_pixels
 from lightning_condkd.randomness import Draw
@@ -29,6 +30,7 @@ class SmoothNoise(Inversion):
         contrast: factor in front of the sigmoid.
     """
 
+    card = MethodCard(OURS)
     noise: Tensor
 
     def __init__(
@@ -72,6 +74,8 @@ class NoInversion(Inversion):
         cadence: no synthesis step and 400 student steps in a round.
     """
 
+    card = MethodCard(OURS, teacher_passes=0, needs=("condensed set",))
+
     def __init__(self, *, cadence: Cadence = Cadence(synthesis_steps=0, distill_steps=400)) -> None:
         super().__init__(cadence, batch_size=1)
         if cadence.synthesis_steps:
@@ -99,6 +103,8 @@ class RealSubset(Inversion):
         ValueError: in :meth:`build`, if the file has no such tensor, or the images have another type or shape.
         FileNotFoundError: in :meth:`build`, if there is no such file.
     """
+
+    card = MethodCard(OURS, needs=("real images",), arguments={"images": "real-images.safetensors"})
 
     def __init__(
         self,

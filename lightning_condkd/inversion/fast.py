@@ -16,6 +16,7 @@ from lightning_condkd.augment import Augment, CropFlip
 from lightning_condkd.functional.divergence import adversarial_divergence
 from lightning_condkd.functional.inversion import bn_distance, class_loss
 from lightning_condkd.inversion.base import Inversion, Observe, Selection
+from lightning_condkd.inversion.parts.card import FAST_TABLE, MethodCard, accuracies
 from lightning_condkd.inversion.parts.generator import (
     GeneratorSettings,
     check_bn,
@@ -62,6 +63,9 @@ class Fast(Inversion):
         Fang et al., "Up to 100x Faster Data-Free Knowledge Distillation", AAAI 2022.
     """
 
+    card = MethodCard(
+        "Fast-Datafree (zju-vipa), CIFAR, 5 steps", published=accuracies(93.63, 72.82, 63.83), published_in=FAST_TABLE
+    )
     finish_steps = ("meta",)
     inner: nn.Module
     meta: nn.Module

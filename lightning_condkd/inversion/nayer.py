@@ -14,6 +14,7 @@ from lightning_condkd.functional.divergence import adversarial_divergence
 from lightning_condkd.functional.inversion import bn_distance, class_loss
 from lightning_condkd.inversion.base import Inversion, Observe, Selection
 from lightning_condkd.inversion.parts.balanced_labels import balanced_labels
+from lightning_condkd.inversion.parts.card import WIDE_RESNET, MethodCard, Published
 from lightning_condkd.inversion.parts.class_vectors import ClassVectors, TeacherHeadVectors, check_class_rows
 from lightning_condkd.inversion.parts.generator import (
     GeneratorSettings,
@@ -72,6 +73,11 @@ class NAYER(Inversion):
         CVPR 2024, arXiv 2310.00258.
     """
 
+    card = MethodCard(
+        "NAYER (tmtuan1307), nayer_100.sh",
+        published=(Published("CIFAR-100", WIDE_RESNET, 70.2),),
+        published_in="a plot in the code's README, 100 rounds",
+    )
     balanced_labels = True
     vectors: Tensor
     labels: Tensor

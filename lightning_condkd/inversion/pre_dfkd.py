@@ -14,8 +14,9 @@ from torch.optim import Adam, Optimizer
 
 from lightning_condkd.distributed import world_size
 from lightning_condkd.functional.inversion import activation_loss, balance_loss, class_loss
-from lightning_condkd.inversion.base import Observe, StudentLoss
+from lightning_condkd.inversion.base import Mode, Observe, StudentLoss
 from lightning_condkd.inversion.live import LiveInversion
+from lightning_condkd.inversion.parts.card import QUOTED, MethodCard, accuracies
 from lightning_condkd.inversion.parts.competition import Competition
 from lightning_condkd.inversion.parts.generator import GeneratorSettings
 from lightning_condkd.inversion.parts.replay_memory import Memory, ReplayMemory
@@ -39,10 +40,10 @@ class PREDFKD(LiveInversion):
     Defaults are those of the official code for CIFAR with two differences: three of its quirks are only in
     :meth:`released_code`, and in the first block, when the memory is untrained, the student gets novel images only. As
     in the code, images are compared with their reconstructions in the teacher's normalised units, and the memory
-    generator is in eval mode for the student's images and in train mode for replay. Settings of the student in the
-    code: 1152 synthetic images in a batch, the mean absolute difference of the logits
-    (:class:`~lightning_condkd.distillation.LogitsL1Distillation`), SGD with lr 0.1, momentum 0.9 and weight decay 5e-4,
-    a cosine over 400 rounds.
+    generator is in eval mode for the student's images and in train mode for replay; student and novel generator are
+    always in train mode. Settings of the student in the code: 1152 synthetic images in a batch, the mean absolute
+    difference of the logits (:class:`~lightning_condkd.distillation.LogitsL1Distillation`), SGD with lr 0.1, momentum
+    0.9 and weight decay 5e-4, a cosine over 400 rounds.
 
     With several ranks, BatchNorm in train mode, class balance and the moments of the latents use each rank's own batch.
 
@@ -78,7 +79,10 @@ class PREDFKD(LiveInversion):
 
     autoencoder: ReplayMemory
 
+    card = MethodCard("PRE-DFKD, CIFAR", published=accuracies(94.1, 77.1), published_in=QUOTED)
     student_loss: StudentLoss = "logits_l1"
+    student_mode: Mode = "train"
+    student_lr_floor = 0.0
     published: ClassVar[GeneratorSettings] = GeneratorSettings(128, 1000, lr=0.02, betas=(0.9, 0.999))
 
     def __init__(

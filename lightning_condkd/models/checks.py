@@ -23,6 +23,7 @@ def check_classifier(
     *,
     embedding: bool = False,
     bn: bool = False,
+    channel_means: bool | Sequence[str] = False,
 ) -> NetworkOutput:
     """Check a network against the data by a small forward pass in eval mode; it is in its own mode afterwards.
 
@@ -33,6 +34,7 @@ def check_classifier(
         num_classes: number of classes K of the data.
         embedding: whether its embedding will be asked for.
         bn: whether its BatchNorm statistics will be.
+        channel_means: whether, or of which modules, the channel means of inputs will be.
 
     Returns:
         What it makes of two black images.
@@ -49,7 +51,8 @@ def check_classifier(
         f"{name}: {type(network.network).__name__} cannot read images of {image_shape} (channels, height, width); "
         "use data and networks of the same channels and resolution"
     )
-    with _read_by(network, problem, image_shape, embedding=embedding, bn=bn) as made:
+    asked = {"embedding": embedding, "bn": bn, "channel_means": channel_means}
+    with _read_by(network, problem, image_shape, **asked) as made:
         output: NetworkOutput = made
     if output.logits.shape[1:] != (num_classes,):
         raise ValueError(

@@ -80,8 +80,8 @@ def parameters_without_reset(network: nn.Module) -> list[str]:
         network: any network.
 
     Example:
-        >>> parameters_without_reset(nn.Sequential(nn.Linear(2, 2), nn.MultiheadAttention(2, 1)))
-        ['1.in_proj_weight', '1.in_proj_bias']
+        >>> parameters_without_reset(nn.Sequential(nn.Linear(2, 2), nn.ParameterList([torch.zeros(2)])))
+        ['1.0']
     """
     owners = ((name, layer) for name, layer in network.named_modules() if not hasattr(layer, "reset_parameters"))
     own = ((prefix, name) for prefix, layer in owners for name, _ in layer.named_parameters(recurse=False))

@@ -100,7 +100,7 @@ class Observer(nn.Module):
         embedding: bool = False,
         bn: bool = False,
         maps: Sequence[str] = (),
-        channel_means: bool = False,
+        channel_means: bool | Sequence[str] = False,
         batch_statistics: bool = False,
     ) -> NetworkOutput:
         """Return the logits and the requested inner values.
@@ -112,8 +112,8 @@ class Observer(nn.Module):
                 execution. They are those of this batch on this rank.
             maps: names of inner modules whose outputs are returned.
             channel_means: whether to return, for each image, the spatial means of the inputs of the same BatchNorm
-                layers, concatenated. Together with ``bn``, the batch means are computed from them, which may change the
-                last digit.
+                layers, concatenated; or the names of other modules whose inputs are taken instead, in this order.
+                Together with ``bn``, the batch means are computed from them, which may change the last digit.
             batch_statistics: whether BatchNorm layers use the statistics of this batch, of two images at least, in
                 place of their running ones. These stay as they are, to the bit, and so does the mode of other layers.
 
@@ -128,7 +128,8 @@ class Observer(nn.Module):
         head = needed_head(self.network, self._embedding) if embedding else None
         with ExitStack() as hooks:
             inputs = tap_input(hooks, head) if head else []
-            means = tap_channel_means(hooks, self.network) if channel_means else {}
+            layers = self._measured(channel_means)
+            means = tap_channel_means(hooks, layers)
             statistics = tap_batch_norm(hooks, self.network, means) if bn else {}
             if batch_statistics:
                 self._check_batch_norm()
@@ -147,8 +148,12 @@ class Observer(nn.Module):
                 f"{type(self.network).__name__}, got {tuple(logits.shape)}; pass embedding=<name of module>, the layer "
                 "that gives the logits, or wrap the network in a module that returns logits (N, K)"
             )
-        if (bn or channel_means) and not (statistics or means) and self.bn_channels:
+        if (bn or channel_means is True) and not (statistics or means) and self.bn_channels:
             raise _not_executed("BatchNorm")
+        for name, layer in zip(_names(channel_means), layers, strict=False):
+            if layer not in means:
+                raise _not_executed(name)
+        measured = means.values() if channel_means is True else [means[layer] for layer in layers]
         if head and not inputs:
             raise _not_executed("final linear", candidates(self.network))
         features = _checked(inputs[0], logits, head) if head else None
@@ -157,8 +162,13 @@ class Observer(nn.Module):
             features,
             tuple(_last(outputs[name], name) for name in maps),
             tuple(statistics.values()),
-            torch.cat([logits.new_zeros(len(logits), 0), *means.values()], dim=1) if channel_means else None,
+            torch.cat([logits.new_zeros(len(logits), 0), *measured], dim=1) if channel_means else None,
         )
+
+    def _measured(self, channel_means: bool | Sequence[str]) -> Sequence[nn.Module]:
+        if channel_means is True:
+            return batch_norm_layers(self.network)
+        return [submodule(self.network, name, "channel_means") for name in _names(channel_means)]
 
     def _check_batch_norm(self) -> None:
         if not self.bn_channels:
@@ -276,6 +286,10 @@ class Observer(nn.Module):
         for name, value in plain_state(self.network).items():
             parts += [f"{name} {value.dtype} {tuple(value.shape)}\n", value]
         return content_hash(*parts)
+
+
+def _names(channel_means: bool | Sequence[str]) -> Sequence[str]:
+    return () if isinstance(channel_means, bool) else channel_means
 
 
 def _with_plain_names(observer: Observer, state: dict[str, Any], prefix: str, *_: object) -> None:

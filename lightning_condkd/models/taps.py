@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ from lightning_condkd.precision import at_least_float32
 from lightning_condkd.types import BatchNormStatistics
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
+Layer = TypeVar("Layer", bound=nn.Module)
 Seen = TypeVar("Seen")
 
 
@@ -80,6 +81,19 @@ def batch_norm_statistics(layer: BatchNorm, inputs: Tensor, means: Tensor | None
     return BatchNormStatistics(mean, variance, *running)
 
 
+def convolutions(network: nn.Module) -> list[str]:
+    """Return the names of the two-dimensional convolutions of a network, in the order of registration.
+
+    Args:
+        network: any module.
+
+    Example:
+        >>> convolutions(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 8, 3)))
+        ['0', '2']
+    """
+    return [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
+
+
 def use_batch_statistics(hooks: ExitStack, network: nn.Module) -> None:
     """Make BatchNorm layers normalize by the statistics of their batch, without updating their running statistics.
 
@@ -142,18 +156,18 @@ def tap_output(hooks: ExitStack, layer: nn.Module) -> list[Tensor]:
     return seen
 
 
-def tap_channel_means(hooks: ExitStack, network: nn.Module) -> dict[BatchNorm, Tensor]:
-    """Record the channel means of the input of every BatchNorm layer, in the order of :func:`tap_batch_norm`.
+def tap_channel_means(hooks: ExitStack, layers: Iterable[Layer]) -> dict[Layer, Tensor]:
+    """Record the channel means of the input of layers, in the order of execution; of one that runs twice, the last.
 
     Args:
         hooks: removes the hooks when it closes.
-        network: the module whose layers are recorded.
+        layers: the modules to record.
     """
-    return _tap_inputs(hooks, network, lambda _, inputs: channel_means(inputs))
+    return _tap_inputs(hooks, layers, lambda _, inputs: channel_means(inputs))
 
 
 def tap_batch_norm(
-    hooks: ExitStack, network: nn.Module, means: Mapping[BatchNorm, Tensor] | None = None
+    hooks: ExitStack, network: nn.Module, means: Mapping[nn.Module, Tensor] | None = None
 ) -> dict[BatchNorm, BatchNormStatistics]:
     """Record the statistics of every BatchNorm layer in the order of execution; of a layer that runs twice, the last.
 
@@ -163,17 +177,16 @@ def tap_batch_norm(
         means: records of an earlier :func:`tap_channel_means` of the same network; saves the sum over pixels.
     """
     known = {} if means is None else means
-    return _tap_inputs(hooks, network, lambda layer, inputs: batch_norm_statistics(layer, inputs, known.get(layer)))
+    layers = batch_norm_layers(network)
+    return _tap_inputs(hooks, layers, lambda layer, inputs: batch_norm_statistics(layer, inputs, known.get(layer)))
 
 
-def _tap_inputs(
-    hooks: ExitStack, network: nn.Module, look: Callable[[BatchNorm, Tensor], Seen]
-) -> dict[BatchNorm, Seen]:
-    seen: dict[BatchNorm, Seen] = {}
+def _tap_inputs(hooks: ExitStack, layers: Iterable[Layer], look: Callable[[Layer, Tensor], Seen]) -> dict[Layer, Seen]:
+    seen: dict[Layer, Seen] = {}
 
-    def record(layer: BatchNorm, _: nn.Module, args: tuple[Any, ...]) -> None:
+    def record(layer: Layer, _: nn.Module, args: tuple[Any, ...]) -> None:
         seen[layer] = look(layer, args[0])
 
-    for layer in batch_norm_layers(network):
+    for layer in layers:
         hooks.callback(layer.register_forward_pre_hook(partial(record, layer)).remove)
     return seen

@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_condkd.alignment import FeatureAlignment
+from lightning_condkd.alignment import Alignment
 from lightning_condkd.augment import Augment, Mixing
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.transfer import TransferSet
@@ -75,20 +75,22 @@ class CondKD(CondKDSteps):
         teacher: the trained network with its normalisation. It is frozen.
         student: the network to train; it gets the teacher's normalisation if it is no :class:`Observer`.
         inversion: the method that synthesises images.
-        alignment: adversarial alignment with the condensed images; ``None`` for plain inversion.
+        alignment: alignment with the condensed images, by a discriminator (:class:`FeatureAlignment`, the paper's) or
+            by distances of distributions (:class:`MomentAlignment`); ``None`` for plain inversion.
         distillation: loss of the student; ``None`` for the loss of the method's official code:
             :class:`LogitsL1Distillation` for DFAD and PRE-DFKD, :class:`AttentionDistillation` for ZSKT if the stages
             of both networks pair (else a warning), else :class:`KLDistillation`, at temperature 20 if images are
-            stored and at 1 if they are rendered for the step.
+            stored (30 for DiffDFKD) and at 1 if they are rendered for the step.
         augment: augmentation of the distillation images, the same for teacher and student; ``None`` for crop (pad 4)
             and flip of stored images, and for none of images rendered for the step, as in the official codes.
         mixing: mixture of each distillation image with another one of the batch, such as :class:`Mixup`, the same for
             teacher and student; ``None`` for none. Labels are the teacher's predictions for the mixtures, or mixed too
             for a loss that accepts probabilities.
         student_optimizer: ``None`` for SGD, lr 0.2, momentum 0.9, weight decay 1e-4 (official code of Fast).
-        student_scheduler: stepped once a round after warm-up; ``None`` for a cosine to a thousandth of the learning
-            rate over the student's rounds (official code of Fast), which ends with the run even if a resumed run has
-            another length.
+        student_scheduler: stepped once a round after warm-up; ``None`` for a cosine over the student's rounds, which
+            ends with the run even if a resumed run has another length: at 0 for CMI, DeepInversion, DFQ, ZSKT and
+            PRE-DFKD, as in their official codes (DataFree for DeepInversion), else at a thousandth of the learning rate
+            (official code of Fast). Those of DAFL and DFAD lower the rate in steps instead.
         student_gradient_clip: largest norm of the student's gradient; ``None`` for no limit.
         transfer_set: training images of the student; ``None`` takes the datamodule's; giving both is an error. Its bank
             is saved and resumed with the module; a new fit starts with an empty bank, or with images appended by the
@@ -99,6 +101,7 @@ class CondKD(CondKDSteps):
         ValueError: at setup, if teacher, student, condensed set and trainer do not fit together.
 
     Example:
+        >>> from lightning_condkd.alignment import FeatureAlignment
         >>> from lightning_condkd.inversion import Fast
         >>> from lightning_condkd.models import DigitsNet
         >>> teacher = Observer(DigitsNet(width=8), mean=(0.3,), std=(0.4,))
@@ -126,7 +129,7 @@ class CondKD(CondKDSteps):
         teacher: Observer,
         student: nn.Module,
         inversion: Inversion,
-        alignment: FeatureAlignment | None = None,
+        alignment: Alignment | None = None,
         *,
         distillation: DistillationLoss | None = None,
         augment: Augment | None = None,
@@ -177,6 +180,7 @@ class CondKD(CondKDSteps):
         check_source(self.inversion, transfer_set, self.trainer.world_size)
         check_maps("teacher", self.teacher, self.distillation.teacher_maps)
         check_maps("student", self.student, self.distillation.student_maps)
+        check_maps("teacher", self.teacher, self.inversion.channel_means_of, type(self.inversion).__name__)
         check_run_of_loss(self.distillation, self.inversion, transfer_set, self.trainer)
         check_mixing(self.mixing, self.distillation, transfer_set.mix)
         if self.inversion.cadence.synthesis_steps:
@@ -194,8 +198,10 @@ class CondKD(CondKDSteps):
                 self._build_for(self.transfer_set.condensed)
 
     def _build_for(self, condensed: CondensedSet) -> None:
-        wants_embedding = any((self._aligning, self.distillation.needs_embedding, self.inversion.needs_embedding))
-        spec = check_condensed(condensed, self.teacher, self.student, wants_embedding)
+        aligning = self._aligning is not None and "embedding" in self._aligning.asks(self.teacher.network)
+        wants_embedding = aligning or self.distillation.needs_embedding or self.inversion.needs_embedding
+        inputs = self.inversion.channel_means_of
+        spec = check_condensed(condensed, self.teacher, self.student, wants_embedding, inputs)
         if self.spec is None:
             self._build(spec, slots_of_run(self.distillation, self.inversion, self._transfer, self._trainer))
         elif spec[:4] != self.spec[:4]:
@@ -205,8 +211,8 @@ class CondKD(CondKDSteps):
         """Return the student's optimizer with its schedule, then those of the method and of the discriminator."""
         student = self.make_student_optimizer(self.student, self.distillation)
         optimizers: dict[str, Optimizer] = {"student": student, **self.inversion.optimizers()}
-        if self._aligning is not None:
-            optimizers["discriminator"] = self._aligning.optimizer()
+        if self._aligning is not None and (own := self._aligning.optimizer()) is not None:
+            optimizers["discriminator"] = own
         self._optimizer_names = list(optimizers)
         scheduler = self.make_student_scheduler(student)
         self._check_student_optimizing(student, scheduler)
@@ -227,7 +233,8 @@ class CondKD(CondKDSteps):
         """
         if self.student_scheduler is not None:
             return make_scheduler("student_scheduler", self.student_scheduler, optimizer)
-        return default_student_schedule(optimizer, self.trainer, self.inversion.cadence)
+        method = self.inversion
+        return default_student_schedule(optimizer, self.trainer, method.cadence, method.student_lr_floor)
 
     @property
     def _condensed(self) -> CondensedSet | None:

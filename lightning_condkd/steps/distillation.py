@@ -107,7 +107,10 @@ class DistillationStep(NamedTuple):
         """
         device = next(self.student.parameters()).device
         synthetic = self._sample(unit, draw)
-        batch = self.transfer_set.draw(draw, device) if synthetic is None else self.transfer_set.blend(*synthetic, draw)
+        if synthetic is None:
+            batch = self.transfer_set.draw(draw, device, unit.round)
+        else:
+            batch = self.transfer_set.blend(*synthetic, draw)
         parts = self.teacher, self.student, self.distillation, self.augment, self.mixing
         compare = Comparison(*parts, batch_statistics=self.inversion.teacher_statistics == "batch")
         compared = compare(batch.images, batch.labels, draw, progress, batch.slots)

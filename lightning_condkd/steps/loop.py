@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
+from torch import nn
 from torch.optim import Optimizer
 
-from lightning_condkd.alignment import FeatureAlignment
+from lightning_condkd.alignment import Alignment
 from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.distillation import DistillationLoss
 from lightning_condkd.inversion import Inversion
-from lightning_condkd.inversion.base import Observe
+from lightning_condkd.inversion.base import Mode, Observe
 from lightning_condkd.messages import listed
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Phase, Unit
@@ -28,7 +30,7 @@ def synthesize(
     round: int,
     seed: int = 0,
     *,
-    alignment: FeatureAlignment | None = None,
+    alignment: Alignment | None = None,
     transfer_set: TransferSet | None = None,
     block: int = 0,
     batch: int = 0,
@@ -37,10 +39,11 @@ def synthesize(
 
     Args:
         inversion: the method, built.
-        optimizers: result of ``inversion.optimizers()``, with an alignment also its ``discriminator``; keep them from
-            round to round. Parameters of other optimizers, such as a ``student``, get no gradient here.
+        optimizers: result of ``inversion.optimizers()``, and as ``discriminator`` that of the alignment if it has one;
+            keep them from round to round. Parameters of other optimizers, such as a ``student``, get no gradient here.
         teacher: the frozen teacher.
-        student: the student, in eval mode.
+        student: the student. A module is in the mode of ``inversion.student_mode`` during the call, and afterwards in
+            its own mode; a function is taken as it is.
         round: number of the round, from 0.
         seed: seed of the run.
         alignment: the alignment with condensed images, built; ``None`` for plain inversion.
@@ -59,13 +62,16 @@ def synthesize(
         given, missing = ("transfer_set", "alignment") if alignment is None else ("alignment", "transfer_set")
         raise ValueError(f"synthesize: got {given} and no {missing}: alignment compares with images of a transfer set")
     active = alignment if alignment is not None and alignment.active else None
-    _check_optimizers(optimizers, [*inversion.optimizers(), *(["discriminator"] if active else [])])
+    _check_optimizers(
+        optimizers, [*inversion.optimizers(), *(["discriminator"] if active and active.optimizer() else [])]
+    )
     step = SynthesisStep(teacher, student, inversion, active, transfer_set)
     turns = OptimizerTurns(optimizers)
-    for unit in _units(inversion.cadence, "synthesize", round, block, batch):
-        step.take(unit, Draw(seed, unit.counter), turns)
-        if unit.last:
-            step.finish(unit, turns)
+    with _in_mode(student, inversion.student_mode):
+        for unit in _units(inversion.cadence, "synthesize", round, block, batch):
+            step.take(unit, Draw(seed, unit.counter), turns)
+            if unit.last:
+                step.finish(unit, turns)
     return inversion.collect()
 
 
@@ -98,6 +104,19 @@ def distill(
     turns = OptimizerTurns(optimizers)
     for unit in _units(step.inversion.cadence, "distill", round, block):
         step.take(unit, Draw(seed, unit.counter), turns, gradient_clip, progress)
+
+
+@contextmanager
+def _in_mode(student: object, mode: Mode) -> Iterator[None]:
+    layers = list(student.modules()) if isinstance(student, nn.Module) else []
+    own = [layer.training for layer in layers]
+    for layer in layers[:1]:
+        layer.train(mode == "train")
+    try:
+        yield
+    finally:
+        for layer, training in zip(layers, own, strict=True):
+            layer.training = training
 
 
 def _units(cadence: Cadence, phase: Phase, round: int, block: int, batch: int = 0) -> Iterator[Unit]:

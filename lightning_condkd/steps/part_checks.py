@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from lightning_condkd.alignment import FeatureAlignment
-from lightning_condkd.alignment.discriminators import Discriminator
+from lightning_condkd.alignment import Alignment
 from lightning_condkd.augment import Mixing
 from lightning_condkd.condensation import CondensationMethod
-from lightning_condkd.data.transfer import Mix
+from lightning_condkd.data.mix import AnnealedMix, Mix
 from lightning_condkd.distillation import DistillationLoss
 from lightning_condkd.inversion import Inversion
 from lightning_condkd.messages import listed
@@ -54,8 +53,11 @@ def check_stages(inversion: object, alignment: object, distillation: object) -> 
     own = "a method of your own subclasses Inversion and writes render and loss"
     _check_kind("inversion", inversion, Inversion, f"give a method such as Fast(); {own}")
     if alignment is not None:
-        cure = "give FeatureAlignment(discriminator); a discriminator of your own subclasses Discriminator"
-        _check_kind("alignment", alignment, FeatureAlignment, cure)
+        cure = (
+            "give FeatureAlignment(discriminator) or MomentAlignment(); a discriminator of your own subclasses "
+            "Discriminator, another alignment of your own subclasses Alignment and writes loss"
+        )
+        _check_kind("alignment", alignment, Alignment, cure)
     if distillation is not None:
         check_loss(distillation)
 
@@ -90,8 +92,8 @@ def check_replayed(inversion: Inversion, optimizers: Sequence[str]) -> None:
         )
 
 
-def check_discriminator(discriminator: Discriminator) -> None:
-    """Check after a step that a gradient reached every parameter of a discriminator.
+def check_discriminator(discriminator: nn.Module) -> None:
+    """Check after a step that a gradient reached every parameter of what an alignment trains.
 
     Args:
         discriminator: the network after its step.
@@ -158,7 +160,7 @@ def check_reached(method: CondensationMethod, reached: Sequence[bool]) -> None:
         )
 
 
-def check_mixing(mixing: Mixing | None, loss: DistillationLoss, mix: Mix | float = "union") -> None:
+def check_mixing(mixing: Mixing | None, loss: DistillationLoss, mix: Mix | float | AnnealedMix = "union") -> None:
     """Check that a loss can be computed on mixtures of images.
 
     Args:

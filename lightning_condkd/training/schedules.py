@@ -176,13 +176,14 @@ def default_student_optimizer(parameters: ParamsT) -> Optimizer:
     return SGD(parameters, lr=0.2, momentum=0.9, weight_decay=1e-4)
 
 
-def default_student_schedule(optimizer: Optimizer, trainer: L.Trainer, cadence: Cadence) -> RunCosine:
-    """Return a cosine to a thousandth of the learning rate over the student's rounds, as in the official code of Fast.
+def default_student_schedule(optimizer: Optimizer, trainer: L.Trainer, cadence: Cadence, floor: float) -> RunCosine:
+    """Return a cosine over the student's rounds.
 
     Args:
         optimizer: optimizer of the student.
         trainer: trainer with the limits of the run.
         cadence: phases of a round and number of warm-up rounds.
+        floor: final learning rate as a share of the initial one; see ``student_lr_floor`` of a method.
 
     Raises:
         ValueError: if the run has no end.
@@ -190,4 +191,4 @@ def default_student_schedule(optimizer: Optimizer, trainer: L.Trainer, cadence: 
     rounds = student_rounds(trainer, cadence)
     if rounds is None:
         raise ValueError("the default schedule ends with the run: set max_epochs or max_steps, or student_scheduler")
-    return RunCosine(optimizer, max(1, rounds), floor=1e-3)
+    return RunCosine(optimizer, max(1, rounds), floor)

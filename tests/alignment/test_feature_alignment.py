@@ -15,8 +15,8 @@ from lightning_condkd.alignment import (
     UnconditionalDiscriminator,
 )
 from lightning_condkd.functional.adversarial import AdversarialLoss
-from lightning_condkd.randomness import seeded_generator
-from lightning_condkd.types import TaskSpec
+from lightning_condkd.randomness import Draw, seeded_generator
+from lightning_condkd.types import NetworkOutput, TaskSpec
 from tests.reference import adversarial as reference
 
 KINDS = [ACGANDiscriminator, ProjectionDiscriminator, UnconditionalDiscriminator]
@@ -91,8 +91,10 @@ def test_the_weight_rises_over_the_ramp() -> None:
     alignment = FeatureAlignment(ACGANDiscriminator(), weight=4.0, ramp_rounds=2)
     alignment.build(SPEC, seeded_generator(0, "discriminator"))
     _, synthetic, labels = _embeddings()
-    seen = [dict(alignment.generator_loss(synthetic, labels, round_).weights) for round_ in (0, 1, 2, 3, None)]
-    assert [weights["alignment"] for weights in seen] == [0.0, 2.0, 4.0, 4.0, 4.0]
+    output = NetworkOutput(torch.zeros(8, 4), synthetic)
+    seen = [dict(alignment(output, labels, round_, Draw(0, 0)).weights) for round_ in range(4)]
+    assert [weights["alignment"] for weights in seen] == [0.0, 2.0, 4.0, 4.0]
+    assert alignment.generator_loss(synthetic, labels).weights["alignment"] == 4.0
     assert all(weights["alignment_class"] == weights["alignment"] for weights in seen)
     with pytest.raises(ValueError, match="ramp_rounds: expected a count of rounds"):
         FeatureAlignment(ramp_rounds=-1)

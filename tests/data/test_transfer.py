@@ -8,7 +8,8 @@ from torch import Tensor
 
 from lightning_condkd.data.bank import MemoryBank
 from lightning_condkd.data.condensed import CondensedSet
-from lightning_condkd.data.transfer import Mix, TransferBatch, TransferSet
+from lightning_condkd.data.mix import AnnealedMix, Mix
+from lightning_condkd.data.transfer import TransferBatch, TransferSet
 from lightning_condkd.formats import CondensedInfo
 from lightning_condkd.randomness import Draw, seeded_generator
 
@@ -27,7 +28,9 @@ def numbers(images: Tensor) -> Tensor:
     return 256 * high + low
 
 
-def transfer_set(mix: Mix | float, condensed: int = 20, bank: int = 80, batch_size: int = 16) -> TransferSet:
+def transfer_set(
+    mix: Mix | float | AnnealedMix, condensed: int = 20, bank: int = 80, batch_size: int = 16
+) -> TransferSet:
     images = CondensedSet(encoded(0, condensed), torch.arange(condensed) % CLASSES)
     transfer = TransferSet(images, mix=mix, batch_size=batch_size)
     if bank:
@@ -62,6 +65,33 @@ def test_the_share_is_the_same_in_every_batch(mix: Mix | float, expected: int) -
     assert transfer.condensed_per_batch == expected
     for step in range(30):
         assert int(transfer.draw(Draw(seed=0, step=step)).from_condensed.sum()) == expected
+
+
+def test_an_annealed_share_follows_the_rounds_and_leaves_the_draws_of_a_fixed_one() -> None:
+    annealed, fixed = transfer_set(AnnealedMix(start=0.75, end=0.25, rounds=4)), transfer_set(0.5)
+    assert annealed.condensed_per_batch is None
+    seen = [int(annealed.draw(Draw(0, 7), round=number).from_condensed.sum()) for number in range(6)]
+    assert seen == [12, 11, 8, 5, 4, 4]  # 16 * (0.5 + 0.25 cos(pi * round / 4))
+    for mine, whole in zip(annealed.draw(Draw(0, 7), round=2), fixed.draw(Draw(0, 7)), strict=True):
+        assert torch.equal(mine, whole)
+    halves = [annealed.draw(Draw(0, 7, rank, 2), round=1).images for rank in (0, 1)]
+    assert torch.equal(torch.stack(halves, dim=1).flatten(0, 1), annealed.draw(Draw(0, 7), round=1).images)
+    annealed.check_world_size(8)
+    with pytest.raises(ValueError, match=r"mix=AnnealedMix\(.*draws from the bank"):
+        _ = annealed.synthetic_per_batch
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"start": 1.5}, "start of the mix"),
+        ({"end": -0.1}, "end of the mix"),
+        ({"rounds": 0}, "a fixed mix"),
+    ],
+)
+def test_an_impossible_annealed_share_is_refused(arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AnnealedMix(**arguments)  # type: ignore[arg-type]
 
 
 def test_the_union_is_uniform_over_both() -> None:
@@ -235,7 +265,7 @@ def test_images_that_do_not_fit_are_refused() -> None:
 @pytest.mark.parametrize(
     ("mix", "batch_size", "message"),
     [
-        ("half", 16, "expected mix 'union', 'two_term' or a share"),
+        ("half", 16, "expected mix 'union', 'two_term', a share"),
         (-0.1, 16, "expected a mix from 0"),
         (1.1, 16, "expected a mix from 0"),
         (float("nan"), 16, "expected a mix from 0"),

@@ -11,6 +11,7 @@ import pytest
 
 from tests.distributed.command_jobs import command, refused
 from tests.distributed.conftest import ROOT, Launch
+from tests.helpers import diffusion
 from tests.helpers.environment import environment
 
 pytestmark = pytest.mark.ddp
@@ -93,6 +94,16 @@ def test_a_recipe_runs_on_two_ranks_with_the_default_callbacks(name: str, launch
     assert any(file.startswith("best_") for file in made) is (name == "teacher" or students)
     if not students:
         assert list(tmp_path.glob("out*"))
+
+
+def test_a_diffusion_model_is_inverted_on_two_ranks(launch: Launch, tmp_path: Path) -> None:
+    folder = diffusion.save(diffusion.class_pipeline(classes=11), tmp_path / "pipeline")
+    short = ["--config=configs/digits/diff_dfkd.yaml", "--trainer.max_epochs=2", f"{CADENCE}.synthesis_steps=5"]
+    method = "--model.init_args.inversion.init_args"
+    more = [f"{CADENCE}.distill_steps=2", f"{method}.pipeline={folder}", f"{method}.cutmix.law=nested"]
+    written = f"--trainer.default_root_dir={tmp_path}"
+    launch(command, world_size=2, timeout=180, arguments=["fit", *short, *more, *TWO, DDP, written])
+    assert {path.name for path in tmp_path.rglob("*.*")} >= {"summary.json", "metrics.csv", "config.yaml"}
 
 
 def test_an_output_that_cannot_be_written_ends_both_ranks(launch: Launch, tmp_path: Path) -> None:

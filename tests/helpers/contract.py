@@ -29,7 +29,7 @@ from lightning_condkd.modules import CondKD
 from lightning_condkd.randomness import seeded_generator
 from lightning_condkd.rounds import Cadence
 from lightning_condkd.steps import give_class_rows
-from tests.helpers import toy
+from tests.helpers import diffusion, toy
 
 CADENCE = Cadence(synthesis_steps=3, distill_steps=3, repeats=2, warmup_rounds=1)
 SEVERAL = Cadence(synthesis_steps=2, distill_steps=2, repeats=2, warmup_rounds=1, batches=2, warmup_batches=3)
@@ -92,7 +92,8 @@ def make(name: str, **arguments: Any) -> Inversion:
         arguments = {**changes(), **arguments}
     method = methods()[name]
     known = inspect.signature(method).parameters
-    return method(**{key: value for key, value in toy.changed(_sizes(), arguments).items() if key in known})
+    sizes = _sizes() | ({"pipeline": diffusion.class_pipeline()} if "pipeline" in known else {})
+    return method(**{key: value for key, value in toy.changed(sizes, arguments).items() if key in known})
 
 
 def built(name: str) -> Inversion:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from lightning_condkd.augment import Augment, AugmentParameters, CropFlip, ResizedCrop
+from lightning_condkd.data import CondensedDataModule
 from lightning_condkd.inversion import GeneratorSettings, cmi
 from lightning_condkd.inversion.cmi import CMI, Contrastive
-from lightning_condkd.models import DigitsNet, Observer
+from lightning_condkd.models import DigitsNet, Observer, SmallImageResNet
+from lightning_condkd.modules import CondKD
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.rounds import Cadence
 from lightning_condkd.steps import synthesize
@@ -179,6 +183,64 @@ def test_features_of_the_best_step_are_remembered(teacher: Observer, student: Ob
     assert len(method.ring) == 12
 
 
+def test_features_of_named_modules_follow_the_formula(teacher: Observer, student: Observer) -> None:
+    """As the official code's for a ResNet-34: the spatial means of what enters the stages."""
+    names = ("features.3", "linear")
+    method = CMI(
+        batch_size=12,
+        generator=GeneratorSettings(2, toy.LATENT),
+        contrastive=Contrastive(features=names, head_size=4, ring_size=20),
+    )
+    with pytest.raises(ValueError, match=r"names features.3, linear, expected the widths.*got \(\): CondKD measures"):
+        method.build(toy.spec(), seeded_generator(0, "build"))
+    method = CMI(batch_size=12, generator=GeneratorSettings(2, toy.LATENT), contrastive=method.contrastive)
+    method.build(toy.spec(input_channels=(4, 8)), seeded_generator(0, "build"))
+    method.start(UNIT, Draw(0, 0))
+    synthetic = method.render(UNIT, Draw(0, 0))
+    terms, _ = method.loss(synthetic, teacher, student, UNIT, Draw(0, 0))
+    images, draw = synthetic.images, Draw(0, 0)
+    views = method.local_augment.view(images, draw, "local view"), method.view(images, UNIT, draw)
+    rows = [_entering(teacher, view) for view in views]
+    assert rows[0].shape == (12, 12)
+    empty = torch.zeros(0, 12)
+    projected = (reference.projected(r, *method.head[::2]) for r in (*rows, empty, empty))
+    torch.testing.assert_close(terms.values["contrastive"], reference.contrastive_loss(*projected, temperature=0.1))
+
+
+def _entering(teacher: Observer, view: Tensor) -> Tensor:
+    network, x = teacher.network, teacher.normalize(view)
+    middle = network.features[:3](x)
+    rest = network.features[3:](middle)
+    return torch.cat([middle.mean((2, 3)), rest.mean((2, 3))], dim=1)
+
+
+def test_a_run_with_named_features_measures_their_widths(tmp_path: Path) -> None:
+    def model(names: tuple[str, ...]) -> CondKD:
+        contrast = Contrastive(features=names, ring_size=20, ring_draws=8, head_size=4)
+        small = {"cadence": toy.CADENCE, "batch_size": 12, "generator": GeneratorSettings(2, toy.LATENT)}
+        return toy.condkd(CMI(contrastive=contrast, augment=toy.CROP, **small))  # type: ignore[arg-type]
+
+    keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    names = ("features.3", "linear")
+    whole = toy.fit(model(names), callbacks=[keep], enable_checkpointing=True, default_root_dir=tmp_path)
+    assert whole.model.spec is not None
+    assert whole.model.spec.input_channels == (4, 8)
+    assert whole.model.inversion.head[0].weight.shape == (12, 12)  # type: ignore[index,union-attr]
+    data, resumed = CondensedDataModule(toy.condensed_set(), batch_size=8), model(names)
+    trainer = toy.silent_trainer(max_epochs=3, default_root_dir=tmp_path)
+    trainer.fit(resumed, data, ckpt_path=tmp_path / "step=10.ckpt")
+    assert toy.same(toy.Run(resumed, data.transfer_set.bank, trainer).state(), whole.state())
+    with pytest.raises(ValueError, match="CMI asks the teacher for the module 'layer1'; there are: features"):
+        toy.fit(model(Contrastive.resnet34().features))  # type: ignore[arg-type]
+
+
+def test_the_features_of_a_resnet34_are_512_as_in_the_official_code() -> None:
+    teacher = Observer(SmallImageResNet(34)).freeze()
+    names = Contrastive.resnet34().features
+    assert teacher(torch.rand(2, 3, 32, 32), channel_means=names).channel_means.shape == (2, 64 + 64 + 128 + 256)
+    assert sum(teacher.bn_channels) == 8512
+
+
 def test_without_the_contrastive_term_nothing_of_it_is_built() -> None:
     method = _built(contrastive_weight=0.0, features="embedding")
     assert not {name for name in method.state_dict() if name.startswith(("head", "ring", "kept_features"))}
@@ -278,7 +340,8 @@ def _spread(rows: Tensor) -> float:
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"features": "maps"}, "features 'batch_norm' or 'embedding', got 'maps'"),
+        ({"features": "maps"}, "features 'batch_norm' or 'embedding', or names of modules, got 'maps'"),
+        ({"features": ()}, r"features 'batch_norm' or 'embedding', or names of modules, got \(\)"),
         ({"ring_dtype": "bfloat16"}, "ring_dtype 'float16' or 'float32'"),
         ({"temperature": 0.0}, "temperature > 0"),
         ({"ring_size": 0}, "ring_size > 0"),

@@ -10,6 +10,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
+from torch.optim import SGD
 
 from lightning_condkd.data import TransferSet
 from lightning_condkd.inversion import Inversion
@@ -144,7 +145,8 @@ def test_teacher_is_untouched_and_no_hook_is_left(name: str) -> None:
 def test_every_optimizer_moves_its_parameters(name: str) -> None:
     run = _plain(name)
     for optimizer in run.trainer.optimizers:
-        assert optimizer.state, "an optimizer that never stepped"
+        stateless = isinstance(optimizer, SGD) and not optimizer.defaults["momentum"]
+        assert optimizer.state or stateless, "an optimizer that never stepped"
     assert all(bool(value.isfinite().all()) for value in run.state().values() if value.is_floating_point())
 
 

@@ -10,17 +10,20 @@ from typing import Any
 import pytest
 import torch
 from jsonargparse import ArgumentParser
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.assets import resolve_asset
 from lightning_condkd.augment import CropFlip, RollFlip
+from lightning_condkd.data import CondensedDataModule
 from lightning_condkd.functional.inversion import bn_distance
 from lightning_condkd.inversion import Inversion
 from lightning_condkd.inversion.deep_inversion import DeepInversion
 from lightning_condkd.inversion.parts.competition import Competition
 from lightning_condkd.inversion.parts.pixel_optimizer import ImagePrior, PixelAdam
 from lightning_condkd.models import CifarResNet, DigitsNet, Observer
+from lightning_condkd.modules import CondKD
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.rounds import Cadence
 from lightning_condkd.steps import synthesize
@@ -281,6 +284,43 @@ def test_the_learning_rate_rises_and_falls_in_each_resolution(low: int) -> None:
     assert factors == pytest.approx(reference.learning_rate_factors(3, [low, 12 - low]))
     plain = _built(cadence=Cadence(12, 1))
     assert {plain.lr_factor(plain.cadence.unit(0, step)) for step in range(12)} == {1.0}
+
+
+def _by_hand(teacher: Observer, student: Observer, adams: list[range]) -> Tensor:
+    """The pixels after the steps of each range with an Adam object of its own."""
+    method = _built(low_resolution_steps=2, optimizer=PixelAdam(0.3))
+    for steps in adams:
+        adam = torch.optim.Adam([method.pixels], lr=0.3)
+        for step in steps:
+            _step(method, adam, teacher, student, step)
+    return method.pixels.detach()
+
+
+def test_full_size_begins_with_a_new_adam(teacher: Observer, student: Observer) -> None:
+    method = _built(low_resolution_steps=2, optimizer=PixelAdam(0.3))
+    synthesize(method, method.optimizers(), teacher, student, 0)
+    assert torch.equal(method.pixels, _by_hand(teacher, student, [range(2), range(2, 4)]))
+    assert not torch.equal(method.pixels, _by_hand(teacher, student, [range(4)]))
+    forgotten = {low: [_forgets(low, step) for step in range(4)] for low in (0, 2, 4)}
+    assert forgotten == {0: [1, 0, 0, 0], 2: [1, 0, 1, 0], 4: [1, 0, 0, 0]}
+
+
+def _forgets(low: int, step: int) -> int:
+    method = _built(low_resolution_steps=low)
+    return len(method.forgets(method.cadence.unit(0, step)))
+
+
+@pytest.mark.parametrize("unit", [2, 3])
+def test_resume_around_the_change_of_size_is_exact(unit: int, tmp_path: Path) -> None:
+    def model() -> CondKD:
+        return toy.condkd(DeepInversion(cadence=Cadence(4, 2), batch_size=12, low_resolution_steps=2))
+
+    keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    whole = toy.fit(model(), max_epochs=1, callbacks=[keep], enable_checkpointing=True, default_root_dir=tmp_path)
+    data, resumed = CondensedDataModule(toy.condensed_set(), batch_size=8), model()
+    trainer = toy.silent_trainer(max_epochs=1, default_root_dir=tmp_path)
+    trainer.fit(resumed, data, ckpt_path=tmp_path / f"step={unit}.ckpt")
+    assert toy.same(toy.Run(resumed, data.transfer_set.bank, trainer).state(), whole.state())
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])

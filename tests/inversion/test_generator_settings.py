@@ -26,7 +26,8 @@ PUBLISHED: dict[Callable[..., Any], tuple[int, int, float, tuple[float, float]]]
     DAFL.datafree: (128, 512, 1e-3, (0.5, 0.999)),
     ZSKT: (128, 100, 1e-3, (0.9, 0.999)),
     DFQ: (64, 256, 1e-3, (0.5, 0.999)),
-    DFAD: (64, 256, 1e-3, (0.5, 0.999)),
+    DFAD: (128, 256, 1e-3, (0.9, 0.999)),
+    DFAD.datafree: (128, 256, 1e-3, (0.5, 0.999)),
     PREDFKD: (128, 1000, 0.02, (0.9, 0.999)),
     PREDFKD.released_code: (128, 1000, 0.02, (0.9, 0.999)),
 }
@@ -96,6 +97,6 @@ def test_a_network_is_named_from_the_command_line(capsys: pytest.CaptureFixture[
 def test_the_record_of_a_run_names_the_numbers_as_before() -> None:
     """A checkpoint of a run with the same numbers does not differ."""
     record = settings(DFAD(generator=GeneratorSettings(lr=0.5)))
-    known = {"latent_size": 256, "generator_lr": 0.5, "betas": [0.5, 0.999], "generator_width": 64}
+    known = {"latent_size": 256, "generator_lr": 0.5, "betas": [0.9, 0.999], "generator_width": 128}
     assert {name: record[name] for name in known} == known
     assert settings(Fast(generator=GeneratorSettings(8)))["generator_width"] == 8

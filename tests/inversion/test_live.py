@@ -238,6 +238,16 @@ def test_the_rate_of_zskt_falls_along_half_a_cosine_of_blocks() -> None:
     assert {_built(ZSKT, anneal_blocks=None).lr_factor(CADENCE.unit(round_, 0)) for round_ in range(9)} == {1.0}
 
 
+def test_the_rate_of_dfad_falls_by_ten_after_its_blocks() -> None:
+    method = _built(DFAD, decay_blocks=(1, 4))
+    factors = [method.lr_factor(CADENCE.unit(round_, index)) for round_ in range(3) for index in (0, 1, 5, 6)]
+    assert factors == pytest.approx([factor for factor in (1, 0.1, 0.1, 0.1, 0.01, 0.01) for _ in range(2)])
+    published = DFAD()
+    rounds = {round_: published.lr_factor(published.cadence.unit(round_, 0)) for round_ in (99, 100, 199, 200)}
+    assert rounds == pytest.approx({99: 1, 100: 0.1, 199: 0.1, 200: 0.01})
+    assert DFAD.datafree().lr_factor(CADENCE.unit(10**6, 0)) == 1
+
+
 def test_at_the_end_of_the_cosine_the_generator_rests(teacher: Observer, student: Observer) -> None:
     method = _built(ZSKT, anneal_blocks=2)
     optimizers, states = method.optimizers(), []
@@ -268,7 +278,8 @@ def test_only_zskt_clips() -> None:
 @pytest.mark.parametrize(
     ("kind", "cadence", "batch_size", "rate", "betas", "parameters"),
     [
-        (DFAD, Cadence(1, 5, repeats=80), 256, 1e-3, (0.5, 0.999), 2_328_899),
+        (DFAD, Cadence(1, 5, repeats=50), 256, 1e-3, (0.9, 0.999), 2_329_091),
+        (DFAD.datafree, Cadence(1, 5, repeats=80), 256, 1e-3, (0.5, 0.999), 2_328_899),
         (DAFL, Cadence(1, 1, repeats=120), 1024, 0.02, (0.9, 0.999), 8_423_939),
         (ZSKT, Cadence(1, 10, repeats=400), 128, 1e-3, (0.9, 0.999), 1_051_145),
         (DFQ, Cadence(1, 10, repeats=40), 256, 1e-3, (0.5, 0.999), 2_328_899),
@@ -297,6 +308,9 @@ def test_presets_set_the_weights_and_can_be_changed() -> None:
 
 def test_generators_are_those_of_the_methods() -> None:
     normalized, plain, sigmoid = (_built(DAFL).generator, _built(ZSKT).generator, _built(DAFL.datafree).generator)
+    assert isinstance(_built(DFAD).generator, NormalizedGenerator)
+    assert isinstance(_built(DFAD.datafree).generator, ConvGenerator)
+    assert toy.same(dict(_built(DFAD).generator.state_dict()), dict(normalized.state_dict()))
     assert isinstance(normalized, NormalizedGenerator)
     assert isinstance(plain, NormalizedGenerator)
     assert isinstance(sigmoid, ConvGenerator)
@@ -333,7 +347,9 @@ def test_the_given_generator_is_copied(kind: Kind, teacher: Observer, student: O
     [
         *((kind, {"source": "disk"}, "expected source 'live' or 'bank', got 'disk'") for kind in WEIGHTS),
         *((kind, {"generator": UNFIT}, "set generator.latent_size to") for kind in WEIGHTS),
-        (DAFL, {"generator_output": "tanh"}, "generator_output 'normalised' or 'sigmoid', got 'tanh'"),
+        (DAFL, {"generator_output": "tanh"}, "generator_output 'normalized' or 'sigmoid', got 'tanh'"),
+        (DFAD, {"generator_output": "tanh"}, "generator_output 'normalized' or 'sigmoid', got 'tanh'"),
+        (DFAD, {"decay_blocks": [0, 5]}, r"decay_blocks above 0, or \(\) for a constant rate, got \[0, 5\]"),
         (ZSKT, {"reduction": "sum"}, "reduction 'batchmean' or 'elementwise', got 'sum'"),
         (ZSKT, {"anneal_blocks": 0}, "anneal_blocks above 0, or None for a constant rate, got 0"),
     ],

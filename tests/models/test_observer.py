@@ -266,6 +266,24 @@ def test_channel_means_of_unusual_networks(images: Tensor) -> None:
     assert half.channel_means.dtype == torch.float32
 
 
+def test_channel_means_of_named_modules_are_those_of_their_inputs_in_the_given_order(
+    network: CifarResNet, images: Tensor
+) -> None:
+    observer, names = Observer(network), ["layer3", "layer1", "bn1"]
+    after = observer(images, maps=["layer2", "conv1"], channel_means=names, bn=True)
+    assert after.channel_means is not None
+    first = network.bn1(after.maps[1]).relu()  # what enters layer1
+    expected = [x.mean((2, 3)) for x in (after.maps[0], first, after.maps[1])]
+    torch.testing.assert_close(after.channel_means, torch.cat(expected, dim=1))
+    torch.testing.assert_close(after.bn, observer(images, bn=True).bn)
+    assert hook_count(observer) == 0
+    with pytest.raises(ValueError, match=r"channel_means: expected the name of a module, got 'layer4'"):
+        observer(images, channel_means=["layer4"])
+    network.idle = nn.Identity()
+    with pytest.raises(RuntimeError, match="the idle layer was not executed"):
+        observer(images, channel_means=["layer1", "idle"])
+
+
 def test_hooks_exist_only_during_a_call_that_asks(network: CifarResNet, images: Tensor) -> None:
     counter = HookCounter(network)
     observer = Observer(counter)

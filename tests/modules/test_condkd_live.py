@@ -90,7 +90,7 @@ def test_a_method_told_to_store_feeds_the_bank() -> None:
     assert len(run.bank) == run.model.images_synthesized == 3 * 2 * 12
     assert run.bank.rounds.tolist() == [0] * 24 + [1] * 24 + [2] * 24
     kept, labels = run.model.inversion.collect()
-    assert torch.equal(run.bank.images[-12:], (kept * 255).round().byte())
+    assert torch.equal(run.bank.images[-12:], (kept.clamp(0, 1) * 255).round().byte())
     assert labels is not None
     assert torch.equal(run.bank.labels[-12:], labels)
 
@@ -128,9 +128,12 @@ def test_the_student_learns_from_images_rendered_in_its_step(kind: type[LiveInve
         return synthetic
 
     inversion.sample = noting  # type: ignore[method-assign]
-    hook = model.student.network.register_forward_pre_hook(
-        lambda network, inputs: seen.append(inputs[0].detach()) if network.training else None
-    )
+
+    def note(network: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if model.unit is not None and model.unit.phase == "distill":
+            seen.append(inputs[0].detach())
+
+    hook = model.student.network.register_forward_pre_hook(note)
     toy.fit(model, mix=0.25)
     hook.remove()
     assert len(rendered) == len(seen) == len(loss.taught) == 12

@@ -16,9 +16,12 @@ from tests.helpers import contract, toy
 LOSSES = {
     "DFAD": "LogitsL1Distillation()",
     "PREDFKD": "LogitsL1Distillation()",
+    "DiffDFKD": "KLDistillation(temperature=30.0)",
     **dict.fromkeys(("DAFL", "DFQ", "ZSKT"), "KLDistillation(temperature=1.0)"),
-    **dict.fromkeys(("Fast", "CMI", "NAYER", "DeepInversion"), "KLDistillation(temperature=20.0)"),
-    **dict.fromkeys(("BatchStatisticsNoise", "RealSubset", "SmoothNoise"), "KLDistillation(temperature=20.0)"),
+    **dict.fromkeys(
+        ("Fast", "CMI", "DeepInversion", "NAYER", "RealSubset", "SmoothNoise", "BatchStatisticsNoise"),
+        "KLDistillation(temperature=20.0)",
+    ),
 }
 
 

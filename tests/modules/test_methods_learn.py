@@ -140,6 +140,6 @@ def test_a_balanced_generator_spreads_over_the_classes(make: Make, seed: int) ->
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_an_adversarial_generator_finds_what_the_student_does_not_know(seed: int) -> None:
-    """Mean difference of the logits over seeds 0, 1, 2: 23 to 25, and 5 to 7 without learning."""
+    """Mean difference of the logits over seeds 0, 1, 2: 10 to 17, and 3 to 4 without learning."""
     learning, still = (_last_images(_dfad(factor), seed) for factor in (1.0, 0.0))
     assert float((learning[0] - learning[1]).abs().mean()) > 2 * float((still[0] - still[1]).abs().mean())

@@ -53,14 +53,14 @@ def _alignment(weight: float | None, **arguments: Any) -> FeatureAlignment | Non
 def _parts(name: str, weight: float | None, **arguments: Any) -> Parts:
     inversion, alignment = contract.built(name), _alignment(weight, **arguments)
     inversion.build(task := toy.spec(mean=(0.25,), std=(0.5,)), seeded_generator(toy.SEED, "inversion"))
+    teacher = toy.observed(toy.network("teacher")).freeze()
+    give_class_rows(inversion, teacher, toy.condensed_set())
     student = toy.observed(toy.network("student 1"))
     optimizers = {"student": SGD(student.parameters(), lr=0.2), **inversion.optimizers()}
     if alignment is not None and weight:
         alignment.build(task, seeded_generator(toy.SEED, "alignment"))
         optimizers["discriminator"] = alignment.optimizer()
     transfer = TransferSet(toy.condensed_set(), mix=contract.mix(inversion), batch_size=BATCH)  # type: ignore[arg-type]
-    teacher = toy.observed(toy.network("teacher")).freeze()
-    give_class_rows(inversion, teacher, transfer.condensed)
     return Parts(inversion, alignment, transfer, teacher, student, optimizers)
 
 
@@ -183,7 +183,7 @@ import torch
 from lightning_condkd import Cadence, CondensedSet, CropFlip, DigitsNet, Fast, FeatureAlignment, KLDistillation
 from lightning_condkd import Observer, TaskSpec, TransferSet
 from lightning_condkd.inversion import GeneratorSettings
-from lightning_condkd.steps import DistillationStep, distill, give_class_rows, synthesize
+from lightning_condkd.steps import DistillationStep, distill, synthesize
 teacher, student = (Observer(DigitsNet(width=2), [0.3], [0.4]) for _ in range(2))
 transfer = TransferSet(CondensedSet(torch.rand(10, 1, 8, 8), torch.arange(10)), batch_size=4)
 fast, alignment = Fast(cadence=Cadence(1, 1), batch_size=4, generator=GeneratorSettings(width=2)), FeatureAlignment()

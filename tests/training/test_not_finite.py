@@ -66,7 +66,10 @@ def _spoiled_generator() -> nn.Module:
 @pytest.mark.parametrize(
     ("model", "match"),
     [
-        (lambda: toy.condkd(alignment=FeatureAlignment(Broken())), "the discriminator holds NaN or infinity"),
+        (
+            lambda: toy.condkd(alignment=FeatureAlignment(Broken())),
+            "the alignment holds NaN or infinity in discriminator",
+        ),
         (
             lambda: toy.condkd(toy.fast(generator=GeneratorSettings(network=_spoiled_generator()))),
             r"the inversion holds .*meta.project.bias",

@@ -16,9 +16,10 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, M
 
 from lightning_condkd.data import CondensedDataModule
 from lightning_condkd.data.image_datamodules import DigitsDataModule
+from lightning_condkd.inversion import DAFL, DFAD
 from lightning_condkd.modules import CondKD
 from lightning_condkd.training.schedules import RunCosine, WarmupCosine, WarmupMultiStep
-from tests.helpers import toy
+from tests.helpers import contract, toy
 from tests.helpers.callbacks import SaveAt
 from tests.helpers.small_runs import distillation
 from tests.modules.test_classification import classifier, trainer
@@ -101,6 +102,26 @@ def test_the_default_is_the_cosine_of_torch(ends: dict[str, int]) -> None:
         optimizer.step()
         official.step()
     assert list(_rounds(rates).values()) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["CMI", "Fast"])
+def test_the_default_ends_where_the_methods_code_does(name: str) -> None:
+    """CMI's cosine ends at 0, that of Fast at a thousandth; a schedule of one's own is left alone."""
+    rates = Rates()
+    run = toy.fit(contract.model(name), max_epochs=4, callbacks=[rates])
+    floor = {"CMI": 0.0, "Fast": 1e-3}[name]
+    per_round = contract.CADENCE.length
+    rounds = [rate for step, rate in rates.rates.items() if step % per_round == per_round - 1]
+    assert rounds == pytest.approx([_cosine(step, 3, floor=floor) for step in (0, 0, 1, 2)])
+    after_the_run = run.trainer.optimizers[0].param_groups[0]["lr"]
+    assert after_the_run == pytest.approx(0.2 * floor, abs=1e-12)
+
+
+def test_floors_are_those_of_the_official_cosines() -> None:
+    ends = {name: contract.make(name).student_lr_floor for name in contract.methods()}
+    assert {name for name, floor in ends.items() if floor == 0} == {"CMI", "DFQ", "DeepInversion", "PREDFKD", "ZSKT"}
+    assert set(ends.values()) == {0.0, 1e-3}
+    assert [make().student_lr_floor for make in (DAFL, DFAD, DAFL.datafree, DFAD.datafree)] == [1e-3, 1e-3, 0.0, 0.0]
 
 
 def test_the_state_of_a_schedule_does_not_hold_the_run() -> None:

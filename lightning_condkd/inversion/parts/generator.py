@@ -5,14 +5,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import nn
 
 from lightning_condkd.models.checks import check_generator
+from lightning_condkd.models.generators import ConvGenerator, NormalizedGenerator
 from lightning_condkd.randomness import seeded_initialization
 from lightning_condkd.types import TaskSpec
+
+GeneratorOutput = Literal["normalized", "sigmoid"]
 
 
 def check_bn(bn_weight: float, spec: TaskSpec) -> None:
@@ -142,3 +145,36 @@ def make_generator(
         generator = default() if given is None else copy.deepcopy(given)
     check_generator(generator, settings.numbers.latent_size, spec.image_shape)
     return generator
+
+
+def check_output(output: GeneratorOutput) -> GeneratorOutput:
+    """Return the kind of a generator's output.
+
+    Args:
+        output: ``normalized`` or ``sigmoid``.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if output not in get_args(GeneratorOutput):
+        raise ValueError(f"expected generator_output 'normalized' or 'sigmoid', got {output!r}")
+    return output
+
+
+def make_output(
+    output: GeneratorOutput, spec: TaskSpec, settings: GeneratorSettings, *, bn_eps: float = 1e-5
+) -> nn.Module:
+    """Return a generator of normalised or bounded pixels; both kinds have the same widths.
+
+    Args:
+        output: ``normalized`` for :class:`~lightning_condkd.models.NormalizedGenerator` with tanh, ``sigmoid`` for
+            :class:`~lightning_condkd.models.ConvGenerator`.
+        spec: shapes of the task.
+        settings: complete settings; the width is that of all stages but the last.
+        bn_eps: eps of the inner BatchNorm layers of a ``normalized`` one.
+    """
+    width, latent_size, *_ = settings.numbers
+    if output == "sigmoid":
+        return ConvGenerator(spec.image_shape, latent_size=latent_size, width=max(width // 2, 1))
+    shapes: dict[str, Any] = {"mean": spec.mean, "std": spec.std, "latent_size": latent_size, "width": width}
+    return NormalizedGenerator(spec.image_shape, **shapes, bn_eps=bn_eps)

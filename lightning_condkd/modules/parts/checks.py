@@ -139,7 +139,9 @@ def check_batch(name: str, size: int, world_size: int) -> None:
         raise ValueError(f"{name}={size} does not divide by {world_size} processes: choose a multiple of {world_size}")
 
 
-def check_condensed(condensed: CondensedSet, teacher: Observer, student: Observer, embedding: bool) -> TaskSpec:
+def check_condensed(
+    condensed: CondensedSet, teacher: Observer, student: Observer, embedding: bool, inputs: Sequence[str] = ()
+) -> TaskSpec:
     """Check that a condensed set fits both networks, by one small forward pass each.
 
     Args:
@@ -147,6 +149,7 @@ def check_condensed(condensed: CondensedSet, teacher: Observer, student: Observe
         teacher: the frozen teacher.
         student: the student.
         embedding: whether the teacher's embedding is needed.
+        inputs: names of the teacher's modules whose inputs are measured.
 
     Returns:
         The shapes of the task.
@@ -164,7 +167,10 @@ def check_condensed(condensed: CondensedSet, teacher: Observer, student: Observe
     check_classifier("student", student, shape, classes, bn=True)
     size = output.embedding.shape[1] if output.embedding is not None else 0
     widths = tuple(len(statistics.mean) for statistics in output.bn)
-    return TaskSpec(shape, classes, size, widths, *_normalization(teacher))
+    looks = [check_classifier("teacher", teacher, shape, classes, channel_means=[name]) for name in inputs]
+    measured = tuple(look.channel_means.shape[1] for look in looks if look.channel_means is not None)
+    names = condensed.info.class_names or ()
+    return TaskSpec(shape, classes, size, widths, *_normalization(teacher), measured, names)
 
 
 def _normalization(network: Observer) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -172,13 +178,14 @@ def _normalization(network: Observer) -> tuple[tuple[float, ...], tuple[float, .
     return mean, std
 
 
-def check_maps(name: str, network: Observer, maps: Sequence[str]) -> None:
-    """Check that a network has the modules whose outputs the distillation loss uses.
+def check_maps(name: str, network: Observer, maps: Sequence[str], asking: str = "the distillation loss") -> None:
+    """Check that a network has the modules whose outputs or inputs are used.
 
     Args:
         name: ``teacher`` or ``student``.
         network: the network.
         maps: names of its modules.
+        asking: what uses them.
 
     Raises:
         ValueError: if one is missing.
@@ -186,7 +193,7 @@ def check_maps(name: str, network: Observer, maps: Sequence[str]) -> None:
     there = dict(network.network.named_modules())
     for lacking in (wanted for wanted in maps if wanted not in there):
         names = ", ".join(filter(None, there))
-        raise ValueError(f"the distillation loss asks the {name} for the module {lacking!r}; there are: {names}")
+        raise ValueError(f"{asking} asks the {name} for the module {lacking!r}; there are: {names}")
 
 
 def check_source(inversion: Inversion, transfer_set: TransferSet, world_size: int) -> None:
@@ -204,8 +211,9 @@ def check_source(inversion: Inversion, transfer_set: TransferSet, world_size: in
         return
     if transfer_set.condensed_per_batch is None:
         raise ValueError(
-            f"{type(inversion).__name__} renders images for every student step and stores none, so mix='union' has no "
-            "bank to draw from: set data.mix to the share of condensed images in a batch (0.0: none) or to 'two_term'"
+            f"{type(inversion).__name__} renders images for every student step and stores none, so "
+            f"mix={transfer_set.mix!r} has no bank to draw from: set data.mix to the share of condensed images in a "
+            "batch (0.0: none) or to 'two_term'"
         )
     if transfer_set.synthetic_per_batch:
         inversion.check_sample(transfer_set.synthetic_per_batch, world_size)

@@ -8,8 +8,9 @@ from typing import Any, cast
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
-from lightning_condkd.alignment import FeatureAlignment
+from lightning_condkd.alignment import Alignment
 from lightning_condkd.augment import Augment, CropFlip, Mixing
+from lightning_condkd.data.mix import AnnealedMix
 from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.distillation import DistillationLoss
 from lightning_condkd.distributed import sync_buffers
@@ -33,7 +34,7 @@ class CondKDParts(TeacherStudent):
         teacher: the trained network with its normalisation. It is frozen.
         student: the network to train.
         inversion: the method that synthesises images.
-        alignment: adversarial alignment with the condensed images; ``None`` for plain inversion.
+        alignment: alignment with the condensed images; ``None`` for plain inversion.
         distillation: loss of the student; ``None`` for the method's default.
         augment: augmentation of the distillation images; ``None`` for the method's default.
         mixing: mixture of the distillation images; ``None`` for none.
@@ -50,7 +51,7 @@ class CondKDParts(TeacherStudent):
         teacher: Observer,
         student: nn.Module,
         inversion: Inversion,
-        alignment: FeatureAlignment | None,
+        alignment: Alignment | None,
         distillation: DistillationLoss | None,
         augment: Augment | None,
         mixing: Mixing | None,
@@ -77,8 +78,9 @@ class CondKDParts(TeacherStudent):
         self.build_loss(spec.image_shape, slots)
         self.inversion.build(spec, seeded_generator(self.seed, "inversion"))
         if self._aligning is not None:
+            self._aligning.asks(self.teacher.network)  # refuses a teacher without what is compared
             self._aligning.build(spec, seeded_generator(self.seed, "alignment"))
-            check_finite("the discriminator", self._aligning, "build it anew, or load other weights")
+            check_finite("the alignment", self._aligning, "build it anew, or load other weights")
         check_finite("the inversion", self.inversion, "give it another generator, or other weights")
 
     @property
@@ -101,7 +103,7 @@ class CondKDParts(TeacherStudent):
         """Return the settings that a resumed run is compared by, JSON values only."""
         return {
             "condensed": fingerprint(self._transfer.condensed),
-            "mix": self._transfer.mix,
+            "mix": settings(mix) if isinstance(mix := self._transfer.mix, AnnealedMix) else mix,
             "batch_size": self._transfer.batch_size,
             "bank_capacity": self._transfer.bank.capacity,
             "round_length": self.inversion.cadence.length,
@@ -173,7 +175,7 @@ class CondKDParts(TeacherStudent):
         self.build_loss(spec.image_shape, slots)
 
     @property
-    def _aligning(self) -> FeatureAlignment | None:
+    def _aligning(self) -> Alignment | None:
         """The alignment; ``None`` if it has no effect (such as weight 0), and then nothing of it is built or run."""
         active = self.alignment is not None and self.alignment.active and self.inversion.cadence.synthesis_steps > 0
         return self.alignment if active else None

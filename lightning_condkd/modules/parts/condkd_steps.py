@@ -60,7 +60,7 @@ class CondKDSteps(CondKDParts):
                     self._record(unit, step.take(unit, draw, self._turns, clip, self.progress))
 
     def _set_student_mode(self, unit: Unit) -> None:
-        training = unit.phase == "distill"
+        training = unit.phase == "distill" or (unit.phase == "synthesize" and self.inversion.student_mode == "train")
         if self.student.training != training:  # else all layers would be visited in every step
             self.student.train(training)
             self.distillation.train(training)
@@ -94,7 +94,9 @@ class CondKDSteps(CondKDParts):
     @property
     def synthesis_step(self) -> SynthesisStep:
         """The synthesis step with the parts of this module."""
-        pupil = self.classifier.eval() if self.distillation.changes_prediction() else self.student
+        pupil = self.classifier if self.distillation.changes_prediction() else self.student
+        if pupil is not self.student:  # a new wrapper of the student's layers, in train mode at first
+            pupil.train(self.student.training)
         return SynthesisStep(self.teacher, pupil, self.inversion, self._aligning, self._transfer)
 
     @property

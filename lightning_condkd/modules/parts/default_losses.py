@@ -36,7 +36,8 @@ def default_distillation(inversion: Inversion, teacher: object, student: object)
         return LogitsL1Distillation()
     if inversion.student_loss == "attention" and _stages_pair(teacher, student):
         return AttentionDistillation()
-    return KLDistillation(1.0 if inversion.source == "live" else 20.0)
+    usual = 1.0 if inversion.source == "live" else 20.0
+    return KLDistillation(usual if inversion.student_temperature is None else inversion.student_temperature)
 
 
 def _stages_pair(teacher: object, student: object) -> bool:

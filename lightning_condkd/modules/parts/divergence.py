@@ -9,7 +9,7 @@ import lightning as L
 from torch import nn
 from torch.optim import Optimizer
 
-from lightning_condkd.alignment import FeatureAlignment
+from lightning_condkd.alignment import Alignment
 from lightning_condkd.distributed import first_over_ranks
 from lightning_condkd.inversion import DeepInversion
 from lightning_condkd.messages import listed
@@ -34,7 +34,7 @@ class Trained(Protocol):
     student: Any
     distillation: Any
     inversion: Any
-    alignment: FeatureAlignment | None
+    alignment: Alignment | None
     losses: LossWatch
 
     @property
@@ -58,7 +58,7 @@ def transient(module: Trained) -> tuple[str, ...]:
     return TRANSIENT if scaler_at_work(module.trainer) else TRANSIENT[:1]
 
 
-def diverged(module: Trained, optimizers: Mapping[str, Optimizer], aligning: FeatureAlignment | None) -> Exception:
+def diverged(module: Trained, optimizers: Mapping[str, Optimizer], aligning: Alignment | None) -> Exception:
     """Return the error that ends a diverged run, with the network at fault and the settings to lower.
 
     Args:
@@ -80,7 +80,7 @@ def _found(module: Trained, optimizers: Mapping[str, Optimizer]) -> tuple[str, s
     broken = [name for names in by_optimizer.values() for name in names]
     if seen is None and not broken:
         return None
-    culprit = _culprit(seen) if seen else next(iter(by_optimizer))
+    culprit = _culprit(seen, optimizers) if seen else next(iter(by_optimizer))
     return culprit, symptoms(module.trainer, module.losses, broken)
 
 
@@ -93,7 +93,7 @@ _NETWORKS = {
 }
 
 
-def _culprit(seen: Seen) -> str:
+def _culprit(seen: Seen, optimizers: Mapping[str, Optimizer]) -> str:
     """Return the optimizer whose steps caused a non-finite loss, which may be the loss of another one."""
     broken = set(seen.broken) - {"total"}
     if LARGEST_PIXEL in broken:
@@ -101,7 +101,7 @@ def _culprit(seen: Seen) -> str:
     if seen.optimizer != "synthesis" or not broken:
         return seen.optimizer
     if all(name.startswith("alignment") for name in broken):
-        return "discriminator"
+        return "discriminator" if "discriminator" in optimizers else "synthesis"
     return (
         "student" if {name for name in broken if not name.startswith("alignment")} <= _OF_THE_STUDENT else "synthesis"
     )
@@ -133,12 +133,13 @@ def _broken(part: nn.Module | None, but: tuple[str, ...]) -> list[str]:
     return [] if part is None else [n for n in broken_parts(part) if not n.split(".")[-1].startswith(but)]
 
 
-def _cure(culprit: str, module: Trained, aligning: FeatureAlignment | None) -> str:
+def _cure(culprit: str, module: Trained, aligning: Alignment | None) -> str:
     inversion = module.inversion
     if culprit == "student":
         return "the learning rate of student_optimizer, or set student_gradient_clip"
     if culprit == "discriminator" and aligning is not None:
-        return f"alignment.learning_rate ({aligning.learning_rate:g}) or alignment.weight ({aligning.weight:g})"
+        numbers = {name: getattr(aligning, name, None) for name in ("learning_rate", "weight")}
+        return " or ".join(f"alignment.{name} ({value:g})" for name, value in numbers.items() if value is not None)
     if culprit == "replay":
         return "inversion.memory.lr"
     numbers = {name: value for name, value in vars(inversion).items() if isinstance(value, int | float) and value}
@@ -149,4 +150,5 @@ def _cure(culprit: str, module: Trained, aligning: FeatureAlignment | None) -> s
     ]
     rates += [f"inversion.optimizer.lr ({inversion.optimizer.lr:g})"] if isinstance(inversion, DeepInversion) else []
     weights = [f"inversion.{name}" for name in numbers if name.endswith("_weight") and culprit != "meta"]
+    weights += [] if aligning is None or aligning.optimizer() is not None else ["alignment.weight"]
     return listed([*rates, *weights], 8) or "the learning rates and weights of the inversion"
