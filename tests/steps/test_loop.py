@@ -183,7 +183,7 @@ import torch
 from lightning_condkd import Cadence, CondensedSet, CropFlip, DigitsNet, Fast, FeatureAlignment, KLDistillation
 from lightning_condkd import Observer, TaskSpec, TransferSet
 from lightning_condkd.inversion import GeneratorSettings
-from lightning_condkd.steps import DistillationStep, distill, give_class_rows, synthesize
+from lightning_condkd.steps import DistillationStep, distill, synthesize
 teacher, student = (Observer(DigitsNet(width=2), [0.3], [0.4]) for _ in range(2))
 transfer = TransferSet(CondensedSet(torch.rand(10, 1, 8, 8), torch.arange(10)), batch_size=4)
 fast, alignment = Fast(cadence=Cadence(1, 1), batch_size=4, generator=GeneratorSettings(width=2)), FeatureAlignment()
