@@ -61,7 +61,7 @@ def facts(method: type[Inversion]) -> dict[str, Any]:
         "summary": summary,
         "needs": [*_needs_of_teacher(made), *card.needs],
         "stores": _stores(made.source, made.cadence.synthesis_steps),
-        "synthesis steps a block": made.cadence.synthesis_steps,
+        "synthesis steps a block": made.cadence.batches * made.cadence.synthesis_steps,
         "student steps a block": made.cadence.distill_steps,
         "blocks a round": made.cadence.repeats,
         "warm-up rounds": made.cadence.warmup_rounds,

@@ -77,6 +77,7 @@ def test_the_facts_are_those_of_the_defaults() -> None:
     of = facts(inversion.Fast)
     made = inversion.Fast()
     assert of["synthesis steps a block"] == made.cadence.synthesis_steps == 5
+    assert facts(inversion.NAYER)["synthesis steps a block"] == 2 * 30  # two batches of images
     assert of["images a synthesis step"] == made.batch_size
     assert of["needs"] == ["BatchNorm"]
     assert of["stores"] == "images"
