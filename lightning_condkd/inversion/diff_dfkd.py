@@ -192,7 +192,7 @@ class DiffDFKD(Inversion):
         return Synthetic(images, labels)
 
     def _decode(self, clean: Tensor) -> Tensor:
-        return self.sampler.decode(clean, self.image_size)
+        return self.sampler.decode(clean, self.image_size).to(self.latents.dtype)
 
     def loss(
         self, synthetic: Synthetic, observe: Observe, student: Observe, unit: Unit, draw: Draw
