@@ -47,8 +47,8 @@ class DiffDFKD(Inversion):
     batch size: class and adversarial term are summed, the BatchNorm distance (and a term of alignment) is multiplied
     by the batch size. The logged values are means. For a batch of one image this is the official code's step.
 
-    Weights and ``guidance_rate`` are the defaults of the official code, which says that it was written again from
-    memory after the original was lost. Its runs named for CIFAR-10 and DomainNet had no adversarial term. Its errors
+    Weights and ``guidance_rate`` are the defaults of the official code, which was recreated, as it says, after
+    the original was lost. Its runs named for CIFAR-10 and DomainNet had no adversarial term. Its errors
     are not reproduced; these change the images: the clean estimate was computed without graph; the class loss was a
     mean, so the step shrank with the batch; the final image combined the noise predicted for one step with the latents
     of the next (here a new prediction belongs to each latent); all was in float16; images were stored as JPEG, and
@@ -199,7 +199,7 @@ class DiffDFKD(Inversion):
         return Synthetic(images, labels)
 
     def _decode(self, clean: Tensor) -> Tensor:
-        return self.sampler.decode(clean, self.image_size)
+        return self.sampler.decode(clean, self.image_size).to(self.latents.dtype)
 
     def loss(
         self, synthetic: Synthetic, observe: Observe, student: Observe, unit: Unit, draw: Draw

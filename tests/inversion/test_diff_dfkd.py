@@ -348,6 +348,15 @@ def test_half_precision_has_latents_and_losses_in_float32(tmp_path: Path, dtype:
     )
 
 
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_precisions_of_the_trainer(precision: Any) -> None:
+    method = make(cadence=Cadence(2, 2), loading=PipelineLoading())
+    run = toy.fit(toy.condkd(method), max_epochs=1, precision=precision)
+    assert bool(method.collect().images.isfinite().all())
+    assert {p.dtype for p in method.sampler.unet.parameters()} == {torch.float32}
+    assert len(run.bank.images.flatten(1).unique(dim=0)) == BATCH
+
+
 def _variant() -> PipelineLoading:
     return PipelineLoading("float64", variant="fp16")
 
