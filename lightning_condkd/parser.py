@@ -21,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 DISCARD = "discard_init_args_on_class_path_change"
 
 TRACEBACK = "LIGHTNING_CONDKD_TRACEBACK"
-LIBRARIES = ("torch.", "torchvision.", "kornia.", "torchmetrics.", "lightning.")
+LIBRARIES = ("torch.", "torchvision.", "kornia.", "torchmetrics.", "lightning.", "diffusers.", "transformers.")
 PLACES = ("lightning_condkd", "lightning.pytorch.callbacks", "torch.optim.")
 FEW = 12  # classes of libraries that a help lists
 KEY = re.compile(r'Parser key "([^"]+)":')
