@@ -32,7 +32,6 @@ MIX = "data.init_args.mix"
 
 
 CONTROLS = ("noise", "batch_statistics_noise", "real_subset")
-BY_MOMENTS = ("fast", "cmi", "nayer")
 BANK = (*CONTROLS, "fast", "deep_inversion", "adaptive_deep_inversion", "cmi", "nayer")
 RANDOM_VECTORS = "data/digits-random-vectors.safetensors"
 
@@ -63,11 +62,14 @@ def budget(steps: int, size: int, student_steps: int, **arguments: object) -> li
     return inversion(**rounds, batch_size=size, **arguments)
 
 
+def own_flags(method: str, flags: list[str]) -> list[str]:
+    """Return the flags of a method that stores images, without mixture and alignment."""
+    recipe = method.split()[0].removeprefix("adaptive_")
+    return [f"--config=configs/methods/{recipe}.yaml", *SAME_LOSS, *(f"--{flag}" for flag in flags)]
+
+
 def ways(method: str, flags: list[str]) -> dict[str, list[str]]:
     """Return the rows of a method: plain, with condensed images mixed in, guided as well at two weights.
-
-    Three methods are guided by moments of the features in place of a discriminator too, at the weight of PGDI's code
-    and at a hundredth of it.
 
     Methods that store images are compared under one distillation loss; those that render them for the step keep the
     loss of their recipe and get a fixed share of condensed images. Words after the name of a method name a variant of
@@ -82,17 +84,11 @@ def ways(method: str, flags: list[str]) -> dict[str, list[str]]:
     plain = {method: [*own, f"--{ALIGNMENT}=null", f"--{MIX}=0.0"]}
     if name in CONTROLS or name != method:
         return plain
-    by_moments = [*mixed, f"--{ALIGNMENT}=MomentAlignment"]
-    moments = {
-        f"{method}* MMD {weight}": [*by_moments, f"--{ALIGNMENT}.init_args.weight={weight}"]
-        for weight in ((1, 100) if method in BY_MOMENTS else ())
-    }
     return {
         **plain,
         f"{method} + condensed": [*mixed, f"--{ALIGNMENT}=null"],
         f"{method}*": [*mixed, f"--{ALIGNMENT}.init_args.weight=5"],
         f"{method}* 0.5": [*mixed, f"--{ALIGNMENT}.init_args.weight=0.5"],
-        **moments,
     }
 
 
