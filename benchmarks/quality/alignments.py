@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.quality.inversion_methods import ALIGNMENT, MIX, SUITES, own_flags, run
+from benchmarks.quality.inversion_methods import ALIGNMENT, MIX, SAME_LOSS, SUITES, own_flags, run
 from benchmarks.support.sweep import sweep
 
 METHODS = ("fast", "cmi", "nayer")
@@ -45,7 +45,7 @@ KINDS = {
 
 def rows(suite: str) -> dict[str, list[str]]:
     """Return the flags of every row."""
-    methods = {method: own_flags(method, SUITES[suite].methods[method]) for method in METHODS}
+    methods = {method: own_flags(method, SUITES[suite].methods[method], SAME_LOSS) for method in METHODS}
     union = f"--{MIX}=union"
     return {f"{method}, {kind}": [*own, union, *KINDS[kind]] for method, own in methods.items() for kind in KINDS}
 

@@ -62,10 +62,10 @@ def budget(steps: int, size: int, student_steps: int, **arguments: object) -> li
     return inversion(**rounds, batch_size=size, **arguments)
 
 
-def own_flags(method: str, flags: list[str]) -> list[str]:
-    """Return the flags of a method that stores images, without mixture and alignment."""
+def own_flags(method: str, flags: list[str], loss: list[str]) -> list[str]:
+    """Return the flags of a method and of the student's loss, without mixture and alignment."""
     recipe = method.split()[0].removeprefix("adaptive_")
-    return [f"--config=configs/methods/{recipe}.yaml", *SAME_LOSS, *(f"--{flag}" for flag in flags)]
+    return [f"--config=configs/methods/{recipe}.yaml", *loss, *(f"--{flag}" for flag in flags)]
 
 
 def ways(method: str, flags: list[str]) -> dict[str, list[str]]:
@@ -77,9 +77,7 @@ def ways(method: str, flags: list[str]) -> dict[str, list[str]]:
     """
     name = method.split()[0]
     stores = name in BANK or "source=bank" in str(flags)
-    loss = SAME_LOSS if stores else []
-    recipe = name.removeprefix("adaptive_")
-    own = [f"--config=configs/methods/{recipe}.yaml", *loss, *(f"--{flag}" for flag in flags)]
+    own = own_flags(method, flags, SAME_LOSS if stores else [])
     mixed = [*own, f"--{MIX}={'union' if stores else 0.1}"]
     plain = {method: [*own, f"--{ALIGNMENT}=null", f"--{MIX}=0.0"]}
     if name in CONTROLS or name != method:
