@@ -13,24 +13,9 @@ from torch import Tensor, nn
 
 from lightning_condkd.hashing import content_hash
 from lightning_condkd.models.finite import check_finite
-from lightning_condkd.models.heads import (
-    ClassifierHead,
-    candidates,
-    class_count,
-    embedding_of,
-    head_widths,
-    last_layer,
-    needed_head,
-    submodule,
-)
-from lightning_condkd.models.taps import (
-    batch_norm_layers,
-    tap_batch_norm,
-    tap_channel_means,
-    tap_input,
-    tap_output,
-    use_batch_statistics,
-)
+from lightning_condkd.models.heads import ClassifierHead, class_count, head_widths, last_layer, needed_head
+from lightning_condkd.models.observation import Asked, Observation
+from lightning_condkd.models.taps import batch_norm_layers
 from lightning_condkd.models.weights import load_weights, plain_name, plain_state
 from lightning_condkd.normalization import check_normalization
 from lightning_condkd.types import NetworkOutput
@@ -126,17 +111,13 @@ class Observer(nn.Module):
         if self._frozen and self.network.training:
             self.check_frozen()
         head = needed_head(self.network, self._embedding) if embedding else None
+        asked = Asked(head, bn, maps, channel_means, batch_statistics)
         with ExitStack() as hooks:
-            inputs = tap_input(hooks, head) if head else []
-            layers = self._measured(channel_means)
-            means = tap_channel_means(hooks, layers)
-            statistics = tap_batch_norm(hooks, self.network, means) if bn else {}
-            if batch_statistics:
-                self._check_batch_norm()
-                use_batch_statistics(hooks, self.network)
-            outputs = {name: tap_output(hooks, submodule(self.network, name, "maps")) for name in maps}
-            asked = any((embedding, bn, maps, channel_means, batch_statistics))
-            logits = self._network_for(asked)(self.normalize(images))
+            observation = Observation(hooks, self.network, asked)
+            logits = self._network_for(any(asked))(self.normalize(images))
+        return observation.output(self._checked(logits))
+
+    def _checked(self, logits: object) -> Tensor:
         if not isinstance(logits, Tensor):
             raise TypeError(
                 f"expected {type(self.network).__name__} to return logits (N, K), got {type(logits).__name__}; "
@@ -148,34 +129,7 @@ class Observer(nn.Module):
                 f"{type(self.network).__name__}, got {tuple(logits.shape)}; pass embedding=<name of module>, the layer "
                 "that gives the logits, or wrap the network in a module that returns logits (N, K)"
             )
-        if (bn or channel_means is True) and not (statistics or means) and self.bn_channels:
-            raise _not_executed("BatchNorm")
-        for name, layer in zip(_names(channel_means), layers, strict=False):
-            if layer not in means:
-                raise _not_executed(name)
-        measured = means.values() if channel_means is True else [means[layer] for layer in layers]
-        if head and not inputs:
-            raise _not_executed("final linear", candidates(self.network))
-        features = _checked(inputs[0], logits, head) if head else None
-        return NetworkOutput(
-            logits,
-            features,
-            tuple(_last(outputs[name], name) for name in maps),
-            tuple(statistics.values()),
-            torch.cat([logits.new_zeros(len(logits), 0), *measured], dim=1) if channel_means else None,
-        )
-
-    def _measured(self, channel_means: bool | Sequence[str]) -> Sequence[nn.Module]:
-        if channel_means is True:
-            return batch_norm_layers(self.network)
-        return [submodule(self.network, name, "channel_means") for name in _names(channel_means)]
-
-    def _check_batch_norm(self) -> None:
-        if not self.bn_channels:
-            raise ValueError(
-                f"batch_statistics: {type(self.network).__name__} has no BatchNorm layer with running statistics: use "
-                "a network that has one"
-            )
+        return logits
 
     def compile(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - those of torch.compile
         """Compile the network for passes of a training step that need logits only.
@@ -288,10 +242,6 @@ class Observer(nn.Module):
         return content_hash(*parts)
 
 
-def _names(channel_means: bool | Sequence[str]) -> Sequence[str]:
-    return () if isinstance(channel_means, bool) else channel_means
-
-
 def _with_plain_names(observer: Observer, state: dict[str, Any], prefix: str, *_: object) -> None:
     """Write the weights of a compiled network under its plain names, keeping the order of keys."""
     names = [name for name in state if name.startswith(prefix)]
@@ -319,27 +269,3 @@ def _check_images(images: Tensor, channels: Tensor | None) -> None:
             f"expected images with {len(channels)} channels, got {images.shape[1]}; "
             "give mean and std one value for each channel of the data"
         )
-
-
-def _checked(inputs: Tensor, logits: Tensor, head: nn.Module) -> Tensor:
-    (wide, classes), features = head_widths(head), embedding_of(head, inputs)
-    expected = (logits.shape[0], wide), (logits.shape[0], classes)
-    if (features.shape, logits.shape) != expected:
-        raise ValueError(
-            f"expected a final linear layer from {expected[0]} to logits {expected[1]}, got an input of shape "
-            f"{tuple(features.shape)} and logits of shape {tuple(logits.shape)}; pass embedding=<name of module>"
-        )
-    return features
-
-
-def _last(seen: list[Tensor], name: str) -> Tensor:
-    if not seen:
-        raise _not_executed(name)
-    return seen[0]
-
-
-def _not_executed(name: str, cure: str = "name a layer that is") -> RuntimeError:
-    return RuntimeError(
-        f"the {name} layer was not executed in the forward pass; {cure}, and compile the Observer, "
-        "not its network: torch.compile drops hooks that are added later"
-    )
