@@ -54,6 +54,8 @@ def main() -> None:
         cli = CondKDCLI(["fit", *arguments])
         seconds = time.process_time() - begin
         summary = next(c for c in cli.trainer.callbacks if isinstance(c, RunSummary)).summary(cli.trainer, cli.model)
+        for path in ("best_checkpoint", "checkpoints"):  # gone with the folder
+            summary.pop(path, None)
         condensed = cli.datamodule.transfer_set.condensed
         if cli.model.inversion.cadence.synthesis_steps:
             images, labels = synthesized(cli.model)
