@@ -14,13 +14,12 @@ from torch.optim import Adam, Optimizer
 from lightning_condkd.augment import Augment, CropFlip, ResizedCrop
 from lightning_condkd.distributed import gather_rows
 from lightning_condkd.functional.contrastive import contrastive_loss
-from lightning_condkd.functional.divergence import adversarial_divergence
-from lightning_condkd.functional.inversion import bn_distance, class_loss
 from lightning_condkd.inversion.base import Inversion, Observe, Selection
 from lightning_condkd.inversion.parts.card import FAST_TABLE, MethodCard, accuracies
 from lightning_condkd.inversion.parts.contrastive import Contrastive
 from lightning_condkd.inversion.parts.feature_ring import FeatureRing
 from lightning_condkd.inversion.parts.generator import GeneratorSettings, check_bn, complete, make_generator
+from lightning_condkd.inversion.parts.teacher_terms import teacher_terms
 from lightning_condkd.models.generators import ConvGenerator
 from lightning_condkd.precision import at_least_float32
 from lightning_condkd.randomness import Draw, seeded_initialization
@@ -199,12 +198,8 @@ class CMI(Inversion):
         """Return class, BN-statistics, adversarial and contrastive terms; a term of weight 0 is left out."""
         view = self.view(synthetic.images, unit, draw)
         output = self._look(observe, view, bn=self.bn_weight != 0)
-        terms = {
-            "class": lambda: class_loss(output.logits, cast(Tensor, synthetic.labels)),
-            "bn": lambda: bn_distance(output.bn),
-            "adversarial": lambda: adversarial_divergence(output.logits, student(view).logits),
-            "contrastive": lambda: self._contrastive(synthetic.images, output, observe, draw),
-        }
+        terms = teacher_terms(output, synthetic.labels, lambda: student(view).logits)
+        terms["contrastive"] = lambda: self._contrastive(synthetic.images, output, observe, draw)
         weights = {"class": self.class_weight, "bn": self.bn_weight, "contrastive": self.contrastive_weight}
         weights["adversarial"] = self.adversarial_weight if unit.round >= self.cadence.warmup_rounds else 0.0
         return LossTerms(terms, weights), output

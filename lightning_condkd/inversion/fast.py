@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,6 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Adam, Optimizer
 
 from lightning_condkd.augment import Augment, CropFlip
-from lightning_condkd.functional.divergence import adversarial_divergence
-from lightning_condkd.functional.inversion import bn_distance, class_loss
 from lightning_condkd.inversion.base import Inversion, Observe, Selection
 from lightning_condkd.inversion.parts.card import FAST_TABLE, MethodCard, accuracies
 from lightning_condkd.inversion.parts.generator import (
@@ -25,6 +23,7 @@ from lightning_condkd.inversion.parts.generator import (
     with_published,
 )
 from lightning_condkd.inversion.parts.moving_statistics import MovingStatistics, check_momentum
+from lightning_condkd.inversion.parts.teacher_terms import teacher_terms
 from lightning_condkd.models.generators import ConvGenerator
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Unit
@@ -189,11 +188,8 @@ class Fast(Inversion):
         """Return class, BN-statistics and adversarial terms; a term of weight 0 is left out."""
         view = self.view(synthetic.images, unit, draw)
         output = observe(view, bn=self.bn_weight != 0)
-        terms = {
-            "class": lambda: class_loss(output.logits, cast(Tensor, synthetic.labels)),
-            "bn": lambda: bn_distance(self.moving_statistics.blend(output.bn)),
-            "adversarial": lambda: adversarial_divergence(output.logits, student(view).logits),
-        }
+        blend = self.moving_statistics.blend
+        terms = teacher_terms(output, synthetic.labels, lambda: student(view).logits, blend)
         adversarial = self.adversarial_weight if unit.round >= self.cadence.warmup_rounds else 0.0
         return LossTerms(terms, {"class": self.class_weight, "bn": self.bn_weight, "adversarial": adversarial}), output
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from lightning_condkd.augment import Augment, CropFlip
-from lightning_condkd.functional.divergence import adversarial_divergence
-from lightning_condkd.functional.inversion import bn_distance, class_loss
 from lightning_condkd.inversion.base import Inversion, Observe, Selection
 from lightning_condkd.inversion.parts.balanced_labels import balanced_labels
 from lightning_condkd.inversion.parts.card import WIDE_RESNET, MethodCard, Published
@@ -23,6 +21,7 @@ from lightning_condkd.inversion.parts.generator import (
     make_generator,
 )
 from lightning_condkd.inversion.parts.moving_statistics import MovingStatistics, check_momentum
+from lightning_condkd.inversion.parts.teacher_terms import teacher_terms
 from lightning_condkd.messages import listed
 from lightning_condkd.models.generators import ConvGenerator
 from lightning_condkd.models.noisy_generator import NoisyGenerator, parameters_without_reset, reset_layers
@@ -224,11 +223,8 @@ class NAYER(Inversion):
         """Return class, BN-statistics and adversarial terms; a term of weight 0 is left out."""
         view = self.view(synthetic.images, unit, draw)
         output = observe(view, bn=self.bn_weight != 0)
-        terms = {
-            "class": lambda: class_loss(output.logits, cast(Tensor, synthetic.labels)),
-            "bn": lambda: bn_distance(self.moving_statistics.blend(output.bn)),
-            "adversarial": lambda: adversarial_divergence(output.logits, student(view).logits),
-        }
+        blend = self.moving_statistics.blend
+        terms = teacher_terms(output, synthetic.labels, lambda: student(view).logits, blend)
         adversarial = self.adversarial_weight if unit.round >= self.cadence.warmup_rounds else 0.0
         return LossTerms(terms, {"class": self.class_weight, "bn": self.bn_weight, "adversarial": adversarial}), output
 
