@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from lightning_condkd.alignment import (
@@ -18,6 +20,7 @@ from lightning_condkd.data import TransferSet
 from lightning_condkd.inversion import Contrastive
 from lightning_condkd.models import Observer
 from lightning_condkd.models.taps import convolutions
+from lightning_condkd.modules import CondKD
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.rounds import Cadence
 from lightning_condkd.steps import OptimizerTurns, SynthesisStep, synthesize
@@ -173,6 +176,22 @@ def test_no_state_and_no_optimizer() -> None:
     assert len(run.trainer.optimizers) == 3  # the student's, and Fast's two
     assert "synthesis/alignment" in run.metrics
     assert not [name for name in run.metrics if name.startswith("alignment/")]
+
+
+def test_resume_in_mid_round_is_exact(tmp_path: Path) -> None:
+    """The condensed features are in no checkpoint: a resumed run computes them anew."""
+
+    def model() -> CondKD:
+        return toy.condkd(toy.fast(), MomentAlignment(CharacteristicFunction(frequencies=8), logits_weight=1.0))
+
+    keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    kept = {"callbacks": [keep], "enable_checkpointing": True, "default_root_dir": tmp_path}
+    whole = toy.fit(model(), max_epochs=2, **kept)
+    for unit in (2, 10):  # within the synthesis of the first and of the second round
+        trainer = toy.silent_trainer(max_epochs=2, default_root_dir=tmp_path)
+        data, resumed = toy.CondensedDataModule(toy.condensed_set(), batch_size=8), model()
+        trainer.fit(resumed, data, ckpt_path=tmp_path / f"step={unit}.ckpt")
+        assert toy.same(toy.Run(resumed, data.transfer_set.bank, trainer).state(), whole.state()), unit
 
 
 def test_each_kind_of_weight_is_enough() -> None:
