@@ -85,7 +85,7 @@ def test_helps_list_our_own_classes_and_fit_on_a_few_screens(
         main(given)
     assert end.value.code == 0
     shown = capsys.readouterr().out
-    assert len(shown.splitlines()) < 200  # tests before this one add classes of their own
+    assert len(shown.splitlines()) < 260  # tests before this one add classes of their own
     assert "torch.nn.Identity" not in shown
     unwrapped = " ".join(shown.split())  # where a line ends depends on the classes that other tests define
     assert [name for name in names if name not in unwrapped] == []

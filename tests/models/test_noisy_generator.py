@@ -90,8 +90,8 @@ def test_layers_are_reset_in_place_as_new_ones() -> None:
 
 
 def test_a_layer_that_cannot_be_reset_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"no reset_parameters\(\) resets in_proj_weight, in_proj_bias: write it"):
-        reset_layers(nn.MultiheadAttention(2, 1), seeded_generator(0, "reset"))
+    with pytest.raises(ValueError, match=r"no reset_parameters\(\) resets 1.0: write it"):
+        reset_layers(nn.Sequential(nn.Linear(2, 2), nn.ParameterList([torch.ones(2)])), seeded_generator(0, "reset"))
 
 
 def test_stages_of_the_decoder_can_be_given() -> None:
