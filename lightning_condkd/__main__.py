@@ -54,7 +54,7 @@ def run() -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
-    except (ValueError, TypeError, OSError, MisconfigurationException) as error:
+    except (ValueError, TypeError, OSError, ModuleNotFoundError, MisconfigurationException) as error:
         refusal = _refusal(error)
         if os.environ.get(TRACEBACK) or refusal is None:
             raise

@@ -314,6 +314,18 @@ def test_a_file_that_is_not_there_is_one_line_whoever_opened_it(
     assert "nowhere.ckpt" in capsys.readouterr().err.splitlines()[0]
 
 
+def test_a_missing_optional_package_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    given = [f"--config={ROOT / 'configs' / 'digits' / 'diff_dfkd.yaml'}", f"--trainer.default_root_dir={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", ["lightning-condkd", "fit", *given])
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(SystemExit):
+        entry.run()
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert lines == ['error: DiffDFKD needs the package diffusers: pip install "lightning-condkd[diffusion]"']
+
+
 def test_an_interrupted_command_ends_in_a_word(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
