@@ -20,8 +20,9 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """Numbers of a test that draws from the global stream do not depend on the tests before it."""
+    """Numbers of a test do not depend on the tests before it: on what they drew, or on the threads that they set."""
     torch.manual_seed(0)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
