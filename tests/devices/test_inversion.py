@@ -1,4 +1,7 @@
-"""Every method, guided, on a device of its own: the run is that of the CPU to the bit."""
+"""Every method, guided, on a device of its own: the run is that of the CPU up to rounding.
+
+SiLU's gradient has another last digit there, and in a whole run of the tests a method's state may have one too.
+"""
 
 from typing import Any
 
@@ -16,8 +19,6 @@ from lightning_condkd.modules import CondKD
 from tests.helpers import contract, toy
 from tests.helpers.virtual_device import VirtualDevice, trainer_arguments
 
-SILU = {"DiffDFKD"}  # networks of diffusers have it, and its gradient has another last digit on this device
-
 
 @pytest.mark.parametrize("name", contract.methods())
 def test_every_method_runs_on_a_device(name: str) -> None:
@@ -25,12 +26,11 @@ def test_every_method_runs_on_a_device(name: str) -> None:
     with VirtualDevice():
         there = contract.fit(name, weight=5.0, **trainer_arguments())
     assert VirtualDevice.convolutions > 0
-    if name in SILU:
-        for key, value in here.state().items():
-            apart = float((value.double() - there.state()[key].double()).abs().nan_to_num().max())
-            assert apart <= (1 if key == "bank" else 1e-3), key
-    else:
-        assert toy.same(here.state(), there.state())
+    ours, theirs = here.state(), there.state()
+    assert ours.keys() == theirs.keys()
+    for key, value in ours.items():
+        apart = float((value.double() - theirs[key].double()).abs().nan_to_num().max())
+        assert apart <= (1 if key == "bank" else 1e-3), key  # a byte, where a pixel lies between two
 
 
 @pytest.mark.parametrize("kind", [ACGANDiscriminator, ProjectionDiscriminator, UnconditionalDiscriminator])
