@@ -73,7 +73,7 @@ class ReadableLightningParser(ReadableParser, LightningArgumentParser):
 
 
 def _few_subclasses(found: re.Match[str]) -> str:
-    paths = [path.strip() for path in found[1].split(",") if path.strip()]
+    paths = [path for path in map(str.strip, found[1].split(",")) if path and ".parts." not in path]
     names = [path.rsplit(".", 1)[-1] for path in paths]
     own = [path for path in paths if not path.startswith(LIBRARIES)]
     shown = own if len(paths) - len(own) > FEW else paths
