@@ -22,7 +22,7 @@ class Alignment(FinalMethods, nn.Module):
     :meth:`asks` names, and adds :meth:`forward` to the method's loss. A subclass writes :meth:`loss`, and one of these:
 
     - with ``needs_condensed``, the loss compares with all condensed samples, which :meth:`remember` keeps;
-    - with :meth:`make_optimizer`, a network of its own is trained after every synthesis step to tell condensed samples
+    - with :meth:`optimizer`, a network of its own is trained after every synthesis step to tell condensed samples
       of the same classes from the synthetic ones, by :meth:`discriminator_loss`.
 
     Further hooks: :meth:`make` creates parameters, :meth:`features` chooses what is compared, :meth:`accuracy` returns
@@ -45,7 +45,6 @@ class Alignment(FinalMethods, nn.Module):
     finals: ClassVar[Mapping[str, str]] = {
         "build": "make(spec, generator)",
         "forward": "loss(output, labels, ramp, draw)",
-        "optimizer": "make_optimizer()",
         "remember": "needs_condensed = True, and read self.condensed in loss",
     }
     needs_condensed: bool = False
@@ -84,13 +83,8 @@ class Alignment(FinalMethods, nn.Module):
             generator: CPU generator of all initial values.
         """
 
-    @final
     def optimizer(self) -> Optimizer | None:
-        """Return the optimizer of :meth:`make_optimizer`; call it after :meth:`build`."""
-        return self.make_optimizer()
-
-    def make_optimizer(self) -> Optimizer | None:
-        """Return the optimizer that :meth:`discriminator_loss` trains; ``None``, the default, without one."""
+        """Return what :meth:`discriminator_loss` trains by, after :meth:`build`; ``None``, the default, without one."""
         return None
 
     def asks(self, network: nn.Module) -> dict[str, Any]:

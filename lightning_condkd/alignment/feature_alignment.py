@@ -91,8 +91,8 @@ class FeatureAlignment(Alignment):
         """The discriminator."""
         return self.discriminator
 
-    def make_optimizer(self) -> torch.optim.Optimizer:
-        """Return Adam over the discriminator, betas 0.5 and 0.999 (our default)."""
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Return Adam over the discriminator, betas 0.5 and 0.999 (our default); call it after :meth:`build`."""
         return torch.optim.Adam(self.discriminator.parameters(), lr=self.learning_rate, betas=(0.5, 0.999))
 
     def loss(self, output: NetworkOutput, labels: Tensor, ramp: float, draw: Draw) -> LossTerms:
