@@ -21,6 +21,7 @@ GROUND = (
     "precision",
     "pixels",
     "image_grids",
+    "progress",
     "normalization",
     "lazy_names",
     "messages",

@@ -17,6 +17,7 @@ from lightning_condkd.callbacks.synthetic_images import set_sheet
 from lightning_condkd.evaluation import Recipe, evaluate
 from lightning_condkd.models import FreshNetworks
 from lightning_condkd.modules.condensation import Condensation
+from lightning_condkd.progress import progress
 from lightning_condkd.training.batches import real_images
 from lightning_condkd.training.run_length import dev_steps
 from lightning_condkd.training.trainer_access import image_data_of
@@ -98,7 +99,8 @@ class CondensedAccuracy(Callback):
         rows = torch.linspace(0, len(source) - 1, min(len(source), self.test_images or len(source))).long()
         recipe = replace(self.recipe, epochs=1) if dev_steps(trainer) else self.recipe
         networks = FreshNetworks(self.network, own.mean, own.std) if self.network else own
-        with torch.enable_grad():
+        what = f"iteration {trainer.global_step}: training fresh networks"
+        with torch.enable_grad(), progress(what, self.runs * recipe.epochs, "epochs", leave=False) as advance:
             result = evaluate(
                 condensed.images,
                 condensed.labels,
@@ -109,6 +111,7 @@ class CondensedAccuracy(Callback):
                 runs=self.runs,
                 seed=self.seed,
                 device=module.device,
+                advance=advance,
             )
         accuracy = sum(result.last) / len(result.last)
         self.curve.append((trainer.global_step, accuracy))

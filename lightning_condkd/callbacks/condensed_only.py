@@ -16,6 +16,7 @@ from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.models import Observer
 from lightning_condkd.models.finite import broken_parts
 from lightning_condkd.modules.condkd import CondKD
+from lightning_condkd.progress import each
 from lightning_condkd.randomness import Draw
 from lightning_condkd.steps import OptimizerTurns
 from lightning_condkd.steps.part_checks import check_mixing
@@ -116,11 +117,13 @@ def _train_on_condensed(module: CondKD, mixing: Mixing | None) -> Observer:
     scaled = getattr(module.trainer.precision_plugin, "scaler", None) is not None
     turns = OptimizerTurns({"student": optimizer}, torch.amp.GradScaler(module.device.type, enabled=scaled))
     watch = LossWatch()
-    for unit, ends_round in units_of_run(module.trainer, module.inversion.cadence):
+    cadence = module.inversion.cadence
+    units, count = units_of_run(module.trainer, cadence), run_steps(module.trainer, cadence.length) or 0
+    for unit, ends_round in each(units, "condensed-only baseline", count, "steps"):
         if unit.phase == "distill":
             draw = Draw(module.seed, unit.counter)
-            progress = share_done(*student_steps(module.trainer, module.inversion.cadence, unit))
-            for update in step.take(unit, draw, turns, module.student_gradient_clip, progress):
+            done = share_done(*student_steps(module.trainer, cadence, unit))
+            for update in step.take(unit, draw, turns, module.student_gradient_clip, done):
                 watch.add(update.optimizer, unit.counter, update.losses)
             if ends_round:
                 scheduler.step()

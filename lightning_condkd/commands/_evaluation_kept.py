@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +50,20 @@ class KeptRuns:
         Returns:
             Scores of the networks, new or from the file.
         """
-        name = f"{row}, network {number}"
+        name = _training(row, number)
         if name not in self._done:
             self._done[name] = train()._asdict()
             self._write()
         return Trained(**self._done[name])
+
+    def missing(self, rows: Sequence[str], numbers: Sequence[int]) -> int:
+        """Return how many trainings are not in the file.
+
+        Args:
+            rows: names of the rows.
+            numbers: indices of the first networks of the trainings of a row.
+        """
+        return sum(_training(row, number) not in self._done for row in rows for number in numbers)
 
     def _write(self) -> None:
         if self.path is not None:
@@ -65,6 +74,10 @@ class KeptRuns:
         """Remove the file, after the result was written."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
+
+
+def _training(row: str, number: int) -> str:
+    return f"{row}, network {number}"
 
 
 def _read(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:

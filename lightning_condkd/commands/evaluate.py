@@ -28,14 +28,13 @@ from lightning_condkd.commands._evaluation_sets import LabelChoice, teacher_labe
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.image_datamodules import ImageDataModule
 from lightning_condkd.data.image_source import ImageSource
-from lightning_condkd.evaluation.fresh_training import Once
 from lightning_condkd.evaluation.fresh_training import evaluate as train_and_test
 from lightning_condkd.evaluation.network_batch import check_stackable
 from lightning_condkd.evaluation.recipe import Recipe
-from lightning_condkd.evaluation.result import Evaluation
 from lightning_condkd.models import ConvNet, Observer
 from lightning_condkd.models.fresh_networks import FreshNetworks
 from lightning_condkd.normalization import channel_values
+from lightning_condkd.progress import progress
 from lightning_condkd.randomness import seeded_generator
 from lightning_condkd.training.batches import source_facts
 from lightning_condkd.training.class_order import check_fit, remarks_on_names
@@ -118,11 +117,7 @@ def evaluate(
     facts |= {"condensed": set_facts(condensed, chosen), "teacher": teacher_facts(asked)}
     facts |= {"networks": network_facts(fresh)}
     kept = KeptRuns(None if output is None else Path(output), facts | _identities(chosen, real, fresh, sets))
-    rows = [
-        Row(name, one, _test(one, real.test, made, plan, options, partial(kept.once, f"{name}, set {number}")))
-        for name, made in fresh.items()
-        for number, one in enumerate(sets)
-    ]
+    rows = _rows(fresh, sets, real.test, plan, options, kept)
     if output is not None:
         facts["rows"] = [row.record() for row in rows]
         write_atomic(Path(output), (json.dumps(facts, indent=1, allow_nan=False) + "\n").encode())
@@ -148,15 +143,35 @@ def _identities(
     }
 
 
-def _test(
-    one: TrainingSet,
+def _rows(
+    fresh: Mapping[str, FreshNetworks],
+    sets: Sequence[TrainingSet],
     test: ImageSource,
-    networks: FreshNetworks,
     recipe: Recipe,
     options: Mapping[str, Any],
-    once: Once,
-) -> Evaluation:
-    return train_and_test(one.images, one.labels, test.images, test.labels, networks, recipe, **options, once=once)
+    kept: KeptRuns,
+) -> list[Row]:
+    names = {(name, number): f"{name}, set {number}" for name in fresh for number in range(len(sets))}
+    trainings = kept.missing([*names.values()], range(1 if options["batched"] else options["runs"]))
+    with progress("training fresh networks", trainings * recipe.epochs, "epochs") as advance:
+        return [
+            Row(
+                name,
+                sets[number],
+                train_and_test(
+                    sets[number].images,
+                    sets[number].labels,
+                    test.images,
+                    test.labels,
+                    fresh[name],
+                    recipe,
+                    **options,
+                    once=partial(kept.once, row),
+                    advance=advance,
+                ),
+            )
+            for (name, number), row in names.items()
+        ]
 
 
 def _real_images(data: ImageDataModule) -> _Real:

@@ -15,6 +15,7 @@ from lightning_condkd.formats.contents import CondensedInfo
 from lightning_condkd.models import Observer
 from lightning_condkd.models.checks import check_classifier
 from lightning_condkd.pixels import to_bytes, to_pixels
+from lightning_condkd.progress import each
 from lightning_condkd.randomness import seeded_generator
 from lightning_condkd.training.batches import check_class_sizes
 from lightning_condkd.training.teacher_accuracy import teacher_accuracy
@@ -65,7 +66,8 @@ def select(
 
 def _choose(source: ImageSource, method: SelectionMethod, ipc: int, teacher: Observer | None, seed: int) -> Tensor:
     chosen = []
-    for label, rows in enumerate(source.class_rows):
+    classes = each(source.class_rows, f"selecting images by {method.name}", source.num_classes, "classes")
+    for label, rows in enumerate(classes):
         generator = seeded_generator(seed, "selection", label)
         picked = method.select(to_pixels(source.images[rows]), label, ipc, teacher=teacher, generator=generator)
         chosen.append(to_bytes(picked))

@@ -14,6 +14,7 @@ from lightning_condkd.condensation.selection import SelectionMethod, teacher_out
 from lightning_condkd.functional.tiling import frame, shrink, tile
 from lightning_condkd.models import Observer
 from lightning_condkd.precision import at_least_float32
+from lightning_condkd.progress import each
 
 
 class RealismSelection(SelectionMethod):
@@ -83,11 +84,12 @@ class RealismSelection(SelectionMethod):
         pool = images[torch.randperm(len(images), generator=generator)[: self.pool].to(images.device)]
         drawn = [self.crop.sample(len(pool), generator) for _ in range(self.crops)]
         size = max(1, self.batch_size // self.crops)
+        parts = [slice(start, start + size) for start in range(0, len(pool), size)]
         scored = [
             self._best(pool[rows], [take(parameters, rows) for parameters in drawn], label, cast(Observer, teacher))
-            for rows in (slice(start, start + size) for start in range(0, len(pool), size))
+            for rows in each(parts, f"class {label}: scoring crops", len(parts), "batches", leave=False)
         ]
-        losses, crops = (torch.cat(parts).to(images.device) for parts in zip(*scored, strict=True))
+        losses, crops = (torch.cat(found).to(images.device) for found in zip(*scored, strict=True))
         return tile(crops[losses.argsort(stable=True)[: self.needed(count)]], self.factor)
 
     def _check(self, images: Tensor, count: int) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_condkd.functional.selection import herding, k_center, k_means_nearest
 from lightning_condkd.models import Observer
+from lightning_condkd.progress import each
 from lightning_condkd.types import NetworkOutput
 
 
@@ -133,9 +134,10 @@ class EmbeddingSelection(SelectionMethod):
     ) -> Tensor:
         """Return the images at :meth:`rows`."""
         observe = cast(Observer, teacher)
-        batches = (images[start : start + self.batch_size] for start in range(0, len(images), self.batch_size))
+        batches = torch.split(images, self.batch_size)
+        shown = each(batches, f"class {label}: embedding images", len(batches), "batches", leave=False)
         embeddings = torch.cat(
-            [cast(Tensor, teacher_output(observe, batch, embedding=True).embedding) for batch in batches]
+            [cast(Tensor, teacher_output(observe, batch, embedding=True).embedding) for batch in shown]
         )
         return images[self.rows(embeddings, count, generator).to(images.device)]
 

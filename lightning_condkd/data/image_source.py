@@ -20,6 +20,7 @@ from lightning_condkd.data.counts import count_line, empty_classes
 from lightning_condkd.formats.folders import all_gray, image_files, open_images
 from lightning_condkd.hashing import content_hash
 from lightning_condkd.pixels import to_pixels
+from lightning_condkd.progress import each
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +162,7 @@ def from_folder(
     _check_channels(channels)
     found = list_class_files(Path(root), class_names)
     images = open_images(found.files, channels or _stored_channels(Path(root), found.files))
-    pixels, labels = decode(zip(images, found.labels.tolist(), strict=True), len(found.files), image_size)
+    pixels, labels = decode(zip(images, found.labels.tolist(), strict=True), len(found.files), image_size, root)
     return ImageSource(pixels, labels, found.class_names, tuple(found.files))
 
 
@@ -193,7 +194,7 @@ def unlabeled_images(
         below = f" itself, but {len(found)} below it: predict='.' takes all" if found else ""
         raise FileNotFoundError(f"expected image files to predict in {folder}, found none{below}")
     images = open_images(files, channels or _stored_channels(Path(folder), files))
-    pixels, _ = decode(((image, 0) for image in images), len(files), image_size)
+    pixels, _ = decode(((image, 0) for image in images), len(files), image_size, folder)
     return UnlabeledImages(pixels, tuple(files), tuple(class_names or ()))
 
 
@@ -210,19 +211,22 @@ def _stored_channels(root: Path, files: Sequence[str]) -> int:
     return 1
 
 
-def decode(dataset: Iterable[tuple[Image, int]], count: int, image_size: int | None = None) -> tuple[Tensor, Tensor]:
+def decode(
+    dataset: Iterable[tuple[Image, int]], count: int, image_size: int | None = None, name: str | Path = "images"
+) -> tuple[Tensor, Tensor]:
     """Return images as one tensor ``(N, C, H, W)`` uint8, and labels ``(N,)`` int64.
 
     Args:
         dataset: images with 8 bits for each channel, and classes.
         count: number of images.
         image_size: see :func:`from_folder`.
+        name: name of the dataset for the display of progress.
 
     Raises:
         ValueError: if the images differ in size or channels.
     """
     images, labels = torch.empty(0), []
-    for row, (image, label) in enumerate(dataset):
+    for row, (image, label) in enumerate(each(dataset, f"reading {name}", count, "images")):
         pixels = transforms.pil_to_tensor(image if image_size is None else central_square(image, image_size))
         if not row:
             images = pixels.new_empty(count, *pixels.shape)

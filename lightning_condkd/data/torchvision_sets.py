@@ -116,7 +116,8 @@ def from_torchvision(
     chosen = Choice(choice) if isinstance(choice, str) else choice
     dataset = chosen.open(root, train)
     given = _class_names(dataset)
-    images, labels = decode(_pairs(dataset, chosen.name, channels, given), len(dataset), image_size)
+    pairs = _pairs(dataset, chosen.name, channels, given)
+    images, labels = decode(pairs, len(dataset), image_size, chosen.name)
     return ImageSource(images, labels, given or tuple(map(str, range(int(labels.max()) + 1))))
 
 

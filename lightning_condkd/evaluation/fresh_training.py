@@ -20,6 +20,7 @@ from lightning_condkd.evaluation.result import Evaluation, Trained, calibration_
 from lightning_condkd.functional.augmentation import mirror
 from lightning_condkd.models.fresh_networks import FreshNetworks
 from lightning_condkd.pixels import to_pixels
+from lightning_condkd.progress import Advance
 from lightning_condkd.randomness import seeded_generator
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -51,6 +52,7 @@ def evaluate(
     batched: bool = False,
     device: torch.device | str = "cpu",
     once: Once | None = None,
+    advance: Advance = lambda _: None,
 ) -> Evaluation:
     """Train fresh networks on a set and test them.
 
@@ -75,6 +77,7 @@ def evaluate(
         device: where to train.
         once: calls what trains some networks, or returns what that returned in an earlier call of the same arguments;
             it is given the number of the first network.
+        advance: called with 1 after each epoch of a network, or of all that are trained in one pass.
 
     Raises:
         ValueError: if shapes, types, labels or counts do not fit each other.
@@ -98,7 +101,8 @@ def evaluate(
     tests = [epoch for epoch in range(1, recipe.epochs + 1) if test_every and not epoch % test_every]
     epochs = tuple(sorted({*tests, recipe.epochs}))
     joined = joins_leftover(data.images, networks, recipe)
-    train = partial(_train, data=data, networks=networks, recipe=recipe, seed=seed, tests=epochs, joined=joined)
+    how = partial(_train, data=data, networks=networks, recipe=recipe, seed=seed, tests=epochs, joined=joined)
+    train = partial(how, advance=advance)
     trained = [once(group[0], partial(train, group)) if once else train(group) for group in groups]
     accuracies = tuple(tuple(row) for outcome in trained for row in outcome.accuracies)
     return Evaluation(epochs, accuracies, tuple(error for outcome in trained for error in outcome.calibration_errors))
@@ -124,6 +128,7 @@ def _train(
     seed: int,
     tests: Sequence[int],
     joined: bool,
+    advance: Advance,
 ) -> Trained:
     device = data.images.device
     batch = NetworkBatch([networks.make(seeded_generator(seed, "network", run)).to(device) for run in runs])
@@ -143,6 +148,7 @@ def _train(
                 logits = _test_logits(batch, data.test_images, device)
                 _check_finite(logits, epoch + 1, recipe)
                 accuracies.append((logits.argmax(2) == data.test_labels).double().mean(1).cpu())
+            advance(1)
     errors = [calibration_error(logits_of_run, data.test_labels) for logits_of_run in logits]
     return Trained(torch.stack(accuracies, dim=1).tolist(), errors)
 

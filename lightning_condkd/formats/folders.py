@@ -12,6 +12,7 @@ from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from lightning_condkd.messages import listed
+from lightning_condkd.progress import each
 
 _GRAY = ("1", "L")  # PIL's modes
 _NAMED = 10
@@ -152,7 +153,7 @@ def all_gray(files: Sequence[str | Path]) -> bool:
     Args:
         files: the files; broken ones are ignored.
     """
-    return all(_mode(file) in (*_GRAY, None) for file in files)
+    return all(_mode(file) in (*_GRAY, None) for file in each(files, "looking for colour", len(files), "images"))
 
 
 def warn_of_others(root: Path) -> None:

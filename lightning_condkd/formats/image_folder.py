@@ -18,6 +18,7 @@ from lightning_condkd.formats.normalizations import known_class_names, known_cla
 from lightning_condkd.hashing import content_hash, file_hash
 from lightning_condkd.messages import listed
 from lightning_condkd.pixels import share_outside, to_bytes
+from lightning_condkd.progress import each, progress
 from lightning_condkd.writing import new_folder
 
 # Our export also writes the class names to a file, since folder names cannot contain all characters.
@@ -218,7 +219,8 @@ def _check_count(count: int, dataset: str | None, root: Path) -> None:
 
 
 def _read_images(files: Sequence[Path], root: Path) -> Tensor:
-    images = [transforms.pil_to_tensor(image) for image in open_images(files, channels=None)]
+    opened = each(open_images(files, channels=None), f"reading {root}", len(files), "images")
+    images = [transforms.pil_to_tensor(image) for image in opened]
     if len({image.shape[0] for image in images}) > 1:  # gray among colour
         images = [image.expand(3, -1, -1) for image in images]
     for file, image in zip(files, images, strict=True):
@@ -264,13 +266,14 @@ def export_png(condensed: SetLike, folder: str | Path) -> float:
             f"classes {', '.join(map(str, missing))} have no image, and ImageFolder refuses empty folders: export dc "
             "or mtt, or write .safetensors"
         )
-    with new_folder(Path(folder)) as target:
+    with new_folder(Path(folder)) as target, progress(f"writing {folder}", len(condensed.labels), "images") as done:
         if info.class_names is not None:
             (target / NAMES_FILE).write_text(json.dumps(info.class_names, ensure_ascii=False), "utf-8")
         for label, name in enumerate(folder_names(info.class_names or [""] * info.num_classes)):
             (target / name).mkdir()
             for row in (condensed.labels == label).nonzero().flatten().tolist():
                 _picture(condensed.images[row]).save(target / name / f"{row:06d}.png")
+                done(1)
     return _clipped_share(condensed.images)
 
 

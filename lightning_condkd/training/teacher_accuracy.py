@@ -7,6 +7,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.models import Observer
+from lightning_condkd.progress import each
 
 CAUSES = (
     "Possible causes: another order of the classes, a wrong mean or std of the teacher, weights that were not loaded "
@@ -34,7 +35,8 @@ def teacher_accuracy(condensed: CondensedSet, teacher: Observer, most: int | Non
     weights, right = next(teacher.eval().parameters(), torch.empty(0)), 0
     # The uncompiled network, since a compiled one would be compiled again for this batch.
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-        for rows in torch.split(torch.linspace(0, len(condensed) - 1, count).round().long(), 250):
+        parts = torch.split(torch.linspace(0, len(condensed) - 1, count).round().long(), 250)
+        for rows in each(parts, "testing the teacher", len(parts), "batches"):
             predictions = teacher(condensed.pixels(rows, weights.device).to(weights)).logits.argmax(1)
             right += int((predictions.cpu() == condensed.labels[rows]).sum())
     return right / count
