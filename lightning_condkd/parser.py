@@ -14,25 +14,17 @@ from pydoc import locate
 from typing import Any, NamedTuple, NoReturn, cast
 from unittest.mock import patch
 
-from jsonargparse import (
-    ActionConfigFile,  # type: ignore[attr-defined]
-    ArgumentParser,
-    DefaultHelpFormatter,
-    Namespace,
-    _typehints,
-)
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, _typehints
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_condkd.assets import SCHEME
-from lightning_condkd.assets.recipes import available_recipes, recipe_path, recipe_title
+from lightning_condkd.config_file import ConfigFile, is_config_action
 
 DISCARD = "discard_init_args_on_class_path_change"
 
 TRACEBACK = "LIGHTNING_CONDKD_TRACEBACK"
 LIBRARIES = ("torch.", "torchvision.", "kornia.", "torchmetrics.", "lightning.", "diffusers.", "transformers.")
 PLACES = ("lightning_condkd", "lightning.pytorch.callbacks", "torch.optim.")
-CONFIG_HELP = "Configuration in YAML or JSON: a file, or package:NAME for a recipe; package: alone lists them."
 FEW = 12  # classes of libraries that a help lists
 KEY = re.compile(r'Parser key "([^"]+)":')
 CLASS = re.compile(r"Problem with given class_path '([\w.]+)':")
@@ -55,39 +47,6 @@ class ShortHelp(DefaultHelpFormatter):
         return SUBCLASSES.sub(_few_subclasses, super()._get_help_string(action))
 
 
-class ConfigFile(ActionConfigFile):
-    """The argument ``--config``, which also takes recipes of this package: ``package:quickstart.yaml``."""
-
-    def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - of the base
-        super().__init__(**{**kwargs, "help": CONFIG_HELP})  # type: ignore[no-untyped-call]
-
-    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:  # noqa: ANN401
-        """Read the file, or list the recipes.
-
-        Args:
-            parser: the parser.
-            cfg: what it has parsed so far.
-            values: the given text.
-            option_string: name of the argument as it was given.
-
-        Raises:
-            TypeError: if there is no such file.
-        """
-        try:
-            path = _recipe(values) if str(values).startswith(SCHEME) else values
-        except FileNotFoundError as error:
-            raise TypeError(f'Parser key "{self.dest}": {error}') from error
-        super().__call__(parser, cfg, path, option_string)  # type: ignore[no-untyped-call]
-
-
-def _recipe(given: str) -> str:
-    if given == SCHEME and (names := available_recipes()):
-        wide = max(map(len, names))
-        print("\n".join(f"{SCHEME}{name:{wide}}  {recipe_title(name)}" for name in names))
-        raise FileNotFoundError(f"expected the name of one of these recipes after {SCHEME!r}, got none")
-    return str(recipe_path(given))
-
-
 class ReadableParser(ArgumentParser):
     """Parser with short helps and errors of one line: the argument, what was expected and what was given."""
 
@@ -97,7 +56,7 @@ class ReadableParser(ArgumentParser):
 
     def add_argument(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - of the base
         """Add an argument; one for a configuration file also takes recipes of this package."""
-        if kwargs.get("action") is ActionConfigFile:
+        if is_config_action(kwargs.get("action")):
             kwargs["action"] = ConfigFile
         return super().add_argument(*args, **kwargs)
 
