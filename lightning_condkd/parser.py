@@ -18,6 +18,8 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, _typeh
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lightning_condkd.config_file import ConfigFile, is_config_action
+
 DISCARD = "discard_init_args_on_class_path_change"
 
 TRACEBACK = "LIGHTNING_CONDKD_TRACEBACK"
@@ -51,6 +53,12 @@ class ReadableParser(ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - of the base
         kwargs.setdefault("formatter_class", ShortHelp)
         super().__init__(*args, **kwargs)
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - of the base
+        """Add an argument; one for a configuration file also takes recipes of this package."""
+        if is_config_action(kwargs.get("action")):
+            kwargs["action"] = ConfigFile
+        return super().add_argument(*args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the error in one line and end the process with return code 2.

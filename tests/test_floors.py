@@ -26,7 +26,7 @@ GROUND = (
     "lazy_names",
     "messages",
 )
-FILES = ("writing", "files", "unpickling", "hashing", "subclassing")
+FILES = ("writing", "files", "unpickling", "hashing", "subclassing", "config_file")
 ROOMS = (
     (*GROUND, *FILES),
     ("functional",),

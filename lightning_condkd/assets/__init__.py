@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-_SCHEME = "package:"
+SCHEME = "package:"
 _FOLDER = Path(__file__).parent
 
 
@@ -30,12 +30,12 @@ def resolve_asset(path: str | Path) -> Path:
         'teacher.safetensors'
     """
     text = str(path)
-    if not text.startswith(_SCHEME):
+    if not text.startswith(SCHEME):
         return Path(path)
-    name = text.removeprefix(_SCHEME)
+    name = text.removeprefix(SCHEME)
     if name not in available_assets():
         names = ", ".join(available_assets()) or "none"
         raise FileNotFoundError(
-            f"expected the name of a packaged file after {_SCHEME!r}, got {name!r}; there are: {names}"
+            f"expected the name of a packaged file after {SCHEME!r}, got {name!r}; there are: {names}"
         )
     return _FOLDER / name
