@@ -20,6 +20,7 @@ GROUND = (
     "distributed",
     "precision",
     "pixels",
+    "image_grids",
     "normalization",
     "lazy_names",
     "messages",
