@@ -152,7 +152,9 @@ def _built(node: Any, kind: type) -> object:  # noqa: ANN401 - a part of a confi
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--part", type=kind)
     try:
-        return parser.instantiate_classes(parser.parse_object({"part": node})).part
+        parsed = parser.parse_object({"part": node})
+        instantiate = getattr(parser, "instantiate", parser.instantiate_classes)  # the new name, since 4.49
+        return instantiate(parsed).part
     except ArgumentError as error:
         raise ValueError(f"its config.yaml cannot be built: {' '.join(str(error).split())}") from error
 

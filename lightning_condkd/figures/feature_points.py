@@ -68,7 +68,7 @@ def embeddings_of(teacher: Observer, images: Tensor) -> Tensor:
     weights = next(teacher.parameters())
     outputs = (
         teacher(to_pixels(part, weights.device).to(weights.dtype), embedding=True).embedding
-        for part in images.split(CHUNK)
+        for part in torch.split(images, CHUNK)
     )
     return torch.cat([at_least_float32(cast(Tensor, output)).cpu() for output in outputs])
 
@@ -104,7 +104,7 @@ def feature_points(
     chosen = {name: group for name, group in chosen.items() if len(group.labels)}
     embeddings = [embeddings_of(teacher, group.images) for group in chosen.values()]
     points = tsne(torch.cat(embeddings) if embeddings else torch.empty(0, 0), seed=seed)
-    parts = points.split([len(part) for part in embeddings])
+    parts = torch.split(points, [len(part) for part in embeddings])
     return {
         name: LabeledPoints(part, group.labels.cpu()) for (name, group), part in zip(chosen.items(), parts, strict=True)
     }
