@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import signal
@@ -10,7 +11,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from lightning_condkd.callbacks import (
     TimedCheckpoint,
 )
 from lightning_condkd.commands.convert import convert
+from lightning_condkd.commands.draw import draw
 from lightning_condkd.commands.evaluate import evaluate
 from lightning_condkd.commands.export import export
 from lightning_condkd.commands.methods import methods
@@ -49,6 +51,7 @@ from lightning_condkd.writing import Target, check_target
 CHECKPOINTS = "lightning_logs/version_*/checkpoints"
 COMMANDS: dict[str, Callable[..., Any]] = {
     "convert": convert,
+    "draw": draw,
     "evaluate": evaluate,
     "export": export,
     "methods": methods,
@@ -57,7 +60,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 EPILOGUE = (
     "more commands, each with its own --help: 'convert SOURCE OUTPUT' converts a condensed set to the native or other "
     "formats, 'evaluate SET' trains fresh networks on it, 'select OUTPUT' chooses real images in its place, "
-    "'export CHECKPOINT OUTPUT' writes the student, 'methods' lists the inversion methods with their needs and costs"
+    "'export CHECKPOINT OUTPUT' writes the student, 'draw RUN [RUN ...]' makes pictures of finished runs, "
+    "'methods' lists the inversion methods with their needs and costs"
 )
 PROGRAM = "lightning-condkd"
 OUTPUT = (
@@ -256,6 +260,12 @@ def _check_recipe(given: Sequence[str]) -> None:
         )
 
 
+def _runs_in_one(given: list[str]) -> list[str]:
+    """Join the runs of ``draw RUN RUN ...``: the parser takes a list as one argument."""
+    runs = list(takewhile(lambda one: not one.startswith("-"), given[1:])) if given[0] == "draw" else []
+    return [given[0], json.dumps(runs), *given[1 + len(runs) :]] if runs else given
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line.
 
@@ -265,6 +275,7 @@ def main(args: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if args is None else args)
     if given and given[0] in COMMANDS:
         _check_recipe(given)
+        given = _runs_in_one(given)
         result = auto_cli(COMMANDS[given[0]], args=given[1:], prog=f"{PROGRAM} {given[0]}", parser_class=ReadableParser)
         if result is not None:
             print(result)

@@ -33,7 +33,7 @@ ROOMS = (
     ("augment", "models", "formats"),
     ("condensation", "inversion", "alignment", "distillation", "evaluation", "data"),
     ("steps",),
-    ("training",),
+    ("training", "figures"),
     ("modules",),
     ("callbacks", "commands", "parser"),
     ("cli",),

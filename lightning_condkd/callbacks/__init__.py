@@ -5,6 +5,7 @@ from lightning_condkd.callbacks.beta2_ramp import Beta2Ramp
 from lightning_condkd.callbacks.compile_networks import CompileNetworks
 from lightning_condkd.callbacks.condensed_accuracy import CondensedAccuracy
 from lightning_condkd.callbacks.condensed_only import CondensedOnlyBaseline
+from lightning_condkd.callbacks.feature_tsne import FeatureTSNE
 from lightning_condkd.callbacks.prediction_file import PredictionFile
 from lightning_condkd.callbacks.progress_bar import EpochLines, PhaseProgressBar
 from lightning_condkd.callbacks.run_summary import RunSummary, closing_table
@@ -19,6 +20,7 @@ __all__ = [
     "CondensedAccuracy",
     "CondensedOnlyBaseline",
     "EpochLines",
+    "FeatureTSNE",
     "PhaseProgressBar",
     "PredictionFile",
     "RunSummary",

@@ -33,6 +33,7 @@ LIVE = [
     "--data.init_args.mix=0.25",
 ]
 COMPILED = ["--trainer.callbacks+=CompileNetworks", "--trainer.callbacks.backend=eager"]
+FEATURES = ["--trainer.callbacks+=FeatureTSNE", "--trainer.callbacks.every_n_rounds=2"]
 STEPS = "--model.init_args.steps_per_epoch=2"
 ACCURACY = [
     "--trainer.callbacks=CondensedAccuracy",
@@ -41,7 +42,8 @@ ACCURACY = [
 ]
 RECIPES = {
     "quickstart": [*QUICK, DDP],
-    "quickstart, live": [*QUICK, *LIVE, DDP],
+    "quickstart, features": [*QUICK, *FEATURES, DDP],
+    "quickstart, live, features": [*QUICK, *LIVE, *FEATURES, DDP],
     "quickstart, compiled": [*QUICK, *COMPILED, DDP],
     "teacher": [
         "--config=configs/digits/teacher.yaml",
@@ -90,6 +92,7 @@ def test_a_recipe_runs_on_two_ranks_with_the_default_callbacks(name: str, launch
     launch(command, world_size=2, arguments=["fit", *RECIPES[name], *TWO, *written])
     made = {path.name for path in tmp_path.rglob("*.*")}
     assert made >= {"summary.json", "metrics.csv", "config.yaml"}
+    assert ("features.png" in made) is ("features" in name)
     assert ("condensed.png" in made) is (name in ("dm", "dsa", "generative"))
     assert any(file.startswith("best_") for file in made) is (name == "teacher" or students)
     if not students:
