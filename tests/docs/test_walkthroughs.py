@@ -1,0 +1,89 @@
+"""The commands of the pages that go through a whole task run one after another, each for a moment."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+from lightning_condkd.cli import main
+from lightning_condkd.models import CifarResNet, DigitsNet
+from tests.conftest import ROOT
+from tests.helpers.pages import blocks, commands, write_files
+
+SHORT = {
+    "Classification": [],
+    "Condensation": ["--model.init_args.steps_per_epoch=2"],
+    "CondKD": ["--model.init_args.inversion.init_args.cadence.distill_steps=2"],
+}
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+CLASSES = {"Größe 3": (16, 5), "0x": (12, 4), "my class": (10, 3)}
+
+
+def shortened(line: list[str], epochs: int) -> list[str]:
+    """A command that takes a moment: few epochs and steps, or one network of one epoch."""
+    command, *given = line
+    if command == "evaluate":
+        return [*line, "--epochs=1", "--runs=2"]
+    if command not in ("fit", "test", "predict"):
+        return line
+    if command != "fit":
+        return [*line, *QUIET]
+    configurations = [yaml.safe_load(Path(path).read_text()) for flag, path in zip(given, given[1:], strict=False) if flag == "--config"]
+    names = [one["model"]["class_path"].rsplit(".", 1)[-1] for one in configurations if "class_path" in one["model"]]
+    small = SHORT[names[0]] if "ckpt_path" not in " ".join(line) or "CondKD" in names else []
+    return [*line, *QUIET, *small, *([] if "--trainer.fast_dev_run" in line else [f"--trainer.max_epochs={epochs}"])]
+
+
+def run_all(page: Path) -> None:
+    """Run the commands of a page in the working folder; a resumed run is an epoch longer."""
+    for line in commands(page):
+        main(shortened(line, epochs=3 if "--ckpt_path" in line else 2))
+
+
+def draw_folder(root: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for name, counts in CLASSES.items():
+        for part, count in zip(("train", "test"), counts, strict=True):
+            (root / part / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = torch.randint(256, (32, 40, 3), dtype=torch.uint8, generator=generator)
+                Image.fromarray(pixels.numpy()).save(root / part / name / f"{number}.png")
+
+
+@pytest.mark.docs
+def test_get_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = ROOT / "docs" / "get-started.md"
+    write_files(page, tmp_path)
+    run_all(page)
+    DigitsNet(width=16).load_state_dict(load_file("student.safetensors"))
+    with open("digits.csv") as file:
+        assert len(list(csv.reader(file))) == 501
+
+
+@pytest.mark.docs
+def test_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    page = ROOT / "docs" / "own-data.md"
+    write_files(page, tmp_path)
+    draw_folder(tmp_path / "animals")
+    *before, own_network = commands(page)
+    for line in before:
+        main(shortened(line, epochs=3 if "--ckpt_path" in line else 2))
+    with open("animals.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == sum(held_out for _, held_out in CLASSES.values())
+    assert {row["class"] for row in rows} <= set(CLASSES)
+    CifarResNet(8, num_classes=3).load_state_dict(load_file("student.safetensors"))
+    names: dict[str, object] = {}
+    for block in blocks(page, "python"):
+        if block.name is None:
+            exec(block.code, names)
+    main([*own_network, *QUIET])
