@@ -12,6 +12,12 @@ from benchmarks.pages.measured import LAST, PERCENT
 Path = Sequence[str | int]
 
 
+def points(difference: float, sign: bool = False) -> str:
+    """Return a difference with one decimal, without a sign before zero unless signs are asked for."""
+    rounded = round(difference, 1) + 0.0
+    return f"{rounded:{'+' if sign else ''}.1f}"
+
+
 def last(file: str, row: str, what: str = LAST, decimals: int = 1, scale: float = PERCENT) -> str:
     """Return mean and sample standard deviation over the seeds of a row; the value alone if there is one seed."""
     found = measured.summary(file, row, what, scale)
@@ -43,25 +49,25 @@ def count(file: str, row: str) -> str:
 def gap(file: str, row: str, minus: str, what: str = LAST, other: str | None = None) -> str:
     """Return by how many points a row is above another, as mean over the seeds that both have."""
     gaps = measured.differences(file, row, minus, what, other)
-    return f"{sum(gaps) / len(gaps):.1f}"
+    return points(sum(gaps) / len(gaps))
 
 
 def gaps(file: str, row: str, minus: str, what: str = LAST, other: str | None = None, sign: bool = False) -> str:
     """Return by how many points a row is above another, seed by seed."""
     found = measured.differences(file, row, minus, what, other)
-    return ", ".join(f"{one:{'+' if sign else ''}.1f}" for one in found)
+    return ", ".join(points(one, sign) for one in found)
 
 
 def gaps_within(file: str, row: str, what: str, minus: str, sign: bool = False) -> str:
     """Return by how many points one figure of a row is above another of its figures, seed by seed."""
     ours, theirs = measured.by_seed(file, row, what), measured.by_seed(file, row, minus)
-    return ", ".join(f"{ours[seed] - theirs[seed]:{'+' if sign else ''}.1f}" for seed in ours if seed in theirs)
+    return ", ".join(points(ours[seed] - theirs[seed], sign) for seed in ours if seed in theirs)
 
 
 def gap_range(file: str, row: str, minus: str, what: str = LAST) -> str:
     """Return the least and the most that a row is above another over the seeds."""
     found = measured.differences(file, row, minus, what)
-    return f"{min(found):.1f} to {max(found):.1f}"
+    return f"{points(min(found))} to {points(max(found))}"
 
 
 def range_of_gaps(file: str, pairs: Sequence[tuple[str, str]], what: str = LAST, decimals: int = 1) -> str:

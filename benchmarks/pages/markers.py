@@ -16,7 +16,9 @@ OPENINGS = re.compile(r"<!-- (?:table: |= )")
 AT_LINE_START = re.compile(r"^\s*(?:(?:[-*+]|\d+\.)\s+)?<!-- = [^\n]*", re.MULTILINE)
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+\.\d+(?![\w.]*\w)")
 NO_RESULT_FILE = "(not in a result file)"
-NOT_PROSE = re.compile(r"^```.*?^```$|`[^`]*`|\]\([^)]*\)|https?://\S+|<!--.*?-->", re.MULTILINE | re.DOTALL)
+NOT_PROSE = re.compile(
+    r"^```.*?^```$|`[^`]*`|\]\([^)]*\)|https?://\S+|arXiv \d+\.\d+|<!--.*?-->", re.MULTILINE | re.DOTALL
+)
 
 
 def fill(text: str, table: Callable[[str], str], figure: Callable[[str], str]) -> str:

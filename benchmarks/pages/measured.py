@@ -72,7 +72,9 @@ def by_seed(file: str, row: str, what: str = LAST, scale: float = PERCENT) -> di
     found = {seed: _inside(run, what.split("/")) for seed, run in sorted(runs.items())}
     values = {seed: scale * _mean(value) for seed, value in found.items() if value is not None}
     if not values:
-        raise LookupError(f"{file}.json: no run of {row!r} has {what!r}; the first has: {list(next(iter(runs.values())))}")
+        raise LookupError(
+            f"{file}.json: no run of {row!r} has {what!r}; the first has: {list(next(iter(runs.values())))}"
+        )
     return values
 
 
@@ -124,7 +126,9 @@ def origins(file: str) -> tuple[list[str], list[str], str]:
 
 
 def _collect(value: Any, found: dict[str, list[str]]) -> None:  # noqa: ANN401 - JSON
-    for key, inner in value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ():
+    for key, inner in (
+        value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    ):
         if key in found and isinstance(inner, str):
             found[str(key)].append(inner)
         else:

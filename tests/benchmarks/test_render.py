@@ -16,7 +16,10 @@ from benchmarks.quality.losses import SUITES
 from benchmarks.support import result_files
 from tests.conftest import ROOT
 
-WITHOUT_TYPED_NUMBERS = [*sorted((ROOT / "docs" / "results").glob("*.md")), *sorted((ROOT / "docs").glob("choose-*.md"))]
+WITHOUT_TYPED_NUMBERS = [
+    *sorted((ROOT / "docs" / "results").glob("*.md")),
+    *sorted((ROOT / "docs").glob("choose-*.md")),
+]
 
 
 def runs(*accuracies: float) -> dict[str, Any]:
@@ -47,7 +50,7 @@ def test_a_page_has_no_typed_number(page: Path) -> None:
 def test_the_pages_of_results_are_there() -> None:
     assert len(WITHOUT_TYPED_NUMBERS) > 15
     index = (ROOT / "docs" / "results" / "index.md").read_text()
-    assert [page.stem for page in (ROOT / "docs" / "results").glob("*.md") if page.stem not in index] == []
+    assert [page.stem for page in (ROOT / "docs" / "results").glob("*.md") if page.stem not in f"index {index}"] == []
 
 
 def test_every_table_stands_in_a_page() -> None:
@@ -109,7 +112,7 @@ def test_a_stale_page_is_named_by_a_diff(tmp_path: Path) -> None:
 def test_a_wrong_marker_is_refused_with_its_page(text: str, said: str, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(text)
-    with pytest.raises((LookupError, ValueError), match="page.md") as refused:
+    with pytest.raises((LookupError, ValueError), match=r"page\.md") as refused:
         render.rendered(page)
     assert said in str(refused.value)
 
@@ -169,7 +172,9 @@ def test_the_rows_of_cifar10_are_those_of_the_suite() -> None:
 
 
 def test_every_loss_and_image_of_the_digits_is_shown() -> None:
-    shown = {f"{loss} on {kind}" for loss in (*losses.LOGITS, *losses.FEATURES, *losses.CONTROLS) for kind in losses.KINDS}
+    shown = {
+        f"{loss} on {kind}" for loss in (*losses.LOGITS, *losses.FEATURES, *losses.CONTROLS) for kind in losses.KINDS
+    }
     assert shown == set(measured.content(losses.DIGITS)["rows"])
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from benchmarks.pages.layout import Table
 from benchmarks.pages.specs import (
     alignments,
-    condkd,
     condensed_sets,
+    condkd,
     cost,
     diffusion,
     gpu,

@@ -79,7 +79,9 @@ def ablation() -> Table:
     for change, file, mixed, guided in CHANGES:
         pair = (accuracy(file, mixed), gains(file, guided, mixed)) if mixed else (EMPTY, EMPTY)
         rows.append([change, pair[0], accuracy(file, guided), by_seed(file, guided), pair[1]])
-    says = f"Last accuracy in %, {SPREAD} {budget(CIFAR10)} {STEPS}_By seed_: seeds 0, 1, 2. _Gain_: guided minus mixed."
+    says = (
+        f"Last accuracy in %, {SPREAD} {budget(CIFAR10)} {STEPS}_By seed_: seeds 0, 1, 2. _Gain_: guided minus mixed."
+    )
     says += " The changes are the same command with `--name` and the flags in their files."
     files = (CIFAR10, *(f"cifar10-{name}" for name in ("real", "share", "ramp", "class", "view", "rate")))
     return Table(("change", "mixed", "guided", "guided, by seed", "gain, by seed"), rows, says, files, (COMMAND,))

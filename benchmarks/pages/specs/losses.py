@@ -108,7 +108,12 @@ def error(file: str, row: str, pending: bool) -> Cell:
 
 def sampled() -> Table:
     """Return the accuracy of GenDD's other prediction."""
-    rows = [["GenDD, sampled (DDIM, 8 steps)", *(figure(DIGITS, f"GenDD on {kind}", "figures/sampled", 1, PERCENT) for kind in KINDS)]]
+    rows = [
+        [
+            "GenDD, sampled (DDIM, 8 steps)",
+            *(figure(DIGITS, f"GenDD on {kind}", "figures/sampled", 1, PERCENT) for kind in KINDS),
+        ]
+    ]
     return Table(("loss", *KINDS), rows, f"Last accuracy in %, {SPREAD}")
 
 

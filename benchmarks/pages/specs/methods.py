@@ -72,7 +72,7 @@ def places(file: str, ways: Sequence[str]) -> Table:
     """Return where the images of every method lie."""
     rows = [[label, *(joined(file, row, ways, what) for what in DISTANCES)] for label, row in placed(file).items()]
     order = "plain / guided at weight 0.5 / at 5" if WEAK in ways else "plain / guided"
-    says = f"Energy distances in units of the mean distance of two real images, and the mean distance to the nearest "
+    says = "Energy distances in units of the mean distance of two real images, and the mean distance to the nearest "
     says += f"condensed image; {order}."
     return Table(("method", *DISTANCES.values()), rows, says)
 
@@ -91,9 +91,7 @@ def diversity_and_time(file: str, ways: Sequence[str]) -> Table:
 
 def placed(file: str) -> dict[str, str]:
     """Return the methods of which there are distances."""
-    return {
-        label: row for label, row in listed(file).items() if "embeddings" in measured.entry(file, "rows", row)
-    }
+    return {label: row for label, row in listed(file).items() if "embeddings" in measured.entry(file, "rows", row)}
 
 
 def joined(file: str, row: str, ways: Sequence[str], what: str) -> str:

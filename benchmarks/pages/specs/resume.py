@@ -24,7 +24,9 @@ def counted(file: str) -> Table:
             holding = sum(not of["broken"] for of in found)
             aborted = sum(ABORTED in one["codes"] for of in found for one in of["attempts"])
             points = [of["points"] for of in found if of.get("points") is not None]
-            rows.append([label, how, f"{holding} of {len(found)}", f"{max(points):.1f}" if points else "-", str(aborted)])
+            rows.append(
+                [label, how, f"{holding} of {len(found)}", f"{max(points):.1f}" if points else "-", str(aborted)]
+            )
     says = "_Points_: largest difference of the last accuracy from the run left alone. _Aborted_: processes that the "
     says += "library of the processes aborted at their exit."
     head = ("run", "processes", "cases that hold", "points", "aborted")
