@@ -93,8 +93,9 @@ def _mean(value: float | list[float]) -> float:
 def summary(file: str, row: str, what: str = LAST, scale: float = PERCENT) -> dict[str, float]:
     """Return mean and sample standard deviation over the seeds of a row, rounded as result files hold them."""
     values = [*by_seed(file, row, what, 1).values()]
-    rounded = scale == PERCENT and len(values) > 1
-    return mean_and_deviation(values, scale, 2 if rounded else 4)
+    if len(values) == 1:
+        return {"mean": scale * values[0], "std": 0.0}
+    return mean_and_deviation(values, scale, 2 if scale == PERCENT else 4)
 
 
 def differences(file: str, row: str, minus: str, what: str = LAST, other: str | None = None) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from benchmarks.pages import figures
 from benchmarks.pages.layout import Cell, Table, accuracy, budget, figure
 
 DIGITS, CIFAR10 = "alignments-digits", "alignments-cifar10"
@@ -40,7 +41,21 @@ def place(row: str, what: str) -> Cell:
     return figure(DIGITS, row, f"embeddings/{what}", 2, spread=False)
 
 
+def short() -> Table:
+    """Return accuracy and distance of every alignment on the digits."""
+    rows = [[kind, *(both(f"{method}, {kind}") for method in METHODS.values())] for kind in ALIGNMENTS]
+    says = "Last accuracy in %, mean over the seeds. The number behind a kind is its weight."
+    return Table(("alignment", *METHODS), rows, says, (DIGITS,), (f"{COMMAND} digits",))
+
+
+def both(row: str) -> Cell:
+    """Return the accuracy of a row with the distance to real images of the same class in brackets."""
+    found = figures.mean(DIGITS, row)
+    return Cell(f"{found} ({figures.distance(DIGITS, row, 'to_real_in_class')})", accuracy(DIGITS, row).seeds)
+
+
 TABLES = {
+    "alignments-short": short,
     "alignments-digits": lambda: accuracies(DIGITS, "digits"),
     "alignments-digits-places": lambda: places("to_real_in_class", "Energy distance to real images of the same class."),
     "alignments-digits-diversity": lambda: places(

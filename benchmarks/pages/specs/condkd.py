@@ -88,6 +88,21 @@ def ablation() -> Table:
 
 
 PLAIN = {"condensed only": "condensed only", "Fast + condensed": "Fast + condensed", "Fast*": "Fast* acgan 5"}
+WEIGHTS = (1, 5, 20, 60)
+
+
+def discriminators() -> Table:
+    """Return the accuracy of guided runs by discriminator and weight."""
+    kinds = {"AC-GAN": "acgan", "projection": "projection", "unconditional": "unconditional"}
+    names = {kind: [f"Fast* {row} {weight}" for weight in WEIGHTS] for kind, row in kinds.items()}
+    rows = [
+        [kind, *(accuracy(CIFAR10, name) if measured.has_row(CIFAR10, name) else EMPTY for name in found)]
+        for kind, found in names.items()
+    ]
+    head = ("discriminator", *(f"weight {weight}" for weight in WEIGHTS))
+    return Table(head, rows, f"Last accuracy in %, {SPREAD} {budget(CIFAR10)}", (CIFAR10,), (COMMAND,))
+
+
 VIEWS = ("mixup", "CutMix")
 
 
@@ -162,6 +177,7 @@ TABLES = {
     "readme": readme,
     "condkd-cifar10": main_table,
     "ablation": ablation,
+    "discriminators": discriminators,
     "mixed-views": mixed_views,
     "mixed-views-by-seed": mixed_views_by_seed,
     "mixed-views-curves": mixed_views_curves,
