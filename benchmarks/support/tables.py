@@ -1,4 +1,4 @@
-"""Print result files as the tables of the README."""
+"""Print a result file as tables, to look at while it grows; the pages have theirs by `benchmarks/render.py`."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from tests.helpers.pages import PAGES, code
 
 SCRIPTS = sorted(path for path in (ROOT / "benchmarks").rglob("*.py") if "__main__" in path.read_text())
 # With or without `python benchmarks/` before; a script alone, without arguments, is a name and no command.
-COMMAND = re.compile(r"(?:python3? benchmarks/)?(\w+/\w+\.py) ([^`\n#]+)")
+COMMAND = re.compile(r"(?<![\w/])(?:python3? )?(?:benchmarks/)?((?:(?<=benchmarks/)\w+|\w+/\w+)\.py) ([^`\n#]+)")
 COMMANDS = sorted({found for page in PAGES for text in code(page) for found in COMMAND.findall(text)})
 
 

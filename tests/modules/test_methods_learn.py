@@ -1,7 +1,7 @@
 """What every method is for, on the digits, each beside the same method whose own learning rate is 0.
 
 A student learns from its images alone where they beat labelled noise at this size; generators of methods that do not
-(`benchmarks/RESULTS.md`) are held to what their losses ask for.
+(`docs/results/methods-digits.md`) are held to what their losses ask for.
 """
 
 from __future__ import annotations

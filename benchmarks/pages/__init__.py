@@ -1,0 +1,1 @@
+"""Fill the tables and figures of the pages from the result files."""

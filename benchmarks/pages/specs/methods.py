@@ -1,0 +1,160 @@
+"""Every inversion method at one small budget, on the digits and on CIFAR-10."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks.pages import measured
+from benchmarks.pages.layout import EMPTY, Cell, Table, accuracy, budget, by_seed, figure, gains
+
+DIGITS, LIVE, CIFAR10 = "methods-digits", "methods-digits-live", "methods-cifar10"
+SPREAD = "mean ± sample standard deviation over the seeds."
+SCRIPT = "python benchmarks/quality/inversion_methods.py"
+METHODS = {
+    "condensed only": "condensed only",
+    "noise": "noise",
+    "noise, teacher under batch statistics": "batch_statistics_noise",
+    "real images": "real_subset",
+    "NAYER": "nayer",
+    "Fast": "fast",
+    "DeepInversion": "deep_inversion",
+    "Adaptive DeepInversion": "adaptive_deep_inversion",
+    "CMI": "cmi",
+    "DAFL": "dafl",
+    "ZSKT (student in eval mode)": "zskt (student in eval mode)",
+    "DFQ": "dfq",
+    "DFAD (form of DataFree)": "dfad (DataFree)",
+    "PRE-DFKD (student in eval mode)": "pre_dfkd (student in eval mode)",
+}
+PLAIN, MIXED, GUIDED, WEAK = "", " + condensed", "*", "* 0.5"
+DISTANCES = {
+    "to_real": "to real",
+    "to_real_in_class": "to real, in class",
+    "to_condensed": "to condensed",
+    "nearest_condensed": "nearest condensed",
+}
+DIVERSITY = "diversity_in_class"
+
+
+def listed(file: str) -> dict[str, str]:
+    """Return the label and row of every method that a file has."""
+    return {label: row for label, row in METHODS.items() if measured.has_row(file, row)}
+
+
+def maybe(file: str, row: str) -> Cell:
+    """Return the accuracy of a row, or a dash where a method has no such form."""
+    return accuracy(file, row) if measured.has_row(file, row) else EMPTY
+
+
+def accuracies(file: str) -> Table:
+    """Return every method plain, mixed and guided."""
+    ways = (PLAIN, MIXED, GUIDED, WEAK)
+    rows = [[label, *(maybe(file, row + way) for way in ways)] for label, row in listed(file).items()]
+    says = f"Last accuracy in %, {SPREAD} {budget(file)} 60 student steps a round."
+    head = ("method", "plain", "+ condensed", "guided, weight 5", "guided, weight 0.5")
+    return Table(head, rows, says, (file,), (f"{SCRIPT} digits --jobs 2",))
+
+
+def accuracies_and_gains(file: str) -> Table:
+    """Return every method plain, mixed and guided, with what guiding gains by seed."""
+    rows = []
+    for label, row in listed(file).items():
+        guided = measured.has_row(file, row + GUIDED)
+        gain = gains(file, row + GUIDED, row + MIXED) if guided else EMPTY
+        rows.append([label, *(maybe(file, row + way) for way in (PLAIN, MIXED, GUIDED)), gain])
+    says = f"Last accuracy in %, {SPREAD} {budget(file)} 40 student steps a round. _Gain_: guided minus mixed, by seed."
+    return Table(
+        ("method", "plain", "+ condensed", "guided", "gain"), rows, says, (file,), (f"{SCRIPT} cifar10 --jobs 2",)
+    )
+
+
+def places(file: str, ways: Sequence[str]) -> Table:
+    """Return where the images of every method lie."""
+    rows = [[label, *(joined(file, row, ways, what) for what in DISTANCES)] for label, row in placed(file).items()]
+    order = "plain / guided at weight 0.5 / at 5" if WEAK in ways else "plain / guided"
+    says = "Energy distances in units of the mean distance of two real images, and the mean distance to the nearest "
+    says += f"condensed image; {order}."
+    return Table(("method", *DISTANCES.values()), rows, says)
+
+
+def diversity_and_time(file: str, ways: Sequence[str]) -> Table:
+    """Return how diverse the images of every method are in a class, and what a run takes."""
+    rows = []
+    for label, row in listed(file).items():
+        diverse = joined(file, row, ways, DIVERSITY) if row in placed(file).values() else "-"
+        rows.append([label, diverse, *(seconds(file, row + way) for way in (PLAIN, GUIDED))])
+    order = "plain / guided at weight 0.5 / at 5" if WEAK in ways else "plain / guided"
+    says = f"Diversity is the mean distance of two images of a class, divided by the same of real images; {order}."
+    head = ("method", "diversity in class", "CPU-seconds of a run, plain", "guided")
+    return Table(head, rows, says)
+
+
+def placed(file: str) -> dict[str, str]:
+    """Return the methods of which there are distances."""
+    return {label: row for label, row in listed(file).items() if "embeddings" in measured.entry(file, "rows", row)}
+
+
+def joined(file: str, row: str, ways: Sequence[str], what: str) -> str:
+    """Return one distance of the forms of a method."""
+    there = [row + way for way in ways if measured.has_row(file, row + way)]
+    return " / ".join(figure(file, name, f"embeddings/{what}", 2, spread=False).text for name in there)
+
+
+def seconds(file: str, row: str) -> str:
+    """Return the mean CPU-seconds of a run."""
+    return figure(file, row, "cpu_seconds", 0, spread=False).text if measured.has_row(file, row) else "-"
+
+
+def nayer() -> Table:
+    """Return NAYER with four kinds of class vectors."""
+    kinds = {
+        "rows of the teacher's final layer (default)": "nayer",
+        "means of the condensed images' embeddings": "nayer condensed means",
+        "one-hot": "nayer one-hot",
+        "a file of random vectors in place of text embeddings": "nayer random file",
+    }
+    rows = [[label, accuracy(DIGITS, row)] for label, row in kinds.items()]
+    return Table(("class vectors", "plain"), rows, f"Last accuracy in %, {SPREAD}", (DIGITS,))
+
+
+def live() -> Table:
+    """Return DFAD in its two forms with several students, images rendered live."""
+    forms = {
+        "DFAD, its student": "dfad (396 blocks, its student)",
+        "DFAD (form of DataFree), the same student": "dfad (DataFree, 396 blocks, the same student)",
+        "DFAD, SGD, cropped images": "dfad (396 blocks, SGD, cropped images)",
+        "DFAD (form of DataFree), SGD, cropped images": "dfad (DataFree, 396 blocks, SGD, cropped images)",
+        "DFAD, Adam, cropped images": "dfad (396 blocks of 1 : 5)",
+    }
+    rows = [[label, accuracy(LIVE, row), by_seed(LIVE, row)] for label, row in forms.items()]
+    says = f"Last accuracy in %, {SPREAD} Images are rendered live."
+    return Table(("row", "last", "by seed"), rows, says, (LIVE,), (f"{SCRIPT} digits-live",))
+
+
+def live_others() -> Table:
+    """Return the methods with a live generator at five generator steps to five of the student."""
+    forms = {
+        "DAFL": "dafl",
+        "ZSKT (student in eval mode)": "zskt (student in eval mode)",
+        "DFQ (generator in train mode)": "dfq (generator in train mode)",
+        "DFAD (form of DataFree)": "dfad (DataFree, generator in train mode)",
+        "PRE-DFKD (student in eval mode)": "pre_dfkd (student in eval mode)",
+        "DFAD": "dfad",
+        "ZSKT": "zskt",
+        "DFQ": "dfq",
+    }
+    rows = [[label, *(maybe(LIVE, row + way) for way in (PLAIN, MIXED, GUIDED))] for label, row in forms.items()]
+    return Table(("method", "plain", "+ condensed", "guided"), rows, "Last accuracy in %.", (LIVE,))
+
+
+TABLES = {
+    "methods-digits": lambda: accuracies(DIGITS),
+    "methods-digits-places": lambda: places(DIGITS, (PLAIN, WEAK, GUIDED)),
+    "methods-digits-diversity": lambda: diversity_and_time(DIGITS, (PLAIN, WEAK, GUIDED)),
+    "methods-nayer": nayer,
+    "methods-live": live,
+    "methods-live-others": live_others,
+    "methods-cifar10": lambda: accuracies_and_gains(CIFAR10),
+    "methods-cifar10-places": lambda: places(CIFAR10, (PLAIN, GUIDED)),
+    "methods-cifar10-diversity": lambda: diversity_and_time(CIFAR10, (PLAIN, GUIDED)),
+}
