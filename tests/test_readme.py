@@ -5,23 +5,11 @@ from __future__ import annotations
 import pkgutil
 import re
 from pathlib import Path
-from typing import Any
 
-import lightning as L
-import numpy as np
 import pytest
-import torch
-from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_condkd import CondensedDataModule, CondensedSet, CondKD, FeatureAlignment, Observer
-from lightning_condkd.data import DigitsDataModule
-from lightning_condkd.inversion import Fast, GeneratorSettings
-from lightning_condkd.models import CifarResNet, DigitsNet
-from lightning_condkd.rounds import Cadence
 from tests.conftest import ROOT
-from tests.helpers.pages import PAGES, code
-
-FIRST, PLAIN = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+from tests.helpers.pages import PAGES, README, blocks, code
 
 FOLDERS = ("benchmarks", "configs", "docs", "examples", "lightning_condkd", "tests")
 FILES = [path for folder in (ROOT / name for name in FOLDERS) for path in (folder, *folder.rglob("*")) if path.exists()]
@@ -78,58 +66,24 @@ def test_what_is_not_there_is_found(text: str) -> None:
     assert missing(text)
 
 
-def write_condensed_file(path: Path) -> None:
-    """Write a file as the DC family does: normalised floats, labels, and accuracies as NumPy scalars."""
-    images, labels = torch.randn(100, 3, 32, 32), torch.arange(100)
-    torch.save({"data": [[images, labels]], "accs_all_exps": {"ConvNet": [np.float64(0.3)]}}, path)
+def printed_accuracy(text: str, capsys: pytest.CaptureFixture[str]) -> float:
+    exec(text, {})
+    return float(re.findall(r"tensor\((.*)\)", capsys.readouterr().out)[-1])
 
 
-def test_first_screen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a third of its rounds; the control is the same run without a synthetic image."""
     monkeypatch.chdir(tmp_path)
-    write_condensed_file(tmp_path / "res_DM_CIFAR100_ConvNet_10ipc.pt")
-    student = CifarResNet(8, num_classes=100, width=4)
-    before = student.linear.weight.clone()
-
-    def quick_fast() -> Fast:
-        return Fast(
-            cadence=Cadence(synthesis_steps=1, distill_steps=2), batch_size=8, generator=GeneratorSettings(width=4)
-        )
-
-    def quick_trainer(**given: Any) -> L.Trainer:
-        assert given.pop("max_epochs") == 220
-        return L.Trainer(max_epochs=1, accelerator="cpu", devices=1, enable_progress_bar=False, logger=False, **given)
-
-    names = {
-        "torch": torch,
-        "my_resnet34": CifarResNet(8, num_classes=100, width=4),
-        "my_mobilenet": student,
-        "MEAN": (0.5071, 0.4867, 0.4408),
-        "STD": (0.2675, 0.2565, 0.2761),
-        "my_val_loader": DataLoader(TensorDataset(torch.rand(4, 3, 32, 32), torch.arange(4)), batch_size=4),
-        "images": torch.rand(2, 3, 32, 32),
-        "Observer": Observer,
-        "CondensedDataModule": CondensedDataModule,
-        "CondensedSet": CondensedSet,
-        "CondKD": CondKD,
-        "FeatureAlignment": FeatureAlignment,
-        "Fast": quick_fast,
-        "Trainer": quick_trainer,
-    }
-    exec(FIRST, names)
-    torch.distributed.destroy_process_group()
-    saved = torch.load(tmp_path / "student.pt", weights_only=True)
-    assert not torch.equal(saved["linear.weight"], before)
+    (block,) = blocks(README, "python")
+    short = block.code.replace("max_epochs=25", "max_epochs=8, enable_progress_bar=False")
+    control = short.replace("inversion=inversion, alignment=FeatureAlignment()", "inversion=NoInversion(cadence=Cadence(0, 60))")
+    control = "from lightning_condkd.inversion import NoInversion\n" + control
+    assert short != block.code
+    assert printed_accuracy(short, capsys) > 0.8
+    assert printed_accuracy(control, capsys) < 0.6
 
 
-def test_parts_alone_expand_and_distil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert sum(bool(line.strip()) for line in PLAIN.splitlines()) <= 30
-    assert "lightning as" not in PLAIN
-    assert "Trainer" not in PLAIN
-    monkeypatch.chdir(tmp_path)
-    torch.manual_seed(0)
-    exec(PLAIN, {})
-    student = Observer(DigitsNet(width=16), mean=[0.3059], std=[0.3754], weights="student.pt").eval()
-    held_out = DigitsDataModule().val_source
-    accuracy = (student(held_out.images / 255).logits.argmax(1) == held_out.labels).float().mean()
-    # The same student on the ten condensed images alone stays near 27 %.
-    assert accuracy > 0.6
+def test_the_readme_is_short() -> None:
+    lines = README.read_text().splitlines()
+    assert len(lines) <= 115
+    assert max(line.count("|") - 1 for line in lines if line.startswith("|")) <= 3

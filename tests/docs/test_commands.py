@@ -13,10 +13,10 @@ from jsonargparse import auto_cli, capture_parser
 from lightning_condkd.__main__ import STAGES
 from lightning_condkd.cli import COMMANDS, main
 from lightning_condkd.parser import ReadableParser
-from tests.helpers.pages import DOCS, commands, write_files
+from tests.helpers.pages import DOCS, README, commands, write_files
 
 MADE_BY_A_RUN = re.compile(r"--config[= ]?(RUN|runs/|lightning_logs/)|^(RUN|runs/|lightning_logs/)")
-LINES = [(page, line) for page in DOCS for line in commands(page)]
+LINES = [(page, line) for page in (README, *DOCS) for line in commands(page)]
 
 
 def test_the_pages_have_commands() -> None:

@@ -11,8 +11,9 @@ from typing import NamedTuple
 from lightning_condkd.assets import available_assets
 from tests.conftest import ROOT
 
+README = ROOT / "README.md"
 DOCS = tuple(page for page in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in page.parts)
-PAGES = (ROOT / "README.md", *sorted((ROOT / "benchmarks").rglob("*.md")), *DOCS)
+PAGES = (README, *sorted((ROOT / "benchmarks").rglob("*.md")), *DOCS)
 CODE = re.compile(r"^```\w*\n(.*?)^```|^ {4,}(\S[^\n]*)$|`([^`]+)`", flags=re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"^(<!-- skip: .+? -->\n)?```(\w+)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# ([\w.-]+\.\w+)\n")
