@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import re
 from pathlib import Path
@@ -85,6 +86,11 @@ def test_a_typed_number_is_found(text: str) -> None:
 )
 def test_rendered_numbers_settings_and_links_may_stand(text: str) -> None:
     assert markers.typed_numbers(text) == []
+
+
+def test_the_examples_of_the_markers() -> None:
+    failed, tried = doctest.testmod(markers)
+    assert (failed, tried) == (0, 3)
 
 
 def test_a_typed_table_is_found() -> None:
