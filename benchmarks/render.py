@@ -37,8 +37,8 @@ def rendered(page: Path) -> str:
 
 def difference(page: Path) -> str:
     """Return how a page differs from what it should be; empty if it does not."""
-    lines = [text.splitlines(keepends=True) for text in (page.read_text(), rendered(page))]
-    return "".join(difflib.unified_diff(*lines, fromfile=str(page.name), tofile=f"{page.name}, rendered"))
+    old, new = (text.splitlines(keepends=True) for text in (page.read_text(), rendered(page)))
+    return "".join(difflib.unified_diff(old, new, fromfile=page.name, tofile=f"{page.name}, rendered"))
 
 
 def main() -> None:

@@ -46,6 +46,12 @@ def count(file: str, row: str) -> str:
     return str(len(measured.by_seed(file, row)))
 
 
+def runs(file: str, row: str, what: str = LAST) -> str:
+    """Return how many seeds a row has, in words."""
+    found = len(measured.by_seed(file, row, what))
+    return "one seed" if found == 1 else f"{found} seeds"
+
+
 def gap(file: str, row: str, minus: str, what: str = LAST, other: str | None = None) -> str:
     """Return by how many points a row is above another, as mean over the seeds that both have."""
     gaps = measured.differences(file, row, minus, what, other)
@@ -98,6 +104,17 @@ def value(file: str, path: Path, decimals: int = 1, scale: float = 1) -> str:
     return f"{scale * float(measured.entry(file, *path)):,.{decimals}f}"
 
 
+def power(file: str, path: Path) -> str:
+    """Return the number at a path with one digit and a power of ten."""
+    mantissa, exponent = f"{float(measured.entry(file, *path)):.0e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def size(file: str, path: Path) -> str:
+    """Return how many entries there are at a path."""
+    return str(len(measured.entry(file, *path)))
+
+
 def value_range(file: str, paths: Sequence[Path], decimals: int = 1, scale: float = 1) -> str:
     """Return the least and the most of the numbers at several paths."""
     found = [scale * float(measured.entry(file, *path)) for path in paths]
@@ -112,6 +129,7 @@ FIGURES: dict[str, Callable[..., str]] = {
         deviation,
         seeds,
         count,
+        runs,
         gap,
         gaps,
         gaps_within,
@@ -121,6 +139,8 @@ FIGURES: dict[str, Callable[..., str]] = {
         below,
         distance,
         value,
+        power,
+        size,
         value_range,
         published.number,
     )

@@ -15,6 +15,7 @@ OPENINGS = re.compile(r"<!-- (?:table: |= )")
 # A line that begins with a comment is a block of HTML to Markdown, in which nothing else is formatted.
 AT_LINE_START = re.compile(r"^\s*(?:(?:[-*+]|\d+\.)\s+)?<!-- = [^\n]*", re.MULTILINE)
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+\.\d+(?![\w.]*\w)")
+SENTENCE_ENDS = re.compile(r"(?<=[.:;]) |\n")
 NO_RESULT_FILE = "(not in a result file)"
 NOT_PROSE = re.compile(
     r"^```.*?^```$|`[^`]*`|\]\([^)]*\)|https?://\S+|arXiv \d+\.\d+|<!--.*?-->", re.MULTILINE | re.DOTALL
@@ -48,15 +49,15 @@ def fill(text: str, table: Callable[[str], str], figure: Callable[[str], str]) -
 def typed_numbers(text: str) -> list[str]:
     """Return the numbers with a decimal point that a page holds outside of markers, code and links.
 
-    A line that says that its number is in no result file may hold it.
+    A sentence that says that its numbers are in no result file may hold them.
 
     Example:
         >>> typed_numbers("It has 51.6 %, `lr: 0.1`, <!-- = mean() -->53.7<!-- / --> and 40 rounds.")
         ['51.6']
     """
     rest = NOT_PROSE.sub("", FIGURE.sub("", TABLE.sub("", text)))
-    lines = (line for line in rest.splitlines() if NO_RESULT_FILE not in line)
-    return [number for line in lines for number in NUMBER.findall(line)]
+    sentences = (one for one in SENTENCE_ENDS.split(rest) if NO_RESULT_FILE not in one)
+    return [number for one in sentences for number in NUMBER.findall(one)]
 
 
 def typed_tables(text: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import re
 from pathlib import Path
@@ -59,7 +60,15 @@ def test_every_table_stands_in_a_page() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["Fast has 51.6 %.", "- by **7.1** points", "| Fast | 51.6 |", "-0.3 and 4", "it is 51.6, not less"]
+    "text",
+    [
+        "Fast has 51.6 %.",
+        "It has 5.1. It took 9.7 seconds (not in a result file).",
+        "- by **7.1** points",
+        "| Fast | 51.6 |",
+        "-0.3 and 4",
+        "it is 51.6, not less",
+    ],
 )
 def test_a_typed_number_is_found(text: str) -> None:
     assert markers.typed_numbers(text)
@@ -77,6 +86,11 @@ def test_a_typed_number_is_found(text: str) -> None:
 )
 def test_rendered_numbers_settings_and_links_may_stand(text: str) -> None:
     assert markers.typed_numbers(text) == []
+
+
+def test_the_examples_of_the_markers() -> None:
+    failed, tried = doctest.testmod(markers)
+    assert (failed, tried) == (0, 3)
 
 
 def test_a_typed_table_is_found() -> None:
@@ -123,12 +137,18 @@ def test_figures() -> None:
     assert figures.last("small", "noise") == "10.0"
     assert figures.seeds("small", "Fast*") == "61.0 / 60.0"
     assert figures.count("small", "Fast*") == "2"
+    assert [figures.runs("small", row) for row in ("Fast*", "noise")] == ["2 seeds", "one seed"]
     assert figures.gaps("small", "Fast*", "Fast") == "11.0, 8.0"
     assert figures.gaps("small", "Fast", "Fast*", sign=True) == "-11.0, -8.0"
     assert figures.gap("small", "Fast*", "Fast") == "9.5"
     assert figures.gap_range("small", "Fast*", "Fast") == "8.0 to 11.0"
     assert figures.range_of_means("small", ["Fast", "noise"]) == "10.0 to 53.0"
     assert figures.value("small", ["rows", "noise", "runs", "0", "student_accuracy_last"], 2) == "0.10"
+    assert figures.power("small", ["rows", "noise", "runs", "0", "student_accuracy_last"]) == "1e-1"
+    assert figures.size("small", ["rows"]) == "3"
+    assert figures.below("small", [["Fast", "Fast*"], ["Fast*", "Fast"]], "student_accuracy_last") == "2 of 4"
+    assert figures.gaps_within("small", "Fast", "student_accuracy_last", "student_accuracy_last") == "0.0, 0.0, 0.0"
+    assert figures.points(-0.04) == "0.0"
     assert figures.evaluate('mean("small", "Fast", decimals=0)') == "53"
 
 
@@ -169,6 +189,8 @@ def test_a_table_is_at_most_five_columns_wide() -> None:
 def test_the_rows_of_cifar10_are_those_of_the_suite() -> None:
     suite = SUITES["cifar10"]
     assert set(losses.ON_CIFAR10) == {*suite.losses, *(f"KD, {view}" for view in suite.views)}
+    shown = {f"{loss} on {kind}" for loss in losses.ON_CIFAR10 for kind in losses.KINDS[:3]}
+    assert set(measured.content(losses.CIFAR10)["rows"]) <= shown
 
 
 def test_every_loss_and_image_of_the_digits_is_shown() -> None:

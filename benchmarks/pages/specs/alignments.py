@@ -33,7 +33,7 @@ def accuracies(file: str, task: str) -> Table:
 def places(what: str, says: str) -> Table:
     """Return a distance or the diversity of every alignment with every method on the digits."""
     rows = [[kind, *(place(f"{method}, {kind}", what) for method in METHODS.values())] for kind in ALIGNMENTS]
-    return Table(("alignment", *METHODS), rows, says)
+    return Table(("alignment", *METHODS), rows, says, (DIGITS,))
 
 
 def place(row: str, what: str) -> Cell:
@@ -44,7 +44,7 @@ def place(row: str, what: str) -> Cell:
 def short() -> Table:
     """Return accuracy and distance of every alignment on the digits."""
     rows = [[kind, *(both(f"{method}, {kind}") for method in METHODS.values())] for kind in ALIGNMENTS]
-    says = "Last accuracy in %, mean over the seeds. The number behind a kind is its weight."
+    says = f"Last accuracy in %, mean over the seeds. {budget(DIGITS)} The number behind a kind is its weight."
     return Table(("alignment", *METHODS), rows, says, (DIGITS,), (f"{COMMAND} digits",))
 
 

@@ -38,9 +38,15 @@ def sets(file: str, ipc: int) -> Table:
         ]
         for name in of_size(file, ipc)
     ]
-    says = f"Accuracy in %, {SPREAD} _Alone_: fresh networks trained on the set."
+    says = f"Accuracy in %, {SPREAD} _Alone_: {judges(file)}"
     head = ("set", "alone", "distance", "student, + condensed", "student, guided")
     return Table(head, rows, says, (file,), (f"{COMMAND} {file.removeprefix('sets-')}",))
+
+
+def judges(file: str) -> str:
+    """Return how a set alone is judged."""
+    networks, epochs = measured.entry(file, "runs"), measured.entry(file, "recipe", "epochs")
+    return f"{networks} fresh networks, {epochs} epochs on the set."
 
 
 def of_size(file: str, ipc: int) -> list[str]:
@@ -53,7 +59,8 @@ def seconds() -> Table:
     columns = ((DIGITS, 1), (DIGITS, 10), (CIFAR10, 10))
     rows = [[name, *(made(file, f"{name} {ipc}") for file, ipc in columns)] for name in MAKERS]
     says = "CPU-seconds, mean over the runs that were timed."
-    return Table(("set", "digits, 1 per class", "digits, 10 per class", "CIFAR-10, 10 per class"), rows, says)
+    head = ("set", "digits, 1 per class", "digits, 10 per class", "CIFAR-10, 10 per class")
+    return Table(head, rows, says, (DIGITS, CIFAR10))
 
 
 def made(file: str, row: str) -> str:
@@ -90,7 +97,8 @@ def correlations(kind: str) -> Table:
     head, *found = set_tables.correlations(measured.content(DIGITS))
     columns = [at for at, name in enumerate(head) if at < 3 or name.startswith(kind)]
     rows = [[row[at] for at in columns] for row in found]
-    return Table([head[at] for at in columns], rows, "Rank correlation (Spearman); equal sets count once.")
+    says = "Rank correlation (Spearman); equal sets count once."
+    return Table([head[at] for at in columns], rows, says, (DIGITS,))
 
 
 def by_iteration(task: str, names: tuple[str, ...], expected: int) -> Table:
@@ -102,7 +110,8 @@ def by_iteration(task: str, names: tuple[str, ...], expected: int) -> Table:
         [str(step), *(point(of.get(step), counts[name]) for name, of in found.items())]
         for step in sorted({step for of in found.values() for step in of})
     ]
-    says = f"Accuracy in % of networks trained on the set so far, {SPREAD}"
+    networks, epochs = measured.entry(file, "networks"), measured.entry(file, "judge", 0).split("=")[1]
+    says = f"Accuracy in % of {networks} networks, {epochs} epochs on the set so far, {SPREAD}"
     command = f"python benchmarks/quality/condensation_curves.py {task}"
     return Table(("iteration", *names), rows, says, (file,), (command,), expected)
 
@@ -120,7 +129,8 @@ def generative() -> Table:
         cells = [accuracy(GENERATIVE, name, size) if size in row else EMPTY for size in sizes]
         timed = any("cpu_seconds" in run for run in row["runs"].values())
         rows.append([name, *cells, figure(GENERATIVE, name, "cpu_seconds", 0, spread=False).text if timed else "-"])
-    says = f"Accuracy in % of fresh ConvNets on the set alone, {SPREAD}"
+    networks, epochs = (measured.entry(GENERATIVE, "base", what) for what in ("networks", "epochs"))
+    says = f"Accuracy in % of {networks} fresh ConvNets, {epochs} epochs on the set alone, {SPREAD}"
     head = ("set", *(f"{size} per class" for size in sizes), "CPU-seconds to train")
     return Table(head, rows, says, (GENERATIVE,), ("python benchmarks/quality/generative_condensation.py",))
 

@@ -29,7 +29,8 @@ def readme() -> Table:
         [label, accuracy(file, row), published.cell("condkd", PUBLISHED.get(label, ""))]
         for label, file, row in MAIN_ROWS
     ]
-    says = f"Last top-1 accuracy in %, {SPREAD} Published: {published.source('condkd')}."
+    says = f"Last top-1 accuracy in %, {SPREAD} {budget(CIFAR10)} {STEPS}Published: {published.source('condkd')}. "
+    says += "[Commands, commits and every seed](docs/results/condkd-cifar10.md)."
     return Table(("row", "ours, CIFAR-10", "published, CIFAR-100"), rows, says)
 
 
@@ -123,7 +124,7 @@ def mixed_views_by_seed() -> Table:
         mixed = [f"{label}, {view}" for view in VIEWS]
         cells = [by_seed(MIXED, row) if measured.has_row(MIXED, row) else NOT_RUN for row in mixed]
         rows.append([label, by_seed(CIFAR10, plain), *cells])
-    return Table(("row", "plain", *VIEWS), rows, "Last accuracy in %, seeds 0, 1, 2.")
+    return Table(("row", "plain", *VIEWS), rows, "Last accuracy in %, seeds 0, 1, 2.", (MIXED, CIFAR10))
 
 
 def mixed_views_curves() -> Table:
@@ -138,7 +139,8 @@ def mixed_views_curves() -> Table:
             if measured.has_row(file, row)
         )
     head = ("row", *(f"{at} rounds" for at in rounds))
-    return Table(head, rows, "Accuracy in % of seed 0; after 40 rounds it is the first number of the table above.")
+    says = "Accuracy in % of seed 0; after 40 rounds it is the first number of the table above."
+    return Table(head, rows, says, (MIXED, CIFAR10))
 
 
 def after(file: str, row: str, rounds: int) -> str:

@@ -61,7 +61,7 @@ def memory() -> Table:
         for label, method in METHODS.items()
     ]
     says = "Peak of resident memory of a process of its own."
-    return Table(("method", "published steps a batch", "peak MB, plain", "peak MB, guided"), rows, says)
+    return Table(("method", "published steps a batch", "peak MB, plain", "peak MB, guided"), rows, says, (INVERSION,))
 
 
 def steps() -> Table:

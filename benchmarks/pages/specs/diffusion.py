@@ -42,13 +42,16 @@ def students() -> Table:
     ]
     head = ("images", "judge", "BatchNorm distance", "student, 50 images", "student, 200 images")
     command = "python benchmarks/quality/diff_dfkd_digits.py --pipeline FOLDER"
-    return Table(head, rows, f"In %, {SPREAD}", (DIFF,), (command,))
+    of = measured.entry(DIFF, "setting")
+    says = f"In %, {SPREAD} {of['student_steps']} student steps at batch {of['batch']}, "
+    says += f"{of['denoising_steps']} denoising steps."
+    return Table(head, rows, says, (DIFF,), (command,))
 
 
 def seconds() -> Table:
     """Return the CPU-seconds of 200 images."""
     rows = [[label, figure(DIFF, row, "synthesis_cpu_seconds", 1, spread=False)] for label, row in IMAGES.items()]
-    return Table(("images", "CPU-seconds of 200 images"), rows)
+    return Table(("images", "CPU-seconds of 200 images"), rows, "Mean.", (DIFF,))
 
 
 def gendd() -> Table:
@@ -60,7 +63,8 @@ def gendd() -> Table:
             for key in PREDICTIONS.values()
         ]
         rows.append([name, *cells])
-    says = f"Accuracy in % at the last step, {SPREAD}"
+    of = measured.entry(GENDD, "setting")
+    says = f"Accuracy in % at the last step, {SPREAD} {of['steps']} steps at batch {of['batch']}."
     return Table(("row", *PREDICTIONS), rows, says, (GENDD,), ("python benchmarks/quality/gendd_digits.py",))
 
 
@@ -69,7 +73,7 @@ def gendd_seconds() -> Table:
     rows = [
         [name, figure(GENDD, name, "train_cpu_seconds", 0, spread=False)] for name in measured.content(GENDD)["rows"]
     ]
-    return Table(("row", "CPU-seconds to train"), rows)
+    return Table(("row", "CPU-seconds to train"), rows, "Mean.", (GENDD,))
 
 
 TABLES = {

@@ -59,7 +59,7 @@ def repeats() -> Table:
     ]
     says = "Whether two runs are equal to the bit."
     head = ("item", "by default", "`deterministic=True`", "operators without a deterministic form")
-    return Table(head, rows, says)
+    return Table(head, rows, says, (CHECKS,))
 
 
 def yes(value: bool) -> str:
@@ -99,7 +99,7 @@ def rates() -> Table:
         of, rate = lane(item, name), measured.entry(COST, "items", item, "result", "rate", "of")
         share = f"{PERCENT * of['share_of_rate']:.1f} % of {rate}"
         rows.append([label, f"{of['images_per_second']:,}", f"{of['peak_megabytes']:,.0f}", share])
-    return Table(("step", "images/s", "peak MB", "share of the matrix rate"), rows, "Through the trainer.")
+    return Table(("step", "images/s", "peak MB", "share of the matrix rate"), rows, "Through the trainer.", (COST,))
 
 
 def long_rows() -> Table:

@@ -86,17 +86,24 @@ LOSSES: tuple[tuple[str, str, str, str], ...] = (
 )
 
 
+def budget(file: str) -> str:
+    """Return the rounds and steps of the runs of a file."""
+    flags = dict(flag.removeprefix("--").split("=") for flag in measured.entry(file, "base"))
+    return f"{flags['rounds']} rounds of {flags['round_steps']} student steps at batch {flags['batch_size']}."
+
+
 def grid(file: str, losses: Sequence[str], kinds: Sequence[str], command: str, pending: bool = False) -> Table:
     """Return the last accuracy of losses on kinds of images."""
     rows = [[loss, *(accuracy(file, f"{loss} on {kind}", pending=pending) for kind in kinds)] for loss in losses]
-    says = f"Last accuracy in %, {SPREAD}"
+    says = f"Last accuracy in %, {SPREAD} {budget(file)}"
     return Table(("loss", *kinds), rows, says, (file,), (f"{COMMAND} {command}",))
 
 
 def calibration(file: str, losses: Sequence[str], kinds: Sequence[str], pending: bool = False) -> Table:
     """Return the expected calibration error of losses on kinds of images."""
     rows = [[loss, *(error(file, f"{loss} on {kind}", pending) for kind in kinds)] for loss in losses]
-    return Table(("loss", *kinds), rows, "Expected calibration error in % (15 bins), mean over the seeds.")
+    says = f"Expected calibration error in % (15 bins), mean over the seeds. {budget(file)}"
+    return Table(("loss", *kinds), rows, says, (file,))
 
 
 def error(file: str, row: str, pending: bool) -> Cell:
@@ -114,7 +121,7 @@ def sampled() -> Table:
             *(figure(DIGITS, f"GenDD on {kind}", "figures/sampled", 1, PERCENT) for kind in KINDS),
         ]
     ]
-    return Table(("loss", *KINDS), rows, f"Last accuracy in %, {SPREAD}")
+    return Table(("loss", *KINDS), rows, f"Last accuracy in %, {SPREAD}", (DIGITS,))
 
 
 def overview() -> Table:
@@ -133,7 +140,7 @@ def ours(file: str, kinds: Sequence[str], task: str, pending: bool) -> Table:
     """Return our accuracies of every loss by its class."""
     known = [(f"`{name}`", row) for name, *_, row in LOSSES if not pending or row in ON_CIFAR10]
     rows = [[name, *(accuracy(file, f"{row} on {kind}", pending=pending) for kind in kinds)] for name, row in known]
-    says = f"Last accuracy in %, {SPREAD}"
+    says = f"Last accuracy in %, {SPREAD} {budget(file)}"
     return Table(("class", *kinds), rows, says, (file,), (f"{COMMAND} {task}",))
 
 

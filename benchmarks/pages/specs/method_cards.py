@@ -31,7 +31,12 @@ def needs() -> Table:
     ]
     says = "_Steps a round_: of synthesis and of the student, published. _CPU-seconds an image_: at the published "
     says += "steps, 32 px, ResNet-20 teacher, one thread, unaligned; the table of what an image costs has the rest."
-    return Table(("method", "needs of the teacher", "stores", "steps a round", "CPU-seconds an image"), rows, says)
+    return Table(
+        ("method", "needs of the teacher", "stores", "steps a round", "CPU-seconds an image"),
+        rows,
+        says,
+        (cost.INVERSION,),
+    )
 
 
 def steps(card: Mapping[str, Any]) -> str:
@@ -74,7 +79,7 @@ def ours(task: str) -> Table:
         if task in card["ours"]
     ]
     says = f"Last accuracy in %, mean over the seeds; {BEGINNINGS[task]}."
-    return Table(("method", "plain", "+ condensed", "guided"), rows, says)
+    return Table(("method", "plain", "+ condensed", "guided"), rows, says, (f"methods-{task}",))
 
 
 def way(figures: Mapping[str, Any], name: str) -> Cell | str:

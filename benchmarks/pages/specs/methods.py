@@ -74,7 +74,7 @@ def places(file: str, ways: Sequence[str]) -> Table:
     order = "plain / guided at weight 0.5 / at 5" if WEAK in ways else "plain / guided"
     says = "Energy distances in units of the mean distance of two real images, and the mean distance to the nearest "
     says += f"condensed image; {order}."
-    return Table(("method", *DISTANCES.values()), rows, says)
+    return Table(("method", *DISTANCES.values()), rows, says, (file,))
 
 
 def diversity_and_time(file: str, ways: Sequence[str]) -> Table:
@@ -86,7 +86,7 @@ def diversity_and_time(file: str, ways: Sequence[str]) -> Table:
     order = "plain / guided at weight 0.5 / at 5" if WEAK in ways else "plain / guided"
     says = f"Diversity is the mean distance of two images of a class, divided by the same of real images; {order}."
     head = ("method", "diversity in class", "CPU-seconds of a run, plain", "guided")
-    return Table(head, rows, says)
+    return Table(head, rows, says, (file,))
 
 
 def placed(file: str) -> dict[str, str]:
@@ -114,7 +114,9 @@ def nayer() -> Table:
         "a file of random vectors in place of text embeddings": "nayer random file",
     }
     rows = [[label, accuracy(DIGITS, row)] for label, row in kinds.items()]
-    return Table(("class vectors", "plain"), rows, f"Last accuracy in %, {SPREAD}", (DIGITS,))
+    return Table(
+        ("class vectors", "plain"), rows, f"Last accuracy in %, {SPREAD} {budget(DIGITS, [*kinds.values()])}", (DIGITS,)
+    )
 
 
 def live() -> Table:
@@ -127,7 +129,7 @@ def live() -> Table:
         "DFAD, Adam, cropped images": "dfad (396 blocks of 1 : 5)",
     }
     rows = [[label, accuracy(LIVE, row), by_seed(LIVE, row)] for label, row in forms.items()]
-    says = f"Last accuracy in %, {SPREAD} Images are rendered live."
+    says = f"Last accuracy in %, {SPREAD} {budget(LIVE, [*forms.values()])} Images are rendered live."
     return Table(("row", "last", "by seed"), rows, says, (LIVE,), (f"{SCRIPT} digits-live",))
 
 
@@ -144,7 +146,12 @@ def live_others() -> Table:
         "DFQ": "dfq",
     }
     rows = [[label, *(maybe(LIVE, row + way) for way in (PLAIN, MIXED, GUIDED))] for label, row in forms.items()]
-    return Table(("method", "plain", "+ condensed", "guided"), rows, "Last accuracy in %.", (LIVE,))
+    return Table(
+        ("method", "plain", "+ condensed", "guided"),
+        rows,
+        f"Last accuracy in %. {budget(LIVE, [*forms.values()])}",
+        (LIVE,),
+    )
 
 
 TABLES = {
