@@ -33,7 +33,8 @@ ROOMS = (
     ("steps",),
     ("training",),
     ("modules",),
-    ("callbacks", "commands", "parser"),
+    ("parser",),
+    ("callbacks", "commands"),
     ("cli",),
     ("__main__",),
 )
