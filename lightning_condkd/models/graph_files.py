@@ -212,6 +212,10 @@ def _recorded(what: str, network: nn.Module, record: Callable[[], Any]) -> Any: 
     try:
         return record()
     except Exception as error:  # the exporters raise anything, with reports of many pages
+        if isinstance(error, ModuleNotFoundError) and str(error.name).startswith("onnxscript"):
+            raise ModuleNotFoundError(
+                f"torch {torch.__version__} needs a newer onnxscript: pip install --upgrade onnxscript", name=error.name
+            ) from error
         name = type(network).__name__
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -95,6 +96,12 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(IsADirectoryError):
         save_graph(observer, tmp_path, (1, 8, 8), format="pt2")
     pytest.importorskip("onnx")
+    with monkeypatch.context() as old:
+        name = "onnxscript._framework_apis.torch_9_9"
+        missing = ModuleNotFoundError(f"No module named {name!r}", name=name)
+        old.setattr(torch.onnx, "export", Mock(side_effect=missing))
+        with pytest.raises(ModuleNotFoundError, match=r"needs a newer onnxscript: pip install --upgrade onnxscript"):
+            save_graph(observer, tmp_path / "a.onnx", (1, 8, 8))
     monkeypatch.setattr(graph_files, "_LARGEST", 1000)
     with pytest.raises(ValueError, match="an ONNX file holds 2 GB"):
         save_graph(observer, tmp_path / "a.onnx", (1, 8, 8))
