@@ -60,7 +60,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 EPILOGUE = (
     "more commands, each with its own --help: 'convert SOURCE OUTPUT' converts a condensed set to the native or other "
     "formats, 'evaluate SET' trains fresh networks on it, 'select OUTPUT' chooses real images in its place, "
-    "'export CHECKPOINT OUTPUT' writes the student, 'draw RUN [RUN ...]' makes pictures of finished runs, "
+    "'export RUN OUTPUT' writes the student as weights or ONNX, 'draw RUN [RUN ...]' makes pictures of finished runs, "
     "'methods' lists the inversion methods with their needs and costs"
 )
 PROGRAM = "lightning-condkd"

@@ -35,7 +35,8 @@ ROOMS = (
     ("steps",),
     ("training", "figures"),
     ("modules",),
-    ("callbacks", "commands", "parser"),
+    ("parser",),
+    ("callbacks", "commands"),
     ("cli",),
     ("__main__",),
 )

@@ -4,6 +4,7 @@ from lightning_condkd.models.convnet import ConvNet
 from lightning_condkd.models.digits_net import DigitsNet
 from lightning_condkd.models.fresh_networks import FreshNetworks
 from lightning_condkd.models.generators import ConvGenerator, NormalizedGenerator
+from lightning_condkd.models.graph_files import save_graph
 from lightning_condkd.models.mobilenet import MobileNetV2
 from lightning_condkd.models.noisy_generator import NoisyGenerator
 from lightning_condkd.models.observer import Observer
@@ -30,4 +31,5 @@ __all__ = [
     "WideResNet",
     "load_weights",
     "read_state_dict",
+    "save_graph",
 ]

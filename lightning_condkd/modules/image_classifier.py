@@ -14,6 +14,7 @@ from lightning_condkd.training.batches import check_image_shape, image_pixels
 from lightning_condkd.training.divergence import LogitsWatch, check_logits, check_measured
 from lightning_condkd.training.predictions import Prediction, predicted_loader, predictions_of
 from lightning_condkd.training.resumable import ResumableModule
+from lightning_condkd.training.trainer_access import real_data_of
 
 
 class ImageClassifier(ResumableModule):
@@ -68,12 +69,21 @@ class ImageClassifier(ResumableModule):
         return self.classifier.num_classes
 
     def save_state(self, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the names of the classes.
+        """Return the names of the classes, the shape of the images and the network's normalisation.
 
         Args:
             checkpoint: not used.
         """
-        return {"class_names": self.class_names}
+        values = {"mean": self.classifier.mean, "std": self.classifier.std}
+        return {
+            "class_names": self.class_names,
+            "image_shape": self._shape_of_data(),
+            "normalisation": {name: None if value is None else value.tolist() for name, value in values.items()},
+        }
+
+    def _shape_of_data(self) -> tuple[int, int, int] | None:
+        data = None if self._trainer is None else real_data_of(self._trainer)
+        return self.image_shape or (None if data is None else data.image_shape)
 
     def restore(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Restore the names of the classes.

@@ -297,7 +297,6 @@ class TeacherStudent(ImageClassifier):
         return super().save_state(checkpoint) | {
             "teacher": self._fingerprint or self.teacher.fingerprint(),
             "teacher_accuracy": self.teacher_accuracy,
-            "normalisation": _normalization(self.student),
             "predictor": self._names_of_predictor(),
         }
 
@@ -357,10 +356,5 @@ def _expects_no_teacher(module: nn.Module, keys: Any) -> None:  # noqa: ANN401 -
 
 
 def _observed_like(teacher: Observer, network: nn.Module) -> Observer:
-    normalization = _normalization(teacher)
-    return Observer(network, normalization["mean"], normalization["std"])
-
-
-def _normalization(network: Observer) -> dict[str, list[float] | None]:
-    values = {"mean": network.mean, "std": network.std}
-    return {name: None if value is None else value.tolist() for name, value in values.items()}
+    mean, std = (None if value is None else value.tolist() for value in (teacher.mean, teacher.std))
+    return Observer(network, mean, std)
