@@ -3,9 +3,9 @@
 Shows what several processes need: a strategy that finds unused parameters (synthesis and student steps take turns), and
 batch sizes that they divide. Both processes see the same draws, so the run equals that of one process to rounding.
 
-Run ``torchrun --nproc_per_node 2 examples/two_ranks.py``. It prints the table of the run's results, the size of the
-memory bank and that the students of both processes are equal, and takes TIME_TWO. ``--rounds`` and ``--steps`` change
-the size.
+Run ``torchrun --nproc_per_node 2 examples/two_ranks.py``. It prints the table of the run's results, which it writes
+as ``summary.json``, the size of the memory bank and that the students of both processes are equal, and takes 23
+CPU-seconds, those of both processes and of imports together. ``--rounds`` and ``--steps`` change the size.
 """
 
 from __future__ import annotations
