@@ -138,7 +138,7 @@ def pictures(runs: dict[str, FinishedRun]) -> dict[str, torch.Tensor]:
     return {
         "condensed-beside-synthetic": condensed_beside_synthetic(runs["NAYER, guided"]),
         "methods-digits": rows_by_source({"condensed": condensed_images(runs["Fast, guided"]), **methods}, 10),
-        "tsne-digits": feature_map(runs["Fast, plain"], runs["Fast, guided"]),
+        "tsne-digits": feature_map(runs["NAYER"], runs["NAYER, guided"]),
         "curves-digits": accuracy_curves({title: runs[name] for name, title in rows.items()}),
         "cost-methods": cost_bars(ROOT / "benchmarks" / "results" / "cost-methods.json"),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -49,7 +49,7 @@ class FinishedRun:
     def summary(self) -> dict[str, Any]:
         """The content of ``summary.json``; empty if the run did not end."""
         path = self.folder / "summary.json"
-        return cast(dict[str, Any], json.loads(path.read_text())) if path.is_file() else {}
+        return _read(path, json.loads) if path.is_file() else {}
 
     @cached_property
     def curves(self) -> dict[str, Curve]:
@@ -69,8 +69,7 @@ class FinishedRun:
         path = self.folder / "config.yaml"
         if not path.is_file():
             raise FileNotFoundError(f"{self.folder} has no config.yaml, which names its teacher and its data")
-        node = yaml.safe_load(path.read_text()).get(part) or {}
-        return {"init_args": {}, **node}
+        return {"init_args": {}, **(_read(path, yaml.safe_load).get(part) or {})}
 
     @cached_property
     def teacher(self) -> Observer:
@@ -138,6 +137,16 @@ def run_names(folders: Sequence[Path]) -> list[str]:
 def _versions_below(folder: Path) -> str:
     found = sorted((folder / "lightning_logs").glob("version_*"), key=lambda path: path.stat().st_mtime)
     return f": give one of its runs, such as {found[-1]}" if found else ": check the path"
+
+
+def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    try:
+        content = parse(path.read_text())
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged: expected names with values, got {type(content).__name__}")
+    return content
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

@@ -25,8 +25,10 @@ from lightning_condkd.figures import (
 )
 from lightning_condkd.messages import listed
 from lightning_condkd.models import Observer
+from lightning_condkd.models.checks import check_classifier
 
 MOST_PANELS = 12
+CONDENSED = "condensed"
 TEACHER = "teacher_accuracy"
 LEVELS = {
     TEACHER: "teacher",
@@ -107,11 +109,13 @@ def image_rows(runs: Sequence[FinishedRun], max_classes: int, columns: int) -> P
     made, remarks = _each(runs, lambda run: (run.synthetic, run.condensed))
     first, condensed = next(iter(made.values()))
     names = shown_names(condensed.num_classes, condensed.info.class_names)[:max_classes]
-    base = {"condensed": LabeledImages(condensed.images, condensed.labels)}
+    base = {CONDENSED: LabeledImages(condensed.images, condensed.labels)}
     if len(runs) == 1:
         return Picture(rows_by_class({**base, "synthetic": first}, names, columns), remarks)
     alike = {name: images for name, (images, _) in made.items() if images.images.shape[1:] == first.images.shape[1:]}
     remarks += [f"{name}: its images have another size" for name in made if name not in alike]
+    others = [name for name, (_, one) in made.items() if not torch.equal(one.images, condensed.images)]
+    remarks += [f"{name}: its condensed images, which are others than those of {next(iter(made))}" for name in others]
     per_class = max(1, columns // len(names))
     return Picture(rows_by_source({**base, **alike}, len(names), per_class), remarks)
 
@@ -131,7 +135,7 @@ def feature_maps(
     Raises:
         ValueError: if no run has images and a teacher, or their teachers are different networks.
     """
-    observers, remarks = _each(runs, lambda run: run.teacher if teacher is None else teacher.freeze())
+    observers, remarks = _each(runs, lambda run: _teacher(run, teacher))
     if len({observer.fingerprint() for observer in observers.values()}) > 1:
         raise ValueError(
             "the runs have different teachers, so no common features: draw them one by one, or give teacher"
@@ -155,6 +159,14 @@ def feature_maps(
     condensed = next(run for run in runs if run.name in groups).condensed
     names = shown_names(condensed.num_classes, condensed.info.class_names)[:max_classes]
     return Picture(figure_pixels(feature_figure(panels, names)), [*remarks, *more, *lacking])
+
+
+def _teacher(run: FinishedRun, given: Observer | None) -> Observer:
+    """Return the given network, checked, or that of the run."""
+    if given is None:
+        return run.teacher
+    check_classifier("teacher", given.freeze(), run.condensed.image_shape, run.condensed.num_classes, embedding=True)
+    return given
 
 
 def _given_images(run: FinishedRun) -> Images:
@@ -208,7 +220,7 @@ def _some(runs: Sequence[FinishedRun], part: Callable[[FinishedRun], Part]) -> t
     for run in runs:
         try:
             found[run.name] = part(run)
-        except (ValueError, FileNotFoundError) as error:
+        except (ValueError, OSError) as error:
             remarks.append(f"{run.name}: {error}")
     return found, remarks
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from lightning_condkd.commands._finished_run import FinishedRun, run_names
-from lightning_condkd.commands._run_pictures import Picture, curves, feature_maps, image_rows, seconds
+from lightning_condkd.commands._run_pictures import CONDENSED, Picture, curves, feature_maps, image_rows, seconds
 from lightning_condkd.figures import check_matplotlib, png
 from lightning_condkd.models import Observer
 from lightning_condkd.writing import Target, check_target, write_atomic
@@ -73,6 +73,8 @@ def _runs(runs: Sequence[str], names: Sequence[str] | None) -> list[FinishedRun]
     if not runs:
         raise ValueError("runs: expected the folder of a run at least, got none")
     chosen = run_names([Path(run) for run in runs]) if names is None else names
+    if CONDENSED in chosen:
+        raise ValueError(f"names: {CONDENSED!r} is the row of the condensed images, so no run can have it: give others")
     if len(chosen) != len(runs) or len(set(chosen)) < len(chosen):
         raise ValueError(f"names: expected {len(runs)} different names, one for each run, got {', '.join(chosen)}")
     return [FinishedRun(Path(run), name) for run, name in zip(runs, chosen, strict=True)]
@@ -88,7 +90,7 @@ def _drawn(path: Path, picture: Callable[[], Picture]) -> Iterator[str]:
     """Write a picture and yield what is said about it."""
     try:
         pixels, remarks = picture()
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         yield f"not drawn: {path.name}: {error}"
         return
     write_atomic(path, png(pixels, palette=path.stem != "images"))

@@ -127,11 +127,14 @@ def test_a_moved_run_is_drawn_and_one_without_its_bank_says_so(
 def test_a_damaged_bank_is_refused_and_the_rest_drawn(
     runs: dict[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    moved = shutil.copytree(runs["mixed"], tmp_path / "moved")
-    shutil.rmtree(Path(runs["mixed"]) / "bank")
+    moved, bank = shutil.copytree(runs["mixed"], tmp_path / "moved"), Path(runs["mixed"], "bank")
     for chunk in (moved / "bank").iterdir():
         chunk.write_bytes(chunk.read_bytes()[:-1] + b"x")
-    lines = drawn(capsys, str(moved))
+    bank.rename(tmp_path / "away")  # else it would be found there
+    try:
+        lines = drawn(capsys, str(moved))
+    finally:
+        (tmp_path / "away").rename(bank)
     assert any("was altered" in line for line in lines if "images.png" in line)
     assert any(line.startswith("written") and "curves.png" in line for line in lines)
 
@@ -148,6 +151,7 @@ def test_a_damaged_bank_is_refused_and_the_rest_drawn(
         (["{guided}", "{live}"], "error: output: expected a folder for the pictures of 2 runs: give --output FOLDER"),
         (["{guided}", "{guided}", "--output=x"], "error: names: expected 2 different names"),
         (["{guided}", "--names=[a, b]"], "error: names: expected 1 different names"),
+        (["{guided}", "--names=[condensed]"], "error: names: 'condensed' is the row of the condensed images"),
         (["{guided}", "--max_images=0"], "error: max_images: expected a positive number, got 0"),
         (["{guided}", "--output={guided}/config.yaml"], "is a file, expected a folder"),
     ],
@@ -168,6 +172,37 @@ def test_a_refusal_is_one_line(
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert len(errors) == 1
     assert said in errors[0]
+
+
+def test_damaged_files_are_named(runs: dict[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    copied = shutil.copytree(runs["guided"], tmp_path / "copied")
+    (copied / "summary.json").write_text('{"seconds": ')
+    (copied / "config.yaml").write_text("model: [")
+    with pytest.raises(ValueError, match="nothing could be drawn") as refused:
+        main(["draw", str(copied), FEW])
+    said = str(refused.value)
+    assert said.count(f"{copied / 'summary.json'} is damaged (Expecting value") == 2
+    assert said.count(f"{copied / 'config.yaml'} is damaged (while parsing") == 2
+    (copied / "config.yaml").write_text("[model]")
+    (copied / "summary.json").unlink()
+    lines = drawn(capsys, str(copied))
+    assert any("expected names with values, got list" in line for line in lines)
+    assert any(line.startswith("written") and "curves.png" in line for line in lines)
+
+
+def test_another_teacher_is_taken_and_one_that_does_not_fit_is_refused(
+    runs: dict[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    own = {"small": "--teacher.network=DigitsNet", "other": "--teacher.network.num_classes=7"}
+    pictures = []
+    for teacher in ([], [own["small"]]):
+        assert f"written to {tmp_path / 'features.png'}" in drawn(
+            capsys, runs["guided"], f"--output={tmp_path}", *teacher
+        )
+        pictures.append((tmp_path / "features.png").read_bytes())
+    assert pictures[0] != pictures[1]
+    lines = drawn(capsys, runs["guided"], f"--output={tmp_path}", *own.values())
+    assert len([line for line in lines if line.startswith("not drawn: features.png: version_0: ")]) == 1
 
 
 def test_a_run_is_named_by_the_parts_in_which_paths_differ() -> None:
