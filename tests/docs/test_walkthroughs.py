@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -35,11 +36,7 @@ def shortened(line: list[str], epochs: int) -> list[str]:
         return line
     if command != "fit":
         return [*line, *QUIET]
-    configurations = [
-        yaml.safe_load(Path(path).read_text())
-        for flag, path in zip(given, given[1:], strict=False)
-        if flag == "--config"
-    ]
+    configurations = [yaml.safe_load(Path(path).read_text()) for flag, path in pairwise(given) if flag == "--config"]
     names = [one["model"]["class_path"].rsplit(".", 1)[-1] for one in configurations if "class_path" in one["model"]]
     small = SHORT[names[0]] if "ckpt_path" not in " ".join(line) or "CondKD" in names else []
     return [*line, *QUIET, *small, *([] if "--trainer.fast_dev_run" in line else [f"--trainer.max_epochs={epochs}"])]
