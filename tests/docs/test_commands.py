@@ -43,10 +43,15 @@ def test_a_command_parses(
         main([command, *_with_configurations(given), "--print_config"])
     assert end.value.code == 0, capsys.readouterr().err[-500:]
     assert yaml.safe_load(capsys.readouterr().out)["model"]
-    for name in [name for name, one in sys.modules.items() if str(getattr(one, "__file__", "")).startswith(str(tmp_path))]:
+    for name in [
+        name for name, one in sys.modules.items() if str(getattr(one, "__file__", "")).startswith(str(tmp_path))
+    ]:
         del sys.modules[name]
 
 
 def _with_configurations(given: list[str]) -> list[str]:
     """The arguments, with the configuration of the quickstart for one that only a run writes."""
-    return ["configs/quickstart.yaml" if MADE_BY_A_RUN.match(word) and word.endswith("config.yaml") else word for word in given]
+    return [
+        "configs/quickstart.yaml" if MADE_BY_A_RUN.match(word) and word.endswith("config.yaml") else word
+        for word in given
+    ]

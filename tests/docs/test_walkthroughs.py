@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ SHORT = {
     "CondKD": ["--model.init_args.inversion.init_args.cadence.distill_steps=2"],
 }
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+EXTEND = [page for page in sorted((ROOT / "docs" / "extend").glob("*.md")) if commands(page)]
 CLASSES = {"Größe 3": (16, 5), "0x": (12, 4), "my class": (10, 3)}
 
 
@@ -34,7 +36,7 @@ def shortened(line: list[str], epochs: int) -> list[str]:
         return line
     if command != "fit":
         return [*line, *QUIET]
-    configurations = [yaml.safe_load(Path(path).read_text()) for flag, path in zip(given, given[1:], strict=False) if flag == "--config"]
+    configurations = [yaml.safe_load(Path(path).read_text()) for flag, path in pairwise(given) if flag == "--config"]
     names = [one["model"]["class_path"].rsplit(".", 1)[-1] for one in configurations if "class_path" in one["model"]]
     small = SHORT[names[0]] if "ckpt_path" not in " ".join(line) or "CondKD" in names else []
     return [*line, *QUIET, *small, *([] if "--trainer.fast_dev_run" in line else [f"--trainer.max_epochs={epochs}"])]
@@ -87,3 +89,12 @@ def test_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         if block.name is None:
             exec(block.code, names)
     main([*own_network, *QUIET])
+
+
+@pytest.mark.docs
+@pytest.mark.parametrize("page", EXTEND, ids=lambda page: page.stem)
+def test_own_parts_run_from_the_command_line(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    write_files(page, tmp_path)
+    run_all(page)
