@@ -155,7 +155,7 @@ class CondensedSet:
         """Read a set from a native file, or from a file or folder of another project.
 
         Args:
-            path: ``.safetensors`` of :meth:`save`, or a ``.pt`` / ``.pth`` file or a folder of images of another
+            path: ``.safetensors`` of :meth:`save`, or a ``.pt`` / ``.pth`` file or a folder of another
                 project, see :mod:`lightning_condkd.formats`; ``package:NAME`` is a packaged file.
             **options: facts that the file does not contain.
 
