@@ -23,6 +23,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import lightning_condkd.data.condensed_datamodule
+import lightning_condkd.data.parquet_datamodule
 import lightning_condkd.data.streamed_datamodule  # noqa: F401 - a class is found by name once it is imported
 from lightning_condkd.callbacks import (
     BestCheckpoint,

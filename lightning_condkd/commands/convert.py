@@ -12,13 +12,14 @@ from lightning_condkd.formats.dd_ranking import export_dd_ranking
 from lightning_condkd.formats.image_folder import export_png
 from lightning_condkd.formats.mtt import export_mtt
 from lightning_condkd.formats.options import ImportOptions, given_options
+from lightning_condkd.formats.parquet import check_parquet_name, export_parquet
 from lightning_condkd.formats.read import in_pixels
 from lightning_condkd.models.observer import Observer
 from lightning_condkd.pixels import DOUBTFUL, pixel_fault
 from lightning_condkd.training.teacher_accuracy import near_chance, teacher_accuracy
 from lightning_condkd.writing import Target, check_target, refuse_filled
 
-Format = Literal["dc", "dd_ranking", "mtt", "png"]
+Format = Literal["dc", "dd_ranking", "mtt", "parquet", "png"]
 NORMALIZED = ("dc", "dd_ranking", "mtt")
 FOLDERS = ("dd_ranking", "mtt", "png")
 
@@ -37,10 +38,12 @@ def convert(
     Folders of images and native sets are in pixels, so for these sources it only matters for the export.
 
     Args:
-        source: a public file, the images file of a pair, a folder of images or of DD-Ranking, or a native set.
+        source: a public file, the images file of a pair, a folder of images, of parquet files or of DD-Ranking, or a
+            native set.
         output: target; a file ending in ``.safetensors`` becomes a native set.
         format: format of any other output: ``dc`` (a dict, into a ``.pt`` file), ``mtt`` (a pair of files, into a
-            folder), ``dd_ranking`` (its files, into a folder, sorted by class) or ``png`` (a folder of images).
+            folder), ``dd_ranking`` (its files, into a folder, sorted by class), ``parquet`` (a ``.parquet`` file that
+            the library datasets reads) or ``png`` (a folder of images).
         teacher: its top-1 accuracy on the set is reported, with a warning if that is close to chance.
         **options: facts that the source does not contain.
 
@@ -71,6 +74,8 @@ def _check_target(output: Path, format: Format | None) -> None:
         )
     if format == "dc":
         check_dc_name(output)
+    if format == "parquet":
+        check_parquet_name(output)
     if folder := format in FOLDERS:
         refuse_filled(output)
     check_target(Target(output, folder=folder))
@@ -90,6 +95,9 @@ def _write(condensed: CondensedSet, output: Path, format: Format | None, constan
     if format == "dd_ranking":
         export_dd_ranking(condensed, output, **constants)
         return f"written to {output} as a folder of DD-Ranking, sorted by class."
+    if format == "parquet":
+        share = export_parquet(condensed, output)
+        return f"written to {output} for the library datasets, {100 * share:.2f} % of the values clipped."
     condensed.save(output)
     return f"written to {output}"
 

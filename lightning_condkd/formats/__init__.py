@@ -7,6 +7,7 @@ from lightning_condkd.formats.idc import import_idc
 from lightning_condkd.formats.image_folder import export_png, import_folder
 from lightning_condkd.formats.mtt import export_mtt, import_mtt
 from lightning_condkd.formats.options import ImportOptions
+from lightning_condkd.formats.parquet import export_parquet, import_parquet
 from lightning_condkd.formats.read import import_condensed
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "export_dc",
     "export_dd_ranking",
     "export_mtt",
+    "export_parquet",
     "export_png",
     "import_condensed",
     "import_dc",
@@ -23,4 +25,5 @@ __all__ = [
     "import_folder",
     "import_idc",
     "import_mtt",
+    "import_parquet",
 ]

@@ -16,13 +16,16 @@ from lightning_condkd.formats.image_folder import import_folder
 from lightning_condkd.formats.mtt import read_mtt
 from lightning_condkd.formats.normalizations import GivenConstants
 from lightning_condkd.formats.options import FACTS, ImportOptions, given_options, refuse_others
+from lightning_condkd.formats.parquet import read_table
+from lightning_condkd.formats.parquet_files import open_table, parquet_files
 
 
 def import_condensed(path: str | Path, **options: Unpack[ImportOptions]) -> Contents:
     """Read a public file or folder with the importer for its content.
 
     Args:
-        path: the ``.pt`` file, the images file of a pair, a folder of images, or a folder of DD-Ranking.
+        path: the ``.pt`` file, the images file of a pair, a ``.parquet`` file, or a folder of images, of parquet files
+            or of DD-Ranking.
         **options: facts that the file does not contain.
 
     Raises:
@@ -41,7 +44,7 @@ def in_pixels(path: Path) -> bool:
     Args:
         path: the file or folder.
     """
-    return path.suffix == ".safetensors" or (path.is_dir() and not has_tensor(path))
+    return path.suffix in (".safetensors", ".parquet") or (path.is_dir() and not has_tensor(path))
 
 
 def _read_folder(path: Path, given: dict[str, Any]) -> Contents:
@@ -49,11 +52,22 @@ def _read_folder(path: Path, given: dict[str, Any]) -> Contents:
         refuse_others(given, FACTS | {"mean", "std", "label_kind"}, f"{path.name} is a folder of DD-Ranking")
         constants = GivenConstants(given.get("dataset"), given.get("mean"), given.get("std"))
         return read_dd_ranking(path, constants, given.get("class_names"), given.get("label_kind"))
+    if parquet_files(path):
+        return _read_parquet(path, given)
     refuse_others(given, FACTS, f"{path.name} is a folder of images")
     return import_folder(path, dataset=given.get("dataset"), class_names=given.get("class_names"))
 
 
+def _read_parquet(path: Path, given: dict[str, Any]) -> Contents:
+    columns = {"part", "image_column", "label_column"}
+    refuse_others(given, FACTS | columns | {"label_kind"}, f"{path.name} holds images in parquet files")
+    table = open_table(path, **{name: given[name] for name in columns & set(given)})
+    return read_table(table, given.get("class_names"), given.get("dataset"), given.get("label_kind"))
+
+
 def _read_file(path: Path, given: dict[str, Any]) -> Contents:
+    if path.suffix == ".parquet":
+        return _read_parquet(path, given)
     content = read_untrusted(path)
     constants = GivenConstants(given.get("dataset"), given.get("mean"), given.get("std"))
     label_kind = given.get("label_kind")
