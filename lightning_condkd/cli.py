@@ -35,6 +35,7 @@ from lightning_condkd.callbacks import (
     TimedCheckpoint,
 )
 from lightning_condkd.commands.convert import convert
+from lightning_condkd.commands.describe import describe
 from lightning_condkd.commands.evaluate import evaluate
 from lightning_condkd.commands.export import export
 from lightning_condkd.commands.methods import methods
@@ -50,6 +51,7 @@ from lightning_condkd.writing import Target, check_target
 CHECKPOINTS = "lightning_logs/version_*/checkpoints"
 COMMANDS: dict[str, Callable[..., Any]] = {
     "convert": convert,
+    "describe": describe,
     "evaluate": evaluate,
     "export": export,
     "methods": methods,
@@ -57,8 +59,9 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 }
 EPILOGUE = (
     "more commands, each with its own --help: 'convert SOURCE OUTPUT' converts a condensed set to the native or other "
-    "formats, 'evaluate SET' trains fresh networks on it, 'select OUTPUT' chooses real images in its place, "
-    "'export CHECKPOINT OUTPUT' writes the student, 'methods' lists the inversion methods with their needs and costs"
+    "formats, 'describe SOURCE' prints classes, sizes, mean and std of images or of a set, 'evaluate SET' trains fresh "
+    "networks on it, 'select OUTPUT' chooses real images in its place, 'export CHECKPOINT OUTPUT' writes the student, "
+    "'methods' lists the inversion methods with their needs and costs"
 )
 PROGRAM = "lightning-condkd"
 OUTPUT = (

@@ -40,6 +40,20 @@ def class_folders(root: Path) -> list[Path]:
     return folders
 
 
+def part_folders(root: Path) -> list[Path]:
+    """Return the parts of a data set such as ``train`` and ``test``, sorted: the subfolders with images of a root.
+
+    The list is empty if none of them contains several folders of images, thus they are classes.
+
+    Args:
+        root: the folder.
+    """
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not _stray(path.name))
+    if not any(len(_inner_folders(folder)) > 1 for folder in folders):
+        return []
+    return [folder for folder in folders if image_files(folder)]
+
+
 def in_class_order(names: Sequence[str]) -> list[str]:
     """Return names of class folders in the order of the labels: by number if all are numbered, else as text.
 

@@ -19,6 +19,22 @@ INSTALL = "pip install 'lightning-condkd[parquet]'"
 _SHARD = re.compile(r"(?P<part>.+)-(?P<number>\d+)-of-(?P<count>\d+)(?:-[0-9a-f]+)?\.parquet")
 
 
+class RawRow(NamedTuple):
+    """Values of a row as they are in the file.
+
+    Args:
+        image: value of the column of images.
+        label: value of the column of classes.
+        soft_label: value of the column of soft labels.
+        place: file and number of the row, for messages.
+    """
+
+    image: Any
+    label: Any
+    soft_label: Any
+    place: str
+
+
 class ParquetRow(NamedTuple):
     """A row of a table of images.
 
@@ -64,22 +80,39 @@ class ImageTable:
         Raises:
             ValueError: if a file is damaged, or a row has no image or no class.
         """
-        for file in self.files:
-            yield from self._rows_of(file)
+        return (self.checked(raw) for file in self.files for raw in self.raw_rows(file))
 
-    def _rows_of(self, file: Path) -> Iterator[ParquetRow]:
+    def raw_rows(self, file: Path) -> Iterator[RawRow]:
+        """Yield the unchecked rows of one of the files.
+
+        Args:
+            file: the file.
+
+        Raises:
+            ValueError: if the file is damaged.
+        """
         columns = [name for name in (self.image, self.label, self.soft_label) if name is not None]
         number = 0
         with opened(file) as parquet:
             for batch in _batches(parquet, columns, file):
-                values = {name: batch.column(name).to_pylist() for name in columns}
-                soft = values[self.soft_label] if self.soft_label else [None] * batch.num_rows
-                for image, label, own in zip(values[self.image], values[self.label], soft, strict=True):
-                    place = f"{file.name}, row {number}"
-                    if self.soft_label and own is None:
-                        raise ValueError(f"{place}: the column {self.soft_label!r} holds no labels: remove the row")
-                    yield ParquetRow(self._image(image, place), self._label(label, place), own, place)
+                values = [batch.column(name).to_pylist() for name in columns]
+                for image, label, *soft in zip(*values, strict=True):
+                    yield RawRow(image, label, soft[0] if soft else None, f"{file.name}, row {number}")
                     number += 1
+
+    def checked(self, raw: RawRow) -> ParquetRow:
+        """Return a row after a check.
+
+        Args:
+            raw: the values of the row.
+
+        Raises:
+            ValueError: if it has no image or no class.
+        """
+        if self.soft_label and raw.soft_label is None:
+            raise ValueError(f"{raw.place}: the column {self.soft_label!r} holds no labels: remove the row")
+        image, label = self._image(raw.image, raw.place), self._label(raw.label, raw.place)
+        return ParquetRow(image, label, raw.soft_label, raw.place)
 
     def _image(self, value: Any, place: str) -> bytes:  # noqa: ANN401 - whatever the file holds
         content = value.get("bytes") if isinstance(value, Mapping) else value
