@@ -99,4 +99,7 @@ def test_the_usage_names_every_command(capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(SystemExit):
         main(["--help"])
     first = capsys.readouterr().out.splitlines()[0]
-    assert first == "usage: lightning-condkd {fit,validate,test,predict,convert,evaluate,export,methods,select} ..."
+    assert (
+        first
+        == "usage: lightning-condkd {fit,validate,test,predict,convert,describe,evaluate,export,methods,select} ..."
+    )

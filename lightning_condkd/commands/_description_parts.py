@@ -11,7 +11,7 @@ from typing import Any
 from lightning_condkd.data.class_files import list_class_files
 from lightning_condkd.data.image_statistics import ImageStatistics
 from lightning_condkd.formats.folders import image_files, open_image
-from lightning_condkd.formats.parquet_files import ImageTable
+from lightning_condkd.formats.parquet_table import ImageTable
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,10 @@ from lightning_condkd.evaluation.scores import (
     label_robust_score,
 )
 
+UNDERTRAINED = (
+    "all real images give a lower accuracy than the set (HLR below 0): raise full_epochs, or correct full_accuracy"
+)
+
 
 class Trial(NamedTuple):
     """What networks are trained on, and how.
@@ -188,6 +192,7 @@ def score_lines(found: Sequence[Scored], rows: Sequence[Row]) -> list[str]:
     cells = [[one.network, one.label_kind, *(_text(one.values[name]) for name in names)] for one in found]
     trained = any(row.trained_on.name == ALL_REAL for row in rows)
     without = found[0].values["ARS"] is None
+    worse = any(Spread.of(one.values["HLR"] or (0.0,)).mean < 0 for one in found)
     return [
         "",
         *table([["network", "labels", *names], *cells]),
@@ -195,6 +200,7 @@ def score_lines(found: Sequence[Scored], rows: Sequence[Row]) -> list[str]:
         f"HLR: against {'networks trained on' if trained else 'full_accuracy, given for'} all real images; lower is "
         "better. LRS, ARS: 0.269 is neither gain nor loss",
         *(["ARS: not defined, the recipe has no augmentation to leave out"] if without else []),
+        *([f"warning: {UNDERTRAINED}"] if worse else []),
     ]
 
 

@@ -14,7 +14,8 @@ from lightning_condkd.data.image_statistics import tensor_statistics
 from lightning_condkd.formats.dd_ranking import is_dd_ranking
 from lightning_condkd.formats.folders import part_folders
 from lightning_condkd.formats.options import ImportOptions, given_options, refuse_others
-from lightning_condkd.formats.parquet_files import open_table, parquet_files, parquet_parts
+from lightning_condkd.formats.parquet_files import parquet_files, parquet_parts
+from lightning_condkd.formats.parquet_table import open_table
 
 COLUMNS = frozenset({"part", "image_column", "label_column"})
 

@@ -15,7 +15,7 @@ from lightning_condkd.data.image_datamodules import ImageDataModule
 from lightning_condkd.data.image_source import ImageSource, decode
 from lightning_condkd.formats.folders import open_image, stored_gray
 from lightning_condkd.formats.parquet import ordered_classes
-from lightning_condkd.formats.parquet_files import ImageTable, open_table
+from lightning_condkd.formats.parquet_table import ImageTable, open_table
 
 
 class ParquetDataModule(ImageDataModule):
@@ -71,7 +71,10 @@ class ParquetDataModule(ImageDataModule):
             ValueError: if columns are ambiguous, or an image or class cannot be used.
         """
         if not self.root.is_dir():
-            raise FileNotFoundError(f"root: expected a folder of parquet files, found none at {self.root}")
+            raise FileNotFoundError(
+                f"root: expected a folder of parquet files, found none at {self.root}: check the path; datasets of the "
+                "Hugging Face hub are fetched by `hf download NAME --repo-type dataset --local-dir ROOT`, not here"
+            )
         table = open_table(self.root, self.parts[train], *self.columns)
         return from_parquet(table, self.image_size, self.channels, self.class_names)
 

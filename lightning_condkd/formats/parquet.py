@@ -18,7 +18,9 @@ from lightning_condkd.formats.folders import open_image
 from lightning_condkd.formats.image_folder import clipped_share, labels_by_name, picture
 from lightning_condkd.formats.normalizations import known_classes
 from lightning_condkd.formats.options import given_options
-from lightning_condkd.formats.parquet_files import FEATURES_KEY, SOFT_LABELS, ImageTable, open_table, parquet_library
+from lightning_condkd.formats.parquet_columns import FEATURES_KEY, SOFT_LABELS
+from lightning_condkd.formats.parquet_files import parquet_library
+from lightning_condkd.formats.parquet_table import ImageTable, open_table
 from lightning_condkd.formats.soft_labels import SoftLabelKind, checked_kind, soft_label_kind
 from lightning_condkd.writing import replacing
 

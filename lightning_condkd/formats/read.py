@@ -17,7 +17,8 @@ from lightning_condkd.formats.mtt import read_mtt
 from lightning_condkd.formats.normalizations import GivenConstants
 from lightning_condkd.formats.options import FACTS, ImportOptions, given_options, refuse_others
 from lightning_condkd.formats.parquet import read_table
-from lightning_condkd.formats.parquet_files import open_table, parquet_files
+from lightning_condkd.formats.parquet_files import parquet_files
+from lightning_condkd.formats.parquet_table import open_table
 
 
 def import_condensed(path: str | Path, **options: Unpack[ImportOptions]) -> Contents:

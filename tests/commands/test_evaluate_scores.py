@@ -55,6 +55,7 @@ def test_the_scores_are_the_formulas_on_the_rows_run_by_run(tmp_path: Path) -> N
     for name in ("HLR", "IOR", "LRS", "ARS"):
         assert f"{scores[name]['mean']:.3f} ± {scores[name]['std']:.3f}" in values
     assert "random real, no augmentation" in report
+    assert "warning: all real images" not in report
     assert record["scored"] == {"full_accuracy": 0.9, "full_epochs": None} | {
         "label_weight": 0.3,
         "augmentation_weight": 0.2,
@@ -98,6 +99,12 @@ def test_a_recipe_without_augmentation_has_no_second_score(tmp_path: Path) -> No
     assert record["scores"][0]["LRS"]["std"] is None
     assert len(record["rows"]) == 2
     assert "ARS: not defined, the recipe has no augmentation to leave out" in report
+
+
+def test_networks_on_all_real_images_that_are_worse_are_warned_of(tmp_path: Path) -> None:
+    report, record = evaluated(tmp_path, condensed(tmp_path), scores=ScoreOptions(full_accuracy=0.0), runs=1)
+    assert record["scores"][0]["HLR"]["mean"] < 0
+    assert "warning: all real images give a lower accuracy than the set (HLR below 0): raise full_epochs" in report
 
 
 def test_without_the_option_nothing_is_added(tmp_path: Path) -> None:
