@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class PartFacts:
     def extremes(self) -> tuple[tuple[str, int], tuple[str, int]] | None:
         """Name and count of the smallest and the largest class; ``None`` without classes."""
         counts = self.counts
-        return (min(counts.items(), key=_count), max(counts.items(), key=_count)) if counts else None
+        return extremes(counts) if counts else None
 
     def record(self) -> dict[str, Any]:
         """Return the facts, JSON values only."""
@@ -58,8 +59,18 @@ class PartFacts:
         }
 
 
-def _count(item: tuple[str, int]) -> int:
-    return item[1]
+def extremes(counts: Mapping[str, int]) -> tuple[tuple[str, int], tuple[str, int]]:
+    """Return name and count of the smallest and the largest class.
+
+    Args:
+        counts: number of images of each class by its name, one class at least.
+
+    Example:
+        >>> extremes({"cat": 3, "dog": 5, "eel": 4})
+        (('cat', 3), ('dog', 5))
+    """
+    by_count = sorted(counts.items(), key=itemgetter(1))
+    return by_count[0], by_count[-1]
 
 
 def folder_facts(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from lightning_condkd.commands._description_parts import PartFacts
+from lightning_condkd.commands._description_parts import PartFacts, extremes
 from lightning_condkd.data.image_statistics import Statistics
 from lightning_condkd.messages import listed
 
@@ -21,7 +21,7 @@ def part_lines(part: PartFacts) -> list[str]:
     head = f"{len(statistics)} images{_classes(part)}"
     return [
         f"{part.name}: {head}" if part.name else head,
-        *(indent + line for line in (*_class_lines(part), *_size_lines(part), *_damage_lines(part.damaged))),
+        *(indent + line for line in (*class_lines(part.counts), *_size_lines(part), *_damage_lines(part.damaged))),
     ]
 
 
@@ -32,14 +32,19 @@ def _classes(part: PartFacts) -> str:
     return f" of {len(part.class_names)} classes{soft}"
 
 
-def _class_lines(part: PartFacts) -> list[str]:
-    if part.extremes is None:
+def class_lines(counts: Mapping[str, int]) -> list[str]:
+    """Return the lines about the classes of images.
+
+    Args:
+        counts: number of images of each class by its name; empty without classes.
+    """
+    if not counts:
         return []
-    counts = [f"{name} {count}" for name, count in part.counts.items()]
-    (small, few), (large, many) = part.extremes
-    more = ", all by --format json" if len(counts) > MOST_CLASSES else ""
+    texts = [f"{name} {count}" for name, count in counts.items()]
+    (small, few), (large, many) = extremes(counts)
+    more = ", all by --format json" if len(texts) > MOST_CLASSES else ""
     return [
-        f"classes: {listed(counts, MOST_CLASSES)}{more}",
+        f"classes: {listed(texts, MOST_CLASSES)}{more}",
         f"all have {few} images" if few == many else f"smallest class: {small} {few}, largest: {large} {many}",
     ]
 

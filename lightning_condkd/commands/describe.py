@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Literal, Unpack
 
 from lightning_condkd.assets import resolve_asset
-from lightning_condkd.commands._description_parts import PartFacts, folder_facts, table_facts
-from lightning_condkd.commands._description_text import part_lines, statistics_lines
+from lightning_condkd.commands._description_parts import PartFacts, extremes, folder_facts, table_facts
+from lightning_condkd.commands._description_text import class_lines, part_lines, statistics_lines
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.image_statistics import tensor_statistics
 from lightning_condkd.formats.dd_ranking import is_dd_ranking
@@ -88,10 +88,13 @@ def _report_parts(name: str, kind: str, parts: list[PartFacts], image_size: int 
 
 def _report_set(name: str, condensed: CondensedSet, format: str) -> str:
     mean, std = tensor_statistics(condensed.images)
-    if format == "text":
-        return "\n".join([f"{name}: condensed set", condensed.describe(), *statistics_lines((mean, std), "")])
     info, (low, high) = condensed.info, (float(bound) for bound in condensed.images.aminmax())
     names = info.class_names or tuple(map(str, range(condensed.num_classes)))
+    counts = dict(zip(names, condensed.counts.tolist(), strict=True))
+    if format == "text":
+        lines = (condensed.describe(), *class_lines(counts), *statistics_lines((mean, std), ""))
+        return "\n".join([f"{name}: condensed set", *lines])
+    smallest, largest = extremes(counts)
     facts = {
         "source": name,
         "kind": "condensed set",
@@ -99,7 +102,9 @@ def _report_set(name: str, condensed: CondensedSet, format: str) -> str:
         "image_shape": list(condensed.image_shape),
         "dtype": str(condensed.images.dtype).removeprefix("torch."),
         "ipc": condensed.ipc,
-        "classes": dict(zip(names, condensed.counts.tolist(), strict=True)),
+        "classes": counts,
+        "smallest_class": list(smallest),
+        "largest_class": list(largest),
         "labels": info.label_kind,
         "values": [low, high],
         "method": info.method,

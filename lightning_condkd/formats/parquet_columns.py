@@ -46,7 +46,7 @@ def find_columns(schema: Any, file: Path, image_column: str | None, label_column
     image = _chosen("image", "Image", image_column, kinds, file)
     label = _chosen("label", "ClassLabel", label_column, kinds, file)
     names = features.get(label, {}).get("names")
-    soft = SOFT_LABELS if kinds.get(SOFT_LABELS) in ("list", "List", "Sequence") else None
+    soft = SOFT_LABELS if kinds.get(SOFT_LABELS) in ("list", "List", "LargeList", "Sequence") else None
     return Columns(image, label, soft, tuple(map(str, names)) if isinstance(names, list) else None)
 
 

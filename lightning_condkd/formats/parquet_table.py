@@ -109,7 +109,7 @@ class ImageTable:
         content = value.get("bytes") if isinstance(value, Mapping) else value
         if isinstance(content, bytes):
             return content
-        if isinstance(value, Mapping) and value.get("path"):
+        if isinstance(value, str) or (isinstance(value, Mapping) and value.get("path")):
             raise ValueError(
                 f"{place}: the column {self.image!r} holds the path of a file instead of the image. Embed the images: "
                 "load it with the library datasets, and write it with to_parquet"

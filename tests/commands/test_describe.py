@@ -171,6 +171,8 @@ def test_a_condensed_set_in_any_format_has_its_facts(tmp_path: Path, form: str) 
     assert found["values"] == pytest.approx([float(pixels.min()), float(pixels.max())], abs=1e-6)
     report = describe(source, **options)
     assert condensed().line in report
+    assert "all have 2 images" in report
+    assert found["smallest_class"][1] == found["largest_class"][1] == 2
     assert ("sha256: " in report) == (form != "native")
     assert [line.split(":")[0] for line in report.splitlines()[-2:]] == ["mean", "std"]
 

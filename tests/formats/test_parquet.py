@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import builtins
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
 
 from lightning_condkd.cli import main
 from lightning_condkd.commands.evaluate import evaluate
@@ -68,12 +70,11 @@ def test_the_library_datasets_reads_what_we_write(
     for found in (whole, alone):
         assert isinstance(found.features["image"], datasets.Image)
         assert found.features["label"].names == list(NAMES)
-        assert found["label"] == LABELS.tolist()
+        assert list(found["label"]) == LABELS.tolist()
         assert found[0]["soft_label"] == [0.0, 0.0, 1.0]
         image = found[1]["image"]
         assert (image.mode, image.size) == ("L" if channels == 1 else "RGB", (6, 5))
-        pixels = torch.tensor(list(image.get_flattened_data())).view(5, 6, -1).permute(2, 0, 1)
-        assert torch.equal(pixels.to(torch.uint8), levels(channels)[1])
+        assert torch.equal(pil_to_tensor(image), levels(channels)[1])
 
 
 def test_what_the_library_datasets_writes_is_read(tmp_path: Path) -> None:
@@ -211,6 +212,12 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"a\.parquet"):
             CondensedSet.load(path)
+    features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["cat"]}}
+    paths = pyarrow.table({"image": ["a.png"], "label": [0]})
+    named = paths.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pyarrow.parquet.write_table(named, path)
+    with pytest.raises(ValueError, match="holds the path of a file instead of the image"):
+        CondensedSet.load(path)
     other = tmp_path / "b.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"text": ["a"], "label": ["cat"]}), other)
     with pytest.raises(ValueError, match=r"expected a column of encoded images in .*, found text, label"):
