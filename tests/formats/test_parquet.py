@@ -17,6 +17,7 @@ from lightning_condkd.commands.evaluate import evaluate
 from lightning_condkd.data import CondensedInfo, CondensedSet
 from lightning_condkd.formats import export_parquet, import_parquet
 from lightning_condkd.formats.parquet_files import parquet_parts
+from lightning_condkd.formats.parquet_table import open_table
 from lightning_condkd.randomness import seeded_generator
 from tests.commands.test_evaluate import RECIPE, SMALL, Digits
 from tests.helpers.parquet import png, write
@@ -229,6 +230,19 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(table, other)
     with pytest.raises(ValueError, match="record of Hugging Face features is damaged"):
         CondensedSet.load(other)
+
+
+def test_rows_are_read_in_batches_so_that_damage_at_the_end_is_met_there(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", [png(level) for level in range(200)], [0, 1] * 100)
+    last = pyarrow.parquet.read_metadata(path).row_group(99).column(0)
+    content = bytearray(path.read_bytes())
+    start = last.dictionary_page_offset or last.data_page_offset
+    content[start : start + 40] = bytes(40)
+    path.write_bytes(content)
+    rows = open_table(path).rows()
+    assert [next(rows).label for _ in range(64)] == [0, 1] * 32
+    with pytest.raises(ValueError, match=r"a\.parquet is no parquet file or is cut off"):
+        list(rows)
 
 
 def test_shards_of_different_datasets_are_refused(tmp_path: Path) -> None:
