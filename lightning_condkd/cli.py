@@ -24,6 +24,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import lightning_condkd.data.condensed_datamodule
+import lightning_condkd.data.parquet_datamodule
 import lightning_condkd.data.streamed_datamodule  # noqa: F401 - a class is found by name once it is imported
 from lightning_condkd.callbacks import (
     BestCheckpoint,
@@ -35,6 +36,7 @@ from lightning_condkd.callbacks import (
     TimedCheckpoint,
 )
 from lightning_condkd.commands.convert import convert
+from lightning_condkd.commands.describe import describe
 from lightning_condkd.commands.draw import draw
 from lightning_condkd.commands.evaluate import evaluate
 from lightning_condkd.commands.export import export
@@ -51,6 +53,7 @@ from lightning_condkd.writing import Target, check_target
 CHECKPOINTS = "lightning_logs/version_*/checkpoints"
 COMMANDS: dict[str, Callable[..., Any]] = {
     "convert": convert,
+    "describe": describe,
     "draw": draw,
     "evaluate": evaluate,
     "export": export,
@@ -59,8 +62,9 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 }
 EPILOGUE = (
     "more commands, each with its own --help: 'convert SOURCE OUTPUT' converts a condensed set to the native or other "
-    "formats, 'evaluate SET' trains fresh networks on it, 'select OUTPUT' chooses real images in its place, "
-    "'export RUN OUTPUT' writes the student as weights or ONNX, 'draw RUN [RUN ...]' makes pictures of finished runs, "
+    "formats, 'describe SOURCE' prints classes, sizes, mean and std of images or of a set, 'evaluate SET' trains fresh "
+    "networks on it, 'select OUTPUT' chooses real images in its place, 'export RUN OUTPUT' writes the student as "
+    "weights or ONNX, 'draw RUN [RUN ...]' makes pictures of finished runs, "
     "'methods' lists the inversion methods with their needs and costs"
 )
 PROGRAM = "lightning-condkd"

@@ -109,6 +109,25 @@ def to_pixels(images: Tensor, device: torch.device | None = None, dtype: torch.d
     return pixels / 255 if images.dtype == torch.uint8 else pixels
 
 
+def level_statistics(counts: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each channel, in the units of [0, 1].
+
+    Args:
+        counts: number of pixels of each of the 256 levels in each channel, ``(C, 256)``.
+
+    Example:
+        >>> counts = torch.zeros(1, 256, dtype=torch.int64)
+        >>> counts[0, 0] = counts[0, 255] = 3
+        >>> level_statistics(counts)
+        ((0.5,), (0.5,))
+    """
+    shares = counts.double() / counts.sum(1, keepdim=True)
+    values = to_pixels(torch.arange(256).to(torch.uint8), dtype=torch.float64)
+    mean = shares @ values
+    variance = (shares @ values.square() - mean.square()).clamp(min=0)
+    return tuple(mean.tolist()), tuple(variance.sqrt().tolist())
+
+
 def to_bytes(images: Tensor) -> Tensor:
     """Return images as uint8: pixels are clamped to [0, 1] and rounded to the nearest of 256 values.
 

@@ -100,5 +100,6 @@ def test_the_usage_names_every_command(capsys: pytest.CaptureFixture[str]) -> No
         main(["--help"])
     first = capsys.readouterr().out.splitlines()[0]
     assert (
-        first == "usage: lightning-condkd {fit,validate,test,predict,convert,draw,evaluate,export,methods,select} ..."
+        first == "usage: lightning-condkd {fit,validate,test,predict,"
+        "convert,describe,draw,evaluate,export,methods,select} ..."
     )

@@ -81,7 +81,9 @@ def test_the_python_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.chdir(tmp_path)
     (block,) = blocks(README, "python")
     short = block.code.replace("max_epochs=25", "max_epochs=8, enable_progress_bar=False")
-    control = short.replace("inversion=inversion, alignment=FeatureAlignment()", "inversion=NoInversion(cadence=Cadence(0, 60))")
+    control = short.replace(
+        "inversion=inversion, alignment=FeatureAlignment()", "inversion=NoInversion(cadence=Cadence(0, 60))"
+    )
     control = "from lightning_condkd.inversion import NoInversion\n" + control
     assert short != block.code
     assert printed_accuracy(short, capsys) > 0.8

@@ -16,6 +16,7 @@ from lightning_condkd.hashing import file_hash
 from lightning_condkd.models.fresh_networks import FreshNetworks
 
 RANDOM_REAL = "random real"
+ALL_REAL = "all real"
 
 
 class TrainingSet(NamedTuple):
@@ -24,7 +25,7 @@ class TrainingSet(NamedTuple):
     Args:
         name: source of the images, such as ``DM``.
         label_kind: ``hard``, ``soft`` or ``teacher``.
-        images: ``(N, C, H, W)``, pixels in the units of [0, 1].
+        images: ``(N, C, H, W)``, uint8 or pixels in the units of [0, 1].
         labels: classes ``(N,)`` int64, probabilities ``(N, K)``, or a teacher that predicts every view.
     """
 
@@ -41,16 +42,19 @@ class Row(NamedTuple):
         network: name of the architecture.
         trained_on: the set.
         result: their accuracies.
+        plain: whether the recipe's augmentation was left out.
     """
 
     network: str
     trained_on: TrainingSet
     result: Evaluation
+    plain: bool = False
 
     def record(self) -> dict[str, Any]:
         """Return the row's record in a result file, JSON values only."""
         trained_on = {"set": self.trained_on.name, "labels": self.trained_on.label_kind}
-        return {"network": self.network, **trained_on, "images": len(self.trained_on.images), **self.result.record()}
+        facts = {"network": self.network, **trained_on, "images": len(self.trained_on.images)}
+        return {**facts, "augmentation_left_out": self.plain, **self.result.record()}
 
 
 def report(rows: Sequence[Row], recipe: Recipe, learned: float | None, remarks: Sequence[str] = ()) -> str:
@@ -70,7 +74,19 @@ def report(rows: Sequence[Row], recipe: Recipe, learned: float | None, remarks: 
 def _table(rows: Sequence[Row]) -> list[str]:
     best = any(row.result.best for row in rows)
     head = ["network", "trained on", "labels", "images", "last, %", *(["best, %"] if best else []), "ECE, %"]
-    cells = [head, *(_cells(row) for row in rows)]
+    return table([head, *(_cells(row) for row in rows)])
+
+
+def table(cells: Sequence[Sequence[str]]) -> list[str]:
+    """Return lines whose columns are aligned.
+
+    Args:
+        cells: the lines, of the same number of cells each.
+
+    Example:
+        >>> table([["a", "bc"], ["def", "g"]])
+        ['a    bc', 'def  g']
+    """
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
 
@@ -78,7 +94,8 @@ def _table(rows: Sequence[Row]) -> list[str]:
 def _cells(row: Row) -> list[str]:
     result, trained_on = row.result, row.trained_on
     figures = [result.last, *([result.best] if result.best else []), result.calibration_errors]
-    what = [row.network, trained_on.name, trained_on.label_kind, str(len(trained_on.images))]
+    name = f"{trained_on.name}, no augmentation" if row.plain else trained_on.name
+    what = [row.network, name, trained_on.label_kind, str(len(trained_on.images))]
     return [*what, *(_percent(values) for values in figures)]
 
 

@@ -15,7 +15,7 @@ from lightning_condkd.evaluation.batches import TeacherLabels
 from lightning_condkd.formats.soft_labels import as_probabilities
 from lightning_condkd.models import Observer
 from lightning_condkd.models.checks import check_classifier
-from lightning_condkd.pixels import to_pixels
+from lightning_condkd.pixels import parts, to_pixels
 from lightning_condkd.randomness import draw_by_class, seeded_generator
 
 LabelChoice = Literal["all", "hard", "soft", "teacher"]
@@ -65,7 +65,13 @@ def teacher_labels(
 
 
 def training_sets(
-    condensed: CondensedSet, labels: LabelChoice, asked: TeacherLabels | None, train: ImageSource | None, seed: int
+    condensed: CondensedSet,
+    labels: LabelChoice,
+    asked: TeacherLabels | None,
+    train: ImageSource | None,
+    seed: int,
+    *,
+    paired: bool = False,
 ) -> list[TrainingSet]:
     """Return all training sets of the evaluation.
 
@@ -75,6 +81,8 @@ def training_sets(
         asked: the teacher, if there is one.
         train: real images; ``None`` if they are gone.
         seed: seed of the choice of real images.
+        paired: whether the random real images need labels of each kind that the set has: soft ones are then predicted
+            by the teacher, once for each image.
 
     Raises:
         ValueError: if the set does not have these labels.
@@ -84,10 +92,17 @@ def training_sets(
     sets = [TrainingSet(name, kind, images, own) for kind, own in _own_labels(condensed, labels).items()]
     if real is not None and labels != "teacher":
         sets.append(TrainingSet(RANDOM_REAL, "hard", *real))
+        if paired and asked is not None and any(one.label_kind == "soft" for one in sets):
+            sets.append(TrainingSet(RANDOM_REAL, "soft", real[0], _predicted(asked, real[0])))
     if asked is not None:
         sources = {name: images} if real is None else {name: images, RANDOM_REAL: real[0]}
         sets += [TrainingSet(source, "teacher", pixels, asked) for source, pixels in sources.items()]
     return sets
+
+
+def _predicted(asked: TeacherLabels, images: Tensor) -> Tensor:
+    """Return the teacher's probabilities for images, ``(N, K)``."""
+    return torch.cat([asked(images[rows][None])[0].softmax(1) for rows in parts(images)])
 
 
 def _own_labels(condensed: CondensedSet, labels: LabelChoice) -> dict[str, Tensor]:

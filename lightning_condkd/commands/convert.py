@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Any, Literal, Unpack, get_args
 
 from lightning_condkd.assets import resolve_asset
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.formats.dc import check_dc_name, export_dc
+from lightning_condkd.formats.dd_ranking import export_dd_ranking
 from lightning_condkd.formats.image_folder import export_png
 from lightning_condkd.formats.mtt import export_mtt
 from lightning_condkd.formats.options import ImportOptions, given_options
+from lightning_condkd.formats.parquet import check_parquet_name, export_parquet
+from lightning_condkd.formats.read import in_pixels
 from lightning_condkd.models.observer import Observer
 from lightning_condkd.pixels import DOUBTFUL, pixel_fault
 from lightning_condkd.training.teacher_accuracy import near_chance, teacher_accuracy
 from lightning_condkd.writing import Target, check_target, refuse_filled
 
-Format = Literal["dc", "mtt", "png"]
+Format = Literal["dc", "dd_ranking", "mtt", "parquet", "png"]
+NORMALIZED = ("dc", "dd_ranking", "mtt")
+FOLDERS = ("dd_ranking", "mtt", "png")
 
 
 def convert(
@@ -30,13 +35,15 @@ def convert(
     """Write a condensed set in the native format or one that public code reads, and return a report on it.
 
     A dataset, or a mean and std, describe the normalisation of the files: it is undone on import and applied on export.
-    Folders and native sets are in pixels, so for these sources it only matters for the export.
+    Folders of images and native sets are in pixels, so for these sources it only matters for the export.
 
     Args:
-        source: a public file, the images file of a pair, a folder of images, or a native set.
+        source: a public file, the images file of a pair, a folder of images, of parquet files or of DD-Ranking, or a
+            native set.
         output: target; a file ending in ``.safetensors`` becomes a native set.
         format: format of any other output: ``dc`` (a dict, into a ``.pt`` file), ``mtt`` (a pair of files, into a
-            folder) or ``png`` (a folder of images).
+            folder), ``dd_ranking`` (its files, into a folder, sorted by class), ``parquet`` (a ``.parquet`` file that
+            the library datasets reads) or ``png`` (a folder of images).
         teacher: its top-1 accuracy on the set is reported, with a warning if that is close to chance.
         **options: facts that the source does not contain.
 
@@ -46,8 +53,7 @@ def convert(
     """
     path, output, given = resolve_asset(source), Path(output), given_options(options)
     _check_target(output, format)
-    in_pixels = path.is_dir() or path.suffix == ".safetensors"
-    export_only = {"mean", "std"} if in_pixels and format in ("dc", "mtt") else set()
+    export_only = {"mean", "std"} if in_pixels(path) and format in NORMALIZED else set()
     condensed = CondensedSet.load(path, **{name: value for name, value in given.items() if name not in export_only})
     constants = {name: value for name, value in given.items() if name in ("dataset", "mean", "std")}
     note = _write(condensed, output, format, constants)
@@ -64,11 +70,13 @@ def _check_target(output: Path, format: Format | None) -> None:
     if not ours and format is None:
         raise ValueError(
             f"{output} is no .safetensors file: use this ending for a native set, or choose the format of an export "
-            "(--format): dc, mtt or png"
+            f"(--format): {', '.join(get_args(Format))}"
         )
     if format == "dc":
         check_dc_name(output)
-    if folder := format in ("mtt", "png"):
+    if format == "parquet":
+        check_parquet_name(output)
+    if folder := format in FOLDERS:
         refuse_filled(output)
     check_target(Target(output, folder=folder))
 
@@ -84,6 +92,12 @@ def _write(condensed: CondensedSet, output: Path, format: Format | None, constan
     if format == "mtt":
         lost = export_mtt(condensed, output, **constants)
         return f"written to {output} as a pair of the MTT family.{_lost_classes(lost, len(condensed))}"
+    if format == "dd_ranking":
+        export_dd_ranking(condensed, output, **constants)
+        return f"written to {output} as a folder of DD-Ranking, sorted by class."
+    if format == "parquet":
+        share = export_parquet(condensed, output)
+        return f"written to {output} for the library datasets, {100 * share:.2f} % of the values clipped."
     condensed.save(output)
     return f"written to {output}"
 

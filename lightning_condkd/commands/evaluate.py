@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -24,6 +24,7 @@ from lightning_condkd.commands._evaluation_report import (
     set_facts,
     teacher_facts,
 )
+from lightning_condkd.commands._evaluation_scores import Trial, check_scored, score_lines, scored, scored_trials
 from lightning_condkd.commands._evaluation_sets import LabelChoice, teacher_labels, training_sets
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.image_datamodules import ImageDataModule
@@ -31,6 +32,7 @@ from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.evaluation.fresh_training import evaluate as train_and_test
 from lightning_condkd.evaluation.network_batch import check_stackable
 from lightning_condkd.evaluation.recipe import Recipe
+from lightning_condkd.evaluation.scores import ScoreOptions
 from lightning_condkd.models import ConvNet, Observer
 from lightning_condkd.models.fresh_networks import FreshNetworks
 from lightning_condkd.normalization import channel_values
@@ -62,6 +64,7 @@ def evaluate(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     batched: bool = False,
+    scores: ScoreOptions | None = None,
     device: str | None = None,
     output: str | None = None,
 ) -> str:
@@ -87,6 +90,10 @@ def evaluate(
             default those of the training images.
         std: channel standard deviations that they divide by; likewise.
         batched: train the networks of a row in one pass: on a CPU faster for very small networks, slower for others.
+        scores: compute HLR, IOR, LRS and ARS of DD-Ranking, on shares, from last weights and for the kinds of labels
+            that set and random real images have in common: ``--scores.full_accuracy 0.848``, or ``--scores.full_epochs
+            200`` to train on all real images too. Rows without augmentation double the time; the row of all real
+            images may take far longer. Learning rates are not searched for as in DD-Ranking: the recipe's is used.
         device: device of the training; by default the first GPU, else the CPU.
         output: JSON file for all numbers, such as ``result.json``. Until the command ends, numbers of finished networks
             are in ``result.partial.json``: if it is interrupted, the same command trains only the others.
@@ -110,19 +117,25 @@ def evaluate(
     for name, made in fresh.items():
         check_networks(name, made, real.test, batched and runs > 1)
     asked = teacher_labels(teacher, temperature, labels, real.test)
-    sets = training_sets(chosen, labels, asked, real.train, seed)
+    if scores is not None:
+        check_scored(scores, list(fresh), labels, chosen.soft_labels is not None, asked, real.train)
+    sets = training_sets(chosen, labels, asked, real.train, seed, paired=scores is not None)
+    trials = [Trial(one, plan) for one in sets] + scored_trials(scores, sets, given, plan, real.train)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     options = {"runs": runs, "seed": seed, "test_every": test_every, "batched": batched, "device": device}
     facts: dict[str, Any] = {"learned_rate": learned, "options": options, "recipe": plan.settings()}
+    facts |= {"scored": None if scores is None else asdict(scores)}
     facts |= {"condensed": set_facts(condensed, chosen), "teacher": teacher_facts(asked)}
     facts |= {"networks": network_facts(fresh)}
     kept = KeptRuns(None if output is None else Path(output), facts | _identities(chosen, real, fresh, sets))
-    rows = _rows(fresh, sets, real.test, plan, options, kept)
+    rows = _rows(fresh, trials, real.test, options, kept)
+    found = [] if scores is None else scored(scores, rows)
     if output is not None:
-        facts["rows"] = [row.record() for row in rows]
+        facts |= {"rows": [row.record() for row in rows], "scores": [one.record() for one in found]}
         write_atomic(Path(output), (json.dumps(facts, indent=1, allow_nan=False) + "\n").encode())
         kept.discard()
-    return report(rows, plan, learned, remarks_on_names(chosen, real.test.class_names))
+    remarks = remarks_on_names(chosen, real.test.class_names)
+    return "\n".join([report(rows, plan, learned, remarks), *(score_lines(found, rows) if found else [])])
 
 
 class _Real(NamedTuple):
@@ -145,30 +158,31 @@ def _identities(
 
 def _rows(
     fresh: Mapping[str, FreshNetworks],
-    sets: Sequence[TrainingSet],
+    trials: Sequence[Trial],
     test: ImageSource,
-    recipe: Recipe,
     options: Mapping[str, Any],
     kept: KeptRuns,
 ) -> list[Row]:
-    names = {(name, number): f"{name}, set {number}" for name in fresh for number in range(len(sets))}
-    trainings = kept.missing([*names.values()], range(1 if options["batched"] else options["runs"]))
-    with progress("training fresh networks", trainings * recipe.epochs, "epochs") as advance:
+    names = {(name, number): f"{name}, set {number}" for name in fresh for number in range(len(trials))}
+    repeats = range(1 if options["batched"] else options["runs"])
+    epochs = sum(kept.missing([row], repeats) * trials[number].recipe.epochs for (_, number), row in names.items())
+    with progress("training fresh networks", epochs, "epochs") as advance:
         return [
             Row(
                 name,
-                sets[number],
+                trials[number].trained_on,
                 train_and_test(
-                    sets[number].images,
-                    sets[number].labels,
+                    trials[number].trained_on.images,
+                    trials[number].trained_on.labels,
                     test.images,
                     test.labels,
                     fresh[name],
-                    recipe,
+                    trials[number].recipe,
                     **options,
                     once=partial(kept.once, row),
                     advance=advance,
                 ),
+                trials[number].plain,
             )
             for (name, number), row in names.items()
         ]

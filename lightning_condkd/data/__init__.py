@@ -19,6 +19,7 @@ __all__ = [
     "ImageDataModule",
     "ImageFolderDataModule",
     "MemoryBank",
+    "ParquetDataModule",
     "StepStream",
     "StreamedFolderDataModule",
     "TorchvisionDataModule",
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
         ImageFolderDataModule,
         TorchvisionDataModule,
     )
+    from lightning_condkd.data.parquet_datamodule import ParquetDataModule
     from lightning_condkd.data.streamed_datamodule import StreamedFolderDataModule
 else:  # these import Lightning
-    __getattr__, __dir__ = lazy_names(globals(), ("image_datamodules", "condensed_datamodule", "streamed_datamodule"))
+    __getattr__, __dir__ = lazy_names(
+        globals(), ("image_datamodules", "condensed_datamodule", "streamed_datamodule", "parquet_datamodule")
+    )

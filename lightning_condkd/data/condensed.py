@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Unpack
@@ -155,7 +156,7 @@ class CondensedSet:
         """Read a set from a native file, or from a file or folder of another project.
 
         Args:
-            path: ``.safetensors`` of :meth:`save`, or a ``.pt`` / ``.pth`` file or a folder of images of another
+            path: ``.safetensors`` of :meth:`save`, or a ``.pt``, ``.pth`` or ``.parquet`` file or a folder of another
                 project, see :mod:`lightning_condkd.formats`; ``package:NAME`` is a packaged file.
             **options: facts that the file does not contain.
 
@@ -165,13 +166,25 @@ class CondensedSet:
         """
         path, given = resolve_asset(path), given_options(options)
         if not path.exists():
-            raise FileNotFoundError(f"no condensed set at {path}: check the path")
-        if path.is_dir() or path.suffix in (".pt", ".pth"):
+            raise FileNotFoundError(f"no condensed set at {path}: check the path{_hub_advice(str(path))}")
+        if path.is_dir() or path.suffix in (".pt", ".pth", ".parquet"):
             return cls(*import_condensed(path, **options))
         if path.suffix != ".safetensors":
-            raise ValueError(f"expected .safetensors, .pt or .pth, got {path.name!r}: convert it to one of these")
+            raise ValueError(
+                f"expected .safetensors, .pt, .pth or .parquet, got {path.name!r}: convert it to one of these"
+            )
         refuse_others(given, FACTS, f"{path.name} is a native set in pixels")
         return cls(*record(_native(path), given))
+
+
+def _hub_advice(name: str) -> str:
+    """Return advice if a missing path looks like the name of a dataset on the Hugging Face hub."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or Path(name).suffix in (".safetensors", ".pt", ".pth", ".parquet"):
+        return ""
+    return (
+        ". If it is a dataset of the Hugging Face hub, download it first, which is not done here: `hf download "
+        f"{name} --repo-type dataset --local-dir FOLDER`, and give FOLDER"
+    )
 
 
 def _native(path: Path) -> Contents:

@@ -19,7 +19,7 @@ from lightning_condkd.data.class_files import list_class_files
 from lightning_condkd.data.counts import count_line, empty_classes
 from lightning_condkd.formats.folders import all_gray, image_files, open_images
 from lightning_condkd.hashing import content_hash
-from lightning_condkd.pixels import to_pixels
+from lightning_condkd.pixels import level_statistics
 from lightning_condkd.progress import each
 
 
@@ -96,12 +96,8 @@ class ImageSource:
 
     def channel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return mean and standard deviation of each channel over all pixels, in the units of [0, 1]."""
-        counts = torch.stack([torch.bincount(plane.flatten(), minlength=256) for plane in self.images.unbind(1)])
-        shares = counts.double() / counts.sum(1, keepdim=True)
-        values = to_pixels(torch.arange(256).to(torch.uint8), dtype=torch.float64)
-        mean = shares @ values
-        variance = shares @ values.square() - mean.square()
-        return tuple(mean.tolist()), tuple(variance.sqrt().tolist())
+        planes = self.images.unbind(1)
+        return level_statistics(torch.stack([torch.bincount(plane.flatten(), minlength=256) for plane in planes]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ from lightning_condkd.functional.cutmix import cutmix, mix_labels
 from lightning_condkd.functional.divergence import kd_divergence
 from lightning_condkd.models import Observer
 from lightning_condkd.models.fresh_networks import FreshNetworks, normalize_by_batch
+from lightning_condkd.pixels import to_pixels
 from lightning_condkd.randomness import seeded_generator
 
 
@@ -59,13 +60,14 @@ class Batches(NamedTuple):
     """The training batches of some runs, each with its own order, augmentation and CutMix boxes.
 
     Args:
-        images: the set, ``(N, C, H, W)``, pixels in the units of [0, 1].
+        images: the set, ``(N, C, H, W)``, uint8, or pixels in the units of [0, 1] in the type of the views.
         labels: classes ``(N,)``, probabilities ``(N, K)``, or a teacher that predicts them.
         recipe: the training recipe.
         augment: augmentation of the recipe, for the networks' normalisation.
         seed: seed of all draws.
         runs: indices of the runs.
         joined: whether a single leftover image is added to the batch before it, see :func:`joins_leftover`.
+        dtype: floating point type of the views.
     """
 
     images: Tensor
@@ -75,6 +77,7 @@ class Batches(NamedTuple):
     seed: int
     runs: Sequence[int]
     joined: bool = False
+    dtype: torch.dtype = torch.float32
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield views ``(R, B, C, H, W)`` and their targets ``(R, B)`` or ``(R, B, K)`` for R runs.
@@ -94,7 +97,8 @@ class Batches(NamedTuple):
             yield views, self.labels(views) if isinstance(self.labels, TeacherLabels) else torch.stack(stored)
 
     def _batch(self, rows: Tensor, run: int, step: int) -> tuple[Tensor, Tensor]:
-        view = self._view(self.images[rows], run, step)
+        images = self.images[rows]
+        view = self._view(to_pixels(images, dtype=self.dtype) if images.dtype == torch.uint8 else images, run, step)
         targets = rows if isinstance(self.labels, TeacherLabels) else self.labels[rows]
         return self._mixed(view, targets, run, step) if self.recipe.cutmix else (view, targets)
 

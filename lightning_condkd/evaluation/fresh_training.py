@@ -60,7 +60,7 @@ def evaluate(
     of one size the same order and augmentation. The global random stream is neither used nor changed.
 
     Args:
-        images: the set, ``(N, C, H, W)``, floating point pixels in the units of [0, 1].
+        images: the set, ``(N, C, H, W)``, uint8 or floating point pixels in the units of [0, 1].
         labels: classes, ``(N,)`` int64, or probabilities, ``(N, K)``, with the cross-entropy as loss; or a teacher that
             predicts every view.
         test_images: ``(M, C, H, W)``, uint8 or floating point pixels in the units of [0, 1].
@@ -136,7 +136,8 @@ def _train(
     if not isinstance(labels, TeacherLabels):
         labels = _targets(labels, batch.dtype, recipe, networks.num_classes)
     augment = resolve_augment(recipe.augment, networks.mean, networks.std)
-    batches, accuracies = Batches(data.images.to(batch.dtype), labels, recipe, augment, seed, runs, joined), []
+    images = data.images if data.images.dtype == torch.uint8 else data.images.to(batch.dtype)
+    batches, accuracies = Batches(images, labels, recipe, augment, seed, runs, joined, batch.dtype), []
     with _own_stream(seeded_generator(seed, "dropout", runs[0])):
         for epoch in range(recipe.epochs):
             if epoch in (0, recipe.drop_epoch):
@@ -191,8 +192,8 @@ def _check_finite(logits: Tensor, epochs: int, recipe: Recipe) -> None:
 
 
 def _check_data(data: _Data, num_classes: int) -> None:
-    if not data.images.is_floating_point():
-        raise ValueError(f"images: expected floating point in the units of [0, 1], got {data.images.dtype}")
+    if not data.images.is_floating_point() and data.images.dtype != torch.uint8:
+        raise ValueError(f"images: expected uint8, or floating point in the units of [0, 1], got {data.images.dtype}")
     if data.images.shape[1:] != data.test_images.shape[1:]:
         found = f"{tuple(data.images.shape[1:])} and {tuple(data.test_images.shape[1:])}"
         raise ValueError(f"expected training and test images of one shape (C, H, W), got {found}")

@@ -147,6 +147,15 @@ class Recipe:
             return self
         return replace(self, learning_rate=float(learned))
 
+    def without_augmentation(self) -> Recipe:
+        """Return the recipe for the images as they are: no augmentation, mirror images or CutMix."""
+        return replace(self, augment=None, mirrored=False, cutmix=False)
+
+    @property
+    def augments(self) -> bool:
+        """Whether networks see other images than those of the set."""
+        return self.augment is not None or self.mirrored or self.cutmix
+
     @property
     def drop_epoch(self) -> int:
         """Number of epochs at the full learning rate."""

@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
@@ -38,6 +39,20 @@ def class_folders(root: Path) -> list[Path]:
                 f"Give the folder whose subfolders are the classes, such as {folder}"
             )
     return folders
+
+
+def part_folders(root: Path) -> list[Path]:
+    """Return the parts of a data set such as ``train`` and ``test``, sorted: the subfolders with images of a root.
+
+    The list is empty if none of them contains several folders of images, thus they are classes.
+
+    Args:
+        root: the folder.
+    """
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not _stray(path.name))
+    if not any(len(_inner_folders(folder)) > 1 for folder in folders):
+        return []
+    return [folder for folder in folders if image_files(folder)]
 
 
 def in_class_order(names: Sequence[str]) -> list[str]:
@@ -88,12 +103,13 @@ def is_image(path: Path, root: Path) -> bool:
     return path.suffix.lower() in IMG_EXTENSIONS and _visible(path, root) and path.is_file()
 
 
-def open_image(file: str | Path, channels: int | None = 3) -> Image.Image:
+def open_image(file: str | Path | BinaryIO, channels: int | None = 3, what: str | None = None) -> Image.Image:
     """Decode an image file with 8 bits for each channel.
 
     Args:
-        file: the file.
+        file: the file, or a stream of its content.
         channels: 3 for RGB, 1 for gray; ``None`` for gray if the image is stored without colour, else RGB.
+        what: name of the image for the error message; ``None`` for the path.
 
     Raises:
         ValueError: if the file is broken, or has more than 8 bits for each channel.
@@ -102,8 +118,8 @@ def open_image(file: str | Path, channels: int | None = 3) -> Image.Image:
         with Image.open(file) as image:
             image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{file} is no image or is cut off ({error}): copy it again, or remove it") from error
-    return with_channels(image, channels, str(file))
+        raise ValueError(f"{what or file} is no image or is cut off ({error}): copy it again, or remove it") from error
+    return with_channels(image, channels, what or str(file))
 
 
 def with_channels(image: Image.Image, channels: int | None, what: str) -> Image.Image:
@@ -153,7 +169,7 @@ def all_gray(files: Sequence[str | Path]) -> bool:
     Args:
         files: the files; broken ones are ignored.
     """
-    return all(_mode(file) in (*_GRAY, None) for file in each(files, "looking for colour", len(files), "images"))
+    return all(stored_gray(file) for file in each(files, "looking for colour", len(files), "images"))
 
 
 def warn_of_others(root: Path) -> None:
@@ -173,12 +189,17 @@ def warn_of_others(root: Path) -> None:
         warnings.warn(f"{root}: ignored {' and '.join(parts)}; convert or move them if they count", stacklevel=3)
 
 
-def _mode(file: str | Path) -> str | None:
+def stored_gray(file: str | Path | BinaryIO) -> bool:
+    """Return whether an image is stored without colour according to its header, or is broken.
+
+    Args:
+        file: the file, or a stream of its content.
+    """
     try:
         with Image.open(file) as image:
-            return image.mode
+            return image.mode in _GRAY
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return None
+        return True
 
 
 def _visible(path: Path, root: Path) -> bool:

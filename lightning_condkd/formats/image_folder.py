@@ -272,15 +272,25 @@ def export_png(condensed: SetLike, folder: str | Path) -> float:
         for label, name in enumerate(folder_names(info.class_names or [""] * info.num_classes)):
             (target / name).mkdir()
             for row in (condensed.labels == label).nonzero().flatten().tolist():
-                _picture(condensed.images[row]).save(target / name / f"{row:06d}.png")
+                picture(condensed.images[row]).save(target / name / f"{row:06d}.png")
                 done(1)
-    return _clipped_share(condensed.images)
+    return clipped_share(condensed.images)
 
 
-def _picture(image: Tensor) -> Image.Image:
+def picture(image: Tensor) -> Image.Image:
+    """Return an image with 8 bits for each channel: pixels are clamped to [0, 1] and rounded.
+
+    Args:
+        image: ``(C, H, W)`` with 1 or 3 channels, uint8, or floating point in the units of [0, 1].
+    """
     levels = to_bytes(image)
     return Image.fromarray((levels[0] if len(levels) == 1 else levels.permute(1, 2, 0)).contiguous().numpy())
 
 
-def _clipped_share(images: Tensor) -> float:
+def clipped_share(images: Tensor) -> float:
+    """Return the share of pixel values that :func:`picture` clamps.
+
+    Args:
+        images: ``(N, C, H, W)``, uint8, or floating point in the units of [0, 1].
+    """
     return share_outside(images, 0.0, 1.0) if images.is_floating_point() else 0.0

@@ -15,12 +15,10 @@ from lightning_condkd.formats.contents import (
     Contents,
     SetLike,
     build,
-    check_images,
     normalized,
     provenance_of,
     record,
     spread_fault,
-    what_is,
 )
 from lightning_condkd.formats.normalizations import (
     DC_CONSTANTS,
@@ -32,7 +30,7 @@ from lightning_condkd.formats.normalizations import (
 )
 from lightning_condkd.formats.options import given_options
 from lightning_condkd.formats.soft_labels import SoftLabelKind
-from lightning_condkd.hashing import file_hash
+from lightning_condkd.formats.tensor_files import checked_images, read_images, read_labels, read_step_size
 from lightning_condkd.writing import new_folder, save_by_torch
 
 # Initial images of DataDAM and DC-BENCH, which use the constants of DC
@@ -109,11 +107,11 @@ def read_mtt(
         FileNotFoundError: if there is no labels file.
         ValueError: see :func:`import_mtt`.
     """
-    first = _checked_images(content, path)
+    first = checked_images(content, path)
     files = [path] if labels_path is not None else _shards(path)
     label_files = [Path(labels_path)] if labels_path is not None else [_labels_path(file) for file in files]
-    images = torch.cat([first, *map(_read_images, files[1:])]) if files[1:] else first
-    labels = torch.cat([*map(_read_labels, label_files)])
+    images = torch.cat([first, *map(read_images, files[1:])]) if files[1:] else first
+    labels = torch.cat([*map(read_labels, label_files)])
     start = _START_NAME.fullmatch(path.name)
     constants = constants._replace(dataset=constants.dataset or (start["dataset"] if start else None))
     known = _normalization(images, path, constants, whitened, DC_CONSTANTS if start else MTT_CONSTANTS)
@@ -157,36 +155,9 @@ def _labels_path(path: Path) -> Path:
     raise FileNotFoundError(f"no labels file {name} beside {path}: pass its path as labels (--labels)")
 
 
-def _read_images(path: Path) -> Tensor:
-    return _checked_images(read_untrusted(path), path)
-
-
-def _checked_images(content: object, path: Path) -> Tensor:
-    if not isinstance(content, Tensor) or content.dim() != 4:
-        raise ValueError(f"expected a tensor of images (N, C, H, W) in {path}, got {what_is(content)}")
-    check_images(content, path)
-    return content
-
-
-def _read_labels(path: Path) -> Tensor:
-    labels = read_untrusted(path)
-    if not isinstance(labels, Tensor) or labels.dim() not in (1, 2):
-        raise ValueError(
-            f"expected labels as whole numbers (N,), or probabilities or logits (N, K), in {path}, got "
-            f"{what_is(labels)}: give the labels file"
-        )
-    return labels
-
-
 def _step_size(path: Path) -> tuple[float | None, dict[str, str]]:
     file = path.with_name(path.name.replace("images_zca", "images").replace("images", "lr"))
-    if file == path or not file.is_file():
-        return None, {}
-    value = read_untrusted(file)
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        raise ValueError(f"expected one step size in {file}, got {what_is(value)}: move the file away, pass train_lr")
-    # The shortest decimal number that is this float32, so that 0.02 is recorded as 0.02
-    return float(str(value.detach().reshape(()).numpy())), {"train_lr": file.name, "train_lr_sha256": file_hash(file)}
+    return (None, {}) if file == path else read_step_size(file)
 
 
 def _provenance(files: list[Path], label_files: list[Path], known: Normalization) -> dict[str, str]:

@@ -101,6 +101,17 @@ MTT_CONSTANTS: Mapping[str, Normalization] = {
     "tiny": _TINY,
 }
 
+# Constants of https://github.com/NUS-HPC-AI-Lab/DD-Ranking (ddranking/utils/data.py): CIFAR-100 uses those of CIFAR-10,
+# all others those of ImageNet.
+DD_RANKING_CONSTANTS: Mapping[str, Normalization] = {
+    **MTT_CONSTANTS,
+    **dict.fromkeys(
+        ("imagenette", "imagewoof", "imagemeow", "imagesquawk", "imagefruit", "imageyellow"),
+        _TINY._replace(num_classes=10),
+    ),
+    "imagenet1k": _TINY._replace(num_classes=1000),
+}
+
 # In the order of the labels. Other datasets need none: digits are named by numbers, the rest is in sorted order.
 CLASS_NAMES: Mapping[str, tuple[str, ...]] = {
     "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
@@ -134,7 +145,7 @@ def known_classes(dataset: str | None) -> int | None:
         >>> known_classes("CIFAR-100"), known_classes("flowers")
         (100, None)
     """
-    known = {**MTT_CONSTANTS, **DC_CONSTANTS}.get(_key(dataset))
+    known = {**DD_RANKING_CONSTANTS, **DC_CONSTANTS}.get(_key(dataset))
     return known.num_classes if known else None
 
 

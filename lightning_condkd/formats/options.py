@@ -27,6 +27,9 @@ class ImportOptions(TypedDict, total=False):
             order by name.
         label_kind: kind of the soft labels, ``probabilities`` or ``logits``; by default determined from their values,
             and required if these are ambiguous.
+        part: part of a folder of parquet files, such as ``train``; not needed if there is only one.
+        image_column: column of the images (parquet files); not needed if there is only one.
+        label_column: column of the classes (parquet files); not needed if there is only one.
         train_lr: learned step size with which the source trains on the set (MTT family), recorded in the settings.
     """
 
@@ -39,6 +42,9 @@ class ImportOptions(TypedDict, total=False):
     factor: int | None
     class_names: Sequence[str] | None
     label_kind: SoftLabelKind | None
+    part: str | None
+    image_column: str | None
+    label_column: str | None
     train_lr: float | None
 
 

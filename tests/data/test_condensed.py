@@ -220,7 +220,7 @@ def test_files_of_another_format_are_refused_with_a_cure(tmp_path: Path) -> None
         CondensedSet.load(tmp_path / "absent.safetensors")
     odd = tmp_path / "set.npz"
     odd.touch()
-    with pytest.raises(ValueError, match=r"expected \.safetensors, \.pt or \.pth, got 'set.npz'"):
+    with pytest.raises(ValueError, match=r"expected \.safetensors, \.pt, \.pth or \.parquet, got 'set.npz'"):
         CondensedSet.load(odd)
 
 

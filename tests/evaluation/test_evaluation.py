@@ -325,10 +325,20 @@ def test_recipes_that_make_no_sense_are_refused(arguments: dict[str, float], mes
         Recipe(**arguments)  # type: ignore[arg-type]
 
 
+def test_images_in_bytes_train_networks_like_their_pixels() -> None:
+    images, labels, test, test_labels = task()
+    levels = (255 * images.clamp(0, 1)).to(torch.uint8)
+    recipe = Recipe(epochs=4, batch_size=4, mirrored=True)
+    results = [
+        evaluate(one, labels, test, test_labels, networks(), recipe, runs=1) for one in (levels, levels.double() / 255)
+    ]
+    assert results[0].calibration_errors == results[1].calibration_errors
+
+
 @pytest.mark.parametrize(
     ("position", "value", "message"),
     [
-        (0, torch.zeros(10, 3, 8, 8, dtype=torch.uint8), "images: expected floating point"),
+        (0, torch.zeros(10, 3, 8, 8, dtype=torch.int32), "images: expected uint8, or floating point"),
         (0, torch.zeros(10, 1, 8, 8), "one shape"),
         (1, torch.full((10,), 3), "have 3 classes, found 3"),
         (1, torch.zeros(9, dtype=torch.int64), "labels: expected int64"),

@@ -265,7 +265,7 @@ def test_mean_and_std_of_a_source_in_pixels_serve_its_export(tmp_path: Path) -> 
 def test_output_and_format_must_fit_before_anything_is_read(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="leave out format, or the ending"):
         convert(tmp_path / "absent.pt", tmp_path / "set.safetensors", format="dc")
-    with pytest.raises(ValueError, match=r"--format\): dc, mtt or png"):
+    with pytest.raises(ValueError, match=r"--format\): dc, dd_ranking, mtt, parquet, png"):
         convert(tmp_path / "absent.pt", tmp_path / "folder")
 
 
