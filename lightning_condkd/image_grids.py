@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-PAPER, INK, GAP = 0.9, 0.1, 2  # shades of the background and of the names; pixels between images
+from lightning_condkd.pixels import to_bytes, to_pixels
+
+PAPER, INK, GAP = 0.9, 0.1, 2  # shades of the background and of the names in [0, 1]; pixels between images
 FONT_SIZE, LONGEST_NAME = 14, 24  # pixels; characters
 MOST_PIXELS = 2**24
 
@@ -84,10 +86,11 @@ def _name_column(names: Sequence[str], height: int) -> Tensor:
     font = ImageFont.load_default(max(1, min(FONT_SIZE, height)))
     texts = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}..." for name in names]
     width = 3 * GAP + int(max(font.getlength(text) for text in texts))
-    column = Image.new("L", (width, len(texts) * (height + GAP) + GAP), round(255 * PAPER))
+    paper, ink = to_bytes(torch.tensor([PAPER, INK])).tolist()
+    column = Image.new("L", (width, len(texts) * (height + GAP) + GAP), paper)
     drawing = ImageDraw.Draw(column)
     for row, text in enumerate(texts):
         middle = GAP + row * (height + GAP) + height // 2
-        drawing.text((width - GAP, middle), text, fill=round(255 * INK), font=font, anchor="rm")
+        drawing.text((width - GAP, middle), text, fill=ink, font=font, anchor="rm")
     values = torch.frombuffer(bytearray(column.tobytes()), dtype=torch.uint8)
-    return (values.view(1, column.height, column.width).float() / 255).expand(3, -1, -1)
+    return to_pixels(values.view(1, column.height, column.width)).expand(3, -1, -1)

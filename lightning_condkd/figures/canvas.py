@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lightning_condkd.pixels import to_bytes
+from lightning_condkd.pixels import to_bytes, to_pixels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,7 +86,7 @@ def figure_pixels(figure: Figure) -> Tensor:
     canvas.draw()
     pixels = torch.frombuffer(bytearray(canvas.buffer_rgba()), dtype=torch.uint8)
     width, height = canvas.get_width_height()
-    return pixels.view(height, width, 4)[..., :3].permute(2, 0, 1).float() / 255
+    return to_pixels(pixels.view(height, width, 4)[..., :3].permute(2, 0, 1))
 
 
 def png(pixels: Tensor, palette: bool = False) -> bytes:
