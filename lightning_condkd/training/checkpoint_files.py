@@ -72,13 +72,12 @@ def checkpoint_of_run(folder: Path) -> Path:
     Raises:
         FileNotFoundError: if there is none.
     """
-    patterns = (f"checkpoints/{BEST}*.ckpt", "checkpoints/*.ckpt")
-    for holder in (folder, folder.parent) if folder.name == "checkpoints" else (folder,):
-        for pattern in patterns:
-            if found := newest_first(holder, pattern):
-                return found[0]
+    own = folder.parent if folder.name == "checkpoints" and not (folder / "checkpoints").is_dir() else folder
+    for pattern in (f"checkpoints/{BEST}*.ckpt", "checkpoints/*.ckpt"):
+        if found := newest_first(own, pattern):
+            return found[0]
     runs = dict.fromkeys(str(path.parents[1]) for path in newest_first(folder, "*/checkpoints/*.ckpt", f"*/{RUNS}"))
     near = f", but in {listed(list(runs))}" if runs else ""
     raise FileNotFoundError(
-        f"expected checkpoints in {folder / 'checkpoints'}, found none{near}: name the file of one, or the folder of a run"
+        f"expected checkpoints in {own / 'checkpoints'}, found none{near}: name the file of one, or the folder of a run"
     )
