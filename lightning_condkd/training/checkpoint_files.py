@@ -8,7 +8,10 @@ from pathlib import Path
 
 import torch
 
+from lightning_condkd.messages import listed
+
 BEST = "best_"
+RUNS = "version_*/checkpoints/*.ckpt"  # of Lightning's loggers
 
 
 def best_name(metric: str) -> str:
@@ -64,12 +67,17 @@ def checkpoint_of_run(folder: Path) -> Path:
     """Return the checkpoint with the best weights of a run, or its newest if there was no validation.
 
     Args:
-        folder: the folder of the run.
+        folder: the folder of the run, or that of its checkpoints.
 
     Raises:
         FileNotFoundError: if there is none.
     """
+    own = folder.parent if folder.name == "checkpoints" and not (folder / "checkpoints").is_dir() else folder
     for pattern in (f"checkpoints/{BEST}*.ckpt", "checkpoints/*.ckpt"):
-        if found := newest_first(folder, pattern):
+        if found := newest_first(own, pattern):
             return found[0]
-    raise FileNotFoundError(f"expected checkpoints in {folder / 'checkpoints'}, found none: name the file of one")
+    runs = dict.fromkeys(str(path.parents[1]) for path in newest_first(folder, "*/checkpoints/*.ckpt", f"*/{RUNS}"))
+    near = f", but in {listed(list(runs))}" if runs else ""
+    raise FileNotFoundError(
+        f"expected checkpoints in {own / 'checkpoints'}, found none{near}: name the file of one, or the folder of a run"
+    )

@@ -235,3 +235,17 @@ def test_a_file_that_cannot_be_run_here_is_said_to_be_unchecked(
     said = capsys.readouterr().out
     assert "not checked, since onnxruntime is not installed: pip install 'lightning-condkd[onnx]'" in said
     assert "largest difference" not in said
+
+
+def test_the_folder_of_checkpoints_is_that_of_its_run_and_one_of_several_runs_names_them(
+    runs: Callable[[str], Path], tmp_path: Path
+) -> None:
+    run = runs("student")
+    export(str(run / "checkpoints"), str(tmp_path / "s.pt"))
+    export(str(best(run)), str(tmp_path / "best.pt"))
+    assert (tmp_path / "s.pt").read_bytes() == (tmp_path / "best.pt").read_bytes()
+    for above in (run.parent, run.parents[1]):
+        with pytest.raises(FileNotFoundError, match=rf"found none, but in {run}: name the file"):
+            export(str(above), str(tmp_path / "s.pt"))
+    with pytest.raises(FileNotFoundError, match="found none: name the file of one, or the folder of a run"):
+        export(str(tmp_path), str(tmp_path / "t.pt"))
