@@ -54,21 +54,6 @@ class ReadableParser(ArgumentParser):
         kwargs.setdefault("formatter_class", ShortHelp)
         super().__init__(*args, **kwargs)
 
-    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Namespace:  # type: ignore[override]  # noqa: ANN401
-        """Parse; a list without a flag, such as the runs of ``draw``, is given as several words.
-
-        Args:
-            args: the arguments; ``None`` for those of the process.
-            more: of the base.
-            options: of the base.
-        """
-        given = list(sys.argv[1:] if args is None else args)
-        for action in self._actions:
-            if not action.option_strings and get_origin(getattr(action, "_typehint", None)) is list:
-                action.metavar = f"{action.dest.upper()} ..."
-                given = _in_one_word(given)
-        return super().parse_args(given, *more, **options)
-
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the error in one line and end the process with return code 2.
 
@@ -83,6 +68,21 @@ class ReadableParser(ArgumentParser):
             f"error: {readable(message)}\n(all arguments: {parser.prog.replace(' [options]', '')} --help)\n"
         )
         self.exit(2)
+
+    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Namespace:  # type: ignore[override]  # noqa: ANN401
+        """Parse; a list without a flag, such as the runs of ``draw``, is given as several words.
+
+        Args:
+            args: the arguments; ``None`` for those of the process.
+            more: of the base.
+            options: of the base.
+        """
+        given = list(sys.argv[1:] if args is None else args)
+        for action in self._actions:
+            if not action.option_strings and get_origin(getattr(action, "_typehint", None)) is list:
+                action.metavar = f"{action.dest.upper()} ..."
+                given = _in_one_word(given)
+        return super().parse_args(given, *more, **options)
 
 
 class ReadableLightningParser(ReadableParser, LightningArgumentParser):
