@@ -25,6 +25,7 @@ from lightning_condkd.figures import (
     png,
     rows_by_source,
 )
+from lightning_condkd.figures.feature_points import embeddings_of
 from lightning_condkd.image_grids import labeled_grid
 from lightning_condkd.pixels import to_pixels
 from lightning_condkd.writing import write_atomic
@@ -106,6 +107,18 @@ def feature_map(plain: FinishedRun, guided: FinishedRun) -> torch.Tensor:
     return figure_pixels(feature_figure(panels, [str(label) for label in range(10)]))
 
 
+def share_at_home(run: FinishedRun) -> float:
+    """Return the share of synthetic images whose nearest condensed image is of their class, by the teacher's features.
+
+    The condensed set has one image of each class, in the order of the classes.
+    """
+    images = run.synthetic.chosen(500, 10)
+    condensed, synthetic = (
+        embeddings_of(run.teacher, one) for one in (latest(condensed_images(run), 1), images.images)
+    )
+    return float((torch.cdist(synthetic, condensed).argmin(1) == images.labels).float().mean())
+
+
 def accuracy_curves(runs: dict[str, FinishedRun]) -> torch.Tensor:
     """Return the student's accuracy after each round."""
     title = "accuracy of the student"
@@ -151,6 +164,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "images", help="folder of the pictures")
     options = parser.parse_args()
     runs = {name: FinishedRun(folder, name) for name, folder in make_runs(options.runs).items()}
+    for name in ("Fast, plain", "Fast, guided", "NAYER", "NAYER, guided"):
+        print(f"{name}: {100 * share_at_home(runs[name]):.0f} % are nearest to the condensed image of their class")
     for name, pixels in pictures(runs).items():
         write_atomic(options.output / f"{name}.png", png(pixels, palette=True))
         print(options.output / f"{name}.png")

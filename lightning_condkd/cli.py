@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import signal
@@ -11,7 +10,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from itertools import pairwise, takewhile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -264,12 +263,6 @@ def _check_recipe(given: Sequence[str]) -> None:
         )
 
 
-def _runs_in_one(given: list[str]) -> list[str]:
-    """Join the runs of ``draw RUN RUN ...``: the parser takes a list as one argument."""
-    runs = list(takewhile(lambda one: not one.startswith("-"), given[1:])) if given[0] == "draw" else []
-    return [given[0], json.dumps(runs), *given[1 + len(runs) :]] if runs else given
-
-
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line.
 
@@ -279,7 +272,6 @@ def main(args: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if args is None else args)
     if given and given[0] in COMMANDS:
         _check_recipe(given)
-        given = _runs_in_one(given)
         result = auto_cli(COMMANDS[given[0]], args=given[1:], prog=f"{PROGRAM} {given[0]}", parser_class=ReadableParser)
         if result is not None:
             print(result)

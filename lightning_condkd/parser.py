@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from difflib import get_close_matches
 from pydoc import locate
-from typing import Any, NamedTuple, NoReturn, cast
+from typing import Any, NamedTuple, NoReturn, cast, get_origin
 from unittest.mock import patch
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, _typehints
@@ -26,6 +27,7 @@ TRACEBACK = "LIGHTNING_CONDKD_TRACEBACK"
 LIBRARIES = ("torch.", "torchvision.", "kornia.", "torchmetrics.", "lightning.", "diffusers.", "transformers.")
 PLACES = ("lightning_condkd", "lightning.pytorch.callbacks", "torch.optim.")
 FEW = 12  # classes of libraries that a help lists
+ALONE = ("-h", "--help", "--print_config")  # flags without a value
 KEY = re.compile(r'Parser key "([^"]+)":')
 CLASS = re.compile(r"Problem with given class_path '([\w.]+)':")
 VALUE = re.compile(r"(?:Given value|Got value): (?:NestedArg\(key='.*?', val=(?=.*\)$))?(.*?)\)?$")
@@ -75,9 +77,34 @@ class ReadableParser(ArgumentParser):
         )
         self.exit(2)
 
+    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Namespace:  # type: ignore[override]  # noqa: ANN401
+        """Parse; a list without a flag, such as the runs of ``draw``, is given as several words.
+
+        Args:
+            args: the arguments; ``None`` for those of the process.
+            more: of the base.
+            options: of the base.
+        """
+        given = list(sys.argv[1:] if args is None else args)
+        for action in self._actions:
+            if not action.option_strings and get_origin(getattr(action, "_typehint", None)) is list:
+                action.metavar = f"{action.dest.upper()} ..."
+                given = _in_one_word(given)
+        return super().parse_args(given, *more, **options)
+
 
 class ReadableLightningParser(ReadableParser, LightningArgumentParser):
     """:class:`ReadableParser` for LightningCLI."""
+
+
+def _in_one_word(given: list[str]) -> list[str]:
+    """Return arguments with all words that belong to no flag as one list, first."""
+    flags = [flag.startswith("-") for flag in given]
+    taken = [flag and "=" not in one and one not in ALONE for flag, one in zip(flags, given, strict=True)]
+    free = [not flag and not before for flag, before in zip(flags, [False, *taken], strict=False)]
+    words = [one for one, is_free in zip(given, free, strict=True) if is_free]
+    rest = [one for one, is_free in zip(given, free, strict=True) if not is_free]
+    return [json.dumps(words), *rest] if words else rest
 
 
 def _few_subclasses(found: re.Match[str]) -> str:

@@ -54,6 +54,10 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "lightning_logs" / "version_0"
 
 
+def test_the_shares_are_shares(run_folder: Path) -> None:
+    assert 0 < SCRIPT["share_at_home"](FinishedRun(run_folder, "any")) < 1
+
+
 def test_the_script_draws_what_is_committed(run_folder: Path) -> None:
     run = FinishedRun(run_folder, "any")
     made = SCRIPT["pictures"](dict.fromkeys(SCRIPT["RUNS"], run))

@@ -162,8 +162,8 @@ def _built(node: Any, kind: type) -> object:  # noqa: ANN401 - a part of a confi
     parser.add_argument("--part", type=kind)
     try:
         parsed = parser.parse_object({"part": node})
-        instantiate = getattr(parser, "instantiate", parser.instantiate_classes)  # the new name, since 4.49
-        return instantiate(parsed).part
+        new = hasattr(parser, "instantiate")  # the name since 4.49
+        return (parser.instantiate if new else parser.instantiate_classes)(parsed).part
     except ArgumentError as error:
         raise ValueError(f"its config.yaml cannot be built: {' '.join(str(error).split())}") from error
 

@@ -83,7 +83,7 @@ def test_several_runs_are_drawn_side_by_side(
             return figures[name]
 
         monkeypatch.setattr(_run_pictures, name, kept)
-    lines = drawn(capsys, runs["guided"], runs["mixed"], f"--output={tmp_path}")
+    lines = drawn(capsys, runs["guided"], "--output", str(tmp_path), runs["mixed"])
     assert {path.name for path in tmp_path.iterdir()} == FILES
     assert not [line for line in lines if line.startswith("not drawn")]
     assert size(tmp_path / "images.png")[1] == 3 * 66 + 2  # condensed, guided, mixed
