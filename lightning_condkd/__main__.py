@@ -48,6 +48,7 @@ def run() -> None:
         print(f"{PROGRAM} {version('lightning-condkd')}")
         return
     _check_command(given)
+    find_own_modules()
     bound_termination()
     try:
         main()
@@ -68,6 +69,16 @@ def _leave_group() -> None:
     """Leave gloo's group, which Lightning does not: its threads would abort some processes (code -6) at their exit."""
     if dist.is_available() and dist.is_initialized() and dist.get_backend() == "gloo":
         dist.destroy_process_group()
+
+
+def find_own_modules() -> None:
+    """Let a configuration name classes of modules in the working folder, also for the installed script.
+
+    The folder comes last, so that none of its files takes the place of an installed module.
+    """
+    folder = str(Path.cwd())
+    if folder not in sys.path and "" not in sys.path:
+        sys.path.append(folder)
 
 
 def bound_termination() -> None:

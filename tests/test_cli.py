@@ -326,6 +326,24 @@ def test_a_missing_optional_package_is_one_line(
     assert lines == ['error: DiffDFKD needs the package diffusers: pip install "lightning-condkd[diffusion]"']
 
 
+def test_a_class_in_the_working_folder_is_found_by_the_installed_script(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "losses_here.py").write_text(
+        "from lightning_condkd.distillation import DistillationLoss\nclass Squared(DistillationLoss): ...\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder])  # a script's has no working folder
+    given = ["--model.init_args.distillation", "losses_here.Squared", "--print_config"]
+    monkeypatch.setattr(sys, "argv", ["lightning-condkd", *QUICK, *given])
+    with pytest.raises(SystemExit) as end:
+        entry.run()
+    assert end.value.code == 0
+    assert sys.path[-1] == str(tmp_path)
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["model"]["init_args"]["distillation"]["class_path"] == "losses_here.Squared"
+
+
 def test_an_interrupted_command_ends_in_a_word(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

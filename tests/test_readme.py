@@ -21,7 +21,7 @@ PATH = re.compile(
     rf"(?<![\w./-])(?:[\w./-]+\.(?:py|yaml|md)|(?:[\w-]+/)+|(?:{'|'.join(FOLDERS)})/[\w./-]*\w)(?![\w/*<-])"
 )
 ELSEWHERE = re.compile(  # made by a user or a run
-    "data/|benchmarks/gpu/pack|RUN/|runs/|lightning_logs/|animals/|(bank|checkpoints|replay)/$|(config|hparams).yaml$"
+    "data/|benchmarks/gpu/pack|docs/_build/|RUN/|runs/|lightning_logs/|animals/|(bank|checkpoints|replay)/$|(config|hparams).yaml$"
 )
 
 

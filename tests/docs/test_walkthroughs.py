@@ -17,10 +17,11 @@ from lightning_condkd.models import CifarResNet, DigitsNet
 from tests.conftest import ROOT
 from tests.helpers.pages import blocks, commands, write_files
 
-SHORT = {
+CADENCE = "--model.init_args.inversion.init_args.cadence"
+SHORT: dict[str, list[str]] = {
     "Classification": [],
     "Condensation": ["--model.init_args.steps_per_epoch=2"],
-    "CondKD": ["--model.init_args.inversion.init_args.cadence.distill_steps=2"],
+    "CondKD": [f"{CADENCE}.synthesis_steps=2", f"{CADENCE}.distill_steps=2"],
 }
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 EXTEND = [page for page in sorted((ROOT / "docs" / "extend").glob("*.md")) if commands(page)]
@@ -36,10 +37,17 @@ def shortened(line: list[str], epochs: int) -> list[str]:
         return line
     if command != "fit":
         return [*line, *QUIET]
-    configurations = [yaml.safe_load(Path(path).read_text()) for flag, path in pairwise(given) if flag == "--config"]
-    names = [one["model"]["class_path"].rsplit(".", 1)[-1] for one in configurations if "class_path" in one["model"]]
-    small = SHORT[names[0]] if "ckpt_path" not in " ".join(line) or "CondKD" in names else []
-    return [*line, *QUIET, *small, *([] if "--trainer.fast_dev_run" in line else [f"--trainer.max_epochs={epochs}"])]
+    small = [] if "--trainer.fast_dev_run" in line else [f"--trainer.max_epochs={epochs}"]
+    return [*line, *QUIET, *small, *short_steps(given)]
+
+
+def short_steps(given: list[str]) -> list[str]:
+    """Flags for few steps, by the module that the configurations of a command name; none for a method of one's own."""
+    paths = [path for flag, path in pairwise(given) if flag == "--config"]
+    models = [yaml.safe_load(Path(path).read_text())["model"] for path in paths]
+    modules = [model["class_path"].rsplit(".", 1)[-1] for model in models if "class_path" in model]
+    methods = [model["init_args"]["inversion"]["class_path"] for model in models if "inversion" in model["init_args"]]
+    return [] if any(name.startswith("my_") for name in methods) else SHORT[modules[0]]
 
 
 def run_all(page: Path) -> None:
