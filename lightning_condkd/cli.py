@@ -131,9 +131,12 @@ class CondKDCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:  # noqa: ANN401 - LightningCLI's own signature
         """Return the trainer, by default with this package's progress bar or plain lines and with timed checkpoints."""
         given, defaults = self._get(self.config_init, "trainer"), self.trainer_defaults["callbacks"]
-        if given.enable_progress_bar is False:
+        own = _has(given.callbacks, ProgressBar)
+        if given.enable_progress_bar is None and not given.barebones and not own and not sys.stderr.isatty():
+            kwargs["enable_progress_bar"] = False  # a bar would fill a log
+        if kwargs.get("enable_progress_bar", given.enable_progress_bar) is False:
             defaults.append(EpochLines())
-        elif not given.barebones and not _has(given.callbacks, ProgressBar):
+        elif not given.barebones and not own:
             defaults.append(PhaseProgressBar())
         if not _has(given.callbacks, TimedCheckpoint):
             defaults.append(TimedCheckpoint())

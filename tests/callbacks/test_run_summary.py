@@ -76,7 +76,7 @@ def test_every_module_leaves_summary_and_curve_and_says_how_far_it_is(
     assert found.summary["seconds"]["total"] > 0
     assert [row[name] for row in found.rows] == ["0", "1"]
     assert len(found.rows[1]) > 1
-    assert len(re.findall(rf"{name} [12] of 2: .*\d\.\d s\n", found.log)) == 2
+    assert len(re.findall(rf"{name} [12] of 2: .*\d\.\d s(, about \d s left)?\n", found.log)) == 2
     assert f"summary: {found.folder / 'summary.json'}" in found.out
     assert re.search(r"^seconds +.*total", found.out, re.MULTILINE)
     assert f"checkpoints{' ' * 3}" in re.sub(" {3,}", " " * 3, found.out)
