@@ -17,6 +17,7 @@ import torch.distributed as dist
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_condkd.cli import COMMANDS, PROGRAM, main
+from lightning_condkd.interruption import AGAIN, end_by_sigterm, end_of, signal_of
 from lightning_condkd.parser import TRACEBACK
 
 TERMINATION_SECONDS = 30.0  # the usual time of clusters between SIGTERM and SIGKILL
@@ -42,18 +43,18 @@ def run() -> None:
     """
     for message in IDLE_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip: " not in str(record.msg))
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_counts)
     given = sys.argv[1:]
     if given == ["--version"]:
         print(f"{PROGRAM} {version('lightning-condkd')}")
         return
     _check_command(given)
     bound_termination()
+    end_by_sigterm(fitting=given[0] == "fit")
     try:
         main()
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        raise SystemExit(128 + signal.SIGINT) from None
+    except KeyboardInterrupt as end:
+        raise end_of(signal_of(end) or signal.SIGINT, str(end) or AGAIN) from None
     except (ValueError, TypeError, OSError, ModuleNotFoundError, MisconfigurationException) as error:
         refusal = _refusal(error)
         if os.environ.get(TRACEBACK) or refusal is None:
@@ -62,6 +63,11 @@ def run() -> None:
         raise SystemExit(1) from None
     finally:
         _leave_group()
+
+
+def _counts(record: logging.LogRecord) -> bool:
+    """Return whether a message of Lightning is neither an advertisement nor said in our words at the end."""
+    return not any(text in str(record.msg) for text in ("Tip: ", "Detected KeyboardInterrupt"))
 
 
 def _leave_group() -> None:

@@ -336,7 +336,9 @@ def test_an_interrupted_command_ends_in_a_word(
     monkeypatch.setattr(sys, "argv", ["lightning-condkd", "evaluate"])
     with pytest.raises(SystemExit) as end:
         entry.run()
-    assert (end.value.code, capsys.readouterr().err) == (130, "interrupted\n")
+    assert end.value.code == 130
+    said = "ended by Ctrl-C (SIGINT) before it was finished: nothing was written: type the command again\n"
+    assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize("recipe", ["quickstart", "experts"])
@@ -355,7 +357,7 @@ def test_ctrl_c_ends_a_fit_with_its_code_and_the_cure(
     with pytest.raises(SystemExit) as end:
         main([*command, *die, "--trainer.callbacks.how=SIGINT", f"--trainer.default_root_dir={tmp_path}"])
     assert end.value.code == 128 + signal.SIGINT
-    assert "ended by Ctrl-C (SIGINT) before it was finished: resume with --ckpt_path last" in capsys.readouterr().err
+    assert "ended by Ctrl-C (SIGINT) before it was finished: it was before its first" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGINT) == before
 
 

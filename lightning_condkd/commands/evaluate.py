@@ -117,7 +117,8 @@ def evaluate(
     facts |= {"condensed": set_facts(condensed, chosen), "teacher": teacher_facts(asked)}
     facts |= {"networks": network_facts(fresh)}
     kept = KeptRuns(None if output is None else Path(output), facts | _identities(chosen, real, fresh, sets))
-    rows = _rows(fresh, sets, real.test, plan, options, kept)
+    with kept.advising():
+        rows = _rows(fresh, sets, real.test, plan, options, kept)
     if output is not None:
         facts["rows"] = [row.record() for row in rows]
         write_atomic(Path(output), (json.dumps(facts, indent=1, allow_nan=False) + "\n").encode())
