@@ -17,7 +17,7 @@ import torch.distributed as dist
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_condkd.cli import COMMANDS, PROGRAM, main
-from lightning_condkd.interruption import AGAIN, end_by_sigterm, end_of, signal_of
+from lightning_condkd.interruption import AGAIN, RECEIVED, end_by_sigterm, end_of, signal_of
 from lightning_condkd.parser import TRACEBACK
 
 TERMINATION_SECONDS = 30.0  # the usual time of clusters between SIGTERM and SIGKILL
@@ -91,6 +91,7 @@ def bound_termination() -> None:
 def _watch(reading: int) -> None:
     while received := os.read(reading, 1):
         if received[0] == signal.SIGTERM:
+            RECEIVED.add(signal.SIGTERM)  # Lightning's handler may fail before ours is called
             time.sleep(TERMINATION_SECONDS)
             print(f"still running {TERMINATION_SECONDS:.0f} s after SIGTERM: ended now", file=sys.stderr, flush=True)
             os._exit(128 + signal.SIGTERM)

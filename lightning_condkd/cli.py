@@ -19,7 +19,6 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import lightning_condkd.data.condensed_datamodule
 import lightning_condkd.data.streamed_datamodule  # noqa: F401 - a class is found by name once it is imported
@@ -131,7 +130,7 @@ class CondKDCLI(LightningCLI):
         """Run Lightning's part of a command; if it is interrupted, say how to go on."""
         try:
             super()._run_subcommand(subcommand)
-        except (SIGTERMException, SystemExit, KeyboardInterrupt) as end:
+        except (RuntimeError, SystemExit, KeyboardInterrupt) as end:
             number, resumed = signal_of(end), self.config[subcommand].get("ckpt_path")
             if number is None:
                 raise

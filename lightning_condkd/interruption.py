@@ -19,6 +19,7 @@ from lightning_condkd.training.checkpoint_files import is_resumable, newest_chec
 from lightning_condkd.training.trainer_access import checkpoint_folder
 
 AGAIN = "nothing was written: type the command again"
+RECEIVED: set[signal.Signals] = set()
 NAMES = {signal.SIGINT: "Ctrl-C (SIGINT)", signal.SIGTERM: "SIGTERM"}
 
 
@@ -47,8 +48,10 @@ def signal_of(end: BaseException) -> signal.Signals | None:
     Args:
         end: the exception that ends a command, or what Lightning raises in its place.
     """
-    cause = end.__context__ if isinstance(end, SystemExit) else end
-    if isinstance(cause, (Terminated, SIGTERMException)):
+    own = isinstance(end, SystemExit) and not isinstance(end, SIGTERMException)  # a SystemExit too
+    cause = end.__context__ if own else end
+    cut_off = isinstance(end, RuntimeError) and signal.SIGTERM in RECEIVED  # another rank has ended before this one
+    if cut_off or isinstance(cause, (Terminated, SIGTERMException)):
         return signal.SIGTERM
     return signal.SIGINT if isinstance(cause, KeyboardInterrupt) else None
 
