@@ -38,10 +38,11 @@ ROOMS = (
     ("callbacks", "commands", "parser"),
     ("interruption",),
     ("cli",),
+    ("entry",),
     ("__main__",),
 )
 FLOORS = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
-LIGHTNING = {"training", "modules", "callbacks", "commands", "parser", "interruption", "cli", "__main__"}
+LIGHTNING = {"training", "modules", "callbacks", "commands", "parser", "interruption", "cli", "entry"}
 SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 

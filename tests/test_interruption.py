@@ -27,7 +27,7 @@ DRIVER = """
 import json, os, signal, sys
 from importlib import import_module
 import lightning_condkd.modules
-from lightning_condkd import __main__ as entry
+from lightning_condkd import entry
 
 
 def run(place, calls, how, arguments):
@@ -46,7 +46,7 @@ def run(place, calls, how, arguments):
 
     setattr(holder, last, call)
     sys.argv[1:] = arguments
-    entry.run()
+    entry.run_command(sys.argv[1:])
 
 
 print("ready", flush=True)
