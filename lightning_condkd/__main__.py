@@ -1,123 +1,51 @@
-"""Entry point of ``lightning-condkd`` and ``python -m lightning_condkd``: the command line, with readable errors."""
+"""Entry point of ``lightning-condkd`` and ``python -m lightning_condkd``; short answers come without torch."""
 
 from __future__ import annotations
 
-import logging
-import os
-import signal
 import sys
-import threading
-import time
-import traceback
-import warnings
 from importlib.metadata import version
-from pathlib import Path
 
-import torch.distributed as dist
-from lightning.fabric.utilities.exceptions import MisconfigurationException
+HELP = """\
+usage: lightning-condkd COMMAND ... (each has its own --help)
 
-from lightning_condkd.cli import COMMANDS, PROGRAM, main
-from lightning_condkd.parser import TRACEBACK
+Distil a classifier when its training data is gone.
 
-TERMINATION_SECONDS = 30.0  # the usual time of clusters between SIGTERM and SIGKILL
-STAGES = ("fit", "validate", "test", "predict")
-# Lightning gives these warnings in every run of this package; a user cannot do anything about them.
-IDLE_WARNINGS = (
-    r".*isinstance\(treespec, LeafSpec\)",
-    r".*Your `IterableDataset` has `__len__` defined",
-    r".*Using ModelCheckpoint with manual optimization and every_n_train_steps",
-    r".*You passed in a `val_dataloader` but have no `validation_step`",
-    r".*Found \d+ module\(s\) in eval mode at the start of training",
-)
+commands of a run, which take --config FILE and --model, --data and --trainer:
+  fit        train: a student, a classifier, a condensed set, or experts, as the model says
+  validate   measure the held-out accuracy of a checkpoint during development
+  test       measure the held-out accuracy of a checkpoint
+  predict    write the class of each image to a file
+
+more commands:
+  convert    convert a condensed set to the native or other formats
+  describe   print classes, sizes, mean and std of images, or the facts of a set
+  draw       make pictures of finished runs
+  evaluate   train fresh networks on a condensed set and report their accuracy
+  export     write the student of a run as weights, ONNX, or a program
+  methods    list the inversion methods with their needs and costs
+  select     choose real images in place of a condensed set
+
+options:
+  -h, --help   show this text
+  --version    show the version
+"""
 
 
 def run() -> None:
     """Run the command line of this process.
 
-    Errors of this package and of the checks of Lightning's trainer are printed in one line. Other errors, and all
-    errors if the environment variable ``LIGHTNING_CONDKD_TRACEBACK`` is set, keep their traceback.
-
     Raises:
         SystemExit: with the return code, if it is not 0.
     """
-    for message in IDLE_WARNINGS:
-        warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip: " not in str(record.msg))
-    given = sys.argv[1:]
-    if given == ["--version"]:
-        print(f"{PROGRAM} {version('lightning-condkd')}")
-        return
-    _check_command(given)
-    find_own_modules()
-    bound_termination()
-    try:
-        main()
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        raise SystemExit(128 + signal.SIGINT) from None
-    except (ValueError, TypeError, OSError, ModuleNotFoundError, MisconfigurationException) as error:
-        refusal = _refusal(error)
-        if os.environ.get(TRACEBACK) or refusal is None:
-            raise
-        print(f"error: {refusal}\n(set {TRACEBACK}=1 for the traceback)", file=sys.stderr)
-        raise SystemExit(1) from None
-    finally:
-        _leave_group()
+    match sys.argv[1:]:
+        case ["--version"]:
+            print(f"lightning-condkd {version('lightning-condkd')}")
+        case ["--help" | "-h"]:
+            print(HELP, end="")
+        case given:
+            from lightning_condkd.entry import run_command
 
-
-def _leave_group() -> None:
-    """Leave gloo's group, which Lightning does not: its threads would abort some processes (code -6) at their exit."""
-    if dist.is_available() and dist.is_initialized() and dist.get_backend() == "gloo":
-        dist.destroy_process_group()
-
-
-def find_own_modules() -> None:
-    """Let a configuration name classes of modules in the working folder, also for the installed script.
-
-    The folder comes last, so that none of its files takes the place of an installed module.
-    """
-    folder = str(Path.cwd())
-    if folder not in sys.path and "" not in sys.path:
-        sys.path.append(folder)
-
-
-def bound_termination() -> None:
-    """Make this process end at most :data:`TERMINATION_SECONDS` after a SIGTERM, even while it waits for another rank.
-
-    Lightning ends a run after the current step, and its ranks communicate in the signal handler. A rank that waits for
-    one that has ended, or that is in another communication, would never get there.
-    """
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)  # written to at once, also while a handler cannot run
-    threading.Thread(target=_watch, args=(reading,), daemon=True).start()
-
-
-def _watch(reading: int) -> None:
-    while received := os.read(reading, 1):
-        if received[0] == signal.SIGTERM:
-            time.sleep(TERMINATION_SECONDS)
-            print(f"still running {TERMINATION_SECONDS:.0f} s after SIGTERM: ended now", file=sys.stderr, flush=True)
-            os._exit(128 + signal.SIGTERM)
-
-
-def _check_command(given: list[str]) -> None:
-    known = (*STAGES, *COMMANDS)
-    if not given or (not given[0].startswith("-") and given[0] not in known):
-        got = repr(given[0]) if given else "nothing"
-        raise SystemExit(f"error: expected one of {', '.join(known)}, got {got}: see --help")
-
-
-def _refusal(error: BaseException | None) -> BaseException | None:
-    """Return the error of this package, of Lightning's checks or of a file, without the parser's additions to it."""
-    while error is not None:
-        if isinstance(error, MisconfigurationException) or (isinstance(error, OSError) and error.filename is not None):
-            return error
-        frames = traceback.extract_tb(error.__traceback__)
-        if frames and Path(frames[-1].filename).is_relative_to(Path(__file__).parent):
-            return error
-        error = error.__cause__ or error.__context__
-    return None
+            run_command(given)
 
 
 if __name__ == "__main__":

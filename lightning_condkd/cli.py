@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
 import sys
 import warnings
 import zipfile
@@ -19,8 +18,7 @@ from jsonargparse import auto_cli
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities import rank_zero_info
 
 import lightning_condkd.data.condensed_datamodule
 import lightning_condkd.data.parquet_datamodule
@@ -41,15 +39,15 @@ from lightning_condkd.commands.evaluate import evaluate
 from lightning_condkd.commands.export import export
 from lightning_condkd.commands.methods import methods
 from lightning_condkd.commands.select import select
+from lightning_condkd.interruption import AGAIN, end_of, how_to_resume, signal_of
 from lightning_condkd.parser import ReadableLightningParser, ReadableParser, noting_carried_over, warn_of_carried_over
-from lightning_condkd.training.checkpoint_files import BEST, is_resumable, newest_first
+from lightning_condkd.training.checkpoint_files import best_checkpoint, is_resumable, newest_checkpoint
 from lightning_condkd.training.checkpoints import WholeCheckpointIO, refusal
 from lightning_condkd.training.run_length import dev_steps
 from lightning_condkd.training.trainer_access import monitored_by
 from lightning_condkd.unpickling import check_sums
 from lightning_condkd.writing import Target, check_target
 
-CHECKPOINTS = "lightning_logs/version_*/checkpoints"
 COMMANDS: dict[str, Callable[..., Any]] = {
     "convert": convert,
     "describe": describe,
@@ -135,12 +133,26 @@ class CondKDCLI(LightningCLI):
             super().parse_arguments(parser, args)
         warn_of_carried_over(noted, self.config)
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run Lightning's part of a command; if it is interrupted, say how to go on."""
+        try:
+            super()._run_subcommand(subcommand)
+        except (RuntimeError, SystemExit, KeyboardInterrupt) as end:
+            number, resumed = signal_of(end), self.config[subcommand].get("ckpt_path")
+            if number is None:
+                raise
+            advice = how_to_resume(self.trainer, resumed) if subcommand == "fit" else AGAIN
+            raise end_of(number, advice) from None
+
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:  # noqa: ANN401 - LightningCLI's own signature
         """Return the trainer, by default with this package's progress bar or plain lines and with timed checkpoints."""
         given, defaults = self._get(self.config_init, "trainer"), self.trainer_defaults["callbacks"]
-        if given.enable_progress_bar is False:
+        own = _has(given.callbacks, ProgressBar)
+        if given.enable_progress_bar is None and not given.barebones and not own and not sys.stderr.isatty():
+            kwargs["enable_progress_bar"] = False  # a bar would fill a log
+        if kwargs.get("enable_progress_bar", given.enable_progress_bar) is False:
             defaults.append(EpochLines())
-        elif not given.barebones and not _has(given.callbacks, ProgressBar):
+        elif not given.barebones and not own:
             defaults.append(PhaseProgressBar())
         if not _has(given.callbacks, TimedCheckpoint):
             defaults.append(TimedCheckpoint())
@@ -199,50 +211,6 @@ def claim_version(trainer: L.Trainer) -> None:
             other._version = first._version
 
 
-def newest_checkpoint(root: Path, resumable: bool) -> Path:
-    """Return the newest checkpoint of all runs in a folder, including those for SLURM's requeue.
-
-    A checkpoint of weights alone is returned only if there is no other.
-
-    Args:
-        root: ``default_root_dir`` of the runs.
-        resumable: whether to ignore checkpoints of weights alone in any case.
-
-    Raises:
-        FileNotFoundError: if there is none.
-    """
-    found = newest_first(root, f"{CHECKPOINTS}/*.ckpt", "hpc_ckpt_*.ckpt")
-    whole = next((path for path in found if is_resumable(path)), None)
-    if whole is None and (resumable or not found):
-        held = f"only weights, such as {found[0]}, which cannot be resumed" if found else "none"
-        raise FileNotFoundError(
-            f"--ckpt_path last: expected a checkpoint in {root / CHECKPOINTS}, found {held}: name its file"
-        )
-    return whole or found[0]
-
-
-def best_checkpoint(root: Path) -> Path:
-    """Return the newest file with the best weights of a run; warn if it is not from the newest run of the folder.
-
-    Args:
-        root: ``default_root_dir`` of the runs.
-
-    Raises:
-        FileNotFoundError: if there is none.
-    """
-    found, others = newest_first(root, f"{CHECKPOINTS}/{BEST}*.ckpt"), newest_first(root, f"{CHECKPOINTS}/*.ckpt")
-    if not found:
-        raise FileNotFoundError(
-            f"--ckpt_path best: expected a file {BEST}*.ckpt in {root / CHECKPOINTS}, found none: runs without "
-            "validation data, or with a ModelCheckpoint that monitors the same metric, do not write it; give last or "
-            "the name of a file"
-        )
-    if found[0].parent != others[0].parent:
-        newer = others[0].parents[1]
-        rank_zero_warn(f"--ckpt_path best is of {found[0].parents[1]}: the newer run {newer} has none of its own")
-    return found[0]
-
-
 def _check_resumable(path: str) -> None:
     if Path(path).is_file() and not is_resumable(path):
         raise ValueError(
@@ -276,18 +244,4 @@ def main(args: Sequence[str] | None = None) -> None:
         if result is not None:
             print(result)
         return
-    try:
-        CondKDCLI(args)
-    except SIGTERMException:
-        # Lightning would end with the return code of a finished run.
-        _say_ended("SIGTERM")
-        raise SystemExit(128 + signal.SIGTERM) from None
-    except SystemExit as end:
-        if not isinstance(end.__context__, KeyboardInterrupt):
-            raise
-        _say_ended("Ctrl-C (SIGINT)")
-        raise SystemExit(128 + signal.SIGINT) from None
-
-
-def _say_ended(how: str) -> None:
-    print(f"ended by {how} before it was finished: resume with --ckpt_path last, or CHECKPOINT", file=sys.stderr)
+    CondKDCLI(args)

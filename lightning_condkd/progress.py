@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from math import inf
 from typing import TypeVar
 
 import torch.distributed as dist
@@ -47,7 +48,7 @@ def progress(what: str, total: int, unit: str, *, leave: bool = True) -> Iterato
         with tqdm(desc=what, total=total, unit=f" {unit}", delay=BAR_AFTER, leave=leave, dynamic_ncols=True) as bar:
             yield bar.update
     else:
-        yield _Lines(what, total, unit).advance
+        yield Lines(what, total, unit).advance
 
 
 def each(items: Iterable[Item], what: str, total: int, unit: str, *, leave: bool = True) -> Iterator[Item]:
@@ -77,19 +78,34 @@ def is_shown() -> bool:
     return next((os.environ[name] for name in RANKS if name in os.environ), "0") == "0"
 
 
-class _Lines:
-    """Plain lines, since a bar would fill a log."""
+class Lines:
+    """Plain lines about some work, since a bar would fill a log: one after 10 s, then one a minute.
 
-    def __init__(self, what: str, total: int, unit: str) -> None:
+    Args:
+        what: see :func:`progress`.
+        total: see :func:`progress`; infinity if it is unknown.
+        unit: see :func:`progress`.
+    """
+
+    def __init__(self, what: str, total: float, unit: str) -> None:
         self.what, self.total, self.unit = what, total, unit
         self.count, self.start = 0, time.monotonic()
         self.due = self.start + LINE_AFTER
 
     def advance(self, count: int) -> None:
+        """Count finished parts, and print a line if one is due.
+
+        Args:
+            count: number of parts that were finished since the last call.
+        """
         self.count += count
         now = time.monotonic()
         if now >= self.due and 0 < self.count < self.total:
-            left = (now - self.start) / self.count * (self.total - self.count)
-            done = f"{self.count} of {self.total} {self.unit}"
-            print(f"{self.what}: {done}, about {duration(left)} left", file=sys.stderr, flush=True)
+            print(f"{self.what}: {self._done(now - self.start)}", file=sys.stderr, flush=True)
             self.due = now + LINE_EVERY
+
+    def _done(self, seconds: float) -> str:
+        if self.total == inf:
+            return f"{self.count} {self.unit}"
+        left = seconds / self.count * (self.total - self.count)
+        return f"{self.count} of {self.total} {self.unit}, about {duration(left)} left"

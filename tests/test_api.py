@@ -74,4 +74,7 @@ print(*(name for name in sys.modules if name.startswith("lightning_condkd")))
     package = ROOT / "lightning_condkd"
     files = (".".join(path.relative_to(ROOT).with_suffix("").parts) for path in package.rglob("*.py"))
     assert heavy == "False"
-    assert {file.removesuffix(".__init__") for file in files} - set(modules.split()) == {"lightning_condkd.__main__"}
+    assert {file.removesuffix(".__init__") for file in files} - set(modules.split()) == {
+        "lightning_condkd.__main__",
+        "lightning_condkd.entry",
+    }

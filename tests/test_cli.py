@@ -26,8 +26,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from lightning_condkd import __main__ as entry
-from lightning_condkd.cli import CondKDCLI, claim_version, main, newest_checkpoint
+from lightning_condkd import entry
+from lightning_condkd.__main__ import HELP
+from lightning_condkd.__main__ import run as run_process
+from lightning_condkd.cli import COMMANDS, CondKDCLI, claim_version, main, newest_checkpoint
 from lightning_condkd.data.digits import load_digits_split
 from tests.conftest import ROOT
 from tests.helpers.environment import environment
@@ -302,7 +304,7 @@ def test_an_error_of_others_keeps_its_trace(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(entry, "main", fails)
     monkeypatch.setattr(sys, "argv", ["lightning-condkd", "fit"])
     with pytest.raises(json.JSONDecodeError):
-        entry.run()
+        entry.run_command(sys.argv[1:])
 
 
 def test_a_file_that_is_not_there_is_one_line_whoever_opened_it(
@@ -310,7 +312,7 @@ def test_a_file_that_is_not_there_is_one_line_whoever_opened_it(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["lightning-condkd", "export", "nowhere.ckpt", str(tmp_path / "s.safetensors")])
     with pytest.raises(SystemExit):
-        entry.run()
+        entry.run_command(sys.argv[1:])
     assert "nowhere.ckpt" in capsys.readouterr().err.splitlines()[0]
 
 
@@ -321,7 +323,7 @@ def test_a_missing_optional_package_is_one_line(
     monkeypatch.setattr(sys, "argv", ["lightning-condkd", "fit", *given])
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(SystemExit):
-        entry.run()
+        entry.run_command(sys.argv[1:])
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert lines == ['error: DiffDFKD needs the package diffusers: pip install "lightning-condkd[diffusion]"']
 
@@ -337,7 +339,7 @@ def test_a_class_in_the_working_folder_is_found_by_the_installed_script(
     given = ["--model.init_args.distillation", "losses_here.Squared", "--print_config"]
     monkeypatch.setattr(sys, "argv", ["lightning-condkd", *QUICK, *given])
     with pytest.raises(SystemExit) as end:
-        entry.run()
+        entry.run_command(sys.argv[1:])
     assert end.value.code == 0
     assert sys.path[-1] == str(tmp_path)
     printed = yaml.safe_load(capsys.readouterr().out)
@@ -353,8 +355,10 @@ def test_an_interrupted_command_ends_in_a_word(
     monkeypatch.setattr(entry, "main", interrupted)
     monkeypatch.setattr(sys, "argv", ["lightning-condkd", "evaluate"])
     with pytest.raises(SystemExit) as end:
-        entry.run()
-    assert (end.value.code, capsys.readouterr().err) == (130, "interrupted\n")
+        entry.run_command(sys.argv[1:])
+    assert end.value.code == 130
+    said = "ended by Ctrl-C (SIGINT) before it was finished: nothing was written: type the command again\n"
+    assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize("recipe", ["quickstart", "experts"])
@@ -373,7 +377,7 @@ def test_ctrl_c_ends_a_fit_with_its_code_and_the_cure(
     with pytest.raises(SystemExit) as end:
         main([*command, *die, "--trainer.callbacks.how=SIGINT", f"--trainer.default_root_dir={tmp_path}"])
     assert end.value.code == 128 + signal.SIGINT
-    assert "ended by Ctrl-C (SIGINT) before it was finished: resume with --ckpt_path last" in capsys.readouterr().err
+    assert "ended by Ctrl-C (SIGINT) before it was finished: it was before its first" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGINT) == before
 
 
@@ -389,25 +393,56 @@ def test_a_command_leaves_its_process_group(
     monkeypatch.setattr(entry, "main", main)
     monkeypatch.setattr(sys, "argv", ["lightning-condkd", "fit"])
     with contextlib.nullcontext() if end is None else pytest.raises((SystemExit, ValueError)):
-        entry.run()
+        entry.run_command(sys.argv[1:])
     assert not dist.is_initialized()
 
 
 def test_version_and_unknown_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["lightning-condkd", "--version"])
-    entry.run()
+    run_process()
     assert capsys.readouterr().out == f"lightning-condkd {version('lightning-condkd')}\n"
     for given, got in (["destil"], "'destil'"), ([], "nothing"):
         monkeypatch.setattr(sys, "argv", ["lightning-condkd", *given])
         with pytest.raises(SystemExit, match=rf"expected one of fit, .*, convert, describe, evaluate, .* got {got}"):
-            entry.run()
+            entry.run_command(sys.argv[1:])
+
+
+def test_the_first_help_names_every_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for flag in ("--help", "-h"):
+        monkeypatch.setattr(sys, "argv", ["lightning-condkd", flag])
+        run_process()
+        assert capsys.readouterr().out == HELP
+    named = [line.split()[0] for line in HELP.splitlines() if line.startswith("  ") and not line.startswith("  -")]
+    assert sorted(named) == sorted([*entry.STAGES, *COMMANDS])
+
+
+HEAVY = ("torch", "lightning", "torchvision", "jsonargparse", "numpy")
+LATER = ("sklearn", "diffusers", "onnx")  # torchmetrics, which Lightning imports, brings torchvision and more
+
+
+@pytest.mark.parametrize(("arguments", "left_out"), [("--version", HEAVY), ("--help", HEAVY), ("fit --help", LATER)])
+def test_what_a_short_answer_does_not_import(arguments: str, left_out: tuple[str, ...]) -> None:
+    code = (
+        "import contextlib, sys\n"
+        "from lightning_condkd.__main__ import run\n"
+        f"sys.argv = ['lightning-condkd', *{arguments.split()}]\n"
+        "with contextlib.suppress(SystemExit):\n    run()\n"
+        f"print('imported:', *(name for name in {left_out} if name in sys.modules))\n"
+    )
+    everything = environment(PYTHONPATH=str(ROOT))
+    done = subprocess.run([sys.executable, "-c", code], env=everything, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1].split() == ["imported:"]
+    assert len(done.stdout.splitlines()) > 1
 
 
 def test_lightning_s_advertisements_are_left_out(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["lightning-condkd", "--version"])
-    entry.run()
+    monkeypatch.setattr(sys, "argv", ["lightning-condkd", "destil"])
+    with pytest.raises(SystemExit):
+        run_process()
     with caplog.at_level("INFO", logger="lightning.pytorch"):
         rank_zero_info("Tip: install something")
         rank_zero_info("a result")
@@ -416,7 +451,7 @@ def test_lightning_s_advertisements_are_left_out(
 
 STUCK = """
 import signal, threading
-from lightning_condkd import __main__ as entry
+from lightning_condkd import entry
 entry.TERMINATION_SECONDS = 0.5
 entry.bound_termination()
 signal.signal(signal.SIGTERM, lambda *_: None)

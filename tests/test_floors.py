@@ -37,11 +37,13 @@ ROOMS = (
     ("modules",),
     ("parser",),
     ("callbacks", "commands"),
+    ("interruption",),
     ("cli",),
+    ("entry",),
     ("__main__",),
 )
 FLOORS = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
-LIGHTNING = {"training", "modules", "callbacks", "commands", "parser", "cli", "__main__"}
+LIGHTNING = {"training", "modules", "callbacks", "commands", "parser", "interruption", "cli", "entry"}
 SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 

@@ -5,11 +5,12 @@ from lightning_condkd.callbacks.beta2_ramp import Beta2Ramp
 from lightning_condkd.callbacks.compile_networks import CompileNetworks
 from lightning_condkd.callbacks.condensed_accuracy import CondensedAccuracy
 from lightning_condkd.callbacks.condensed_only import CondensedOnlyBaseline
+from lightning_condkd.callbacks.epoch_lines import EpochLines
 from lightning_condkd.callbacks.feature_tsne import FeatureTSNE
 from lightning_condkd.callbacks.prediction_file import PredictionFile
-from lightning_condkd.callbacks.progress_bar import EpochLines, PhaseProgressBar
+from lightning_condkd.callbacks.progress_bar import PhaseProgressBar
 from lightning_condkd.callbacks.run_summary import RunSummary, closing_table
-from lightning_condkd.callbacks.synthetic_images import SyntheticImages, class_grid, set_sheet
+from lightning_condkd.callbacks.synthetic_images import SyntheticImages, class_names, latest_sheet, set_sheet
 from lightning_condkd.callbacks.timed_checkpoint import TimedCheckpoint
 from lightning_condkd.training.student_averaging import StudentAveraging
 
@@ -27,7 +28,8 @@ __all__ = [
     "StudentAveraging",
     "SyntheticImages",
     "TimedCheckpoint",
-    "class_grid",
+    "class_names",
     "closing_table",
+    "latest_sheet",
     "set_sheet",
 ]

@@ -119,9 +119,7 @@ class CondensedAccuracy(Callback):
         for logger in trainer.loggers:
             logger.log_metrics({f"condensed/{self.name}": accuracy}, trainer.global_step)
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image(
-                    "condensed", set_sheet(condensed, max_classes=10, least_size=1), trainer.global_step
-                )
+                logger.experiment.add_image("condensed", set_sheet(condensed, max_classes=10), trainer.global_step)
 
     @property
     def state_key(self) -> str:

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning_condkd.callbacks.best_checkpoint import BestCheckpoint, monitors
 from lightning_condkd.callbacks.condensed_accuracy import CondensedAccuracy
 from lightning_condkd.callbacks.condensed_only import CondensedOnlyBaseline
-from lightning_condkd.callbacks.progress_bar import epoch_name
+from lightning_condkd.callbacks.parts.epochs import epoch_name
 from lightning_condkd.callbacks.synthetic_images import SyntheticImages
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.modules.classification import Classification

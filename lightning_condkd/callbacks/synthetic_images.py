@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,10 +14,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
-from torchvision.utils import make_grid
 
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.transfer import TransferSet
+from lightning_condkd.image_grids import labeled_grid
 from lightning_condkd.modules.condensation import Condensation
 from lightning_condkd.modules.condkd import CondKD
 from lightning_condkd.modules.generative_condensation import GenerativeCondensation
@@ -28,23 +29,33 @@ from lightning_condkd.writing import write_atomic
 
 
 class SyntheticImages(Callback):
-    """Show condensed images and the latest synthetic images of each class in TensorBoard.
+    """Show condensed images and the latest synthetic images in TensorBoard, in a row for each class with its name.
 
     At the end of a condensation, the learned set is drawn to ``condensed.png`` in the folder of the run.
 
     Args:
-        per_class: images of each kind in a row.
-        max_classes: rows of the picture in TensorBoard.
+        per_class: largest number of images in a row in TensorBoard.
+        max_classes: rows of a picture in TensorBoard.
         every_n_rounds: rounds between two pictures.
     """
 
     def __init__(self, per_class: int = 8, max_classes: int = 10, every_n_rounds: int = 5) -> None:
         self.per_class, self.max_classes, self.every_n_rounds = per_class, max_classes, every_n_rounds
         self.path: Path | None = None
+        self._shown_condensed = False
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Show the condensed images again in a new run.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the trained module.
+        """
+        self._shown_condensed = False
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Add the picture.
+        """Add the pictures.
 
         Args:
             trainer: the trainer.
@@ -56,10 +67,16 @@ class SyntheticImages(Callback):
         transfer = pl_module.transfer_set
         stored = Synthetic(transfer.bank.images, transfer.bank.labels)
         synthetic = stored if pl_module.inversion.source == "bank" else pl_module.inversion.collect()
-        picture = class_grid(transfer.condensed, synthetic, self.per_class, self.max_classes)
-        for logger in trainer.loggers:
+        names = class_names(transfer.condensed)[: self.max_classes]
+        self._show(trainer, "synthetic", latest_sheet(synthetic, names, self.per_class))
+        if not self._shown_condensed:  # it does not change
+            self._show(trainer, "condensed", set_sheet(transfer.condensed, self.per_class, self.max_classes))
+        self._shown_condensed = True
+
+    def _show(self, trainer: L.Trainer, name: str, picture: Tensor | None) -> None:
+        for logger in trainer.loggers if picture is not None else []:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image("condensed | synthetic", picture, trainer.global_step)
+                logger.experiment.add_image(name, picture, trainer.global_step)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the picture of a learned set, except in a ``fast_dev_run``.
@@ -77,57 +94,56 @@ class SyntheticImages(Callback):
             self.path = path
 
 
-def set_sheet(condensed: CondensedSet, per_class: int = 10, max_classes: int = 100, least_size: int = 32) -> Tensor:
-    """Return a picture with a row of images for each class.
+def set_sheet(condensed: CondensedSet, per_class: int = 10, max_classes: int = 100, min_pixels: int = 64) -> Tensor:
+    """Return a picture with a row of images for each class, and its name.
 
     Args:
         condensed: the set.
         per_class: largest number of images in a row.
         max_classes: largest number of rows.
-        least_size: smaller images are enlarged by a whole factor to about this many pixels.
+        min_pixels: see :func:`~lightning_condkd.image_grids.labeled_grid`.
 
     Returns:
-        ``(3, H, W)``, pixels in [0, 1]; missing images are grey.
+        ``(3, H, W)``, pixels in [0, 1].
 
     Example:
         >>> condensed = CondensedSet(torch.rand(3, 1, 8, 8), torch.tensor([0, 1, 1]))
-        >>> set_sheet(condensed, least_size=8).shape, set_sheet(condensed).shape
-        (torch.Size([3, 19, 19]), torch.Size([3, 67, 67]))
+        >>> set_sheet(condensed).shape[1]
+        134
     """
-    labels, length = range(min(condensed.num_classes, max_classes)), min(per_class, int(condensed.counts.max()))
-    rows = [condensed.pixels(condensed.class_indices(label)[:length]) for label in labels]
-    factor = max(1, least_size // max(condensed.image_shape[1:]))
-    filled = torch.cat([_filled(row, length, condensed.image_shape) for row in rows])
-    large = filled.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-    return make_grid(large.clamp(0, 1), nrow=length, padding=1, pad_value=0.5)
+    rows = (condensed.labels < max_classes).nonzero().flatten()
+    names = class_names(condensed)[:max_classes]
+    return labeled_grid(condensed.pixels(rows), condensed.labels[rows], names, columns=per_class, min_pixels=min_pixels)
 
 
-def _filled(row: Tensor, length: int, image_shape: tuple[int, int, int]) -> Tensor:
-    return torch.cat([row.view(-1, *image_shape), torch.full((length, *image_shape), 0.5)])[:length]
-
-
-def class_grid(condensed: CondensedSet, synthetic: Synthetic, per_class: int, max_classes: int) -> Tensor:
-    """Return a picture with one row for each class: condensed images, then the latest synthetic ones.
+def latest_sheet(synthetic: Synthetic, names: Sequence[str], per_class: int) -> Tensor | None:
+    """Return a picture with a row of the latest synthetic images for each class; ``None`` if there are none.
 
     Args:
-        condensed: the condensed set.
         synthetic: labelled images, uint8 or pixels in the units of [0, 1]; the last ones of each class are shown.
-        per_class: images of each kind in a row.
-        max_classes: rows of the picture.
+        names: names of the classes to show, from class 0 on.
+        per_class: images in a row.
 
     Returns:
-        ``(3, H, W)``, pixels in [0, 1]; missing images are grey.
+        ``(3, H, W)``, pixels in [0, 1].
 
     Example:
-        >>> condensed = CondensedSet(torch.rand(2, 1, 8, 8), torch.tensor([0, 1]))
         >>> synthetic = Synthetic(torch.rand(3, 1, 8, 8), torch.tensor([1, 1, 1]))
-        >>> class_grid(condensed, synthetic, per_class=2, max_classes=10).shape
-        torch.Size([3, 19, 37])
+        >>> latest_sheet(synthetic, ["cat", "dog"], per_class=2).shape[1]
+        134
     """
-    images, labels = synthetic.images.cpu(), cast(Tensor, synthetic.labels).cpu()
-    rows = []
-    for label in range(min(condensed.num_classes, max_classes)):
-        rows += [condensed.pixels(condensed.class_indices(label)[:per_class])]
-        rows += [to_pixels(images[(labels == label).nonzero().flatten()[-per_class:]])]
-    filled = [_filled(row, per_class, condensed.image_shape) for row in rows]
-    return make_grid(torch.cat(filled).clamp(0, 1), nrow=2 * per_class, padding=1, pad_value=0.5)
+    labels = cast(Tensor, synthetic.labels).cpu()
+    latest = [(labels == label).nonzero().flatten()[-per_class:] for label in range(len(names))]
+    rows = torch.cat(latest)
+    if not len(rows):
+        return None
+    return labeled_grid(to_pixels(synthetic.images.cpu()[rows]), labels[rows], names, columns=per_class)
+
+
+def class_names(condensed: CondensedSet) -> list[str]:
+    """Return the names of the classes of a set, or their numbers if it has none.
+
+    Args:
+        condensed: the set.
+    """
+    return list(condensed.info.class_names or map(str, range(condensed.num_classes)))

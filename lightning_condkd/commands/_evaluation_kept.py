@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,21 @@ class KeptRuns:
             self._done[name] = train()._asdict()
             self._write()
         return Trained(**self._done[name])
+
+    @contextmanager
+    def advising(self) -> Iterator[None]:
+        """Add to an interruption by the user how to go on."""
+        try:
+            yield
+        except KeyboardInterrupt as end:
+            raise type(end)(self._advice()) from None
+
+    def _advice(self) -> str:
+        if self.path is None:
+            return "nothing was written: type the command again, with an --output to keep finished trainings"
+        if not self._done:
+            return "no training was finished: type the command again"
+        return f"{len(self._done)} finished trainings are in {self.path}: type the command again to go on after them"
 
     def missing(self, rows: Sequence[str], numbers: Sequence[int]) -> int:
         """Return how many trainings are not in the file.

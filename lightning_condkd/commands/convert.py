@@ -56,10 +56,10 @@ def convert(
     export_only = {"mean", "std"} if in_pixels(path) and format in NORMALIZED else set()
     condensed = CondensedSet.load(path, **{name: value for name, value in given.items() if name not in export_only})
     constants = {name: value for name, value in given.items() if name in ("dataset", "mean", "std")}
-    note = _write(condensed, output, format, constants)
-    lines = [condensed.describe(), *_warnings(condensed), note]
-    if teacher is not None:
-        lines.append(_accuracy_line(teacher_accuracy(condensed, teacher), condensed))
+    accuracy = None if teacher is None else teacher_accuracy(condensed, teacher)
+    lines = [condensed.describe(), *_warnings(condensed), _write(condensed, output, format, constants)]
+    if accuracy is not None:
+        lines.append(_accuracy_line(accuracy, condensed))
     return "\n".join(lines)
 
 

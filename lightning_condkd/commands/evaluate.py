@@ -128,7 +128,8 @@ def evaluate(
     facts |= {"condensed": set_facts(condensed, chosen), "teacher": teacher_facts(asked)}
     facts |= {"networks": network_facts(fresh)}
     kept = KeptRuns(None if output is None else Path(output), facts | _identities(chosen, real, fresh, sets))
-    rows = _rows(fresh, trials, real.test, options, kept)
+    with kept.advising():
+        rows = _rows(fresh, trials, real.test, options, kept)
     found = [] if scores is None else scored(scores, rows)
     if output is not None:
         facts |= {"rows": [row.record() for row in rows], "scores": [one.record() for one in found]}

@@ -60,8 +60,9 @@ def select(
     labels = torch.arange(source.num_classes).repeat_interleave(ipc)
     info = _info(source, data, method, ipc, teacher, seed)
     condensed = CondensedSet(_choose(source, method, ipc, teacher, seed), labels, info=info)
+    report = _report(condensed, output, teacher)
     condensed.save(output)
-    return _report(condensed, output, teacher)
+    return report
 
 
 def _choose(source: ImageSource, method: SelectionMethod, ipc: int, teacher: Observer | None, seed: int) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from sklearn.datasets import load_digits
 
 from lightning_condkd.data.image_source import ImageSource
 from lightning_condkd.pixels import to_bytes
@@ -25,6 +24,8 @@ def load_digits_split(train: bool) -> ImageSource:
         >>> source.images.shape, source.images.max()
         (torch.Size([500, 1, 8, 8]), tensor(255, dtype=torch.uint8))
     """
+    from sklearn.datasets import load_digits  # takes a second, also for commands that do not use it
+
     data = load_digits()
     rows = slice(None, -HELD_OUT) if train else slice(-HELD_OUT, None)
     images = to_bytes(torch.from_numpy(data.images[rows]) / 16).unsqueeze(1)

@@ -6,8 +6,6 @@ import warnings
 from typing import Any, cast
 
 import torch
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -114,6 +112,9 @@ def k_means_nearest(embeddings: Tensor, count: int, generator: torch.Generator) 
     References:
         Arthur and Vassilvitskii, "k-means++: The Advantages of Careful Seeding", SODA 2007.
     """
+    from sklearn.cluster import KMeans  # takes a second, also for commands that do not use it
+    from sklearn.exceptions import ConvergenceWarning
+
     centered = _centered(embeddings, count).cpu()
     start = centered[_spread_rows(centered, count, generator)]
     with warnings.catch_warnings(), cast(Any, threadpool_limits)(1, user_api="openmp"):

@@ -7,11 +7,13 @@ from itertools import count
 from pathlib import Path
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_condkd.messages import listed
 
 BEST = "best_"
 RUNS = "version_*/checkpoints/*.ckpt"  # of Lightning's loggers
+CHECKPOINTS = "lightning_logs/version_*/checkpoints"
 
 
 def best_name(metric: str) -> str:
@@ -81,3 +83,47 @@ def checkpoint_of_run(folder: Path) -> Path:
     raise FileNotFoundError(
         f"expected checkpoints in {own / 'checkpoints'}, found none{near}: name the file of one, or the folder of a run"
     )
+
+
+def newest_checkpoint(root: Path, resumable: bool) -> Path:
+    """Return the newest checkpoint of all runs in a folder, including those for SLURM's requeue.
+
+    A checkpoint of weights alone is returned only if there is no other.
+
+    Args:
+        root: ``default_root_dir`` of the runs.
+        resumable: whether to ignore checkpoints of weights alone in any case.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    found = newest_first(root, f"{CHECKPOINTS}/*.ckpt", "hpc_ckpt_*.ckpt")
+    whole = next((path for path in found if is_resumable(path)), None)
+    if whole is None and (resumable or not found):
+        held = f"only weights, such as {found[0]}, which cannot be resumed" if found else "none"
+        raise FileNotFoundError(
+            f"--ckpt_path last: expected a checkpoint in {root / CHECKPOINTS}, found {held}: name its file"
+        )
+    return whole or found[0]
+
+
+def best_checkpoint(root: Path) -> Path:
+    """Return the newest file with the best weights of a run; warn if it is not from the newest run of the folder.
+
+    Args:
+        root: ``default_root_dir`` of the runs.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    found, others = newest_first(root, f"{CHECKPOINTS}/{BEST}*.ckpt"), newest_first(root, f"{CHECKPOINTS}/*.ckpt")
+    if not found:
+        raise FileNotFoundError(
+            f"--ckpt_path best: expected a file {BEST}*.ckpt in {root / CHECKPOINTS}, found none: runs without "
+            "validation data, or with a ModelCheckpoint that monitors the same metric, do not write it; give last or "
+            "the name of a file"
+        )
+    if found[0].parent != others[0].parent:
+        newer = others[0].parents[1]
+        rank_zero_warn(f"--ckpt_path best is of {found[0].parents[1]}: the newer run {newer} has none of its own")
+    return found[0]

@@ -49,6 +49,18 @@ def count_epoch(trainer: L.Trainer) -> None:
         progress.increment_started()
 
 
+def epochs_done(trainer: L.Trainer) -> float:
+    """Return the number of epochs before the start of this run, with the share of one that is resumed within it.
+
+    Args:
+        trainer: at the start of the training.
+    """
+    loop, batches = trainer.fit_loop, trainer.fit_loop.epoch_loop.batch_progress
+    within = loop.restarted_mid_epoch and not batches.is_last_batch
+    done = cast(_ProcessedTracker, batches.current).processed if within else 0
+    return trainer.current_epoch + done / trainer.num_training_batches
+
+
 def validate_on_resume(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:
     """Make a resumed run validate first if it was saved between the last step of an epoch and the validation.
 

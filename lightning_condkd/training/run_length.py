@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import ceil, inf
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_warn
@@ -60,6 +61,19 @@ def run_steps(trainer: L.Trainer, length: int) -> int | None:
     rounds, steps = trainer.max_epochs, trainer.max_steps
     ends = [rounds * length] if rounds is not None and rounds >= 0 else []
     return min([*ends, steps] if steps >= 0 else ends, default=None)
+
+
+def run_epochs(trainer: L.Trainer) -> int | None:
+    """Return the number of epochs of a whole run, of which the last may be cut short; ``None`` if it has no end.
+
+    Args:
+        trainer: trainer with the limits of the run, and with its training loader.
+    """
+    rounds, steps, length = trainer.max_epochs, trainer.max_steps, trainer.num_training_batches
+    ends = [rounds] if rounds is not None and rounds >= 0 else []
+    if steps >= 0 and 0 < length < inf:
+        ends.append(ceil(steps * trainer.accumulate_grad_batches / length))
+    return min(ends, default=None)
 
 
 def units_of_run(trainer: L.Trainer, cadence: Cadence) -> Iterator[tuple[Unit, bool]]:

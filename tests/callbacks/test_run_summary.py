@@ -76,7 +76,8 @@ def test_every_module_leaves_summary_and_curve_and_says_how_far_it_is(
     assert found.summary["seconds"]["total"] > 0
     assert [row[name] for row in found.rows] == ["0", "1"]
     assert len(found.rows[1]) > 1
-    assert len(re.findall(rf"{name} [12] of 2: .*\d\.\d s\n", found.log)) == 2
+    said = "expert" if recipe == "digits/experts" else name
+    assert len(re.findall(rf"{said} [12] of 2[:,] .*\d\.\d s(, about \d s left)?\n", found.log)) == 2
     assert f"summary: {found.folder / 'summary.json'}" in found.out
     assert re.search(r"^seconds +.*total", found.out, re.MULTILINE)
     assert f"checkpoints{' ' * 3}" in re.sub(" {3,}", " " * 3, found.out)
@@ -97,7 +98,8 @@ def test_a_learned_set_is_described_and_shown(
     assert found.summary["iterations"] == 4
     assert Path(found.summary["picture"]) == found.folder / "condensed.png"
     with Image.open(found.folder / "condensed.png") as sheet:
-        assert sheet.size == (33 * ipc + 1, 33 * 10 + 1)
+        assert sheet.height == 66 * 10 + 2
+        assert 66 * ipc + 2 < sheet.width < 66 * ipc + 30  # the names are digits
         assert len(set(sheet.convert("L").tobytes())) > 20
     for title in ("condensed set", "picture", "iterations"):
         assert re.search(rf"^{title} +\S", found.out, re.MULTILINE)

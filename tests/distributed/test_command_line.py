@@ -169,13 +169,15 @@ def test_a_death_on_one_rank_ends_the_other(rank: int, how: str, tmp_path: Path)
     assert "the cause" in said if how == "raise" else "closed by peer" in said or "reset by peer" in said or code < 0
 
 
-def test_a_terminated_run_does_not_look_finished(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGINT"])
+def test_an_interrupted_run_does_not_look_finished_and_says_how_to_go_on(how: str, tmp_path: Path) -> None:
     die = [
         "--trainer.callbacks+=tests.helpers.callbacks.DieAt",
         "--trainer.callbacks.rank=0",
         "--trainer.callbacks.step=9",
     ]
-    code, said = run_in_two_processes(tmp_path, *die, "--trainer.callbacks.how=SIGTERM")
-    assert code == 128 + signal.SIGTERM, said[-3000:]
-    assert "ended by SIGTERM" in said
+    code, said = run_in_two_processes(tmp_path, *die, f"--trainer.callbacks.how={how}")
+    assert code == 128 + signal.Signals[how], said[-3000:]
+    assert said.count("before it was finished: resume with --ckpt_path last") == 1
+    assert "Traceback" not in said
     assert not list(tmp_path.rglob("summary.json"))

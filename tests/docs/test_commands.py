@@ -10,8 +10,8 @@ import pytest
 import yaml
 from jsonargparse import auto_cli, capture_parser
 
-from lightning_condkd.__main__ import STAGES
 from lightning_condkd.cli import COMMANDS, main
+from lightning_condkd.entry import STAGES
 from lightning_condkd.parser import ReadableParser
 from tests.helpers.pages import DOCS, README, commands, write_files
 

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
 from safetensors.torch import save_file
 
-import lightning_condkd.__main__ as entry
+from lightning_condkd import entry
 from lightning_condkd.data import DigitsDataModule
 from lightning_condkd.models import DigitsNet, Observer
 from lightning_condkd.models.weights import load_weights
@@ -110,7 +110,7 @@ def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *
     monkeypatch.setattr(sys, "argv", ["lightning-condkd", *arguments])
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
-        entry.run()
+        entry.run_command(sys.argv[1:])
     said = str(ended.value) if isinstance(ended.value.code, str) else capsys.readouterr().err
     assert "weights_only" not in said
     assert "Traceback" not in said

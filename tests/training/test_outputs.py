@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-import lightning_condkd.__main__ as entry
+from lightning_condkd import entry
 from lightning_condkd.callbacks import RunSummary
 from lightning_condkd.condensation import DistributionMatching
 from lightning_condkd.condensation.generative import ConditionalGAN
@@ -120,7 +120,7 @@ def test_a_dry_run_needs_no_place(tmp_path: Path) -> None:
 def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     monkeypatch.setattr(sys, "argv", ["lightning-condkd", *arguments])
     with pytest.raises(SystemExit) as ended:
-        entry.run()
+        entry.run_command(sys.argv[1:])
     assert ended.value.code == 1
     said = capsys.readouterr().err
     assert "Traceback" not in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, LambdaCallback
 from torch import Tensor
 
-from lightning_condkd import __main__ as entry
+from lightning_condkd import entry
 from lightning_condkd.alignment import FeatureAlignment
 from lightning_condkd.callbacks import BestCheckpoint, StudentAveraging
 from lightning_condkd.distillation import KLDistillation, SimKD, WeightedLosses
@@ -174,7 +175,7 @@ def test_the_command_line_takes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     length = ["--trainer.max_epochs=2", "--trainer.callbacks+=StudentAveraging", "--trainer.callbacks.decay=0.9"]
     monkeypatch.setattr("sys.argv", ["lightning-condkd", "fit", *line, *length])
     monkeypatch.setattr(entry, "bound_termination", lambda: None)
-    entry.run()
+    entry.run_command(sys.argv[1:])
     found = {path.name: torch.load(path, weights_only=True) for path in tmp_path.rglob("*.ckpt")}
     (best,) = [state for name, state in found.items() if name.startswith("best")]
     (last,) = [state for name, state in found.items() if not name.startswith("best")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_condkd import __main__ as entry
+from lightning_condkd import entry
 from lightning_condkd.callbacks import CondensedOnlyBaseline, RunSummary
 from lightning_condkd.data import CondensedDataModule
 from tests.conftest import ROOT
@@ -337,7 +338,7 @@ def test_the_command_line_says_it_in_one_line(
     monkeypatch.setattr("sys.argv", ["lightning-condkd", *line])
     monkeypatch.setattr(entry, "bound_termination", lambda: None)
     with pytest.raises(SystemExit) as end:
-        entry.run()
+        entry.run_command(sys.argv[1:])
     assert end.value.code == 1
     assert said in capsys.readouterr().err
 
