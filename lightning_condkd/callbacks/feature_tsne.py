@@ -11,7 +11,6 @@ from torch import Tensor
 from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.figures import (
     LabeledImages,
-    Source,
     check_matplotlib,
     feature_figure,
     feature_points,
@@ -19,6 +18,7 @@ from lightning_condkd.figures import (
     png,
     shown_names,
 )
+from lightning_condkd.figures.feature_map import Source
 from lightning_condkd.modules.condkd import CondKD
 from lightning_condkd.training.outputs import check_targets, run_folder
 from lightning_condkd.training.run_length import dev_steps

@@ -13,7 +13,6 @@ from lightning_condkd.figures import (
     Curve,
     LabeledImages,
     LabeledPoints,
-    Source,
     bar_figure,
     curve_figure,
     feature_figure,
@@ -23,6 +22,7 @@ from lightning_condkd.figures import (
     rows_by_source,
     shown_names,
 )
+from lightning_condkd.figures.feature_map import Source
 from lightning_condkd.messages import listed
 from lightning_condkd.models import Observer
 from lightning_condkd.models.checks import check_classifier

@@ -3,7 +3,7 @@
 from lightning_condkd.figures.bars import bar_figure
 from lightning_condkd.figures.canvas import check_matplotlib, figure_pixels, png, shown_names
 from lightning_condkd.figures.curves import Curve, curve_figure
-from lightning_condkd.figures.feature_map import Source, feature_figure
+from lightning_condkd.figures.feature_map import feature_figure
 from lightning_condkd.figures.feature_points import LabeledImages, LabeledPoints, feature_points
 from lightning_condkd.figures.image_rows import rows_by_class, rows_by_source
 
@@ -11,7 +11,6 @@ __all__ = [
     "Curve",
     "LabeledImages",
     "LabeledPoints",
-    "Source",
     "bar_figure",
     "check_matplotlib",
     "curve_figure",
