@@ -152,8 +152,8 @@ def _write_graph(
     names = saved.state["class_names"]
     check = save_graph(network, target, shape, format=chosen, folded=folded, class_names=names)
     print(
-        f"wrote the {saved.argument} of {saved.checkpoint} to {target} ({chosen}): input {input_of(shape, folded)}; "
-        f"output logits (N, {network.num_classes})"
+        f"wrote the {saved.argument} of {saved.checkpoint} to {target} ({chosen}): input "
+        f"{input_of(network, shape, folded)}; output logits (N, {network.num_classes})"
     )
     print(_checked(check, saved.argument))
     if chosen == "torchscript":

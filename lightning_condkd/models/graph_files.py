@@ -150,7 +150,7 @@ def describe(
         ('"images (N, 1, 2, 2), float32 in [0, 1] (uint8 divided by 255)"', '[0.5]', '["cat", "dog"]')
     """
     facts = {
-        "input": input_of(image_shape, folded),
+        "input": input_of(observer, image_shape, folded),
         "image_shape": list(image_shape),
         "mean": _numbers(observer.mean),
         "std": _numbers(observer.std),
@@ -161,15 +161,22 @@ def describe(
     return {name: json.dumps(value) for name, value in facts.items()}
 
 
-def input_of(image_shape: Sequence[int], folded: bool) -> str:
+def input_of(observer: Observer, image_shape: Sequence[int], folded: bool) -> str:
     """Return what a file takes as its input, in words.
 
     Args:
+        observer: the classifier.
         image_shape: ``(C, H, W)`` of its images.
-        folded: whether it normalises images.
+        folded: whether the file normalises images.
+
+    Example:
+        >>> observer = Observer(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), mean=(0.5,), std=(0.25,))
+        >>> input_of(observer, (1, 2, 2), folded=False)
+        'images (N, 1, 2, 2), float32 in [0, 1] (uint8 divided by 255), minus [0.5], divided by [0.25]'
     """
-    values = "in [0, 1] (uint8 divided by 255)" if folded else "in [0, 1], minus mean, divided by std"
-    return f"images (N, {', '.join(map(str, image_shape))}), float32 {values}"
+    mean, std = (None if folded else _numbers(one) for one in (observer.mean, observer.std))
+    steps = ("" if mean is None else f", minus {mean}") + ("" if std is None else f", divided by {std}")
+    return f"images (N, {', '.join(map(str, image_shape))}), float32 in [0, 1] (uint8 divided by 255){steps}"
 
 
 def _numbers(values: Tensor | None) -> list[float] | None:

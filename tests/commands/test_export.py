@@ -80,7 +80,7 @@ def test_onnx_predicts_what_the_module_does(
     main(["export", str(run), str(target), *options])
     said = capsys.readouterr().out
     assert f"of {best(run)} to {target} (onnx): input images (N, 1, 8, 8), float32 in [0, 1]" in said
-    assert ("minus mean" in said) == (normalization == "none")
+    assert (", minus [0.3059], divided by [0.3754]" in said) == (normalization == "none")
     assert "largest difference to the" in said
     assert [path.name for path in tmp_path.iterdir()] == ["s.onnx"]
 
