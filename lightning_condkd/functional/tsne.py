@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -40,6 +39,8 @@ def tsne(embeddings: Tensor, perplexity: float = 30.0, seed: int = 0) -> Tensor:
     References:
         van der Maaten and Hinton, "Visualizing Data using t-SNE", JMLR 2008.
     """
+    from sklearn.manifold import TSNE  # takes a second, also for commands that do not use it
+
     rows = _checked(embeddings)
     if rows.shape[1] == 1:  # two principal components need two values
         rows = torch.cat([rows, torch.zeros_like(rows)], 1)
