@@ -1,6 +1,7 @@
 """Every recipe and callback of ours on two ranks through the command line, and what becomes of a run that dies."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from tests.helpers.environment import environment
 
 pytestmark = pytest.mark.ddp
 
+WARNED = re.compile(r"Warning|\.py:\d+: ")  # on any rank
 TWO = ["--trainer.devices=2", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
 DDP = "--trainer.strategy=ddp_find_unused_parameters_true"
 CADENCE = "--model.init_args.inversion.init_args.cadence"
@@ -24,6 +26,7 @@ QUICK = [
     "--trainer.max_epochs=3",
     f"{CADENCE}.synthesis_steps=2",
     f"{CADENCE}.distill_steps=3",
+    "--trainer.log_every_n_steps=1",
     "--model.init_args.inversion.init_args.batch_size=16",
 ]
 LIVE = [
@@ -180,4 +183,5 @@ def test_an_interrupted_run_does_not_look_finished_and_says_how_to_go_on(how: st
     assert code == 128 + signal.Signals[how], said[-3000:]
     assert said.count("before it was finished: resume with --ckpt_path last") == 1
     assert "Traceback" not in said
+    assert not WARNED.search(said)
     assert not list(tmp_path.rglob("summary.json"))
