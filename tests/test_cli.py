@@ -404,7 +404,9 @@ def test_version_and_unknown_commands(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert capsys.readouterr().out == f"lightning-condkd {version('lightning-condkd')}\n"
     for given, got in (["destil"], "'destil'"), ([], "nothing"):
         monkeypatch.setattr(sys, "argv", ["lightning-condkd", *given])
-        with pytest.raises(SystemExit, match=rf"expected one of fit, .*, convert, describe, draw, evaluate, .* got {got}"):
+        with pytest.raises(
+            SystemExit, match=rf"expected one of fit, .*, convert, describe, draw, evaluate, .* got {got}"
+        ):
             entry.run_command(sys.argv[1:])
 
 

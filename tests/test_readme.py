@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lightning_condkd.assets import available_assets
+from lightning_condkd.assets.recipes import available_recipes
 from tests.conftest import ROOT
 from tests.helpers.pages import PAGES, README, blocks, code
 
@@ -28,9 +29,9 @@ ELSEWHERE = re.compile(  # made by a user or a run
 def missing(text: str) -> list[str]:
     """Return the paths, dotted names and classes of this package in a piece of code that are not there."""
     paths = [path for path in PATH.findall(text) if not ELSEWHERE.match(path)]
-    packaged = [name for name in re.findall(r"package:([\w.-]+)", text) if name not in ("NAME", "quickstart.yaml")]
+    packaged = [name for name in re.findall(r"package:([\w./-]+)", text) if name != "NAME"]
     lost = [path for path in paths if not any(name.endswith(f"/{path.strip('./')}") for name in NAMES)]
-    lost += [f"package:{name}" for name in packaged if name not in available_assets()]
+    lost += [f"package:{name}" for name in packaged if name not in (*available_assets(), *available_recipes())]
     dotted = [name for name in re.findall(r"lightning_condkd(?:\.\w+)+", text) if not resolves(name)]
     classes = re.findall(r"^[A-Z]+[a-z]\w*[A-Z]\w*$", text)
     return [*lost, *dotted, *(name for name in classes if name not in CLASSES)]

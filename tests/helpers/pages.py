@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from lightning_condkd.assets import available_assets
 from tests.conftest import ROOT
 
 README = ROOT / "README.md"
@@ -17,7 +16,6 @@ PAGES = (README, *sorted((ROOT / "benchmarks").rglob("*.md")), *DOCS)
 CODE = re.compile(r"^```\w*\n(.*?)^```|^ {4,}(\S[^\n]*)$|`([^`]+)`", flags=re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"^(<!-- skip: .+? -->\n)?```(\w+)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# ([\w.-]+\.\w+)\n")
-QUICKSTART = "package:quickstart.yaml"
 
 
 class Block(NamedTuple):
@@ -63,11 +61,4 @@ def commands(page: Path) -> list[list[str]]:
         for line in block.code.replace("\\\n", " ").splitlines()
     ]
     split = [shlex.split(line, comments=True) for line in lines]
-    given = [words[words.index("lightning-condkd") + 1 :] for words in split if "lightning-condkd" in words]
-    return [[_packaged(word) for word in words] for words in given]
-
-
-def _packaged(word: str) -> str:
-    if word == QUICKSTART and QUICKSTART.removeprefix("package:") not in available_assets():
-        return str(ROOT / "configs" / "quickstart.yaml")
-    return word
+    return [words[words.index("lightning-condkd") + 1 :] for words in split if "lightning-condkd" in words]
