@@ -136,8 +136,8 @@ def _check(trainer: L.Trainer, student: Observer, watch: LossWatch, round: int, 
     broken = broken_parts(student)
     if broken or not bool(watch.finite(scaled)):
         raise FloatingPointError(
-            f"the condensed-only baseline diverged in round {round}: {symptoms(trainer, watch, broken)}. It takes the "
-            "steps of the run: lower the learning rate of student_optimizer, or remove CondensedOnlyBaseline"
+            f"the condensed-only baseline diverged in round {round + 1}: {symptoms(trainer, watch, broken)}. It takes "
+            "the steps of the run: lower the learning rate of student_optimizer, or remove CondensedOnlyBaseline"
         )
     watch.clear(scaled)
 

@@ -188,7 +188,7 @@ def stop_if_diverged(module: L.LightningModule, watch: LossWatch, network: nn.Mo
     """
     if has_diverged(module, watch, all_finite([network])):
         found = first_over_ranks(symptoms(module.trainer, watch, broken_parts(network)) or None)
-        begin = f"{what} diverged in epoch {module.current_epoch}: {found}"
+        begin = f"{what} diverged in epoch {module.current_epoch + 1}: {found}"
         raise FloatingPointError(f"{begin}. {cure}{precision_cure(module.trainer)}. {where_to_resume(module.trainer)}")
 
 

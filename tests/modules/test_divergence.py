@@ -60,7 +60,7 @@ def aligned(name: str, **arguments: Any) -> CondKD:
 def test_a_student_that_diverges_ends_the_run_in_its_round(name: str, tmp_path: Path) -> None:
     """Round 0 has no student steps."""
     model = toy.condkd(contract.make(name), student_optimizer=HUGE)
-    match = r"the student \(optimizer 'student'\) diverged in round 1.*Lower the learning rate of student_optimizer"
+    match = r"the student \(optimizer 'student'\) diverged in round 2.*Lower the learning rate of student_optimizer"
     trainer = diverge(model, tmp_path, match)
     [saved] = tmp_path.rglob("*.ckpt")
     assert torch.load(saved, weights_only=True)["epoch"] == 0
@@ -70,20 +70,20 @@ def test_a_student_that_diverges_ends_the_run_in_its_round(name: str, tmp_path: 
 @pytest.mark.parametrize("name", [name for name in contract.methods() if hasattr(contract.make(name), "generator_lr")])
 def test_a_generator_that_diverges_ends_the_run_by_its_name(name: str, tmp_path: Path) -> None:
     model = toy.condkd(contract.make(name, generator=GeneratorSettings(lr=1e30)))
-    diverge(model, tmp_path, r"optimizer 'synthesis'\) diverged in round 0.*Lower inversion.generator.lr \(1e\+30\)")
+    diverge(model, tmp_path, r"optimizer 'synthesis'\) diverged in round 1.*Lower inversion.generator.lr \(1e\+30\)")
     assert not len(model.transfer_set.bank)  # type: ignore[union-attr]
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
 @pytest.mark.parametrize("name", contract.methods())
 def test_a_discriminator_that_diverges_ends_the_run_by_its_name(name: str, tmp_path: Path) -> None:
-    match = r"optimizer 'discriminator'\) diverged in round 0.*Lower alignment.learning_rate \(1e\+30\)"
+    match = r"optimizer 'discriminator'\) diverged in round 1.*Lower alignment.learning_rate \(1e\+30\)"
     diverge(aligned(name, learning_rate=1e30), tmp_path, match + ".*No checkpoint of this run was written before")
 
 
 def test_a_replay_memory_that_diverges_ends_the_run_by_its_name(tmp_path: Path) -> None:
     model = toy.condkd(contract.make("PREDFKD", memory=contract.Memory(1 / 3, batch_size=6, width=2, lr=1e30)))
-    diverge(model, tmp_path, r"optimizer 'replay'\) diverged in round 1.*Lower inversion.memory.lr")
+    diverge(model, tmp_path, r"optimizer 'replay'\) diverged in round 2.*Lower inversion.memory.lr")
 
 
 class Spoil(L.Callback):
@@ -113,18 +113,18 @@ class Spoil(L.Callback):
 def test_the_last_step_of_the_last_round_counts(name: str, optimizer: str, tmp_path: Path) -> None:
     """No loss comes after it."""
     last = Spoil(name, 3 * toy.CADENCE.length)
-    diverge(toy.condkd(), tmp_path, rf"optimizer '{optimizer}'\) diverged in round 2: NaN.*{name}", last)
+    diverge(toy.condkd(), tmp_path, rf"optimizer '{optimizer}'\) diverged in round 3: NaN.*{name}", last)
     assert not list(tmp_path.rglob(f"*step={3 * toy.CADENCE.length}.ckpt"))
 
 
 @pytest.mark.parametrize("arguments", [{"max_steps": 14}, {"max_steps": 16, "val_check_interval": 6}])
 def test_a_run_that_is_cut_or_measured_in_mid_round_is_looked_at(arguments: dict[str, Any], tmp_path: Path) -> None:
-    diverge(toy.condkd(), tmp_path, "diverged in round 1", Spoil("student.network.linear.bias", 14), **arguments)
+    diverge(toy.condkd(), tmp_path, "diverged in round 2", Spoil("student.network.linear.bias", 14), **arguments)
 
 
 def test_a_checkpoint_by_steps_is_not_written_of_a_diverged_student(tmp_path: Path) -> None:
     saving = ModelCheckpoint(tmp_path / "steps", filename="{step}", every_n_train_steps=1, save_top_k=-1)
-    diverge(toy.condkd(), tmp_path, "diverged in round 1", Spoil("student.network.linear.bias", 14), saving)
+    diverge(toy.condkd(), tmp_path, "diverged in round 2", Spoil("student.network.linear.bias", 14), saving)
     assert {path.stem for path in (tmp_path / "steps").iterdir()} >= {"step=12", "step=13"}
     assert not (tmp_path / "steps" / "step=14.ckpt").exists()
 
@@ -202,7 +202,7 @@ def test_statistics_that_a_skipped_step_leaves_in_the_copy_do_not_end_a_run(tmp_
     name = "inversion.inner.norm.running_var"
     run = toy.fit(toy.condkd(), callbacks=[Spoil(name, 18)], plugins=[fp16(2.0)])
     assert run.trainer.global_step == 3 * toy.CADENCE.length
-    diverge(toy.condkd(), tmp_path, rf"optimizer 'synthesis'\) diverged in round 2.*{name}", Spoil(name, 18))
+    diverge(toy.condkd(), tmp_path, rf"optimizer 'synthesis'\) diverged in round 3.*{name}", Spoil(name, 18))
 
 
 def test_a_precision_that_cannot_hold_the_teacher_is_refused() -> None:
@@ -215,7 +215,7 @@ def test_a_precision_that_cannot_hold_the_teacher_is_refused() -> None:
 def test_a_scaler_that_skips_for_ever_ends_the_run(tmp_path: Path) -> None:
     """Weights and statistics stay finite: every step is skipped."""
     model = toy.condkd(student=Overflowing(1000))
-    diverge(model, tmp_path, r"optimizer 'student'\) diverged in round 2: the loss", plugins=[fp16()], max_epochs=9)
+    diverge(model, tmp_path, r"optimizer 'student'\) diverged in round 3: the loss", plugins=[fp16()], max_epochs=9)
 
 
 def test_the_losses_of_a_scaler_are_followed_over_rounds() -> None:
@@ -235,7 +235,7 @@ def test_the_losses_of_a_scaler_are_followed_over_rounds() -> None:
 def test_a_baseline_that_diverges_has_no_accuracy(tmp_path: Path) -> None:
     baseline = CondensedOnlyBaseline()
     model = toy.condkd(student_optimizer=HUGE)
-    diverge(model, tmp_path, "condensed-only baseline diverged in round 1.*student_optimizer", baseline, RunSummary())
+    diverge(model, tmp_path, "condensed-only baseline diverged in round 2.*student_optimizer", baseline, RunSummary())
     assert baseline.accuracy is None
     assert not list(tmp_path.rglob("summary.json"))
 

@@ -49,7 +49,7 @@ def test_a_classifier_that_diverges_ends_the_run(output: str | None, limit_val_b
     module = test_classification.classifier(
         output=output and tmp_path / output, optimizer=partial(SGD, lr=0.1), scheduler=Constant
     )
-    match = r"the network diverged in epoch 2: the loss.*Lower the learning rate of optimizer. The last good .*epoch=1"
+    match = r"the network diverged in epoch 3: the loss.*Lower the learning rate of optimizer. The last good .*epoch=1"
     data = DigitsDataModule(batch_size=256)
     diverge(module, data, tmp_path, match, limit_val_batches=limit_val_batches, callbacks=[Late(2)])
     assert len(list(tmp_path.rglob("*.ckpt"))) == 2
@@ -101,7 +101,7 @@ def test_a_classifier_does_not_resume_from_a_diverged_checkpoint(tmp_path: Path)
 
 def test_an_expert_that_diverges_leaves_its_good_snapshots(tmp_path: Path) -> None:
     module = test_experts.experts(tmp_path)
-    match = r"expert 1, trained for 1 epochs that are in .*experts, diverged in epoch 3.*Lower learning_rate \(0.1\)"
+    match = r"expert 1, trained for 1 epochs that are in .*experts, diverged in epoch 4.*Lower learning_rate \(0.1\)"
     diverge(module, test_experts.Few(4, seed=0), tmp_path, match, callbacks=[Late(3)])
     paths = [snapshot_path(module.output, expert, epoch) for expert, epoch in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1))]
     assert sorted(module.output.iterdir()) == paths
@@ -126,6 +126,6 @@ def test_a_diverged_teacher_of_the_command_line_ends_with_an_error(tmp_path: Pat
         f"--model.init_args.output={tmp_path / 'teacher.safetensors'}",
         f"--trainer.default_root_dir={tmp_path}",
     ]
-    with pytest.raises(FloatingPointError, match="the network diverged in epoch 0"):
+    with pytest.raises(FloatingPointError, match="the network diverged in epoch 1"):
         main(arguments)
     assert not list(tmp_path.rglob("*.safetensors"))

@@ -67,7 +67,8 @@ def diverged(module: Trained, optimizers: Mapping[str, Optimizer], aligning: Ali
         aligning: its alignment, if active.
     """
     culprit, found = first_over_ranks(_found(module, optimizers)) or ("student", "")
-    begin = f"the {_NETWORKS.get(culprit, culprit)} (optimizer {culprit!r}) diverged in round {module.current_epoch}"
+    network, round = _NETWORKS.get(culprit, culprit), module.current_epoch + 1
+    begin = f"the {network} (optimizer {culprit!r}) diverged in round {round}"
     cure = f"Lower {_cure(culprit, module, aligning)}{precision_cure(module.trainer)}"
     end = where_to_resume(module.trainer)
     return FloatingPointError(f"{begin}: {found}. {cure}. {end}")
