@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,9 @@ ROOT = Path(__file__).parents[1]
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test downloads; read when the packages are imported
 
+
+# A shell starts what it puts into the background deaf to Ctrl-C, and processes of tests would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Bounds of what short runs learn are measured with one thread; more would sum in another order, by the machine's cores.
 torch.set_num_threads(1)

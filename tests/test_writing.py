@@ -63,6 +63,18 @@ def test_a_full_disk_leaves_what_was_there(writer: str, tmp_path: Path) -> None:
     assert path.stat().st_size >= 100_000
 
 
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_file_may_be_read_by_whom_the_system_allows(writer: str, tmp_path: Path) -> None:
+    path, plain = tmp_path / "file.safetensors", tmp_path / "plain"
+    before = os.umask(0o027)
+    try:
+        plain.touch()
+        WRITERS[writer](path)
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode == plain.stat().st_mode == 0o100640
+
+
 @pytest.mark.parametrize("export", [export_png, lambda one, folder: export_mtt(one, folder, mean=[0] * 3, std=[1] * 3)])
 def test_a_full_disk_leaves_no_folder(export: Callable[[CondensedSet, Path], object], tmp_path: Path) -> None:
     with full_disk(10_000), pytest.raises(OSError, match=r"out could not be written .*make room"):
