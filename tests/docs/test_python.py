@@ -9,15 +9,14 @@ import pytest
 
 from tests.helpers.pages import DOCS, blocks, write_files
 
-WITH_PYTHON = [page for page in DOCS if any(not block.skipped for block in blocks(page, "python"))]
 AFTER_COMMANDS = ("own-data",)  # see test_walkthroughs.py: its Python reads what its commands wrote
+PAGES = [page for page in DOCS if page.stem not in AFTER_COMMANDS]
+WITH_PYTHON = [page for page in PAGES if any(not block.skipped for block in blocks(page, "python"))]
 
 
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.stem)
 def test_the_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of a page share their names and a working folder with the files that the page shows."""
-    if page.stem in AFTER_COMMANDS:
-        return
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     write_files(page, tmp_path)

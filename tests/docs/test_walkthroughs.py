@@ -12,6 +12,8 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
+from lightning_condkd.assets import SCHEME
+from lightning_condkd.assets.recipes import recipe_path
 from lightning_condkd.cli import main
 from lightning_condkd.models import CifarResNet, DigitsNet
 from tests.conftest import ROOT
@@ -44,7 +46,8 @@ def shortened(line: list[str], epochs: int) -> list[str]:
 def short_steps(given: list[str]) -> list[str]:
     """Flags for few steps, by the module that the configurations of a command name; none for a method of one's own."""
     paths = [path for flag, path in pairwise(given) if flag == "--config"]
-    models = [yaml.safe_load(Path(path).read_text())["model"] for path in paths]
+    files = [recipe_path(path) if path.startswith(SCHEME) else Path(path) for path in paths]
+    models = [yaml.safe_load(file.read_text())["model"] for file in files]
     modules = [model["class_path"].rsplit(".", 1)[-1] for model in models if "class_path" in model]
     methods = [model["init_args"]["inversion"]["class_path"] for model in models if "inversion" in model["init_args"]]
     return [] if any(name.startswith("my_") for name in methods) else SHORT[modules[0]]
