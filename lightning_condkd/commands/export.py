@@ -134,10 +134,10 @@ def _write_weights(target: Path, saved: SavedNetwork, chosen: str) -> None:
     else:
         contiguous = {name: value.contiguous() for name, value in weights.items()}
         save_tensors(target, contiguous, {"normalisation": json.dumps(saved.normalization)})
-    print(
-        f"wrote {len(weights)} tensors of {saved.checkpoint} to {target}; the network expects pixels normalised with "
-        f"{saved.normalization}"
-    )
+    known = {name: given for name, given in saved.normalization.items() if given is not None}
+    statistics = (f"{name} {[float(f'{one:.6g}') for one in given]}" for name, given in known.items())
+    expected = f"normalized with {' and '.join(statistics)}" if known else "in [0, 1]"
+    print(f"wrote {len(weights)} tensors of {saved.checkpoint} to {target}; the network expects pixels {expected}")
 
 
 def _write_graph(
