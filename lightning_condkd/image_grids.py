@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
+from importlib.util import find_spec
 from math import sqrt
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +18,7 @@ from lightning_condkd.pixels import to_bytes, to_pixels
 
 PAPER, INK, GAP = 0.9, 0.1, 2  # shades of the background and of the names in [0, 1]; pixels between images
 FONT_SIZE, LONGEST_NAME = 14, 24  # pixels; characters
+WIDE_FONT = "DejaVuSans.ttf"
 MOST_PIXELS = 2**24
 
 
@@ -83,8 +88,10 @@ def _resized(images: Tensor, height: int, width: int) -> Tensor:
 
 def _name_column(names: Sequence[str], height: int) -> Tensor:
     """Return the names, each right of the middle of its row, ``(3, rows, width)``."""
-    font = ImageFont.load_default(max(1, min(FONT_SIZE, height)))
-    texts = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}..." for name in names]
+    size = max(1, min(FONT_SIZE, height))
+    wide = None if all(name.isascii() for name in names) else _wide_font(size)
+    shown, font = (names, wide) if wide else ([_plain(name) for name in names], ImageFont.load_default(size))
+    texts = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}..." for name in shown]
     width = 3 * GAP + int(max(font.getlength(text) for text in texts))
     paper, ink = to_bytes(torch.tensor([PAPER, INK])).tolist()
     column = Image.new("L", (width, len(texts) * (height + GAP) + GAP), paper)
@@ -94,3 +101,20 @@ def _name_column(names: Sequence[str], height: int) -> Tensor:
         drawing.text((width - GAP, middle), text, fill=ink, font=font, anchor="rm")
     values = torch.frombuffer(bytearray(column.tobytes()), dtype=torch.uint8)
     return to_pixels(values.view(1, column.height, column.width)).expand(3, -1, -1)
+
+
+def _wide_font(size: int) -> ImageFont.FreeTypeFont | None:
+    """Return a font with European letters, which matplotlib brings and many systems have, if there is one."""
+    found = find_spec("matplotlib")
+    folders = [Path(found.origin).parent / "mpl-data" / "fonts" / "ttf"] if found and found.origin else []
+    for folder in (*folders, Path()):
+        with suppress(OSError):
+            return ImageFont.truetype(str(folder / WIDE_FONT), size)
+    return None
+
+
+def _plain(name: str) -> str:
+    """Return a name in the letters of Pillow's own font, which has only those of English."""
+    letters = unicodedata.normalize("NFKD", name.replace("ß", "ss"))
+    kept = "".join(letter for letter in letters if not unicodedata.combining(letter))
+    return kept.encode("ascii", "replace").decode()

@@ -104,3 +104,20 @@ def test_refusals(labels: list[int], match: str) -> None:
         labeled_grid(torch.rand(2, 1, 8, 8), torch.tensor(labels), NAMES, columns=3)
     with pytest.raises(ValueError, match="draw nothing if there are no images"):
         labeled_grid(torch.rand(0, 1, 8, 8), torch.tensor([], dtype=torch.int64), NAMES, columns=3)
+
+
+def name_of(name: str) -> torch.Tensor:
+    return labeled_grid(torch.zeros(1, 1, 8, 8), torch.tensor([0]), [name], columns=1)
+
+
+def test_names_keep_their_letters() -> None:
+    pytest.importorskip("matplotlib")
+    absent = "\ue000"  # no font has it
+    for letter in ("ö", "ß", "é", "Ł", "Ж"):
+        assert not torch.equal(name_of(f"Gr{letter}e"), name_of(f"Gr{absent}e"))
+
+
+def test_without_a_wide_font_names_are_written_in_plain_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_condkd.image_grids._wide_font", lambda size: None)
+    assert torch.equal(name_of("Größe é"), name_of("Grosse e"))
+    assert torch.equal(name_of("Ж"), name_of("?"))
