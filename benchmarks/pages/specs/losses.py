@@ -151,9 +151,9 @@ TABLES = {
     "losses-digits-calibration": lambda: calibration(DIGITS, (*LOGITS, *FEATURES, *CONTROLS), KINDS),
     "losses-digits-sampled": sampled,
     "losses-digits-long": lambda: grid(LONG, ON_LONG, KINDS[1:3], "digits --rounds 36 --name losses-digits-long"),
-    "losses-cifar10": lambda: grid(CIFAR10, ON_CIFAR10, KINDS[:3], "cifar10", True),
-    "losses-cifar10-calibration": lambda: calibration(CIFAR10, ON_CIFAR10, KINDS[:3], True),
+    "losses-cifar10": lambda: grid(CIFAR10, ON_CIFAR10, KINDS, "cifar10", True),
+    "losses-cifar10-calibration": lambda: calibration(CIFAR10, ON_CIFAR10, KINDS, True),
     "losses-overview": overview,
     "losses-ours-digits": lambda: ours(DIGITS, KINDS, "digits", False),
-    "losses-ours-cifar10": lambda: ours(CIFAR10, KINDS[:3], "cifar10", True),
+    "losses-ours-cifar10": lambda: ours(CIFAR10, KINDS, "cifar10", True),
 }
