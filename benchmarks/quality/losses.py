@@ -29,7 +29,8 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from benchmarks.quality.ablation import SUITES as GUIDED
 from benchmarks.support.grid_images import SOURCES, ImageFiles
-from benchmarks.support.loss_rows import GENDD, Rows, loss_rows
+from benchmarks.support.loss_names import CIFAR10_LOSSES, GENDD
+from benchmarks.support.loss_rows import Rows, loss_rows
 from benchmarks.support.sweep import sweep
 from lightning_condkd.augment import Augment, CropFlip, CutMix, DifferentiableAugment, Mixing, Mixup
 from lightning_condkd.data import CondensedDataModule, CondensedSet
@@ -80,20 +81,6 @@ class Suite(NamedTuple):
     budget: tuple[int, int, int, int]
 
 
-CIFAR10_LOSSES = (
-    "KD",
-    "9 LSKD + 0.1 KD",
-    "DKD",
-    "DIST",
-    "30000 PKT + KD",
-    "RKD + KD",
-    "100 FitNet + KD",
-    "1000 AT + KD",
-    "mSARC + KD",
-    "CAT",
-    "SimKD",
-    GENDD,
-)
 SUITES = {
     "digits": Suite(
         teacher=lambda: Observer(

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from benchmarks.support.loss_names import GENDD
 from lightning_condkd.augment import Augment
 from lightning_condkd.distillation import (
     CATKD,
@@ -42,7 +43,6 @@ from lightning_condkd.distillation import (
 )
 
 Rows = dict[str, Callable[[], DistillationLoss]]
-GENDD = "GenDD"
 DKD_BETA, REVIEW_WEIGHT = 2.0, 0.6  # of ResNet-56 to ResNet-20, the pair nearest to ours
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from benchmarks.pages import measured, published
 from benchmarks.pages.layout import NOT_RUN, Cell, Table, accuracy, figure
 from benchmarks.pages.measured import PERCENT
+from benchmarks.support.loss_names import CIFAR10_LOSSES
 
 DIGITS, LONG, CIFAR10 = "losses-digits", "losses-digits-long", "losses-cifar10"
 KINDS = ("real", "condensed", "synthetic", "union")
@@ -43,23 +44,7 @@ FEATURES = (
 )
 CONTROLS = ("KD, second view of MLKD", "KD, mixup", "KD, CutMix")
 ON_LONG = ("KD", "9 LSKD + 0.1 KD", "SimKD", "KD, mixup")
-# The rows of the suite in benchmarks/quality/losses.py; a test holds them equal.
-ON_CIFAR10 = (
-    "KD",
-    "9 LSKD + 0.1 KD",
-    "DKD",
-    "DIST",
-    "30000 PKT + KD",
-    "RKD + KD",
-    "100 FitNet + KD",
-    "1000 AT + KD",
-    "mSARC + KD",
-    "CAT",
-    "SimKD",
-    "GenDD",
-    "KD, mixup",
-    "KD, CutMix",
-)
+ON_CIFAR10 = (*CIFAR10_LOSSES, "KD, mixup", "KD, CutMix")
 # class, what it compares, own parameters, its row
 LOSSES: tuple[tuple[str, str, str, str], ...] = (
     ("KLDistillation", "logits", "-", "KD"),
