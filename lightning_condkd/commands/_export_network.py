@@ -109,13 +109,28 @@ def _build(file: Path, name: str, described: Any, kind: Any) -> Any:  # noqa: AN
     """Return a part of the module. Weights of an observer are not read: those of the checkpoint take their place."""
     if isinstance(described, dict) and isinstance(inner := described.get("init_args"), dict) and "weights" in inner:
         described = {**described, "init_args": {key: value for key, value in inner.items() if key != "weights"}}
+    return build_part(name, described, kind, str(file))
+
+
+def build_part(name: str, described: Any, kind: Any, where: str) -> Any:  # noqa: ANN401 - parts of a configuration
+    """Return an object that a configuration describes.
+
+    Args:
+        name: its name in errors.
+        described: its part of the configuration: class and arguments.
+        kind: the expected type.
+        where: beginning of the error.
+
+    Raises:
+        ValueError: if it cannot be built.
+    """
     parser = ReadableParser(exit_on_error=False)
     parser.add_argument(f"--{name}", type=kind)
     build = getattr(parser, "instantiate", None) or parser.instantiate_classes  # its name before jsonargparse 4.49
     try:
         return build(parser.parse_object({name: described}))[name]
     except ArgumentError as error:
-        raise ValueError(f"{file}: {readable(str(error))}") from error
+        raise ValueError(f"{where}: {readable(str(error))}") from error
 
 
 def _observed(network: nn.Module, saved: SavedNetwork, file: Path) -> Observer:

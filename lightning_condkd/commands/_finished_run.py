@@ -11,8 +11,8 @@ from typing import Any, cast
 
 import lightning as L
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
 
+from lightning_condkd.commands._export_network import build_part
 from lightning_condkd.data.bank import MemoryBank
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.condensed_datamodule import CondensedDataModule
@@ -24,6 +24,7 @@ from lightning_condkd.training.checkpoints import WholeCheckpointIO
 
 CURVES = ("rounds.csv", "epochs.csv", "metrics.csv")  # the last one may be that of a CSVLogger
 UNITS = ("round", "epoch")
+UNBUILT = "its config.yaml cannot be built"
 
 
 class FinishedRun:
@@ -77,7 +78,7 @@ class FinishedRun:
         given = self._configured("model")["init_args"].get("teacher")
         if given is None:
             raise ValueError("the run has no teacher")
-        return cast(Observer, _built(given, Observer)).freeze()
+        return cast(Observer, build_part("teacher", given, Observer, UNBUILT)).freeze()
 
     @cached_property
     def data(self) -> CondensedDataModule:
@@ -85,7 +86,7 @@ class FinishedRun:
         given = self._configured("data")
         if "condensed" not in given["init_args"]:
             raise ValueError("the run has no condensed set")
-        return cast(CondensedDataModule, _built(given, L.LightningDataModule))
+        return cast(CondensedDataModule, build_part("data", given, L.LightningDataModule, UNBUILT))
 
     @property
     def condensed(self) -> CondensedSet:
@@ -155,17 +156,6 @@ def _rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     return [row for row in rows if any(row.get(unit) for unit in UNITS) and "step" not in row]
-
-
-def _built(node: Any, kind: type) -> object:  # noqa: ANN401 - a part of a configuration
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--part", type=kind)
-    try:
-        parsed = parser.parse_object({"part": node})
-        new = hasattr(parser, "instantiate")  # the name since 4.49
-        return (parser.instantiate if new else parser.instantiate_classes)(parsed).part
-    except ArgumentError as error:
-        raise ValueError(f"its config.yaml cannot be built: {' '.join(str(error).split())}") from error
 
 
 def _images(state: Mapping[str, Any], folder: Path) -> LabeledImages:
