@@ -10,7 +10,7 @@ from lightning_condkd.callbacks.feature_tsne import FeatureTSNE
 from lightning_condkd.callbacks.prediction_file import PredictionFile
 from lightning_condkd.callbacks.progress_bar import PhaseProgressBar
 from lightning_condkd.callbacks.run_summary import RunSummary, closing_table
-from lightning_condkd.callbacks.synthetic_images import SyntheticImages, class_names, latest_sheet, set_sheet
+from lightning_condkd.callbacks.synthetic_images import SyntheticImages, latest_sheet, set_sheet
 from lightning_condkd.callbacks.timed_checkpoint import TimedCheckpoint
 from lightning_condkd.training.student_averaging import StudentAveraging
 
@@ -28,7 +28,6 @@ __all__ = [
     "StudentAveraging",
     "SyntheticImages",
     "TimedCheckpoint",
-    "class_names",
     "closing_table",
     "latest_sheet",
     "set_sheet",

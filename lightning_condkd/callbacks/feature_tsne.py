@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from lightning_condkd.callbacks.parts.tensorboard import show_in_tensorboard
 from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.figures import (
     LabeledImages,
@@ -122,9 +122,7 @@ class FeatureTSNE(Callback):
         except ValueError as error:  # a picture is not worth the run
             rank_zero_warn(f"FeatureTSNE has drawn no figure: {error}")
             return
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image(TITLE, pixels, trainer.global_step)
+        show_in_tensorboard(trainer, TITLE, pixels)
         if not dev_steps(trainer):
             write_atomic(path, png(pixels, palette=True))
 

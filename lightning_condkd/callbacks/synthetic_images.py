@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
-from torchvision.transforms.functional import to_pil_image
 
+from lightning_condkd.callbacks.parts.tensorboard import show_in_tensorboard
 from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.transfer import TransferSet
+from lightning_condkd.figures import png, shown_names
 from lightning_condkd.image_grids import labeled_grid
 from lightning_condkd.modules.condensation import Condensation
 from lightning_condkd.modules.condkd import CondKD
@@ -67,16 +66,13 @@ class SyntheticImages(Callback):
         transfer = pl_module.transfer_set
         stored = Synthetic(transfer.bank.images, transfer.bank.labels)
         synthetic = stored if pl_module.inversion.source == "bank" else pl_module.inversion.collect()
-        names = class_names(transfer.condensed)[: self.max_classes]
-        self._show(trainer, "synthetic", latest_sheet(synthetic, names, self.per_class))
+        names = _names(transfer.condensed)[: self.max_classes]
+        if (sheet := latest_sheet(synthetic, names, self.per_class)) is not None:
+            show_in_tensorboard(trainer, "synthetic", sheet)
         if not self._shown_condensed:  # it does not change
-            self._show(trainer, "condensed", set_sheet(transfer.condensed, self.per_class, self.max_classes))
+            sheet = set_sheet(transfer.condensed, self.per_class, self.max_classes)
+            show_in_tensorboard(trainer, "condensed", sheet)
         self._shown_condensed = True
-
-    def _show(self, trainer: L.Trainer, name: str, picture: Tensor | None) -> None:
-        for logger in trainer.loggers if picture is not None else []:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image(name, picture, trainer.global_step)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the picture of a learned set, except in a ``fast_dev_run``.
@@ -87,10 +83,9 @@ class SyntheticImages(Callback):
         """
         if not isinstance(pl_module, (Condensation, GenerativeCondensation)) or dev_steps(trainer):
             return
-        path, buffer = run_folder(trainer) / "condensed.png", io.BytesIO()  # on every rank: the ranks agree on it
+        path = run_folder(trainer) / "condensed.png"  # on every rank: the ranks agree on it
         if trainer.is_global_zero:
-            cast(Any, to_pil_image)(set_sheet(CondensedSet.load(pl_module.output))).save(buffer, "PNG")
-            write_atomic(path, buffer.getvalue())
+            write_atomic(path, png(set_sheet(CondensedSet.load(pl_module.output))))
             self.path = path
 
 
@@ -112,7 +107,7 @@ def set_sheet(condensed: CondensedSet, per_class: int = 10, max_classes: int = 1
         134
     """
     rows = (condensed.labels < max_classes).nonzero().flatten()
-    names = class_names(condensed)[:max_classes]
+    names = _names(condensed)[:max_classes]
     return labeled_grid(condensed.pixels(rows), condensed.labels[rows], names, columns=per_class, min_pixels=min_pixels)
 
 
@@ -140,10 +135,5 @@ def latest_sheet(synthetic: Synthetic, names: Sequence[str], per_class: int) -> 
     return labeled_grid(to_pixels(synthetic.images.cpu()[rows]), labels[rows], names, columns=per_class)
 
 
-def class_names(condensed: CondensedSet) -> list[str]:
-    """Return the names of the classes of a set, or their numbers if it has none.
-
-    Args:
-        condensed: the set.
-    """
-    return list(condensed.info.class_names or map(str, range(condensed.num_classes)))
+def _names(condensed: CondensedSet) -> list[str]:
+    return shown_names(condensed.num_classes, condensed.info.class_names)

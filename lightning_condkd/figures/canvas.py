@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lightning_condkd.pixels import to_bytes, to_pixels
+from lightning_condkd.formats.image_folder import picture
+from lightning_condkd.pixels import to_pixels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,7 +101,7 @@ def png(pixels: Tensor, palette: bool = False) -> bytes:
         >>> png(torch.zeros(3, 2, 2))[1:4]
         b'PNG'
     """
-    image = Image.fromarray(to_bytes(pixels).permute(1, 2, 0).contiguous().numpy(), "RGB")
+    image = picture(pixels)
     if palette:
         image = image.quantize(PALETTE, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     buffer = io.BytesIO()

@@ -10,9 +10,10 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lightning_condkd.callbacks import SyntheticImages, class_names, latest_sheet, set_sheet
+from lightning_condkd.callbacks import SyntheticImages, latest_sheet, set_sheet
 from lightning_condkd.cli import main
 from lightning_condkd.data.condensed import CondensedSet
+from lightning_condkd.figures import shown_names
 from lightning_condkd.formats.contents import CondensedInfo
 from lightning_condkd.image_grids import labeled_grid
 from lightning_condkd.types import Synthetic
@@ -35,9 +36,13 @@ def test_a_set_has_a_named_row_for_each_class(channels: int) -> None:
     assert set_sheet(held).shape[2] - set_sheet(held, per_class=1).shape[2] == 2 * ROW
 
 
+def named(one: CondensedSet) -> list[str]:
+    return shown_names(one.num_classes, one.info.class_names)
+
+
 def test_classes_without_names_have_numbers() -> None:
-    assert class_names(CondensedSet(torch.rand(2, 1, 8, 8), torch.tensor([0, 1]))) == ["0", "1"]
-    assert class_names(condensed()) == [*NAMES]
+    assert named(CondensedSet(torch.rand(2, 1, 8, 8), torch.tensor([0, 1]))) == ["0", "1"]
+    assert named(condensed()) == [*NAMES]
 
 
 def test_the_latest_synthetic_images_are_shown() -> None:
