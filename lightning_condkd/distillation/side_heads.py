@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from lightning_condkd.distillation.base import DistillationLoss
 from lightning_condkd.distillation.inputs import LossSpec
+from lightning_condkd.distillation.parts.stage_heads import convolutional_head, token_head
 from lightning_condkd.functional.divergence import check_temperature
 from lightning_condkd.functional.logits import adapted_cross_entropy
 from lightning_condkd.models import Observer
@@ -24,23 +24,25 @@ class OFAKD(DistillationLoss):
     :func:`~lightning_condkd.functional.logits.adapted_cross_entropy`. The class is that of the image, the largest of a
     soft label, or the teacher's prediction where it is unknown.
 
-    A head of a stage halves the map once for each stage after it in the list, by separable convolutions that double the
-    channels, then takes the mean over positions and a linear layer; the last stage has a 1x1 convolution instead. The
-    heads are trained with the student and not used to predict. They are those of the official code for convolutional
-    students; its heads for transformers are not built here.
+    A head of a stage of maps halves them once for each stage after it in the list, by separable convolutions that
+    double the channels, then takes the mean over positions and a linear layer; the last stage has a 1x1 convolution
+    instead. A head of a stage of tokens, a block of a transformer, merges patches as far as there are many and has an
+    attention block for each stage after it, one at least. The heads are those of the official code, but for the biases
+    in its attention; they are trained with the student and not used to predict.
 
     Published with cross-entropy of weight 1 (label smoothing 0.1).
 
     Args:
         student_maps: names of the student's stages from first to last, such as ``layer1`` to ``layer4`` (official code:
-            all four stages of a network); ``None`` for its :func:`~lightning_condkd.models.stages.stage_names`.
+            all four stages of a network, of 12 blocks of a transformer the second, fourth, tenth and last); ``None``
+            for its :func:`~lightning_condkd.models.stages.stage_names`, which a transformer does not have.
         exponent: gamma of the adapted cross-entropy, one number for all, or one for each stage and one for the final
             logits (official code 1 on CIFAR-100; its command for ImageNet has 1.5).
         temperature: divisor of all logits, positive (official code 1).
         stage_weight: weight of the sum over the stages (official code 1).
         logits_weight: weight of the term of the final logits (official code 1).
         head_width: channels before the linear layer of a head; ``None`` for the larger one of the widths of the two
-            embeddings, as in the official code.
+            embeddings, for tokens that of the student's, as in the official code.
 
     Raises:
         ValueError: if no stage is named, or a number is outside its range or missing.
@@ -112,19 +114,23 @@ class OFAKD(DistillationLoss):
             spec: shapes of the task.
 
         Raises:
-            ValueError: if a stage has no maps ``(C, H, W)``.
+            ValueError: if a stage has neither maps ``(C, H, W)`` nor tokens ``(L, D)``, or ``head_width`` does not fit.
         """
         shapes = spec.student.maps
-        if any(len(shape) != 3 for shape in shapes):
+        if any(len(shape) not in (2, 3) for shape in shapes):
             raise ValueError(
-                f"OFAKD: expected maps (C, H, W) from the student's modules {self.student_maps}, got {shapes}: name "
-                "modules of a convolutional student"
+                f"OFAKD: expected maps (C, H, W) or tokens (L, D) from the student's modules {self.student_maps}, got "
+                f"{shapes}: name stages of a convolutional network or blocks of a transformer"
             )
         self.exponents = _exponents(self.exponent, len(shapes) + 1)
-        width = self.head_width or max(spec.student.embedding_size, spec.teacher.embedding_size)
         later = reversed(range(len(shapes)))
-        heads = [_head(shape[0], n, width, spec.num_classes) for shape, n in zip(shapes, later, strict=True)]
-        self.heads = nn.ModuleList(heads)
+        self.heads = nn.ModuleList([self._head(shape, n, spec) for shape, n in zip(shapes, later, strict=True)])
+
+    def _head(self, shape: tuple[int, ...], later: int, spec: LossSpec) -> nn.Sequential:
+        own, theirs = spec.student.embedding_size, spec.teacher.embedding_size
+        if len(shape) == 2:
+            return token_head(*shape, max(later, 1), self.head_width or own, spec.num_classes)
+        return convolutional_head(shape[0], later, self.head_width or max(own, theirs), spec.num_classes)
 
     def forward(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor | None = None) -> LossTerms:
         """Return the sum over the stages and the term of the logits, see :class:`DistillationLoss`."""
@@ -152,26 +158,3 @@ def _exponents(exponent: float | Sequence[float], count: int) -> tuple[float, ..
         expected = f"expected a positive number, or {count} (one for each stage and one for the logits)"
         raise ValueError(f"exponent: {expected}, got {exponent}")
     return exponents
-
-
-def _head(channels: int, halvings: int, width: int, num_classes: int) -> nn.Sequential:
-    widths = [channels * 2**i for i in range(halvings)] + [width]
-    blocks: list[nn.Module] = [_halving(*pair) for pair in pairwise(widths)]
-    blocks = blocks or [nn.Conv2d(channels, width, 1)]
-    head = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes))
-    for layer in head.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(layer, nn.Linear):
-            nn.init.trunc_normal_(layer.weight, std=0.02)
-            nn.init.zeros_(layer.bias)
-    return head
-
-
-def _halving(channels: int, out_channels: int) -> nn.Sequential:
-    """Return two separable convolutions, the first with stride 2."""
-    layers: list[nn.Module] = []
-    for stride, made in ((2, channels), (1, out_channels)):
-        depthwise = nn.Conv2d(channels, channels, 3, stride, padding=1, groups=channels, bias=False)
-        layers += [depthwise, nn.Conv2d(channels, made, 1, bias=False), nn.BatchNorm2d(made), nn.ReLU()]
-    return nn.Sequential(*layers)

@@ -81,7 +81,7 @@ def output_shapes(
         embedding: whether to measure the embedding; its width is 0 otherwise.
 
     Raises:
-        ValueError: if a module is missing, or the network fails on such images.
+        ValueError: if a module is missing, its maps have the channels last, or the network fails on such images.
 
     Example:
         >>> from lightning_condkd.models import DigitsNet
@@ -98,7 +98,21 @@ def output_shapes(
         inner,
         *_others,
     ):
-        return (0 if found is None else found.shape[1]), tuple(tuple(one.shape[1:]) for one in inner)
+        shapes = tuple(tuple(one.shape[1:]) for one in inner)
+    _check_channels_first(name, maps, shapes, image_shape)
+    return (0 if found is None else found.shape[1]), shapes
+
+
+def _check_channels_first(
+    name: str, maps: Sequence[str], shapes: Sequence[tuple[int, ...]], image_shape: tuple[int, int, int]
+) -> None:
+    """Refuse maps (H, W, C) of square images, as Swin Transformers have: their rows would be taken for channels."""
+    for module, shape in zip(maps, shapes, strict=True):
+        if len(shape) == 3 and image_shape[1] == image_shape[2] and shape[0] == shape[1] != shape[2]:
+            raise ValueError(
+                f"{name}: expected maps (C, H, W) from {module}, got {shape}, whose channels seem to be last: wrap the "
+                "network, with a module that permutes them to (C, H, W), and name that one"
+            )
 
 
 @torch.no_grad()

@@ -78,7 +78,7 @@ class Observation:
         return NetworkOutput(
             logits,
             None if self.asked.head is None else self._embedding(logits, self.asked.head),
-            tuple(_recorded(seen, name) for name, seen in self.maps.items()),
+            tuple(_recorded(self.maps[name], name) for name in self.asked.maps),
             tuple(self.statistics.values()),
             self._channel_means(logits) if self.asked.channel_means else None,
         )
@@ -92,7 +92,7 @@ class Observation:
         if self.asked.channel_means is True:  # in the order of execution, without layers that are not executed
             return torch.cat([logits.new_zeros(len(logits), 0), *self.means.values()], dim=1)
         seen = {name: [self.means[layer]] if layer in self.means else [] for name, layer in self.measured.items()}
-        return torch.cat([_recorded(values, name) for name, values in seen.items()], dim=1)
+        return torch.cat([_recorded(seen[name], name) for name in self.asked.channel_means or ()], dim=1)
 
 
 def _measured(network: nn.Module, channel_means: bool | Sequence[str]) -> dict[str, nn.Module]:

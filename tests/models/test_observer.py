@@ -117,6 +117,14 @@ def test_maps_are_outputs_in_the_order_of_the_request(network: CifarResNet, imag
     torch.testing.assert_close(network.linear(output.maps[0].mean((2, 3))), output.logits)
 
 
+def test_a_module_named_twice_is_returned_twice(network: CifarResNet, images: Tensor) -> None:
+    output = Observer(network)(images, maps=["layer1", "layer2", "layer1"], channel_means=["layer1", "bn1", "layer1"])
+    assert [maps.shape[1] for maps in output.maps] == [4, 8, 4]
+    torch.testing.assert_close(output.maps[0], output.maps[2])
+    assert output.channel_means is not None
+    assert output.channel_means.shape == (len(images), 4 + 4 + 4)
+
+
 def test_maps_survive_a_following_in_place_layer() -> None:
     network = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
