@@ -108,6 +108,7 @@ class Inversion(FinalMethods, nn.Module):
     - :meth:`begin`: values drawn for a block;
     - :meth:`render`: the images of a step; :meth:`loss`: the terms and the teacher's output;
     - :meth:`observe_step`, :meth:`keep_more`: state updated after a step and for the best step; :meth:`end`;
+    - :meth:`stored_beside`, with :meth:`images_per_block`: images that a block stores beside the kept ones;
     - :meth:`render_sample`, :meth:`replay_loss`: for a ``live`` method;
     - :meth:`take_class_rows`: for a method with ``class_rows_from``;
     - :meth:`view`, :meth:`lr_factor`, :meth:`per_round`, :meth:`forgets`, :meth:`check_sample`: if the defaults do not
@@ -162,7 +163,7 @@ class Inversion(FinalMethods, nn.Module):
         "keep": "keep_more(better)",
         "finish": "end(unit)",
         "check_reached": "make_optimizers()",
-        "collect": "observe_step(synthetic, output, unit), which may return the images to keep",
+        "collect": "observe_step(synthetic, output, unit), which may return the images to keep, or stored_beside()",
         "sample": "render_sample(count, observe, unit, draw)",
     }
     card: ClassVar[MethodCard | None] = None
@@ -500,19 +501,39 @@ class Inversion(FinalMethods, nn.Module):
         """
         return ()
 
+    def images_per_block(self) -> int:
+        """Return the number of images that a block stores, over all ranks: by default the synthesis batch."""
+        return self.batch_size
+
+    def stored_beside(self) -> Synthetic | None:
+        """Return images of the block, with labels, to store beside the kept ones, the same on every rank; none by
+        default.
+        """
+        return None
+
     @final
     def collect(self) -> Synthetic:
-        """Return the kept images of the block, for the whole global batch.
+        """Return the kept images of the block, for the whole global batch, and what is stored beside them.
 
         Raises:
-            ValueError: if no kept step had a finite loss.
+            ValueError: if no kept step had a finite loss, or there are not :meth:`images_per_block`.
         """
         if not bool(self.kept_loss.isfinite()):
             raise ValueError(
                 f"the loss of every kept step is {float(self.kept_loss)}, so no image of the block is of use: lower "
                 "the learning rate or the weights of the synthesis"
             )
-        return Synthetic(self.kept_images, self.kept_labels)
+        images, labels = self.kept_images, self.kept_labels
+        if (beside := self.stored_beside()) is not None:
+            images = torch.cat([images, beside.images])
+            labels = torch.cat([labels, cast(Tensor, beside.labels)])
+        if len(images) != (expected := self.images_per_block()):
+            name = type(self).__name__
+            raise ValueError(
+                f"{name}: expected {expected} images of a block, as {name}.images_per_block() says, got {len(images)}: "
+                "write it together with stored_beside()"
+            )
+        return Synthetic(images, labels)
 
     # --- methods whose images are rendered for every student step ----------------------------------------------------
 

@@ -15,7 +15,7 @@ from lightning_condkd.functional.inversion import bn_distance, class_loss
 from lightning_condkd.inversion.base import Inversion, Observe
 from lightning_condkd.inversion.parts.card import MethodCard
 from lightning_condkd.inversion.parts.generator import check_bn
-from lightning_condkd.inversion.parts.latent_cutmix import LatentCutMix
+from lightning_condkd.inversion.parts.latent_cutmix import LatentCutMix, is_fifth
 from lightning_condkd.inversion.parts.latent_pipeline import (
     DiffusionParts,
     LatentPipeline,
@@ -52,7 +52,7 @@ class DiffDFKD(Inversion):
     are not reproduced; these change the images: the clean estimate was computed without graph; the class loss was a
     mean, so the step shrank with the batch; the final image combined the noise predicted for one step with the latents
     of the next (here a new prediction belongs to each latent); all was in float16; images were stored as JPEG, and
-    labels sorted as text. Intermediate images, which the code adds to the training set, are not kept.
+    labels sorted as text.
 
     Args:
         pipeline: folder or hub id of a diffusers pipeline, or the pipeline itself: a U-Net with text, with classes
@@ -72,6 +72,9 @@ class DiffDFKD(Inversion):
         cutmix: mixing of latents within a class; ``None`` for none, as in all runs that the official code names.
         labels: ``balanced`` for equally many of every class, up to one; ``one_class`` for one class a block, in turn,
             as in the official code.
+        store_intermediate: whether the images on which the teacher was asked after every ``T // 5`` steps, but the
+            last, are stored too: four for each final one with T = 50, as in the official code. They are near-duplicates
+            of it, so the default is ours.
         eta: share of new noise in a denoising step: 1 for that of DDPM (official code), 0 for DDIM.
 
     Raises:
@@ -96,6 +99,7 @@ class DiffDFKD(Inversion):
     student_temperature = 30.0
     balanced_labels = True
     labels: Tensor
+    intermediate: Tensor
     fingerprint: Tensor
 
     def __init__(
@@ -113,6 +117,7 @@ class DiffDFKD(Inversion):
         through_unet: bool = True,
         cutmix: LatentCutMix | None = None,
         labels: Labels = "balanced",
+        store_intermediate: bool = False,
         eta: float = 1.0,
     ) -> None:
         super().__init__(cadence, batch_size, selection="last")
@@ -121,11 +126,12 @@ class DiffDFKD(Inversion):
             raise ValueError(f"expected eta in [0, 1], got {eta}")
         if guidance_rate < 0:
             raise ValueError(f"expected a guidance_rate of at least 0, got {guidance_rate}")
-        least = 2 if cutmix is None else 5
+        least = 2 if cutmix is None and not store_intermediate else 5
         if cadence.synthesis_steps < least:
             raise ValueError(
                 f"expected at least {least} synthesis_steps, of which the last is not guided and "
-                f"{'no CutMix follows it' if cutmix else 'the others are'}, got {cadence.synthesis_steps}"
+                f"{'the others are' if least == 2 else 'cutmix or store_intermediate act at each fifth'}, "
+                f"got {cadence.synthesis_steps}"
             )
         self._pipeline = pipeline  # not by its own name: a record of the settings would hold the networks
         self.source_of_images = str(pipeline) if isinstance(pipeline, (str, Path)) else type(pipeline).__name__
@@ -133,6 +139,7 @@ class DiffDFKD(Inversion):
         self.guidance_rate, self.through_unet = guidance_rate, through_unet
         self.class_weight, self.bn_weight, self.adversarial_weight = class_weight, bn_weight, adversarial_weight
         self.label_order: Labels = labels
+        self.store_intermediate = store_intermediate
         self.balanced_labels = labels == "balanced"
 
     def make(self, spec: TaskSpec, generator: torch.Generator) -> None:
@@ -152,8 +159,23 @@ class DiffDFKD(Inversion):
         size = (size, size) if isinstance(size, int) else tuple(size)
         self.latents = nn.Parameter(torch.zeros(self.batch_size, parts.unet.config.in_channels, *size))
         self.register_buffer("labels", torch.zeros(self.batch_size, dtype=torch.long))
+        if self.store_intermediate:
+            fifths = self.images_per_block() // self.batch_size - 1
+            self.register_buffer("intermediate", torch.zeros(fifths, self.batch_size, *spec.image_shape))
         self.register_buffer("fingerprint", self.sampler.fingerprint())
         self.register_load_state_dict_pre_hook(_check_fingerprint)  # type: ignore[no-untyped-call]
+
+    def images_per_block(self) -> int:
+        """Return the number of final images, with the intermediate ones if they are stored."""
+        steps = self.cadence.synthesis_steps
+        fifths = sum(is_fifth(step, steps) for step in range(steps)) if self.store_intermediate else 0
+        return self.batch_size * (1 + fifths)
+
+    def stored_beside(self) -> Synthetic | None:
+        """Return the intermediate images, if they are stored."""
+        if not self.store_intermediate:
+            return None
+        return Synthetic(self.intermediate.flatten(0, 1), self.labels.repeat(len(self.intermediate)))
 
     def _check_cutmix(self, spec: TaskSpec) -> None:
         fewest = self.batch_size // spec.num_classes if self.balanced_labels else self.batch_size
@@ -217,6 +239,8 @@ class DiffDFKD(Inversion):
     def observe_step(self, synthetic: Synthetic, output: NetworkOutput, unit: Unit) -> Synthetic | None:
         """Mix the guided latents, denoise them, and return the final images in the last step."""
         draw, steps = self._draw, self.cadence.synthesis_steps
+        if self.store_intermediate and is_fifth(unit.step, steps):
+            self.intermediate[(unit.step + 1) // (steps // 5) - 1] = gather_rows(synthetic.images)
         if self.cutmix is not None and self.cutmix.due(unit.step, steps):
             self.latents.copy_(self.cutmix(self.latents, self.labels, draw.generator("latent CutMix")))
         latents = at_least_float32(self.latents[draw.rows])

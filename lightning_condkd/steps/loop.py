@@ -52,7 +52,7 @@ def synthesize(
         batch: number of the synthesis batch in the block, from 0.
 
     Returns:
-        The kept images ``(N, C, H, W)``, pixels in the units of [0, 1], and labels ``(N,)``. They are overwritten by
+        The images to store ``(N, C, H, W)``, pixels in the units of [0, 1], and labels ``(N,)``. They are overwritten by
         the next call.
 
     Raises:

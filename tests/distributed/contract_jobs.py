@@ -44,9 +44,10 @@ def fit_method(name: str, folder: str) -> dict[str, Any]:
 
 
 def fit_diffusion(folder: str) -> dict[str, Any]:
-    """A diffusion model in float64, with CutMix, adversary and alignment, and no BatchNorm anywhere."""
+    """A diffusion model in float64, with CutMix, adversary, alignment, intermediate images, and no BatchNorm."""
     torch.manual_seed(0)
     settings = {"loading": PipelineLoading("float64"), "cutmix": LatentCutMix(), "bn_weight": 0.0}
+    settings["store_intermediate"] = True
     inversion = contract.make("DiffDFKD", cadence=Cadence(5, 3, warmup_rounds=1), **settings)
     networks = {n: toy.observed(toy.network(n, norm="one_group")) for n in ("teacher", "student")}
     module = toy.condkd(inversion, FeatureAlignment(ProjectionDiscriminator((16,)), weight=1.0), **networks)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightning_condkd.data import CondensedSet
 from lightning_condkd.data.digits import load_digits_split
+from lightning_condkd.distillation import CRD
 from lightning_condkd.formats.contents import CondensedInfo
 from lightning_condkd.inversion import DiffDFKD, LatentCutMix, PipelineLoading, Prompt
 from lightning_condkd.inversion.parts.latent_cutmix import partners_in_class
@@ -140,6 +141,50 @@ def test_a_trajectory_follows_the_formulas_with_text_and_with_adversary(networks
 
 def _prompts() -> list[str]:
     return [f"A realistic photo of {name}" for name in NAMES]
+
+
+@pytest.mark.parametrize(("steps", "stored"), [(6, [0, 1, 2, 3, 4]), (11, [1, 3, 5, 7, 9])])
+def test_intermediate_images_are_those_that_the_teacher_was_asked_about(
+    networks: Any, steps: int, stored: list[int]
+) -> None:
+    method = built(store_intermediate=True, cadence=Cadence(steps, 2))
+    _labels_of(method)
+    null, asked = torch.full((BATCH,), toy.CLASSES), list[Tensor]()
+    noise = _predictor(method, 3.0, null, null, "class_labels")
+    final = _expected(method, networks, noise, reference.Weights(), asked=asked)
+    images, labels = synthesize(method, method.optimizers(), *networks, round=0)
+    assert torch.equal(labels, method.labels.repeat(6))
+    torch.testing.assert_close(images, torch.cat([final, *(asked[step] for step in stored)]), rtol=0, atol=1e-9)
+
+
+def test_a_published_trajectory_stores_five_images() -> None:
+    published = make(store_intermediate=True, cadence=Cadence(50, 1), batch_size=7)
+    assert published.images_per_block() == 7 * 5
+    assert make(cadence=Cadence(50, 1), batch_size=7).images_per_block() == 7
+
+
+def test_the_bank_and_a_memory_of_images_have_room_for_intermediate_ones() -> None:
+    inversion = make(store_intermediate=True, cadence=Cadence(5, 2, warmup_rounds=1), loading=PipelineLoading())
+    run = toy.fit(toy.condkd(inversion, distillation=CRD(negatives=4, size=4)), max_epochs=2)
+    assert len(run.bank) == 2 * 5 * BATCH
+    assert run.model.distillation.memory.teacher.shape[0] == len(toy.condensed_set()) + len(run.bank)
+
+
+class Unsaid(DiffDFKD):
+    """Stores more than it says."""
+
+    def images_per_block(self) -> int:
+        return self.batch_size if hasattr(self, "intermediate") else super().images_per_block()
+
+
+def test_a_method_that_stores_another_number_than_it_says_is_refused(networks: Any) -> None:
+    method = Unsaid(pipeline=diffusion.class_pipeline(), loading=DOUBLE, cadence=Cadence(6, 1), store_intermediate=True)
+    method.build(SPEC, seeded_generator(0, "build"))
+    method.double()
+    with pytest.raises(
+        ValueError, match=r"Unsaid: expected 64 images of a block, as .*images_per_block\(\) says, got 384"
+    ):
+        synthesize(method, method.optimizers(), *networks, round=0)
 
 
 def test_the_gradient_may_pass_by_the_unet(networks: Any) -> None:
@@ -470,6 +515,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "too few steps to mix": (
         lambda: {"cadence": Cadence(4, 1), "cutmix": LatentCutMix()},
         "at least 5 synthesis_steps",
+    ),
+    "too few steps to store": (
+        lambda: {"cadence": Cadence(4, 1), "store_intermediate": True},
+        "at least 5 synthesis_steps.*cutmix or store_intermediate act at each fifth, got 4",
     ),
     "too few images to mix": (lambda: {"batch_size": 5, "cutmix": LatentCutMix()}, "two images of every class.*got 5 "),
     "labels": (lambda: {"labels": "uniform"}, "expected labels 'balanced' or 'one_class', got 'uniform'"),

@@ -106,8 +106,9 @@ def sample(
     eta: float = 1.0,
     through_unet: bool = True,
     mix: Callable[[int, Tensor], Tensor] = lambda step, latents: latents,
+    asked: list[Tensor] | None = None,
 ) -> Tensor:
-    """The final images of a trajectory."""
+    """The final images of a trajectory; those that the teacher was asked about go into ``asked``."""
     latents = start
     for step, time in enumerate(at):
         bar = model.bars[time]
@@ -116,7 +117,10 @@ def sample(
             leaf = latents.clone().requires_grad_()
             noise = model.noise(leaf, time)
             estimate = clean(leaf, noise if through_unet else noise.detach(), bar)
-            total = loss(pixels(model.decode(estimate)), labels, *networks, weights)
+            images = pixels(model.decode(estimate))
+            if asked is not None:
+                asked.append(images.detach())
+            total = loss(images, labels, *networks, weights)
             (gradient,) = torch.autograd.grad(total, leaf)
             latents = mix(step, latents - weights.rate * gradient)
         with torch.no_grad():

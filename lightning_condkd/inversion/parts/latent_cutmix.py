@@ -48,7 +48,7 @@ class LatentCutMix:
             >>> [step + 1 for step in range(50) if LatentCutMix().due(step, 50)]
             [10, 20, 30, 40]
         """
-        return (step + 1) % (steps // 5) == 0 and step + 1 < steps
+        return is_fifth(step, steps)
 
     def __call__(self, latents: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Return the latents with the box of a partner.
@@ -73,6 +73,20 @@ class LatentCutMix:
         with seeded_initialization(generator):  # torch draws from Beta distributions with the global generator alone
             share = max(share, 1e-6)
             return float(Beta(torch.tensor(share).double(), torch.tensor(share).double()).sample())
+
+
+def is_fifth(step: int, steps: int) -> bool:
+    """Return whether a fifth of the steps, or a multiple of it, is done after a step that is not the last.
+
+    Args:
+        step: number of the step, from 0.
+        steps: number T of steps, at least 5.
+
+    Example:
+        >>> [step for step in range(12) if is_fifth(step, 12)]
+        [1, 3, 5, 7, 9]
+    """
+    return (step + 1) % (steps // 5) == 0 and step + 1 < steps
 
 
 def _center(generator: torch.Generator) -> tuple[float, float]:

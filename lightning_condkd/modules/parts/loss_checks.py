@@ -80,5 +80,6 @@ def slots_of_run(
     batches = inversion.cadence.batches_before((rounds or 0) + inversion.cadence.warmup_rounds)
     if dev_steps(trainer):
         batches = round_length(trainer, inversion.cadence)  # one in every step
-    made = batches * inversion.batch_size if inversion.cadence.synthesis_steps and inversion.source == "bank" else 0
+    stores = inversion.cadence.synthesis_steps and inversion.source == "bank"
+    made = batches * inversion.images_per_block() if stores else 0
     return transfer_set.slot_count(transfer_set.bank.images_seen + made)
