@@ -33,7 +33,7 @@ MIX = "data.init_args.mix"
 
 CONTROLS = ("noise", "batch_statistics_noise", "real_subset")
 BANK = (*CONTROLS, "fast", "deep_inversion", "adaptive_deep_inversion", "cmi", "nayer")
-RANDOM_VECTORS = "data/digits-random-vectors.safetensors"
+RANDOM_VECTORS = "data/{}-random-vectors.safetensors"
 
 
 class Suite(NamedTuple):
@@ -142,6 +142,11 @@ DATAFREE = {
 ONE_BATCH = {"cadence__batches": 1, "cadence__warmup_batches": 1}
 
 
+def file_vectors(suite: str) -> str:
+    """Return the flag's value of random vectors in a file, a stand-in for text embeddings."""
+    return f"{{class_path: FileVectors, init_args: {{path: {RANDOM_VECTORS.format(suite)}}}}}"
+
+
 def nayer(vectors: str) -> list[str]:
     """Return the flags of NAYER on the digits with a kind of class vectors."""
     return digits(50, **ONE_BATCH, **SMALL, generator__lr=0.01, augment=CROP, class_vectors=vectors)
@@ -169,7 +174,7 @@ DIGITS = Suite(
         "nayer": nayer("TeacherHeadVectors"),
         "nayer condensed means": nayer("CondensedMeanVectors"),
         "nayer one-hot": nayer("OrthogonalVectors"),
-        "nayer random file": nayer(f"{{class_path: FileVectors, init_args: {{path: {RANDOM_VECTORS}}}}}"),
+        "nayer random file": nayer(file_vectors("digits")),
         "dafl": digits(50, source="bank"),
         "zskt": digits(50, source="bank", anneal_blocks=11),
         "dfq": digits(50, **SMALL, source="bank"),
@@ -195,6 +200,7 @@ CIFAR10 = Suite(
         "nayer": nayer_cifar10("TeacherHeadVectors"),
         "nayer condensed means": nayer_cifar10("CondensedMeanVectors"),
         "nayer one-hot": nayer_cifar10("OrthogonalVectors"),
+        "nayer random file": nayer_cifar10(file_vectors("cifar10")),
         "dafl": cifar10(40, source="bank"),
         "zskt": cifar10(40, source="bank", anneal_blocks=11),
         "dfq": cifar10(40, generator__width=32, source="bank"),
@@ -225,11 +231,11 @@ SUITES = {"digits": DIGITS, "digits-live": LIVE, "cifar10": CIFAR10}
 SAME_LOSS = ["--model.init_args.distillation=KLDistillation", "--model.init_args.distillation.init_args.temperature=20"]
 
 
-def write_random_vectors() -> None:
-    """Write random vectors as a stand-in for text embeddings of the digits' names."""
-    vectors = torch.randn(10, 512, generator=seeded_generator(0, "class vectors"))
-    Path(RANDOM_VECTORS).parent.mkdir(exist_ok=True)
-    save_file({"class_vectors": vectors}, RANDOM_VECTORS)
+def write_random_vectors(suite: str) -> None:
+    """Write random vectors as a stand-in for text embeddings of the names of a task's classes."""
+    path = Path(RANDOM_VECTORS.format(suite))
+    path.parent.mkdir(exist_ok=True)
+    save_file({"class_vectors": torch.randn(10, 512, generator=seeded_generator(0, "class vectors"))}, path)
 
 
 def write_real_images(suite: str) -> None:
@@ -252,8 +258,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side, one thread each if more than one")
     options = parser.parse_args()
     suite = SUITES[options.suite]
-    write_real_images(options.suite.removesuffix("-live"))
-    write_random_vectors()
+    task = options.suite.removesuffix("-live")
+    write_real_images(task)
+    write_random_vectors(task)
     table: dict[str, list[str]] = {}
     if not options.only or "condensed_only" in options.only:
         table["condensed only"] = condensed_only(suite.student_steps)
