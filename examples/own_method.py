@@ -26,8 +26,7 @@ from lightning_condkd import CondensedDataModule, CondKD, CropFlip, DigitsDataMo
 from lightning_condkd.alignment import Discriminator, DiscriminatorOutput, FeatureAlignment
 from lightning_condkd.callbacks import RunSummary
 from lightning_condkd.functional.inversion import class_loss, total_variation
-from lightning_condkd.inversion import Inversion
-from lightning_condkd.inversion.base import Observe
+from lightning_condkd.inversion import Inversion, Observe
 from lightning_condkd.models import Observer
 from lightning_condkd.rounds import Cadence, Unit
 from lightning_condkd.types import LossTerms, NetworkOutput, Synthetic

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 from lightning_condkd import inversion
 from lightning_condkd.assets import resolve_asset
 from lightning_condkd.inversion import Inversion, MethodCard
-from lightning_condkd.inversion.base import Source
+from lightning_condkd.inversion.interfaces import Source
 
 FIGURES = "package:method-figures.json"
 WAYS = ("plain", "condensed", "guided")

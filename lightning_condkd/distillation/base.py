@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, final
 
 import torch
@@ -10,18 +10,17 @@ from torch import Tensor, nn
 
 from lightning_condkd.augment import Augment
 from lightning_condkd.distillation.inputs import NEEDS, LossContext, LossInput, LossSpec, NetworkShapes
-from lightning_condkd.distillation.parts.map_pairs import paired_names
+from lightning_condkd.distillation.parts.compared_maps import ComparedMaps
 from lightning_condkd.messages import listed
 from lightning_condkd.models import Observer
 from lightning_condkd.models.checks import output_shapes
 from lightning_condkd.models.heads import ClassifierHead
-from lightning_condkd.models.stages import stage_names
 from lightning_condkd.randomness import Draw, seeded_generator, seeded_initialization
 from lightning_condkd.subclassing import FinalMethods, check_initialized
 from lightning_condkd.types import LossTerms, NetworkOutput
 
 
-class DistillationLoss(FinalMethods, nn.Module):
+class DistillationLoss(FinalMethods, ComparedMaps, nn.Module):
     """Base of the losses that compare student and teacher on the same batch.
 
     A subclass writes:
@@ -82,11 +81,7 @@ class DistillationLoss(FinalMethods, nn.Module):
     }
     unrecorded: ClassVar[tuple[str, ...]] = (*NEEDS, "accepts_soft_labels")
     """Attributes that are no settings of a run."""
-    compared_stages: ClassVar[slice] = slice(None)
-    """Which stages are compared if no maps are named: all by default; the last where there are fewer."""
     needs_embedding: bool = False
-    teacher_maps: Sequence[str] = ()
-    student_maps: Sequence[str] = ()
     needs_labels: bool = False
     accepts_soft_labels: bool = False
     needs_teacher_head: bool = False
@@ -98,7 +93,6 @@ class DistillationLoss(FinalMethods, nn.Module):
     needs_draw: bool = False
     second_view: Augment | None = None
     _unchecked: bool = True
-    _takes_stages: bool = False
     context: LossContext = LossContext()
     spec: LossSpec | None = None
     teacher_head: ClassifierHead
@@ -162,63 +156,6 @@ class DistillationLoss(FinalMethods, nn.Module):
 
     def after_build(self) -> None:
         """Finish :meth:`build`, when inner losses are built too; nothing by default."""
-
-    def name_maps(self, teacher_maps: Sequence[str] | None, student_maps: Sequence[str] | None) -> None:
-        """Set the names of the modules that are compared in pairs; a constructor calls it.
-
-        Args:
-            teacher_maps: names of the teacher's modules; ``None`` for its stages, see
-                :func:`~lightning_condkd.models.stages.stage_names`.
-            student_maps: names of the student's modules; ``None`` for the same names, or for its own stages if the
-                teacher's are not named.
-
-        Raises:
-            ValueError: if there is none, or their numbers differ.
-        """
-        if teacher_maps is not None:
-            self.teacher_maps, self.student_maps = paired_names(teacher_maps, student_maps)
-        elif student_maps is not None:
-            raise ValueError(f"teacher_maps: name the modules whose maps {list(student_maps)} are compared with")
-        else:
-            self._takes_stages = True
-
-    def name_map(self, teacher_map: str | None, student_map: str | None) -> None:
-        """Set the names of one module of each network, see :meth:`name_maps`.
-
-        Args:
-            teacher_map: name of the teacher's module; ``None`` for the one that :meth:`choose_stages` takes.
-            student_map: name of the student's module; ``None`` for the same name, or the one taken from its stages.
-        """
-        self.name_maps(*(None if name is None else [name] for name in (teacher_map, student_map)))
-
-    def choose_stages(self, stages: Sequence[str]) -> Sequence[str]:
-        """Return those of a network's stages that are compared if no maps are named, see :attr:`compared_stages`.
-
-        Args:
-            stages: names of the stages, the first first.
-        """
-        return stages[self.compared_stages] or stages[-1:]
-
-    def resolve_maps(self, teacher: Observer, student: Observer) -> None:
-        """Set the names of maps that are not given to the stages of two networks; :meth:`build` calls it.
-
-        Args:
-            teacher: the teacher.
-            student: the student.
-
-        Raises:
-            ValueError: if the networks differ in the number of stages, or have none.
-        """
-        if not self._takes_stages or self.teacher_maps:
-            return
-        stages = stage_names(teacher.network), stage_names(student.network)
-        chosen = [tuple(self.choose_stages(names)) if names else () for names in stages]
-        if not chosen[0] or len(chosen[0]) != len(chosen[1]):
-            raise ValueError(
-                f"{type(self).__name__}: the stages of teacher and student do not pair: "
-                f"{', '.join(stages[0]) or 'none'} and {', '.join(stages[1]) or 'none'}; name modules of both in pairs"
-            )
-        self.teacher_maps, self.student_maps = chosen
 
     def inner_losses(self) -> list[DistillationLoss]:
         """Return the losses that this one is composed of; none unless it is a
@@ -399,7 +336,7 @@ class DistillationLoss(FinalMethods, nn.Module):
 
     def must_be_built(self) -> bool:
         """Return whether the loss has to be built before its first step."""
-        if self._takes_stages and not self.teacher_maps:
+        if self.lacks_maps():
             return True
         return type(self).make is not DistillationLoss.make or self.needs_teacher_head or self.needs_class_means
 

@@ -10,6 +10,7 @@ from lightning_condkd.inversion.dfad import DFAD
 from lightning_condkd.inversion.dfq import DFQ
 from lightning_condkd.inversion.diff_dfkd import DiffDFKD
 from lightning_condkd.inversion.fast import Fast
+from lightning_condkd.inversion.interfaces import Observe
 from lightning_condkd.inversion.live import LiveInversion
 from lightning_condkd.inversion.nayer import NAYER
 from lightning_condkd.inversion.parts.card import MethodCard, Published
@@ -58,6 +59,7 @@ __all__ = [
     "Memory",
     "MethodCard",
     "NoInversion",
+    "Observe",
     "OrthogonalVectors",
     "PipelineLoading",
     "PixelAdam",

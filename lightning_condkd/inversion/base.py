@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, cast, final, get_args
+from typing import ClassVar, Literal, cast, final, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,15 @@ from torch.optim import Optimizer
 
 from lightning_condkd.augment import Augment
 from lightning_condkd.distributed import gather_rows, mean_over_ranks
+from lightning_condkd.inversion.interfaces import (
+    Mode,
+    Observe,
+    RequestedNetwork,
+    Selection,
+    Source,
+    StudentLoss,
+    SynthesisLoss,
+)
 from lightning_condkd.inversion.parts.card import MethodCard
 from lightning_condkd.inversion.parts.class_vectors import ClassRows, check_class_rows
 from lightning_condkd.inversion.parts.method_checks import (
@@ -24,72 +33,8 @@ from lightning_condkd.inversion.parts.method_checks import (
 )
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Unit
-from lightning_condkd.subclassing import FinalMethods, RequestedOutput, check_initialized
+from lightning_condkd.subclassing import FinalMethods, check_initialized
 from lightning_condkd.types import LossTerms, NetworkOutput, Synthetic, TaskSpec
-
-Selection = Literal["total_loss", "inversion_loss", "last"]
-Source = Literal["bank", "live"]
-Mode = Literal["eval", "train"]
-StudentLoss = Literal["kl", "logits_l1", "attention"]
-
-
-def check_mode(name: str, mode: Mode) -> Mode:
-    """Return the mode of a network.
-
-    Args:
-        name: name of the argument.
-        mode: ``eval`` or ``train``.
-
-    Raises:
-        ValueError: if it is neither.
-    """
-    if mode not in get_args(Mode):
-        raise ValueError(f"expected {name} 'eval' or 'train', got {mode!r}")
-    return mode
-
-
-class Observe(Protocol):
-    """A network that can return inner values, such as :class:`lightning_condkd.models.Observer`."""
-
-    def __call__(
-        self,
-        images: Tensor,
-        *,
-        embedding: bool = False,
-        bn: bool = False,
-        maps: Sequence[str] = (),
-        channel_means: bool | Sequence[str] = False,
-        batch_statistics: bool = False,
-    ) -> NetworkOutput:
-        """Return the logits and the requested inner values."""
-        ...
-
-
-class _Requested(NamedTuple):
-    """A network whose outputs give access only to requested values, and to the embedding only if it was declared."""
-
-    network: Observe
-    method: str
-    declared: bool
-
-    def __call__(self, images: Tensor, *, embedding: bool = False, **asked: Any) -> NetworkOutput:  # noqa: ANN401
-        if embedding and not self.declared:
-            raise ValueError(f"{self.method}.loss asks for the embedding: set needs_embedding = True in the method")
-        return RequestedOutput(*self.network(images, embedding=embedding, **asked))
-
-
-class SynthesisLoss(NamedTuple):
-    """Result of a synthesis step of a method, with its graph.
-
-    Args:
-        synthetic: result of :meth:`Inversion.render`.
-        terms: the named terms.
-        output: the teacher's output on the main view.
-    """
-
-    synthetic: Synthetic
-    terms: LossTerms
-    output: NetworkOutput
 
 
 class Inversion(FinalMethods, nn.Module):
@@ -352,7 +297,9 @@ class Inversion(FinalMethods, nn.Module):
             self._shares_memory = shares_memory(self, synthetic.images)
         if self._shares_memory:  # else the step would change the images that its loss was computed on
             synthetic = synthetic._replace(images=synthetic.images.clone())
-        teacher, pupil = (_Requested(one, type(self).__name__, self.needs_embedding) for one in (observe, student))
+        teacher, pupil = (
+            RequestedNetwork(one, type(self).__name__, self.needs_embedding) for one in (observe, student)
+        )
         found = self.loss(synthetic, teacher, pupil, unit, draw)
         if first:
             trains = "synthesis" in self._trained and torch.is_grad_enabled()

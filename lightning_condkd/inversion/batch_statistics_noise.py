@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_condkd.distributed import gather_rows, rank, world_size
-from lightning_condkd.inversion.base import Inversion, Observe
+from lightning_condkd.inversion.base import Inversion
+from lightning_condkd.inversion.interfaces import Observe
 from lightning_condkd.inversion.parts.balanced_labels import balanced_labels
 from lightning_condkd.inversion.parts.card import OURS, MethodCard
 from lightning_condkd.messages import listed

@@ -14,7 +14,8 @@ from torch.optim import Adam, Optimizer
 from lightning_condkd.augment import Augment, CropFlip, ResizedCrop
 from lightning_condkd.distributed import gather_rows
 from lightning_condkd.functional.contrastive import contrastive_loss
-from lightning_condkd.inversion.base import Inversion, Observe, Selection
+from lightning_condkd.inversion.base import Inversion
+from lightning_condkd.inversion.interfaces import Observe, Selection
 from lightning_condkd.inversion.parts.card import FAST_TABLE, MethodCard, accuracies
 from lightning_condkd.inversion.parts.contrastive import Contrastive
 from lightning_condkd.inversion.parts.feature_ring import FeatureRing

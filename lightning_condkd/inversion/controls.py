@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_condkd.inversion.base import Inversion, Observe
+from lightning_condkd.inversion.base import Inversion
+from lightning_condkd.inversion.interfaces import Observe
 from lightning_condkd.inversion.parts.card import OURS, MethodCard
 from lightning_condkd.inversion.parts.tensor_file import read_tensor
 from lightning_condkd.pixels import to_pixels

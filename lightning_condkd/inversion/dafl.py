@@ -8,7 +8,7 @@ from typing import Any, ClassVar, cast
 from torch import Tensor, nn
 
 from lightning_condkd.functional.inversion import activation_loss, balance_loss, class_loss
-from lightning_condkd.inversion.base import Mode, Observe, Source
+from lightning_condkd.inversion.interfaces import Mode, Observe, Source
 from lightning_condkd.inversion.live import LiveInversion
 from lightning_condkd.inversion.parts.card import FAST_TABLE, MethodCard, accuracies
 from lightning_condkd.inversion.parts.generator import (

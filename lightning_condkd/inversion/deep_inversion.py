@@ -12,7 +12,8 @@ from torch.optim import Adam, Optimizer
 
 from lightning_condkd.augment import Augment, RollFlip
 from lightning_condkd.functional.inversion import bn_distance, class_loss, image_norm, total_variation
-from lightning_condkd.inversion.base import Inversion, Observe, Selection
+from lightning_condkd.inversion.base import Inversion
+from lightning_condkd.inversion.interfaces import Observe, Selection
 from lightning_condkd.inversion.parts.card import FAST_TABLE, MethodCard, accuracies
 from lightning_condkd.inversion.parts.competition import Competition
 from lightning_condkd.inversion.parts.generator import check_bn

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from lightning_condkd.functional.divergence import logits_l1
-from lightning_condkd.inversion.base import Mode, Observe, Source, StudentLoss, check_mode
+from lightning_condkd.inversion.interfaces import Mode, Observe, Source, StudentLoss, check_mode
 from lightning_condkd.inversion.live import LiveInversion
 from lightning_condkd.inversion.parts.card import QUOTED, MethodCard, accuracies
 from lightning_condkd.inversion.parts.generator import (

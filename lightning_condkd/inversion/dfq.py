@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_condkd.functional.divergence import negative_divergence
 from lightning_condkd.functional.inversion import balance_loss, bn_distance, class_loss
-from lightning_condkd.inversion.base import Mode, Observe, Source
+from lightning_condkd.inversion.interfaces import Mode, Observe, Source
 from lightning_condkd.inversion.live import LiveInversion
 from lightning_condkd.inversion.parts.card import FAST_TABLE, MethodCard, accuracies
 from lightning_condkd.inversion.parts.generator import GeneratorSettings, check_bn

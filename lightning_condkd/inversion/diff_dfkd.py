@@ -12,7 +12,8 @@ from torch.optim import SGD, Optimizer
 from lightning_condkd.distributed import gather_rows
 from lightning_condkd.functional.divergence import adversarial_divergence
 from lightning_condkd.functional.inversion import bn_distance, class_loss
-from lightning_condkd.inversion.base import Inversion, Observe
+from lightning_condkd.inversion.base import Inversion
+from lightning_condkd.inversion.interfaces import Observe
 from lightning_condkd.inversion.parts.card import MethodCard
 from lightning_condkd.inversion.parts.generator import check_bn
 from lightning_condkd.inversion.parts.latent_cutmix import LatentCutMix, is_fifth

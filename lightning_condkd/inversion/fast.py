@@ -13,7 +13,8 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Adam, Optimizer
 
 from lightning_condkd.augment import Augment, CropFlip
-from lightning_condkd.inversion.base import Inversion, Observe, Selection
+from lightning_condkd.inversion.base import Inversion
+from lightning_condkd.inversion.interfaces import Observe, Selection
 from lightning_condkd.inversion.parts.card import FAST_TABLE, MethodCard, accuracies
 from lightning_condkd.inversion.parts.generator import (
     GeneratorSettings,

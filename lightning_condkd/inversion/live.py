@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from lightning_condkd.augment import Augment
-from lightning_condkd.inversion.base import Inversion, Mode, Observe, Source, check_mode
+from lightning_condkd.inversion.base import Inversion
+from lightning_condkd.inversion.interfaces import Mode, Observe, Source, check_mode
 from lightning_condkd.inversion.parts.generator import GeneratorSettings, complete, make_generator
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Unit

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from lightning_condkd.augment import Augment, CropFlip
-from lightning_condkd.inversion.base import Inversion, Observe, Selection
+from lightning_condkd.inversion.base import Inversion
+from lightning_condkd.inversion.interfaces import Observe, Selection
 from lightning_condkd.inversion.parts.balanced_labels import balanced_labels
 from lightning_condkd.inversion.parts.card import WIDE_RESNET, MethodCard, Published
 from lightning_condkd.inversion.parts.class_vectors import ClassVectors, TeacherHeadVectors, check_class_rows

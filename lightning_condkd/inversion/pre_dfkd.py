@@ -14,7 +14,7 @@ from torch.optim import Adam, Optimizer
 
 from lightning_condkd.distributed import world_size
 from lightning_condkd.functional.inversion import activation_loss, balance_loss, class_loss
-from lightning_condkd.inversion.base import Mode, Observe, StudentLoss
+from lightning_condkd.inversion.interfaces import Mode, Observe, StudentLoss
 from lightning_condkd.inversion.live import LiveInversion
 from lightning_condkd.inversion.parts.card import QUOTED, MethodCard, accuracies
 from lightning_condkd.inversion.parts.competition import Competition

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_condkd.functional.divergence import Reduction, check_reduction, negative_divergence
-from lightning_condkd.inversion.base import Mode, Observe, Source, StudentLoss
+from lightning_condkd.inversion.interfaces import Mode, Observe, Source, StudentLoss
 from lightning_condkd.inversion.live import LiveInversion
 from lightning_condkd.inversion.parts.card import FAST_TABLE, MethodCard, accuracies
 from lightning_condkd.inversion.parts.generator import GeneratorSettings

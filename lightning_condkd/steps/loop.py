@@ -12,7 +12,7 @@ from lightning_condkd.alignment import Alignment
 from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.distillation import DistillationLoss
 from lightning_condkd.inversion import Inversion
-from lightning_condkd.inversion.base import Mode, Observe
+from lightning_condkd.inversion.interfaces import Mode, Observe
 from lightning_condkd.messages import listed
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Cadence, Phase, Unit
@@ -52,8 +52,8 @@ def synthesize(
         batch: number of the synthesis batch in the block, from 0.
 
     Returns:
-        The images to store ``(N, C, H, W)``, pixels in the units of [0, 1], and labels ``(N,)``. They are overwritten by
-        the next call.
+        The images to store ``(N, C, H, W)``, pixels in the units of [0, 1], and labels ``(N,)``. The next call
+        overwrites them.
 
     Raises:
         ValueError: if an optimizer is missing, or only one of alignment and transfer set is given.

@@ -13,7 +13,7 @@ from lightning_condkd.data.condensed import CondensedSet
 from lightning_condkd.data.transfer import TransferSet
 from lightning_condkd.distributed import gather_rows
 from lightning_condkd.inversion import Inversion
-from lightning_condkd.inversion.base import Observe
+from lightning_condkd.inversion.interfaces import Observe
 from lightning_condkd.randomness import Draw
 from lightning_condkd.rounds import Unit
 from lightning_condkd.steps.optimizer_turns import LARGEST_PIXEL, OptimizerTurns, Update

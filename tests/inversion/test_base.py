@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_condkd.augment import CropFlip
 from lightning_condkd.inversion import Inversion
-from lightning_condkd.inversion.base import Selection
+from lightning_condkd.inversion.interfaces import Selection
 from lightning_condkd.randomness import Draw, seeded_generator
 from lightning_condkd.rounds import Cadence
 from lightning_condkd.types import NetworkOutput, Synthetic

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lightning_condkd.functional import replay
 from lightning_condkd.functional.divergence import logits_l1
 from lightning_condkd.functional.inversion import balance_loss, class_loss
-from lightning_condkd.inversion.base import Observe
+from lightning_condkd.inversion.interfaces import Observe
 from lightning_condkd.randomness import Draw
 from lightning_condkd.types import LossTerms
 
