@@ -1,14 +1,16 @@
-"""The argument ``--config`` of all commands: a file, or a recipe of this package by its name."""
+"""The argument ``--config`` of all commands, a file or a recipe of this package, and how a configuration is written."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import yaml
 from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
 
 from lightning_condkd.assets import SCHEME
 from lightning_condkd.assets.recipes import available_recipes, recipe_path, recipe_title
 
+UNWRITABLE = "Unable to serialize instance "  # what the parser writes in place of such a value
 CONFIG_HELP = "Configuration in YAML or JSON: a file, or package:NAME for a recipe; package: alone lists them."
 
 
@@ -52,3 +54,31 @@ def is_config_action(action: object) -> bool:
         action: of ``add_argument``.
     """
     return action is ActionConfigFile
+
+
+def dump_yaml(config: Any) -> str:  # noqa: ANN401 - any part of a configuration
+    """Return a configuration as YAML that can be read again.
+
+    A default value without a form in YAML, such as a ``functools.partial``, is left out: its class has it anyway.
+
+    Args:
+        config: the configuration in plain types.
+
+    Example:
+        >>> print(dump_yaml({"width": 8, "norm_layer": "Unable to serialize instance functools.partial(...)"}))
+        width: 8
+        <BLANKLINE>
+    """
+    return yaml.safe_dump(_writable(config), default_flow_style=False, allow_unicode=True, sort_keys=False)
+
+
+def _writable(part: Any) -> Any:  # noqa: ANN401 - likewise
+    if isinstance(part, dict):
+        return {name: _writable(value) for name, value in part.items() if not _is_unwritable(value)}
+    return [_writable(value) for value in part] if isinstance(part, list) else part
+
+
+def _is_unwritable(value: object) -> bool:
+    if isinstance(value, list):
+        return any(map(_is_unwritable, value))
+    return isinstance(value, str) and value.startswith(UNWRITABLE)

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
@@ -15,11 +16,11 @@ from pydoc import locate
 from typing import Any, NamedTuple, NoReturn, cast, get_origin
 from unittest.mock import patch
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, _typehints
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, _typehints, set_dumper
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_condkd.config_file import ConfigFile, is_config_action
+from lightning_condkd.config_file import UNWRITABLE, ConfigFile, dump_yaml, is_config_action
 
 DISCARD = "discard_init_args_on_class_path_change"
 
@@ -55,6 +56,8 @@ class ReadableParser(ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - of the base
         kwargs.setdefault("formatter_class", ShortHelp)
         super().__init__(*args, **kwargs)
+        set_dumper("yaml", dump_yaml)
+        warnings.filterwarnings("ignore", message=f"\\s*{UNWRITABLE}")  # such values are left out
 
     def add_argument(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - of the base
         """Add an argument; one for a configuration file also takes recipes of this package."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from lightning_condkd.data import CondensedSet, DigitsDataModule
 from lightning_condkd.distillation import DistillationLoss
 from lightning_condkd.functional.inversion import class_loss
 from lightning_condkd.inversion import Inversion
-from lightning_condkd.models import ConvNet
+from lightning_condkd.models import ConvNet, DigitsNet
 from lightning_condkd.models.fresh_networks import FreshNetworks
 from lightning_condkd.modules import Condensation
 from lightning_condkd.rounds import Cadence
@@ -120,3 +121,24 @@ def test_own_method_discriminator_and_loss_run_from_the_command_line(tmp_path: P
     main(["fit", f"--config={ROOT / 'configs' / 'quickstart.yaml'}", f"--config={config}", *short])
     (saved,) = tmp_path.rglob("config.yaml")
     assert yaml.safe_load(saved.read_text())["model"]["init_args"]["inversion"]["class_path"].endswith("Pixels")
+
+
+class Activated(DigitsNet):
+    """A network as those of torchvision's transformers, whose default argument no YAML can hold."""
+
+    def __init__(self, activation: Callable[..., nn.Module] = partial(nn.LeakyReLU, 0.1)) -> None:  # noqa: B008
+        super().__init__(width=8)
+        self.features[2] = activation()
+
+
+def test_a_default_that_yaml_cannot_hold_is_left_out(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    quick = ["fit", f"--config={ROOT / 'configs' / 'quickstart.yaml'}", "--trainer.callbacks=[]"]
+    short = ["--trainer.max_epochs=2", "--trainer.limit_val_batches=1", f"--trainer.default_root_dir={tmp_path}"]
+    main([*quick, *short, f"--model.init_args.student={__name__}.Activated"])
+    (saved,) = tmp_path.rglob("config.yaml")
+    assert yaml.safe_load(saved.read_text())["model"]["init_args"]["student"]["class_path"].endswith("Activated")
+    for text in (saved.read_text(), *capfd.readouterr()):
+        assert "activation" not in text
+        assert "serialize" not in text
+    main(["test", f"--config={saved}", f"--ckpt_path={next(tmp_path.rglob('*.ckpt'))}"])
+    assert "test/student_accuracy" in capfd.readouterr().out
