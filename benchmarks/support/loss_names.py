@@ -11,7 +11,5 @@ CIFAR10_LOSSES = (
     "100 FitNet + KD",
     "1000 AT + KD",
     "mSARC + KD",
-    "CAT",
-    "SimKD",
     GENDD,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.pages import measured, published
-from benchmarks.pages.layout import NOT_RUN, Cell, Table, accuracy, figure
+from benchmarks.pages.layout import Cell, Table, accuracy, figure
 from benchmarks.pages.measured import PERCENT
 from benchmarks.support.loss_names import CIFAR10_LOSSES
 
@@ -44,7 +44,6 @@ FEATURES = (
 )
 CONTROLS = ("KD, second view of MLKD", "KD, mixup", "KD, CutMix")
 ON_LONG = ("KD", "9 LSKD + 0.1 KD", "SimKD", "KD, mixup")
-ON_CIFAR10 = (*CIFAR10_LOSSES, "KD, mixup", "KD, CutMix")
 # class, what it compares, own parameters, its row
 LOSSES: tuple[tuple[str, str, str, str], ...] = (
     ("KLDistillation", "logits", "-", "KD"),
@@ -77,36 +76,34 @@ def budget(file: str) -> str:
     return f"{flags['rounds']} rounds of {flags['round_steps']} student steps at batch {flags['batch_size']}."
 
 
-def grid(file: str, losses: Sequence[str], kinds: Sequence[str], command: str, pending: bool = False) -> Table:
+def grid(file: str, losses: Sequence[str], kinds: Sequence[str], command: str) -> Table:
     """Return the last accuracy of losses on kinds of images."""
-    rows = [[loss, *(accuracy(file, f"{loss} on {kind}", pending=pending) for kind in kinds)] for loss in losses]
+    rows = [[loss, *(accuracy(file, f"{loss} on {kind}") for kind in kinds)] for loss in losses]
     says = f"Last accuracy in %, {SPREAD} {budget(file)}"
     return Table(("loss", *kinds), rows, says, (file,), (f"{COMMAND} {command}",))
 
 
-def calibration(file: str, losses: Sequence[str], kinds: Sequence[str], pending: bool = False) -> Table:
+def calibration(file: str, losses: Sequence[str], kinds: Sequence[str]) -> Table:
     """Return the expected calibration error of losses on kinds of images."""
-    rows = [[loss, *(error(file, f"{loss} on {kind}", pending) for kind in kinds)] for loss in losses]
+    rows = [[loss, *(error(file, f"{loss} on {kind}") for kind in kinds)] for loss in losses]
     says = f"Expected calibration error in % (15 bins), mean over the seeds. {budget(file)}"
     return Table(("loss", *kinds), rows, says, (file,))
 
 
-def error(file: str, row: str, pending: bool) -> Cell:
+def error(file: str, row: str) -> Cell:
     """Return the calibration error of a row."""
-    if pending and not measured.has_row(file, row):
-        return NOT_RUN
     return figure(file, row, "figures/calibration_error", 0, PERCENT, spread=False)
 
 
-def sampled() -> Table:
+def sampled(file: str) -> Table:
     """Return the accuracy of GenDD's other prediction."""
     rows = [
         [
             "GenDD, sampled (DDIM, 8 steps)",
-            *(figure(DIGITS, f"GenDD on {kind}", "figures/sampled", 1, PERCENT) for kind in KINDS),
+            *(figure(file, f"GenDD on {kind}", "figures/sampled", 1, PERCENT) for kind in KINDS),
         ]
     ]
-    return Table(("loss", *KINDS), rows, f"Last accuracy in %, {SPREAD}", (DIGITS,))
+    return Table(("loss", *KINDS), rows, f"Last accuracy in %, {SPREAD}", (file,))
 
 
 def overview() -> Table:
@@ -121,10 +118,10 @@ def numbers(name: str) -> list[str]:
     return [published.cell("losses", name, dataset) for dataset in ("CIFAR-100", "ImageNet")]
 
 
-def ours(file: str, kinds: Sequence[str], task: str, pending: bool) -> Table:
-    """Return our accuracies of every loss by its class."""
-    known = [(f"`{name}`", row) for name, *_, row in LOSSES if not pending or row in ON_CIFAR10]
-    rows = [[name, *(accuracy(file, f"{row} on {kind}", pending=pending) for kind in kinds)] for name, row in known]
+def ours(file: str, kinds: Sequence[str], task: str) -> Table:
+    """Return our accuracies of every loss that has run, by its class."""
+    known = [(f"`{name}`", row) for name, *_, row in LOSSES if measured.has_row(file, f"{row} on {kinds[0]}")]
+    rows = [[name, *(accuracy(file, f"{row} on {kind}") for kind in kinds)] for name, row in known]
     says = f"Last accuracy in %, {SPREAD} {budget(file)}"
     return Table(("class", *kinds), rows, says, (file,), (f"{COMMAND} {task}",))
 
@@ -134,11 +131,12 @@ TABLES = {
     "losses-digits-features": lambda: grid(DIGITS, FEATURES, KINDS, "digits"),
     "losses-digits-controls": lambda: grid(DIGITS, CONTROLS, KINDS, "digits"),
     "losses-digits-calibration": lambda: calibration(DIGITS, (*LOGITS, *FEATURES, *CONTROLS), KINDS),
-    "losses-digits-sampled": sampled,
+    "losses-digits-sampled": lambda: sampled(DIGITS),
     "losses-digits-long": lambda: grid(LONG, ON_LONG, KINDS[1:3], "digits --rounds 36 --name losses-digits-long"),
-    "losses-cifar10": lambda: grid(CIFAR10, ON_CIFAR10, KINDS, "cifar10", True),
-    "losses-cifar10-calibration": lambda: calibration(CIFAR10, ON_CIFAR10, KINDS, True),
+    "losses-cifar10": lambda: grid(CIFAR10, CIFAR10_LOSSES, KINDS, "cifar10"),
+    "losses-cifar10-calibration": lambda: calibration(CIFAR10, CIFAR10_LOSSES, KINDS),
+    "losses-cifar10-sampled": lambda: sampled(CIFAR10),
     "losses-overview": overview,
-    "losses-ours-digits": lambda: ours(DIGITS, KINDS, "digits", False),
-    "losses-ours-cifar10": lambda: ours(CIFAR10, KINDS, "cifar10", True),
+    "losses-ours-digits": lambda: ours(DIGITS, KINDS, "digits"),
+    "losses-ours-cifar10": lambda: ours(CIFAR10, KINDS, "cifar10"),
 }
