@@ -8,9 +8,10 @@ from benchmarks.pages import measured, published
 from benchmarks.pages.layout import EMPTY, NOT_RUN, Cell, Table, accuracy, budget, by_seed, gains
 from benchmarks.pages.measured import BEST, LAST, PERCENT
 
-CIFAR10, MIXED = "cifar10", "mixed-views-cifar10"
+CIFAR10, MIXED, LOSSES = "cifar10", "mixed-views-cifar10", "guided-losses-cifar10"
 COMMAND = "python benchmarks/quality/ablation.py cifar10 --jobs 2 --extra trainer.precision=bf16-mixed"
 MIXED_COMMAND = "python benchmarks/quality/mixed_views.py"
+LOSSES_COMMAND, FITNET = "python benchmarks/quality/guided_losses.py", "100 FitNet + KD"
 STEPS = "60 student steps a round at batch 128. "
 SPREAD = "mean ± sample standard deviation over the seeds."
 MAIN_ROWS = (
@@ -20,6 +21,10 @@ MAIN_ROWS = (
     ("Fast + condensed", CIFAR10, "Fast + condensed"),
     ("Fast*, AC-GAN, weight 5", CIFAR10, "Fast* acgan 5"),
 )
+WITH_FITNET = (
+    ("Fast + condensed, FitNet beside KD", LOSSES, f"Fast + condensed, {FITNET}"),
+    ("Fast*, FitNet beside KD", LOSSES, f"Fast*, {FITNET}"),
+)
 PUBLISHED = {"Fast": "Fast", "Fast + condensed": "Fast + condensed", "Fast*, AC-GAN, weight 5": "Fast*"}
 
 
@@ -27,7 +32,7 @@ def readme() -> Table:
     """Return the one table of the README."""
     rows = [
         [label, accuracy(file, row), published.cell("condkd", PUBLISHED.get(label, ""))]
-        for label, file, row in MAIN_ROWS
+        for label, file, row in (*MAIN_ROWS, *WITH_FITNET)
     ]
     says = f"Last top-1 accuracy in %, {SPREAD} {budget(CIFAR10)} {STEPS}Published: {published.source('condkd')}. "
     says += "[Commands, commits and every seed](docs/results/condkd-cifar10.md)."
@@ -150,6 +155,18 @@ def after(file: str, row: str, rounds: int) -> str:
     return f"{PERCENT * run['curve'][rounds - run['rounds'] - 1]:.1f}"
 
 
+def guided_losses() -> Table:
+    """Return the last accuracy of mixed and guided rows with KD alone and with FitNet beside it."""
+    rows: list[Sequence[Cell | str]] = []
+    for label in ("Fast + condensed", "Fast*"):
+        plain, row = PLAIN[label], f"{label}, {FITNET}"
+        cells = (accuracy(CIFAR10, plain), accuracy(LOSSES, row), by_seed(CIFAR10, plain), by_seed(LOSSES, row))
+        rows.append([label, *cells])
+    says = f"Last accuracy in %, {SPREAD} {budget(CIFAR10)} {STEPS}The rows of KD are those of the ablation."
+    head = ("row", "KD", FITNET, "KD, by seed", f"{FITNET}, by seed")
+    return Table(head, rows, says, (LOSSES, CIFAR10), (LOSSES_COMMAND,))
+
+
 def digits() -> Table:
     """Return the rows at the quickstart's budget and at a small one."""
     names = list(dict.fromkeys([*measured.content("digits-hard")["rows"], *measured.content("digits")["rows"]]))
@@ -183,5 +200,6 @@ TABLES = {
     "mixed-views": mixed_views,
     "mixed-views-by-seed": mixed_views_by_seed,
     "mixed-views-curves": mixed_views_curves,
+    "guided-losses": guided_losses,
     "condkd-digits": digits,
 }

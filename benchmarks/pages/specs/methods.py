@@ -34,6 +34,11 @@ DISTANCES = {
     "nearest_condensed": "nearest condensed",
 }
 DIVERSITY = "diversity_in_class"
+ALIGNMENTS = "alignments-cifar10"
+SAME = {  # runs of the same settings that stand in another file
+    (CIFAR10, "nayer + condensed"): (ALIGNMENTS, "nayer, none"),
+    (CIFAR10, "nayer*"): (ALIGNMENTS, "nayer, AC-GAN 5"),
+}
 
 
 def listed(file: str) -> dict[str, str]:
@@ -41,9 +46,16 @@ def listed(file: str) -> dict[str, str]:
     return {label: row for label, row in METHODS.items() if measured.has_row(file, row)}
 
 
+def place(file: str, row: str) -> tuple[str, str] | None:
+    """Return the file and name under which a row stands; ``None`` where a method has no such form."""
+    found = SAME.get((file, row), (file, row))
+    return found if measured.has_row(*found) else None
+
+
 def maybe(file: str, row: str) -> Cell:
     """Return the accuracy of a row, or a dash where a method has no such form."""
-    return accuracy(file, row) if measured.has_row(file, row) else EMPTY
+    found = place(file, row)
+    return accuracy(*found) if found else EMPTY
 
 
 def accuracies(file: str) -> Table:
@@ -59,13 +71,12 @@ def accuracies_and_gains(file: str) -> Table:
     """Return every method plain, mixed and guided, with what guiding gains by seed."""
     rows = []
     for label, row in listed(file).items():
-        guided = measured.has_row(file, row + GUIDED)
-        gain = gains(file, row + GUIDED, row + MIXED) if guided else EMPTY
+        mixed, guided = place(file, row + MIXED), place(file, row + GUIDED)
+        gain = gains(guided[0], guided[1], mixed[1]) if mixed and guided else EMPTY
         rows.append([label, *(maybe(file, row + way) for way in (PLAIN, MIXED, GUIDED)), gain])
     says = f"Last accuracy in %, {SPREAD} {budget(file)} 40 student steps a round. _Gain_: guided minus mixed, by seed."
-    return Table(
-        ("method", "plain", "+ condensed", "guided", "gain"), rows, says, (file,), (f"{SCRIPT} cifar10 --jobs 2",)
-    )
+    head = ("method", "plain", "+ condensed", "guided", "gain")
+    return Table(head, rows, says, (file, ALIGNMENTS), (f"{SCRIPT} cifar10 --jobs 2",))
 
 
 def places(file: str, ways: Sequence[str]) -> Table:
@@ -96,13 +107,14 @@ def placed(file: str) -> dict[str, str]:
 
 def joined(file: str, row: str, ways: Sequence[str], what: str) -> str:
     """Return one distance of the forms of a method."""
-    there = [row + way for way in ways if measured.has_row(file, row + way)]
-    return " / ".join(figure(file, name, f"embeddings/{what}", 2, spread=False).text for name in there)
+    there = [found for way in ways if (found := place(file, row + way))]
+    return " / ".join(figure(*found, f"embeddings/{what}", 2, spread=False).text for found in there)
 
 
 def seconds(file: str, row: str) -> str:
     """Return the mean CPU-seconds of a run."""
-    return figure(file, row, "cpu_seconds", 0, spread=False).text if measured.has_row(file, row) else "-"
+    found = place(file, row)
+    return figure(*found, "cpu_seconds", 0, spread=False).text if found else "-"
 
 
 def nayer() -> Table:
@@ -113,10 +125,10 @@ def nayer() -> Table:
         "one-hot": "nayer one-hot",
         "a file of random vectors in place of text embeddings": "nayer random file",
     }
-    rows = [[label, accuracy(DIGITS, row)] for label, row in kinds.items()]
-    return Table(
-        ("class vectors", "plain"), rows, f"Last accuracy in %, {SPREAD} {budget(DIGITS, [*kinds.values()])}", (DIGITS,)
-    )
+    rows = [[label, *(accuracy(file, row, pending=True) for file in (DIGITS, CIFAR10))] for label, row in kinds.items()]
+    budgets = f"Digits: {budget(DIGITS, [*kinds.values()])} CIFAR-10: {budget(CIFAR10, [*kinds.values()])}"
+    says = f"Last accuracy in % of the plain method, {SPREAD} {budgets}"
+    return Table(("class vectors", "digits", "CIFAR-10"), rows, says, (DIGITS, CIFAR10))
 
 
 def live() -> Table:
