@@ -23,6 +23,7 @@ METHODS = {
     "DAFL": "dafl",
     "ZSKT (student in eval mode)": "zskt (student in eval mode)",
     "DFQ": "dfq",
+    "DFAD": "dfad",
     "DFAD (form of DataFree)": "dfad (DataFree)",
     "PRE-DFKD (student in eval mode)": "pre_dfkd (student in eval mode)",
 }
