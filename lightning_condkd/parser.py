@@ -42,6 +42,9 @@ NO_ARGUMENT = re.compile(r"unrecognized arguments: |Option '.*' is not accepted"
 EXAMPLES = {"Sequence": "a list such as '[0.49, 0.48, 0.45]'", "Mapping": "a mapping such as '{name: value}'"}
 SUBCLASSES = re.compile(r"known subclasses: ([\w., ]+)")
 
+set_dumper("yaml", dump_yaml)
+warnings.filterwarnings("ignore", message=f"\\s*{UNWRITABLE}")  # such values are left out
+
 
 class ShortHelp(DefaultHelpFormatter):
     """Help that lists the classes of this package by name, and only counts the classes of the libraries."""
@@ -56,8 +59,6 @@ class ReadableParser(ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - of the base
         kwargs.setdefault("formatter_class", ShortHelp)
         super().__init__(*args, **kwargs)
-        set_dumper("yaml", dump_yaml)
-        warnings.filterwarnings("ignore", message=f"\\s*{UNWRITABLE}")  # such values are left out
 
     def add_argument(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - of the base
         """Add an argument; one for a configuration file also takes recipes of this package."""

@@ -136,9 +136,8 @@ def _agreement(loss: DistillationLoss, student: Observer, lr: float) -> float:
     classes = told.logits.argmax(1)
     for _ in range(100):
         seen = student(images, embedding=True, maps=loss.student_maps)
-        value = loss(seen, told, classes)
         optimizer.zero_grad()
-        (value if isinstance(value, Tensor) else value.total).backward()
+        loss(seen, told, classes).backward()
         optimizer.step()
     head = loss.heads[0]  # type: ignore[index]
     found = head(student(images, maps=loss.student_maps).maps[0]).argmax(1)  # type: ignore[operator]
@@ -162,4 +161,7 @@ def test_a_run_distills_into_a_transformer() -> None:
     generator = GeneratorSettings(latent_size=toy.LATENT, network=toy.small_generator(image_shape=SHAPE))
     networks = {"teacher": teacher(), "student": transformer()}
     model = toy.condkd(**networks, distillation=OFAKD(BLOCKS), inversion=toy.fast(generator=generator))
+    before = {name: value.clone() for name, value in model.student.named_parameters()}
     toy.silent_trainer(max_epochs=2).fit(model, CondensedDataModule(condensed, batch_size=8))
+    after = dict(model.student.named_parameters())
+    assert not any(torch.equal(after[name], value) for name, value in before.items() if value.dim() > 1)
